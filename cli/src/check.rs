@@ -1,0 +1,140 @@
+//! `check`: the library's own cases on this machine's adapters.
+
+use std::path::PathBuf;
+
+use linear_attention::verify::{self, Report, Row};
+use linear_attention::wgpu::{Adapter, Backend};
+use serde_json::{Value, json};
+
+use crate::device;
+use crate::failure::Failure;
+use crate::output::OutputFile;
+use crate::progress::Progress;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only adapters with this in their name, backend or driver
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
+    /// Write every comparison to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the inputs come from, to repeat a run
+    #[arg(long, default_value_t = verify::Options::default().seed)]
+    seed: u64,
+}
+
+/// Runs every case on every adapter, prints what fails and a line for each adapter.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    let json_file = args.json.as_deref().map(|path| OutputFile::new("--json", path)).transpose()?;
+    let adapters = match &args.adapter {
+        Some(wanted) => device::matching(wanted)?,
+        None => device::all(),
+    };
+    let (mut checked, mut failed) = (Vec::new(), 0);
+    for adapter in &adapters {
+        // Without being asked for by name, some are passed over, visibly.
+        if args.adapter.is_none()
+            && let Some(reason) = reason_to_skip(adapter, &adapters)
+        {
+            println!("{}: skipped, {reason}", device::name(adapter));
+            continue;
+        }
+        let report = check_one(adapter, args.seed)?;
+        failed += usize::from(!report.passed());
+        checked.push(to_json(adapter, &report));
+    }
+    let count = checked.len();
+    if let Some(file) = json_file {
+        file.write(format!("{:#}\n", json!({ "adapters": checked })).as_bytes())?;
+    }
+    if count == 0 {
+        return Err(Failure::Device(format!("no adapter to check: {}", device::DRIVER_HINT)));
+    }
+    if failed > 0 {
+        return Err(Failure::NotHeld(format!("{failed} of {count} adapters failed")));
+    }
+    Ok(())
+}
+
+/// Why an adapter is not checked: it cannot run, or OpenGL only reaches once more a device
+/// that another backend reaches too.
+fn reason_to_skip(adapter: &Adapter, adapters: &[Adapter]) -> Option<String> {
+    if let Some(obstacle) = device::obstacle(adapter) {
+        return Some(format!("cannot run: {obstacle}"));
+    }
+    let info = adapter.get_info();
+    let mut others = adapters.iter().filter(|other| {
+        let other_info = other.get_info();
+        other_info.backend != Backend::Gl
+            && other_info.name == info.name
+            && device::obstacle(other).is_none()
+    });
+    let other = others.next().filter(|_| info.backend == Backend::Gl)?;
+    Some(format!("the same device as {}; --adapter gl checks it", device::name(other)))
+}
+
+fn check_one(adapter: &Adapter, seed: u64) -> Result<Report, Failure> {
+    let name = device::name(adapter);
+    let (device, queue) = device::open(adapter)?;
+    println!("{name}: seed {seed}");
+    let mut options = verify::Options::default();
+    options.seed = seed;
+    let progress = Progress::new(verify::case_count(&options));
+    let mut last = String::new();
+    let report = verify::run_with(&device, &queue, &options, &mut |row| {
+        // The rows of a case come one after the other.
+        if row.case != last {
+            progress.step(&row.case);
+            last.clone_from(&row.case);
+        }
+        if !row.passed {
+            progress.print(&failure(row));
+        }
+    });
+    progress.finish();
+    let passed = report.rows.iter().filter(|row| row.passed).count();
+    let closest = report.rows.iter().fold(0.0, |most: f64, row| most.max(row.ratio));
+    println!(
+        "{name}: {passed} of {} comparisons passed, largest error {closest:.2} of its bound",
+        report.rows.len()
+    );
+    Ok(report)
+}
+
+fn failure(row: &Row) -> String {
+    let Row { case, stage, tensor, error, bound, message, .. } = row;
+    if message.is_empty() {
+        format!("FAILED {case}, {stage}, {tensor}: error {error:.3e}, bound {bound:.3e}")
+    } else {
+        format!("FAILED {case}, {stage}: {message}")
+    }
+}
+
+fn to_json(adapter: &Adapter, report: &Report) -> Value {
+    let info = adapter.get_info();
+    let rows: Vec<Value> = report
+        .rows
+        .iter()
+        .map(|row| {
+            json!({
+                "case": row.case,
+                "stage": row.stage,
+                "tensor": row.tensor,
+                "error": row.error,
+                "mirror_error": row.mirror_error,
+                "bound": row.bound,
+                "ratio": row.ratio,
+                "passed": row.passed,
+                "message": row.message,
+            })
+        })
+        .collect();
+    json!({
+        "adapter": info.name,
+        "driver": device::driver(&info),
+        "backend": info.backend.to_string(),
+        "seed": report.seed,
+        "rows": rows,
+    })
+}

@@ -1,0 +1,121 @@
+//! Which adapters there are, which is best, and a device of one with all it has.
+
+use std::sync::Arc;
+
+use linear_attention::wgpu::{
+    self, Adapter, AdapterInfo, Backend, Backends, Device, DeviceType, Features, Queue,
+};
+use linear_attention::{Config, LinearAttention};
+
+use crate::failure::Failure;
+
+/// How to get an adapter where there is none.
+pub(crate) const DRIVER_HINT: &str = "a software Vulkan driver makes every machine an adapter; \
+     on Debian or Ubuntu: apt-get install mesa-vulkan-drivers";
+
+/// Every adapter of every backend, each once, the best first.
+pub(crate) fn all() -> Vec<Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let found = pollster::block_on(instance.enumerate_adapters(Backends::all()));
+    let mut adapters: Vec<Adapter> = Vec::new();
+    for adapter in found {
+        // A driver can be reached in several ways, as through EGL's platforms.
+        if !adapters.iter().any(|known| identity(known) == identity(&adapter)) {
+            adapters.push(adapter);
+        }
+    }
+    adapters.sort_by_key(rank);
+    adapters
+}
+
+fn identity(adapter: &Adapter) -> (Backend, String, String, String, u32, u32, String) {
+    let info = adapter.get_info();
+    let AdapterInfo { backend, name, driver, driver_info, vendor, device, .. } = info;
+    (backend, name, driver, driver_info, vendor, device, info.device_pci_bus_id)
+}
+
+/// What can run comes first, then the faster kind of device, then the backend that is not
+/// an emulation of an older interface.
+fn rank(adapter: &Adapter) -> (bool, u8, bool) {
+    let info = adapter.get_info();
+    let kind = match info.device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Cpu => 3,
+        DeviceType::Other => 4,
+    };
+    (obstacle(adapter).is_some(), kind, info.backend == Backend::Gl)
+}
+
+/// Why an adapter cannot run linear attention, if it cannot.
+pub(crate) fn obstacle(adapter: &Adapter) -> Option<String> {
+    // What is required does not depend on the config, so far.
+    let required = LinearAttention::required_limits(&Config::new(64, 64));
+    let mut obstacle = None;
+    required.check_limits_with_fail_fn(&adapter.limits(), false, |what, required, found| {
+        obstacle.get_or_insert(format!("{what} must be at least {required}, found {found}"));
+    });
+    obstacle
+}
+
+/// Every adapter that `wanted` names, by a part of its name, backend or driver.
+pub(crate) fn matching(wanted: &str) -> Result<Vec<Adapter>, Failure> {
+    let wanted_lower = wanted.to_lowercase();
+    let (matching, others): (Vec<_>, Vec<_>) = all().into_iter().partition(|adapter| {
+        let AdapterInfo { name, backend, driver, driver_info, .. } = adapter.get_info();
+        [name, backend.to_string(), driver, driver_info]
+            .iter()
+            .any(|text| text.to_lowercase().contains(&wanted_lower))
+    });
+    if matching.is_empty() {
+        let found: Vec<_> = others.iter().map(name).collect();
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+        return Err(Failure::Input(format!(
+            "--adapter {wanted}: expected a part of an adapter's name, backend or driver, \
+             found adapters: {found}"
+        )));
+    }
+    Ok(matching)
+}
+
+/// The best adapter, of those that `wanted` names if it is given; none where none can run
+/// and none was asked for.
+pub(crate) fn pick(wanted: Option<&str>) -> Result<Option<Adapter>, Failure> {
+    match wanted {
+        Some(wanted) => Ok(matching(wanted)?.into_iter().next()),
+        None => Ok(all().into_iter().find(|adapter| obstacle(adapter).is_none())),
+    }
+}
+
+/// The adapter as every command prints it.
+pub(crate) fn name(adapter: &Adapter) -> String {
+    let info = adapter.get_info();
+    format!("{} ({}, {})", info.name, info.backend, driver(&info))
+}
+
+/// The driver's name and version.
+pub(crate) fn driver(info: &AdapterInfo) -> String {
+    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
+}
+
+/// A device with the adapter's own limits, and timestamps where it has them.
+pub(crate) fn open(adapter: &Adapter) -> Result<(Device, Queue), Failure> {
+    if let Some(obstacle) = obstacle(adapter) {
+        return Err(Failure::Device(format!("{}: {obstacle}", name(adapter))));
+    }
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("linear-attention"),
+        required_features: adapter.features() & Features::TIMESTAMP_QUERY,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        .map_err(|error| Failure::Device(format!("{}: {error}", name(adapter))))?;
+    // wgpu would panic: say it on one line and leave as after any failure of a device.
+    device.on_uncaptured_error(Arc::new(|error: wgpu::Error| {
+        eprintln!("error: the device failed: {}", error.to_string().replace('\n', " "));
+        std::process::exit(1);
+    }));
+    Ok((device, queue))
+}

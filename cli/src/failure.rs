@@ -1,0 +1,59 @@
+//! Why the program ends with a status other than 0.
+
+use linear_attention::{ConfigError, Error, PlanError};
+use thiserror::Error;
+
+/// What went wrong, by whose fault: the exit status says which.
+#[derive(Debug, Error)]
+pub(crate) enum Failure {
+    /// The caller's: an argument, a file.
+    #[error("{0}")]
+    Input(String),
+    /// The machine's: no adapter, a device that failed.
+    #[error("{0}")]
+    Device(String),
+    /// A result that is not what it must be.
+    #[error("{0}")]
+    NotHeld(String),
+}
+
+impl Failure {
+    /// 2 where the caller can mend it, 1 where not.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) => 2,
+            Self::Device(_) | Self::NotHeld(_) => 1,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Device { .. } | ConfigError::Limit { .. } => {
+                Self::Device(error.to_string())
+            }
+            _ => Self::Input(error.to_string()),
+        }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Config(error) => error.into(),
+            _ => Self::Input(error.to_string()),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Config(error) => error.into(),
+            Error::Plan(error) => error.into(),
+            Error::Len { .. } | Error::NonFinite { .. } => Self::Input(format!("tensor {error}")),
+            _ => Self::Device(error.to_string()),
+        }
+    }
+}

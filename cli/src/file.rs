@@ -1,0 +1,233 @@
+//! Safetensors files in and out: what was checked and converted at the edge is f32 inside.
+
+use std::fs;
+use std::path::Path;
+
+use half::{bf16, f16};
+use linear_attention::reference::Output64;
+use linear_attention::{Inputs, MAX_DIM, Output, Shape};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::failure::Failure;
+use crate::header;
+
+/// The tensors of an input file.
+pub(crate) struct Input {
+    pub(crate) shape: Shape,
+    pub(crate) key_dim: u32,
+    pub(crate) value_dim: u32,
+    /// That of q, k and v, and so of o.
+    pub(crate) dtype: Dtype,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    initial: Option<State>,
+}
+
+/// mu [B,G,K,V] and nu [B,G,K].
+struct State {
+    mu: Vec<f32>,
+    nu: Vec<f32>,
+}
+
+/// What a run computes, in f32, from the device or from the reference.
+pub(crate) struct Results {
+    pub(crate) o: Vec<f32>,
+    mu: Vec<f32>,
+    nu: Vec<f32>,
+}
+
+impl From<Output> for Results {
+    fn from(output: Output) -> Self {
+        Self { o: output.o, mu: output.mu, nu: output.nu }
+    }
+}
+
+impl From<Output64> for Results {
+    fn from(output: Output64) -> Self {
+        let to_f32 = |numbers: Vec<f64>| numbers.into_iter().map(|x| x as f32).collect();
+        Self { o: to_f32(output.o), mu: to_f32(output.mu), nu: to_f32(output.nu) }
+    }
+}
+
+impl Input {
+    /// Reads and checks a file. Tensors that are not asked for are ignored.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let bytes = fs::read(path).map_err(|error| {
+            Failure::Input(format!("{shown}: expected a readable file, found {error}"))
+        })?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
+            Failure::Input(format!("{shown}: {}", header::explain(&bytes, &error)))
+        })?;
+        Self::new(&tensors).map_err(|message| Failure::Input(format!("{shown}: {message}")))
+    }
+
+    fn new(tensors: &SafeTensors<'_>) -> Result<Self, String> {
+        if tensors.tensor("cu_seqlens").is_ok() {
+            return Err("tensor cu_seqlens: packed sequences are not supported yet, \
+                        expected a file without it"
+                .to_owned());
+        }
+        let [q, k, v] = ["q", "k", "v"].map(|name| required(tensors, name));
+        let (q, k, v) = (q?, k?, v?);
+        let dtype = q.dtype();
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(format!("tensor q: expected dtype F32, F16 or BF16, found {dtype}"));
+        }
+        expect_dtype("k", &k, dtype)?;
+        expect_dtype("v", &v, dtype)?;
+
+        let [b, t, h, key_dim] = sizes("q", "[B,T,H,K]", &q)?;
+        let [_, _, g, _] = sizes("k", "[B,T,G,K]", &k)?;
+        let [_, _, _, value_dim] = sizes("v", "[B,T,G,V]", &v)?;
+        expect_shape("k", &k, &[b, t, g, key_dim])?;
+        expect_shape("v", &v, &[b, t, g, value_dim])?;
+        for (name, what, size) in [("q", "K", key_dim), ("v", "V", value_dim)] {
+            if size > MAX_DIM {
+                return Err(format!(
+                    "tensor {name}: expected {what} from 1 to {MAX_DIM}, found {size}"
+                ));
+            }
+        }
+        if !h.is_multiple_of(g) {
+            return Err(format!("tensor k: expected heads G that divide q's H = {h}, found {g}"));
+        }
+        let initial = initial_state(tensors, [b, g, key_dim, value_dim])?;
+        Ok(Self {
+            shape: Shape::new(b, t, h).with_kv_heads(g),
+            key_dim,
+            value_dim,
+            dtype,
+            q: to_f32(&q),
+            k: to_f32(&k),
+            v: to_f32(&v),
+            initial,
+        })
+    }
+
+    /// What the library takes.
+    pub(crate) fn inputs(&self) -> Inputs<'_> {
+        let inputs = Inputs::new(&self.q, &self.k, &self.v);
+        match &self.initial {
+            Some(State { mu, nu }) => inputs.with_initial(mu, nu),
+            None => inputs,
+        }
+    }
+
+    /// The bytes of the output file that belongs to this input.
+    pub(crate) fn encode(&self, output: &Results) -> Result<Vec<u8>, Failure> {
+        let size = |n: u32| n as usize;
+        let Shape { batch, seq_len, heads, kv_heads, .. } = self.shape;
+        let (b, g) = (size(batch), size(kv_heads));
+        let (k, v) = (size(self.key_dim), size(self.value_dim));
+        let o = from_f32(&output.o, self.dtype);
+        let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));
+        let views = [
+            ("o", self.dtype, vec![b, size(seq_len), size(heads), v], &o),
+            ("final_mu", Dtype::F32, vec![b, g, k, v], &mu),
+            ("final_nu", Dtype::F32, vec![b, g, k], &nu),
+        ];
+        let views: Result<Vec<_>, _> = views
+            .into_iter()
+            .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
+            .collect();
+        views
+            .and_then(|views| safetensors::serialize(views, None))
+            .map_err(|error| Failure::NotHeld(format!("the output makes no file: {error}")))
+    }
+
+    /// Outputs that the file's dtype is too narrow for: they are written as infinities.
+    pub(crate) fn overflows(&self, output: &Results) -> usize {
+        let is_infinite = |x: f32| match self.dtype {
+            Dtype::F16 => f16::from_f32(x).is_infinite(),
+            Dtype::BF16 => bf16::from_f32(x).is_infinite(),
+            _ => x.is_infinite(),
+        };
+        output.o.iter().filter(|x| is_infinite(**x)).count()
+    }
+}
+
+fn initial_state(
+    tensors: &SafeTensors<'_>,
+    [b, g, k, v]: [u32; 4],
+) -> Result<Option<State>, String> {
+    if ["initial_mu", "initial_nu"].iter().all(|name| tensors.tensor(name).is_err()) {
+        return Ok(None);
+    }
+    let (mu, nu) = (required(tensors, "initial_mu")?, required(tensors, "initial_nu")?);
+    expect_dtype("initial_mu", &mu, Dtype::F32)?;
+    expect_dtype("initial_nu", &nu, Dtype::F32)?;
+    expect_shape("initial_mu", &mu, &[b, g, k, v])?;
+    expect_shape("initial_nu", &nu, &[b, g, k])?;
+    Ok(Some(State { mu: to_f32(&mu), nu: to_f32(&nu) }))
+}
+
+fn required<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
+    tensors.tensor(name).map_err(|_| {
+        let mut names = tensors.names();
+        names.sort_unstable();
+        format!("tensor {name}: expected in the file, found only [{}]", names.join(", "))
+    })
+}
+
+fn expect_dtype(name: &str, tensor: &TensorView<'_>, expected: Dtype) -> Result<(), String> {
+    let found = tensor.dtype();
+    if found == expected {
+        return Ok(());
+    }
+    let whose = if name.starts_with("initial") { "" } else { " as q" };
+    Err(format!("tensor {name}: expected dtype {expected}{whose}, found {found}"))
+}
+
+/// The four sizes of a tensor, each at least 1 and no more than 32 bits hold.
+fn sizes(name: &str, letters: &str, tensor: &TensorView<'_>) -> Result<[u32; 4], String> {
+    let found = tensor.shape();
+    let sizes: Vec<u32> =
+        found.iter().filter_map(|n| u32::try_from(*n).ok().filter(|n| *n > 0)).collect();
+    match <[u32; 4]>::try_from(sizes) {
+        Ok(sizes) if found.len() == 4 => Ok(sizes),
+        _ if found.len() != 4 => Err(format!(
+            "tensor {name}: expected rank 4 {letters}, found rank {} {found:?}",
+            found.len()
+        )),
+        _ => Err(format!(
+            "tensor {name}: expected sizes {letters} from 1 to {}, found {found:?}",
+            u32::MAX
+        )),
+    }
+}
+
+fn expect_shape(name: &str, tensor: &TensorView<'_>, expected: &[u32]) -> Result<(), String> {
+    let found = tensor.shape();
+    let is_expected = found.len() == expected.len()
+        && found.iter().zip(expected).all(|(found, expected)| *found == *expected as usize);
+    if is_expected {
+        return Ok(());
+    }
+    Err(format!("tensor {name}: expected shape {expected:?}, found {found:?}"))
+}
+
+/// The numbers of a tensor, byte by byte: a file may place its data at any address.
+fn to_f32(tensor: &TensorView<'_>) -> Vec<f32> {
+    let data = tensor.data();
+    match tensor.dtype() {
+        Dtype::F16 => {
+            data.chunks_exact(2).map(|x| f16::from_le_bytes([x[0], x[1]]).to_f32()).collect()
+        }
+        Dtype::BF16 => {
+            data.chunks_exact(2).map(|x| bf16::from_le_bytes([x[0], x[1]]).to_f32()).collect()
+        }
+        _ => data.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect(),
+    }
+}
+
+/// The bytes of numbers, rounded to the nearest, ties to even.
+fn from_f32(numbers: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::BF16 => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+        _ => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
+}

@@ -1,0 +1,98 @@
+//! The program `linear-attention`: linear causal attention on safetensors files.
+//!
+//! Exit status 0 where everything asked for was done and held; 2 for bad arguments or bad
+//! input, with one line on stderr; 1 where a device failed or a check did not hold.
+
+mod adapters;
+mod bench;
+mod ceilings;
+mod check;
+mod compare;
+mod device;
+mod failure;
+mod file;
+mod header;
+mod output;
+mod progress;
+mod random;
+mod run;
+mod timer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+#[derive(Parser)]
+#[command(name = "linear-attention", version, about = "Linear causal attention on any GPU")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the adapters that wgpu finds here, and what each can run
+    Adapters,
+    /// Compute o and the final state from the q, k and v of a file
+    Run(run::Args),
+    /// Compare this machine's adapters with the CPU reference, case by case
+    Check(check::Args),
+    /// Measure how fast an adapter computes, beside what its memory and arithmetic allow
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    quiet_wayland();
+    let done = parse().and_then(|cli| match cli.command {
+        Command::Adapters => adapters::adapters(),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Bench(args) => bench::bench(&args),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {}", one_line(&failure.to_string()));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Keeps libwayland's complaint about a missing XDG_RUNTIME_DIR off stderr, where it would
+/// stand beside the one line of an error: looking for OpenGL adapters calls it, though this
+/// program opens no window.
+fn quiet_wayland() {
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    if cfg!(target_os = "linux") && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: this is the first thing the program does, so no other thread runs yet.
+        unsafe { std::env::set_var(VARIABLE, "/nonexistent") };
+    }
+}
+
+/// The arguments. Help and version print themselves and leave with status 0.
+fn parse() -> Result<Cli, Failure> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.to_string();
+        // A bare `linear-attention` gets the help as its error; one line has to do.
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            let expected = "expected a command: adapters, run, check or bench (see --help)";
+            return Failure::Input(expected.to_owned());
+        }
+        // clap says what is wrong first, then how to use the program: keep the first.
+        let lines = text.lines().take_while(|line| {
+            !["Usage:", "For more information"].iter().any(|start| line.starts_with(start))
+        });
+        let message = lines.collect::<Vec<_>>().join("\n");
+        Failure::Input(message.trim_start_matches("error: ").to_owned())
+    })
+}
+
+/// `text` on one line, as scripts that read the first line of an error want it.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,171 @@
+//! `run`: from a file's q, k and v to a file with o and the final state.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use linear_attention::{
+    Config, DEFAULT_EPS, FeatureMap, LinearAttention, Normalization, reference, wgpu::Adapter,
+};
+
+use crate::compare::{TOLERANCE, relative_error};
+use crate::device;
+use crate::failure::Failure;
+use crate::file::{Input, Results};
+use crate::output::OutputFile;
+
+/// Tokens up to which the definition, which costs their square, checks the recurrence.
+const NAIVE_TOKENS: u32 = 2048;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Safetensors file with q [B,T,H,K], k [B,T,G,K], v [B,T,G,V] and, if wanted, the
+    /// state to begin with: initial_mu [B,G,K,V] and initial_nu [B,G,K]
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// Safetensors file to write: o, final_mu, final_nu
+    #[arg(short, long, value_name = "OUT", required_unless_present = "verify")]
+    output: Option<PathBuf>,
+    /// What is applied to each element of q and k
+    #[arg(long, value_name = "MAP", default_value = "elu", value_parser = ["identity", "relu", "elu"])]
+    feature_map: String,
+    /// Divide by the sum of weights (the default for relu and elu)
+    #[arg(long)]
+    normalize: bool,
+    /// Divide by nothing
+    #[arg(long, conflicts_with = "normalize")]
+    no_normalize: bool,
+    /// Added to the sum of weights
+    #[arg(long, default_value_t = DEFAULT_EPS, allow_hyphen_values = true)]
+    eps: f32,
+    /// Multiplies q after the feature map
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
+    scale: f32,
+    /// A part of an adapter's name, backend or driver
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
+    /// Compute on the CPU in f64, without a GPU
+    #[arg(long, conflicts_with = "adapter")]
+    reference: bool,
+    /// Compare with the CPU reference and fail where the result is off by more than 2e-5
+    #[arg(long)]
+    verify: bool,
+}
+
+impl Args {
+    /// The config but for its sizes.
+    fn config(&self) -> Result<Config, Failure> {
+        let mut config = Config::new(1, 1);
+        config.feature_map = FeatureMap::from_name(&self.feature_map).unwrap_or_default();
+        config.scale = self.scale;
+        let eps = self.eps;
+        config.normalization = match config.feature_map.is_non_negative() {
+            _ if self.no_normalize => Normalization::None,
+            true => Normalization::Sum { eps },
+            false if self.normalize => Normalization::SignedSum { eps },
+            false => {
+                return Err(Failure::Input(format!(
+                    "--feature-map {}: expected --normalize or --no-normalize with a map that \
+                     can be negative, found neither",
+                    self.feature_map
+                )));
+            }
+        };
+        if let Err(error) = config.validate() {
+            return Err(Failure::Input(format!("--{error}")));
+        }
+        Ok(config)
+    }
+}
+
+/// Computes, verifies if asked to, writes, and says what it did.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let mut config = args.config()?;
+    let output_file =
+        args.output.as_deref().map(|path| OutputFile::new("--output", path)).transpose()?;
+    let input = Input::read(&args.input)?;
+    (config.key_dim, config.value_dim) = (input.key_dim, input.value_dim);
+    input.inputs().check(&input.shape.lens(&config)?)?;
+    let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
+    if adapter.is_none() && !args.reference {
+        eprintln!("NO ADAPTER can run this here: the CPU reference computes instead, slowly");
+        eprintln!("{}", device::DRIVER_HINT);
+    }
+
+    let shape = input.shape;
+    println!(
+        "q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}",
+        b = shape.batch,
+        t = shape.seq_len,
+        h = shape.heads,
+        g = shape.kv_heads,
+        k = config.key_dim,
+        v = config.value_dim,
+        dtype = input.dtype,
+    );
+    let output = compute(&config, &input, adapter.as_ref())?;
+    if args.verify {
+        verify(&config, &input, &output, adapter.is_none())?;
+    }
+    if let (Some(file), Some(path)) = (&output_file, &args.output) {
+        file.write(&input.encode(&output)?)?;
+        println!("wrote o in {}, final_mu and final_nu to {}", input.dtype, path.display());
+        let overflows = input.overflows(&output);
+        if overflows > 0 {
+            eprintln!("note: {overflows} outputs are beyond {} and became infinite", input.dtype);
+        }
+    }
+    Ok(())
+}
+
+/// The output, from the adapter or, where there is none, from the reference.
+fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<Results, Failure> {
+    let Some(adapter) = adapter else {
+        let start = Instant::now();
+        let exact = reference::recurrent(config, &input.shape, input.inputs())?;
+        println!("on the CPU reference, f64: {:.1} ms", milliseconds(start));
+        return Ok(exact.into());
+    };
+    let (device, queue) = device::open(adapter)?;
+    let start = Instant::now();
+    let attention = LinearAttention::new(&device, *config)?;
+    let compiled = milliseconds(start);
+    let start = Instant::now();
+    let output = attention.run(&device, &queue, &input.shape, input.inputs())?;
+    println!(
+        "on {}: {:.1} ms with upload and download, after {compiled:.1} ms to compile",
+        device::name(adapter),
+        milliseconds(start),
+    );
+    Ok(output.into())
+}
+
+/// Compares o, before it is rounded to the file's dtype, with a reference that did not
+/// compute it.
+fn verify(
+    config: &Config,
+    input: &Input,
+    output: &Results,
+    by_recurrence: bool,
+) -> Result<(), Failure> {
+    let (shape, inputs) = (&input.shape, input.inputs());
+    let (name, expected) = if !by_recurrence {
+        ("the recurrence in f64", reference::recurrent(config, shape, inputs)?.o)
+    } else if shape.seq_len <= NAIVE_TOKENS {
+        ("the definition in f64", reference::naive(config, shape, inputs)?.o)
+    } else {
+        let chunked = reference::chunked(config, shape, inputs)?;
+        ("the chunked form in f32", chunked.o.into_iter().map(f64::from).collect())
+    };
+    let error = relative_error(&output.o, &expected);
+    let line = format!("largest error {error:.1e} of the largest output, against {name}");
+    if error <= TOLERANCE {
+        println!("{line}: holds (at most {TOLERANCE:.0e})");
+        Ok(())
+    } else {
+        Err(Failure::NotHeld(format!("--verify: expected at most {TOLERANCE:.0e}, found {line}")))
+    }
+}
+
+fn milliseconds(start: Instant) -> f64 {
+    1e3 * start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,8 @@
+//! The program as a script sees it: files, one line on stderr, exit status. What is computed
+//! here is computed by the reference, so that no GPU is needed.
+
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod common;
+mod refusals;
+mod results;

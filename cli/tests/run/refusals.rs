@@ -1,0 +1,161 @@
+//! What is refused, with status 2 and one line that names it.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::Dtype;
+
+use crate::common::{Tensor, encode, refused, scratch, tiny};
+
+/// Runs a file that must be refused, and returns the line that says why.
+fn refused_file(bytes: &[u8], arguments: &[&str]) -> String {
+    let (_guard, directory) = scratch();
+    let (input, output) = (directory.join("in"), directory.join("out"));
+    fs::write(&input, bytes).unwrap();
+    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    all.extend(arguments);
+    let line = refused(&all);
+    assert_eq!(names(&directory), ["in"], "no output appears, nor a part of one");
+    line
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// `tiny` with one tensor replaced.
+fn with(name: &'static str, tensor: Tensor) -> Vec<u8> {
+    let mut tensors: Vec<_> = tiny().into_iter().filter(|(other, _)| *other != name).collect();
+    tensors.push((name, tensor));
+    encode(&tensors)
+}
+
+#[test]
+fn bad_tensors() {
+    let reference = &["--reference"];
+    let without_v = encode(&tiny()[..2]);
+    let numbers = [0.0; 12];
+    for (bytes, parts) in [
+        (without_v, ["tensor v", "found only [k, q]"]),
+        (with("q", Tensor::new(Dtype::F64, &[1, 2, 1, 2], &[0; 32])), ["tensor q", "found F64"]),
+        (with("k", Tensor::f32(&[1, 2, 1, 2], &numbers[..4]).to_f16()), ["tensor k", "found F16"]),
+        (with("q", Tensor::f32(&[2, 2], &numbers[..4])), ["tensor q", "found rank 2 [2, 2]"]),
+        (with("q", Tensor::f32(&[1, 0, 1, 2], &[])), ["tensor q", "found [1, 0, 1, 2]"]),
+        (with("v", Tensor::f32(&[1, 3, 1, 2], &numbers[..6])), ["tensor v", "found [1, 3, 1, 2]"]),
+        (with("k", Tensor::f32(&[1, 2, 1, 3], &numbers[..6])), ["tensor k", "found [1, 2, 1, 3]"]),
+        (with("q", Tensor::f32(&[1, 2, 1, 257], &[0.0; 514])), ["tensor k", "257"]),
+        (with("q", Tensor::f32(&[1, 2, 1, 2], &[f32::NAN; 4])), ["tensor q", "found NaN"]),
+        (
+            with("initial_mu", Tensor::f32(&[1, 1, 2, 2], &numbers[..4])),
+            ["tensor initial_nu", "found only"],
+        ),
+        (
+            with("cu_seqlens", Tensor::new(Dtype::I32, &[2], &[0; 8])),
+            ["tensor cu_seqlens", "not supported yet"],
+        ),
+    ] {
+        let line = refused_file(&bytes, reference);
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
+    }
+}
+
+#[test]
+fn heads_that_do_not_divide() {
+    let tensors = [
+        ("q", Tensor::f32(&[1, 1, 3, 1], &[0.0; 3])),
+        ("k", Tensor::f32(&[1, 1, 2, 1], &[0.0; 2])),
+        ("v", Tensor::f32(&[1, 1, 2, 1], &[0.0; 2])),
+    ];
+    let line = refused_file(&encode(&tensors), &["--reference"]);
+    assert!(line.contains("tensor k") && line.contains("found 2"), "{line}");
+}
+
+#[test]
+fn truncated_files() {
+    let whole = encode(&tiny());
+    for len in [0, 7, 8, 40, whole.len() - 1] {
+        let line = refused_file(&whole[..len], &["--reference"]);
+        assert!(line.contains("truncated"), "{len} bytes: {line}");
+    }
+    let line = refused_file(&whole[..whole.len() - 1], &["--reference"]);
+    assert!(line.contains("tensor v"), "{line}");
+}
+
+#[test]
+fn lying_headers() {
+    let whole = encode(&tiny());
+    let replaced = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = whole.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    // The tensors lie in the order of their names: k, q, v.
+    for (bytes, part) in [
+        (replaced("[1,2,1,2]", "[1,9,1,2]"), "tensor k: its header lies: expected 72 bytes"),
+        (replaced("[16,32]", "[16,99]"), "tensor q"),
+        (replaced("[32,48]", "[48,32]"), "tensor v"),
+        (replaced("{", "["), "expected a safetensors file"),
+        ([&u64::MAX.to_le_bytes()[..], &whole[8..]].concat(), "header"),
+    ] {
+        let line = refused_file(&bytes, &["--reference"]);
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
+fn unwritable_outputs() {
+    let (_guard, directory) = scratch();
+    let input = directory.join("in");
+    fs::write(&input, encode(&tiny())).unwrap();
+    let input = input.to_str().unwrap();
+    let nowhere = directory.join("no/such/out");
+    for output in [nowhere.to_str().unwrap(), directory.to_str().unwrap(), "/dev/null"] {
+        let line = refused(&["run", input, "-o", output, "--reference"]);
+        assert!(line.contains("--output") && line.contains(output), "{line}");
+    }
+    assert_eq!(names(&directory), ["in"]);
+}
+
+#[test]
+fn bad_arguments() {
+    let (_guard, directory) = scratch();
+    let (input, output) = (directory.join("in"), directory.join("out"));
+    fs::write(&input, encode(&tiny())).unwrap();
+    let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+    let start = ["run", input, "-o", output];
+    for (rest, part) in [
+        (&["--eps", "-1"][..], "--eps must be finite and not negative, found -1"),
+        (&["--eps", "nan"], "--eps"),
+        (&["--eps", "small"], "--eps"),
+        (&["--scale", "inf"], "--scale must be finite, found inf"),
+        (&["--feature-map", "identity"], "--no-normalize"),
+        (&["--feature-map", "softmax"], "identity, relu, elu"),
+        (&["--normalize", "--no-normalize"], "--no-normalize"),
+        (&["--reference", "--adapter", "x"], "--adapter"),
+        (&["--adapter", "no such adapter"], "--adapter no such adapter"),
+    ] {
+        let line = refused(&[&start[..], rest].concat());
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let line = refused(&["run", input]);
+    assert!(line.contains("--output"), "{line}");
+    let line = refused(&["run", "/no/such/file", "--verify"]);
+    assert!(line.contains("/no/such/file"), "{line}");
+    assert!(refused(&[]).contains("expected a command"));
+}
+
+#[test]
+fn bad_shapes() {
+    for shape in
+        ["1,2,3", "1,2,3,4,5,6", "1,x,1,1", "1,0,1,1", "1,1,1,257", "-1,1,1,1", "99999,99999,1,1"]
+    {
+        let line = refused(&["bench", "--shape", shape]);
+        assert!(line.contains("--shape"), "{line}");
+    }
+    assert!(refused(&["bench", "--json", "/no/such/file"]).contains("--json /no/such/file"));
+    assert!(refused(&["check", "--json", "/no/such/file"]).contains("--json /no/such/file"));
+    assert!(refused(&["check", "--adapter", "no such"]).contains("--adapter no such"));
+}

@@ -1,0 +1,106 @@
+//! What is computed right.
+
+use std::fs;
+
+use half::f16;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::common::{Tensor, encode, f32s, run, scratch, tiny};
+
+/// What `o` is for `tiny()`, worked by hand with identity and no division:
+/// mu_1 = k_1^T v_1 = [[3, 4], [6, 8]], o_1 = q_1 mu_1 = [3, 4];
+/// mu_2 = mu_1 + k_2^T v_2 = [[3, 4], [11, 14]], o_2 = q_2 mu_2 = [14, 18].
+const BY_HAND: [f32; 4] = [3.0, 4.0, 14.0, 18.0];
+
+const PLAIN: [&str; 4] = ["--feature-map", "identity", "--no-normalize", "--reference"];
+
+fn computed(tensors: &[(&str, Tensor)], arguments: &[&str]) -> Vec<u8> {
+    let (_guard, directory) = scratch();
+    let (input, output) = (directory.join("in"), directory.join("out"));
+    fs::write(&input, encode(tensors)).unwrap();
+    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    all.extend(arguments);
+    let found = run(&all);
+    assert_eq!(found.status, 0, "{}", found.stderr);
+    fs::read(output).unwrap()
+}
+
+#[test]
+fn by_hand() {
+    let bytes = computed(&tiny(), &PLAIN);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let o = file.tensor("o").unwrap();
+    assert_eq!((o.dtype(), o.shape()), (Dtype::F32, &[1, 2, 1, 2][..]));
+    assert_eq!(f32s(o.data()), BY_HAND);
+    let mu = file.tensor("final_mu").unwrap();
+    assert_eq!((mu.dtype(), mu.shape()), (Dtype::F32, &[1, 1, 2, 2][..]));
+    assert_eq!(f32s(mu.data()), [3.0, 4.0, 11.0, 14.0]);
+    let nu = file.tensor("final_nu").unwrap();
+    assert_eq!((nu.dtype(), nu.shape()), (Dtype::F32, &[1, 1, 2][..]));
+    assert_eq!(f32s(nu.data()), [1.0, 3.0]);
+}
+
+#[test]
+fn normalized_by_name() {
+    let arguments = ["--feature-map", "identity", "--normalize", "--eps", "0", "--reference"];
+    let bytes = computed(&tiny(), &arguments);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // nu_1 = [1, 2], q_1 . nu_1 = 1; nu_2 = [1, 3], q_2 . nu_2 = 4.
+    assert_eq!(f32s(file.tensor("o").unwrap().data()), [3.0, 4.0, 3.5, 4.5]);
+}
+
+#[test]
+fn initial_state() {
+    let mut tensors = tiny();
+    tensors.push(("initial_mu", Tensor::f32(&[1, 1, 2, 2], &[1.0, 0.0, 0.0, 0.0])));
+    tensors.push(("initial_nu", Tensor::f32(&[1, 1, 2], &[5.0, 0.0])));
+    let bytes = computed(&tensors, &PLAIN);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(f32s(file.tensor("o").unwrap().data()), [4.0, 4.0, 15.0, 18.0]);
+    assert_eq!(f32s(file.tensor("final_nu").unwrap().data()), [6.0, 3.0]);
+}
+
+#[test]
+fn f16_in_f16_out() {
+    let tensors: Vec<_> = tiny().into_iter().map(|(name, x)| (name, x.to_f16())).collect();
+    let bytes = computed(&tensors, &PLAIN);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let o = file.tensor("o").unwrap();
+    assert_eq!(o.dtype(), Dtype::F16);
+    let expected: Vec<u8> = BY_HAND.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+    assert_eq!(o.data(), expected);
+    assert_eq!(file.tensor("final_mu").unwrap().dtype(), Dtype::F32);
+}
+
+#[test]
+fn bf16_rounds_to_nearest_even() {
+    // One token: o = q k v. bf16 has 8 bits: 257 lies between 256 and 258, 259 between 258
+    // and 260, and each goes to the neighbour whose last bit is 0.
+    let bf16 = |shape: &[usize], numbers: &[f32]| {
+        let data: Vec<u8> =
+            numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        Tensor::new(Dtype::BF16, shape, &data)
+    };
+    let tensors = [
+        ("q", bf16(&[1, 1, 1, 2], &[1.0, 1.0])),
+        ("k", bf16(&[1, 1, 1, 2], &[1.0, 1.0 / 256.0])),
+        ("v", bf16(&[1, 1, 1, 2], &[256.0, 258.0])),
+    ];
+    let bytes = computed(&tensors, &PLAIN);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let o = file.tensor("o").unwrap();
+    assert_eq!(o.dtype(), Dtype::BF16);
+    // 256 + 1 is a tie; 258 + 1.0078125 is just above one.
+    let expected: Vec<u8> =
+        [256.0f32, 260.0].iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+    assert_eq!(o.data(), expected);
+}
+
+#[test]
+fn real_activations_hold() {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/minilm-layer0-t512-f16.safetensors");
+    let found = run(&["run", path, "--reference", "--verify"]);
+    assert_eq!(found.status, 0, "{}", found.stderr);
+    assert!(found.stdout.contains("holds"), "{}", found.stdout);
+}

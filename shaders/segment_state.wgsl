@@ -1,0 +1,49 @@
+// What one segment adds to the state:  mu = sum phi(k_i)^T v_i   nu = sum phi(k_i)
+//
+// reads   k [N,T,G,K]  v [N,T,G,V]
+// writes  end_mu [N,S,G,F,V]  end_nu [N,S,G,F], every segment but the last
+// grid    N (S-1) G x slices of V, folded
+// memory  (tokens + rows) F + tokens columns + F floats
+
+@compute @workgroup_size(THREADS)
+fn segment_state(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let place = place_of(workgroup, 1u, params.segments - 1u);
+    if (!place.inside) {
+        return;
+    }
+    let feature_thread = thread / COLUMN_THREADS;
+    let column_thread = thread % COLUMN_THREADS;
+
+    var mu = Tile();
+    for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
+        nu[quad] = vec4<f32>(0.0);
+    }
+
+    for (var first = place.begin; first < place.end; first += params.chunk_len) {
+        let count = min(params.chunk_len, place.end - first);
+        workgroupBarrier();
+        load_keys_and_values(place, first, count, thread);
+        workgroupBarrier();
+
+        for (var token = 0u; token < count; token++) {
+            add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));
+        }
+        for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
+            var sum = nu[quad];
+            for (var token = 0u; token < count; token++) {
+                sum += feature_chunk[token * FEATURE_QUADS + quad];
+            }
+            nu[quad] = sum;
+        }
+    }
+
+    let state = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
+    store_tile(&mu, state, feature_thread * TILE_FEATURE_QUADS,
+        place.value_block * VALUE_QUADS + column_thread);
+    if (place.value_block == 0u) {
+        store_end_nu(state, thread);
+    }
+}

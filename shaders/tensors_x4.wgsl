@@ -1,0 +1,60 @@
+// The tensors where K and V are multiples of four: every access is 16 bytes.
+//
+// All are declared read_write, because WebGPU refuses one buffer as both read and
+// read_write in a dispatch, and callers carve all tensors from one buffer.
+
+alias Element = vec4<f32>;
+const ELEMENT_LEN: u32 = 4u;
+
+@group(0) @binding(1) var<storage, read_write> q: array<Element>;         // [N,T,H,K]
+@group(0) @binding(2) var<storage, read_write> k: array<Element>;         // [N,T,G,K]
+@group(0) @binding(3) var<storage, read_write> v: array<Element>;         // [N,T,G,V]
+@group(0) @binding(4) var<storage, read_write> o: array<Element>;         // [N,T,H,V]
+@group(0) @binding(5) var<storage, read_write> start_mu: array<Element>;  // [N,S,G,F,V]
+@group(0) @binding(6) var<storage, read_write> start_nu: array<Element>;  // [N,S,G,F]
+@group(0) @binding(7) var<storage, read_write> end_mu: array<Element>;    // [N,S,G,F,V]
+@group(0) @binding(8) var<storage, read_write> end_nu: array<Element>;    // [N,S,G,F]
+
+override KEY_QUADS: u32 = KEY_DIM / 4u;
+override VALUE_DIM_QUADS: u32 = VALUE_DIM / 4u;
+
+fn q_quad(row: u32, quad: u32) -> vec4<f32> {
+    if (quad >= KEY_QUADS) { return vec4<f32>(0.0); }
+    return q[row * KEY_QUADS + quad];
+}
+
+fn k_quad(row: u32, quad: u32) -> vec4<f32> {
+    if (quad >= KEY_QUADS) { return vec4<f32>(0.0); }
+    return k[row * KEY_QUADS + quad];
+}
+
+fn v_quad(row: u32, quad: u32) -> vec4<f32> {
+    if (quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
+    return v[row * VALUE_DIM_QUADS + quad];
+}
+
+fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
+    if (quad < VALUE_DIM_QUADS) { o[row * VALUE_DIM_QUADS + quad] = x; }
+}
+
+fn start_mu_quad(row: u32, feature: u32, quad: u32) -> vec4<f32> {
+    if (params.start == START_ZERO || feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) {
+        return vec4<f32>(0.0);
+    }
+    if (params.start == START_IN_PLACE) { return end_mu[row * VALUE_DIM_QUADS + quad]; }
+    return start_mu[row * VALUE_DIM_QUADS + quad];
+}
+
+fn start_nu_quad(state: u32, quad: u32) -> vec4<f32> {
+    if (params.start == START_ZERO || quad >= KEY_QUADS) { return vec4<f32>(0.0); }
+    if (params.start == START_IN_PLACE) { return end_nu[state * KEY_QUADS + quad]; }
+    return start_nu[state * KEY_QUADS + quad];
+}
+
+fn store_end_mu_quad(row: u32, quad: u32, x: vec4<f32>) {
+    if (quad < VALUE_DIM_QUADS) { end_mu[row * VALUE_DIM_QUADS + quad] = x; }
+}
+
+fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
+    if (quad < KEY_QUADS) { end_nu[state * KEY_QUADS + quad] = x; }
+}

@@ -1,0 +1,441 @@
+//! Pipelines for one config; tensors bound to them; dispatches recorded.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::num::NonZeroU64;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use wgpu::{BindGroupLayoutEntry, BufferBinding, BufferUsages, ShaderStages};
+
+use crate::params::{Params, Start};
+use crate::stage::Binding;
+use crate::tensors::{self, Checked};
+use crate::{BindError, Config, ConfigError, Plan, PlanError, Shape, Stage, Tensors, Tuning};
+
+/// Whether shaders check their own indices and bound their own loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ShaderChecks {
+    /// Every index is clamped and every loop counted by wgpu.
+    Checked,
+    /// Neither; workgroup memory begins undefined. The host's checks at `bind` make every
+    /// index in bounds: see `docs/design.md`, "Unchecked shaders".
+    Unchecked,
+}
+
+impl Default for ShaderChecks {
+    /// Checked where debug assertions are on, as in tests; unchecked in release builds.
+    fn default() -> Self {
+        if cfg!(debug_assertions) { Self::Checked } else { Self::Unchecked }
+    }
+}
+
+/// What [`LinearAttention::with_options`] takes beside a config.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Options<'a> {
+    /// Sizes chosen by the caller, [`Tuning::new`] where `None`.
+    pub tuning: Option<Tuning>,
+    /// Whether shaders check themselves.
+    pub checks: ShaderChecks,
+    /// Where the driver may find pipelines it compiled before, and leave new ones.
+    pub cache: Option<&'a wgpu::PipelineCache>,
+}
+
+/// The pipelines of one [`Config`] on one device.
+///
+/// All methods take `&self`; nothing is locked. Share it in an `Arc`.
+#[derive(Debug)]
+pub struct LinearAttention {
+    config: Config,
+    tuning: Tuning,
+    limits: wgpu::Limits,
+    pipelines: [wgpu::ComputePipeline; Stage::ALL.len()],
+    layouts: [wgpu::BindGroupLayout; Stage::ALL.len()],
+    /// Bound where a state is absent; the shaders never touch it.
+    absent: wgpu::Buffer,
+}
+
+/// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
+/// buffers alive.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    dispatches: Vec<BoundDispatch>,
+}
+
+#[derive(Clone, Debug)]
+struct BoundDispatch {
+    stage: Stage,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl LinearAttention {
+    /// Features a device must have for `config`: none, so far.
+    #[must_use]
+    pub fn required_features(_config: &Config) -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// Limits a device must have for `config`. More workgroup memory and larger bindings
+    /// are used where the device has them: ask for the adapter's own.
+    #[must_use]
+    pub fn required_limits(_config: &Config) -> wgpu::Limits {
+        wgpu::Limits::default()
+    }
+
+    /// Compiles the pipelines of `config`, with everything else left to this crate.
+    ///
+    /// # Errors
+    ///
+    /// A config out of range, limits too small for it, or what wgpu says of a pipeline.
+    pub fn new(device: &wgpu::Device, config: Config) -> Result<Self, ConfigError> {
+        Self::with_options(device, config, &Options::default())
+    }
+
+    /// The same with the caller's [`Options`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::new`]; and a tuning that does not fit.
+    pub fn with_options(
+        device: &wgpu::Device,
+        config: Config,
+        options: &Options<'_>,
+    ) -> Result<Self, ConfigError> {
+        Self::with_shaders(device, config, options, |_, wgsl| wgsl)
+    }
+
+    /// The same with every shader passed through `edit` first; the harness proves with it
+    /// that a wrong shader is caught.
+    pub(crate) fn with_shaders(
+        device: &wgpu::Device,
+        config: Config,
+        options: &Options<'_>,
+        edit: impl Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let limits = device.limits();
+        let tuning = match options.tuning {
+            Some(tuning) => tuning,
+            None => Tuning::new(&config, &limits, device.adapter_info().device_type)?,
+        };
+        tuning.check(&config, &limits)?;
+
+        let refused = |what: &str| {
+            let what = what.to_owned();
+            move |message| ConfigError::Device { what, message }
+        };
+        let layouts = Stage::ALL.map(|stage| bind_group_layout(device, stage));
+        let mut pipelines = Vec::with_capacity(Stage::ALL.len());
+        for (stage, layout) in Stage::ALL.into_iter().zip(&layouts) {
+            let wgsl = edit(stage, stage.wgsl(&config, &tuning));
+            let overrides = Stage::overrides(&config, &tuning);
+            let pipeline = scoped(device, || {
+                let module = shader_module(device, stage, wgsl, options.checks);
+                compute_pipeline(device, stage, layout, &module, &overrides, options)
+            });
+            pipelines.push(pipeline.map_err(refused(stage.label()))?);
+        }
+        let absent = scoped(device, || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.absent"),
+                size: ABSENT_STRIDE * ABSENT_SLOTS,
+                usage: BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        })
+        .map_err(refused("linear_attention.absent"))?;
+        let pipelines = pipelines.try_into().map_err(|_| ConfigError::Device {
+            what: "linear_attention".to_owned(),
+            message: "a stage has no pipeline".to_owned(),
+        })?;
+        Ok(Self { config, tuning, limits, pipelines, layouts, absent })
+    }
+
+    /// The config it was compiled for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The sizes it was compiled with.
+    #[must_use]
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The plan for `shape` on the device it was compiled for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::new`].
+    pub fn plan(&self, shape: &Shape) -> Result<Plan, PlanError> {
+        Plan::with_tuning(&self.config, shape, &self.limits, &self.tuning)
+    }
+
+    /// Binds tensors to a plan: everything that can fail fails here.
+    ///
+    /// `scratch` needs [`Plan::scratch_size`] bytes; any binding will do where that is 0.
+    /// It may be shared by all that is recorded on one queue.
+    ///
+    /// # Errors
+    ///
+    /// Names the first tensor that is too small, misaligned, without `STORAGE`, beyond its
+    /// buffer, overlapping another where one is written, or refused by the device. In a
+    /// browser the last comes to the caller's own error handler instead.
+    pub fn bind(
+        &self,
+        device: &wgpu::Device,
+        plan: &Plan,
+        tensors: &Tensors<'_>,
+        scratch: BufferBinding<'_>,
+    ) -> Result<Bound, BindError> {
+        if plan.config() != &self.config {
+            return Err(BindError::Plan { what: "config" });
+        }
+        if !plan.tuning().compiles_like(&self.tuning) {
+            return Err(BindError::Plan { what: "tuning" });
+        }
+        let checked = tensors::check(plan, tensors, &scratch, &self.limits)?;
+        let mut dispatches = Vec::with_capacity(plan.dispatches().len());
+        for dispatch in plan.dispatches() {
+            let stage = dispatch.stage;
+            let bound = scoped(device, || {
+                self.bind_group(device, plan, stage, &checked, dispatch.workgroups[0])
+            });
+            let bind_group = bound
+                .and_then(|bind_group| bind_group)
+                .map_err(|message| BindError::Device { what: stage.label().to_owned(), message })?;
+            dispatches.push(BoundDispatch { stage, bind_group, workgroups: dispatch.workgroups });
+        }
+        Ok(Bound { dispatches })
+    }
+
+    /// Records one compute pass with all dispatches. Allocates nothing, cannot fail.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("linear_attention"),
+            timestamp_writes: None,
+        });
+        self.dispatch(&mut pass, bound);
+    }
+
+    /// Records all dispatches into the caller's compute pass. It sets the pipeline and
+    /// bind group 0 and leaves them set.
+    pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound) {
+        for stage in Stage::ALL {
+            self.dispatch_stage(pass, bound, stage);
+        }
+    }
+
+    /// Records one stage, for a caller who times or inspects each; nothing where the plan
+    /// has no such dispatch.
+    pub fn dispatch_stage(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound, stage: Stage) {
+        for dispatch in bound.dispatches.iter().filter(|dispatch| dispatch.stage == stage) {
+            let [x, y, z] = dispatch.workgroups;
+            pass.set_pipeline(&self.pipelines[stage as usize]);
+            pass.set_bind_group(0, &dispatch.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    fn bind_group(
+        &self,
+        device: &wgpu::Device,
+        plan: &Plan,
+        stage: Stage,
+        checked: &Checked<'_>,
+        grid_width: u32,
+    ) -> Result<wgpu::BindGroup, String> {
+        let whole = |range: &tensors::Range<'_>| {
+            (range.binding.buffer.clone(), range.binding.offset, range.len)
+        };
+        let absent = |slot: u64| (self.absent.clone(), slot * ABSENT_STRIDE, ABSENT_STRIDE);
+        // With more than one segment the segments' states lie in scratch: the first stage
+        // leaves them there, the second starts from the initial state, the third from them.
+        let scratch = |part: std::ops::Range<u64>, slot| match &checked.scratch {
+            Some(range) => (
+                range.binding.buffer.clone(),
+                range.binding.offset + part.start,
+                part.end - part.start,
+            ),
+            None => absent(slot),
+        };
+        let of_state = |state: &Option<[tensors::Range<'_>; 2]>, index: usize, slot| match state {
+            Some(pair) => whole(&pair[index]),
+            None => absent(slot),
+        };
+        let is_output = stage == Stage::SegmentOutput;
+        let from_scratch = is_output && plan.segments() > 1;
+        let start = match (&checked.initial, checked.in_place && is_output) {
+            _ if from_scratch => Start::Given,
+            (None, _) => Start::Zero,
+            (Some(_), true) => Start::InPlace,
+            (Some(_), false) => Start::Given,
+        };
+        let start_state = |index: usize, part, slot| {
+            if from_scratch {
+                scratch(part, slot)
+            } else if start == Start::Given {
+                of_state(&checked.initial, index, slot)
+            } else {
+                absent(slot)
+            }
+        };
+        let end_state = |index: usize, part, slot| {
+            if is_output { of_state(&checked.final_, index, slot) } else { scratch(part, slot) }
+        };
+        let params = Params::new(plan, grid_width, start, checked.final_.is_some());
+        let uniform = uniform_buffer(device, bytemuck::bytes_of(&params))?;
+        let bound: Vec<_> = stage
+            .bindings()
+            .iter()
+            .map(|binding| match binding {
+                Binding::Params => (uniform.clone(), 0, size_of::<Params>() as u64),
+                Binding::Q => whole(&checked.q),
+                Binding::K => whole(&checked.k),
+                Binding::V => whole(&checked.v),
+                Binding::O => whole(&checked.out),
+                Binding::StartMu => start_state(0, plan.scratch_mu(), 0),
+                Binding::StartNu => start_state(1, plan.scratch_nu(), 1),
+                Binding::EndMu => end_state(0, plan.scratch_mu(), 2),
+                Binding::EndNu => end_state(1, plan.scratch_nu(), 3),
+            })
+            .collect();
+        let entries: Vec<_> = stage
+            .bindings()
+            .iter()
+            .zip(&bound)
+            .map(|(binding, (buffer, offset, len))| wgpu::BindGroupEntry {
+                binding: *binding as u32,
+                resource: wgpu::BindingResource::Buffer(BufferBinding {
+                    buffer,
+                    offset: *offset,
+                    size: NonZeroU64::new(*len),
+                }),
+            })
+            .collect();
+        Ok(device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(stage.label()),
+            layout: &self.layouts[stage as usize],
+            entries: &entries,
+        }))
+    }
+}
+
+/// Bytes of the absent buffer that stand for one tensor: no smaller than any device's
+/// offset alignment, and a range each, since writable bindings must not overlap.
+const ABSENT_STRIDE: u64 = 256;
+const ABSENT_SLOTS: u64 = 4;
+
+fn uniform_buffer(device: &wgpu::Device, bytes: &[u8]) -> Result<wgpu::Buffer, String> {
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("linear_attention.params"),
+        size: bytes.len() as u64,
+        usage: BufferUsages::UNIFORM,
+        mapped_at_creation: true,
+    });
+    buffer.get_mapped_range_mut(..).map_err(|error| error.to_string())?.copy_from_slice(bytes);
+    buffer.unmap();
+    Ok(buffer)
+}
+
+fn bind_group_layout(device: &wgpu::Device, stage: Stage) -> wgpu::BindGroupLayout {
+    let entries: Vec<_> = stage
+        .bindings()
+        .iter()
+        .map(|binding| BindGroupLayoutEntry {
+            binding: *binding as u32,
+            visibility: ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding {
+                    Binding::Params => wgpu::BufferBindingType::Uniform,
+                    _ => wgpu::BufferBindingType::Storage { read_only: false },
+                },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(stage.label()),
+        entries: &entries,
+    })
+}
+
+#[expect(unsafe_code, reason = "the one place where shader modules are made unchecked")]
+fn shader_module(
+    device: &wgpu::Device,
+    stage: Stage,
+    wgsl: Cow<'static, str>,
+    checks: ShaderChecks,
+) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(stage.label()),
+        source: wgpu::ShaderSource::Wgsl(wgsl),
+    };
+    match checks {
+        ShaderChecks::Checked => device.create_shader_module(descriptor),
+        ShaderChecks::Unchecked => {
+            // SAFETY: every loop has a bound that its body does not change, and every
+            // index lies inside its binding or workgroup array, because `Plan` and
+            // `tensors::check` refuse what is larger: docs/design.md, "Unchecked shaders".
+            unsafe {
+                device.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
+            }
+        }
+    }
+}
+
+fn compute_pipeline(
+    device: &wgpu::Device,
+    stage: Stage,
+    layout: &wgpu::BindGroupLayout,
+    module: &wgpu::ShaderModule,
+    overrides: &[(&str, f64)],
+    options: &Options<'_>,
+) -> wgpu::ComputePipeline {
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(stage.label()),
+        bind_group_layouts: &[Some(layout)],
+        immediate_size: 0,
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(stage.label()),
+        layout: Some(&layout),
+        module,
+        entry_point: Some(stage.name()),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: overrides,
+            zero_initialize_workgroup_memory: options.checks == ShaderChecks::Checked,
+        },
+        cache: options.cache,
+    })
+}
+
+/// Runs `make` so that what wgpu finds wrong comes back here and not to the caller's
+/// error handler. In a browser the answer comes later; then this has none.
+pub(crate) fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> Result<T, String> {
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make();
+    let errors = [now(validation.pop()), now(internal.pop()), now(memory.pop())];
+    match errors.into_iter().flatten().next() {
+        Some(error) => Err(error.to_string()),
+        None => Ok(made),
+    }
+}
+
+fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,260 @@
+//! One error type a step. Each message says what, what was required, what was found.
+
+use thiserror::Error;
+
+/// Why a [`Config`](crate::Config) cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// K or V is out of range.
+    #[error("{what} must be 1 to {max}, found {actual}", max = crate::MAX_DIM)]
+    Dim {
+        /// `key_dim` or `value_dim`.
+        what: &'static str,
+        /// The value found.
+        actual: u32,
+    },
+    /// The scale is infinite or no number.
+    #[error("scale must be finite, found {actual}")]
+    Scale {
+        /// The value found, printed.
+        actual: String,
+    },
+    /// eps is negative, infinite or no number.
+    #[error("eps must be finite and not negative, found {actual}")]
+    Eps {
+        /// The value found, printed.
+        actual: String,
+    },
+    /// The map can be negative, and so can the denominator.
+    #[error(
+        "feature map {feature_map} can be negative, so its denominator may cross zero: \
+         normalization must be None or, by name, SignedSum; found Sum"
+    )]
+    SignedSum {
+        /// The map's name.
+        feature_map: &'static str,
+    },
+    /// The device gives too little for any tile.
+    #[error("{what} of the device must be at least {required}, found {actual}")]
+    Limit {
+        /// The limit's name in `wgpu::Limits`.
+        what: &'static str,
+        /// The least that would do.
+        required: u64,
+        /// What the device has.
+        actual: u64,
+    },
+    /// A tuning that does not fit the config or the device.
+    #[error("tuning: {what} must be {required}, found {actual}")]
+    Tuning {
+        /// The field.
+        what: &'static str,
+        /// The condition it fails.
+        required: String,
+        /// The value found.
+        actual: u64,
+    },
+    /// wgpu or the driver refused a shader or pipeline.
+    #[error("the device refused {what}: {message}")]
+    Device {
+        /// The label of the object.
+        what: String,
+        /// wgpu's message.
+        message: String,
+    },
+}
+
+/// Why a [`Shape`](crate::Shape) cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The config itself is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A size is zero.
+    #[error("{what} must be at least 1, found 0")]
+    Zero {
+        /// The field of [`Shape`](crate::Shape).
+        what: &'static str,
+    },
+    /// Query heads are not divided evenly among key/value heads.
+    #[error("kv_heads must divide heads = {heads}, found {kv_heads}")]
+    Heads {
+        /// H.
+        heads: u32,
+        /// G.
+        kv_heads: u32,
+    },
+    /// A sequence is so long that token numbers could wrap.
+    #[error("seq_len must be at most {required}, found {actual}")]
+    SeqLen {
+        /// 2^31.
+        required: u32,
+        /// T.
+        actual: u32,
+    },
+    /// A tensor has more elements than 32 bits can index.
+    #[error("{what} must have fewer than 2^32 elements, found {actual}")]
+    TooManyElements {
+        /// The tensor.
+        what: &'static str,
+        /// Its elements, or `u64::MAX` where 64 bits are not enough either.
+        actual: u64,
+    },
+    /// A tensor is larger than the device binds.
+    #[error(
+        "{what} must have at most {required} bytes \
+         (max_storage_buffer_binding_size, max_buffer_size), found {actual}{hint}",
+        hint = batch_hint(.largest_batch)
+    )]
+    TooLarge {
+        /// The tensor.
+        what: &'static str,
+        /// The device's limit in bytes.
+        required: u64,
+        /// The tensor's bytes.
+        actual: u64,
+        /// The largest batch of this shape that fits, if one does.
+        largest_batch: Option<u32>,
+    },
+    /// More workgroups than two dimensions of a dispatch hold.
+    #[error("{stage} must have at most {required} workgroups, found {actual}")]
+    TooManyWorkgroups {
+        /// The stage's name.
+        stage: &'static str,
+        /// What two dimensions of a dispatch hold and 32 bits can number.
+        required: u64,
+        /// The workgroups it would take.
+        actual: u64,
+    },
+}
+
+fn batch_hint(largest_batch: &Option<u32>) -> String {
+    match largest_batch {
+        None | Some(0) => String::new(),
+        Some(batch) => format!("; batch = {batch} fits"),
+    }
+}
+
+/// Why tensors cannot be bound.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The plan was made for another config or tuning.
+    #[error("plan: {what} must be that of this LinearAttention")]
+    Plan {
+        /// `config` or `tuning`.
+        what: &'static str,
+    },
+    /// A binding is smaller than its tensor, or reaches beyond its buffer.
+    #[error("{tensor} must bind at least {required} bytes, found {actual}")]
+    TooSmall {
+        /// The tensor.
+        tensor: &'static str,
+        /// Its bytes.
+        required: u64,
+        /// The bytes bound.
+        actual: u64,
+    },
+    /// The binding's offset and size reach beyond its buffer.
+    #[error("{tensor} must end at or before byte {required} of its buffer, found {actual}")]
+    BeyondBuffer {
+        /// The tensor.
+        tensor: &'static str,
+        /// The buffer's size.
+        required: u64,
+        /// Where the binding ends.
+        actual: u64,
+    },
+    /// The offset is no multiple of the device's alignment.
+    #[error(
+        "{tensor} must begin at a multiple of {required} bytes \
+         (min_storage_buffer_offset_alignment), found {actual}"
+    )]
+    Misaligned {
+        /// The tensor.
+        tensor: &'static str,
+        /// The alignment.
+        required: u64,
+        /// The offset.
+        actual: u64,
+    },
+    /// The buffer was made without `STORAGE`.
+    #[error("{tensor} must be a buffer with usage STORAGE, found {actual}")]
+    Usage {
+        /// The tensor.
+        tensor: &'static str,
+        /// The usages it has.
+        actual: String,
+    },
+    /// Two bindings share bytes, and at least one of them is written.
+    #[error("{first} and {second} must not overlap, found {bytes} bytes in common")]
+    Overlap {
+        /// The one.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// How many bytes both have.
+        bytes: u64,
+    },
+    /// The initial state is bound as the final one, but several workgroups read it, and one
+    /// could read what another has written already.
+    #[error(
+        "a state updated in place must be read by 1 workgroup, found {actual}: \
+         bind another buffer as the final state"
+    )]
+    InPlace {
+        /// Workgroups that read each state.
+        actual: u32,
+    },
+    /// wgpu refused: a buffer of another device, for one, or no memory.
+    #[error("the device refused {what}: {message}")]
+    Device {
+        /// The label of the object.
+        what: String,
+        /// wgpu's message.
+        message: String,
+    },
+}
+
+/// Why a call on host slices failed; every step it goes through has its own variant.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// See [`ConfigError`].
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See [`PlanError`].
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// See [`BindError`].
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A slice has the wrong length.
+    #[error("{tensor} must have {required} elements, found {actual}")]
+    Len {
+        /// The tensor.
+        tensor: &'static str,
+        /// Elements the shape asks for.
+        required: u64,
+        /// Elements of the slice.
+        actual: u64,
+    },
+    /// An input is infinite or no number.
+    #[error("{tensor} must be finite, found {actual} at element {index}")]
+    NonFinite {
+        /// The tensor.
+        tensor: &'static str,
+        /// The first such element.
+        index: u64,
+        /// Its value, printed.
+        actual: String,
+    },
+    /// The device failed while it ran or was read back.
+    #[error("the device failed: {message}")]
+    Device {
+        /// wgpu's message.
+        message: String,
+    },
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("crate.md")]
+
+mod attention;
+mod config;
+mod error;
+mod host;
+mod params;
+mod plan;
+mod readback;
+pub mod reference;
+mod stage;
+mod tensors;
+mod tuning;
+pub mod verify;
+
+pub use attention::{Bound, LinearAttention, Options, ShaderChecks};
+pub use config::{Config, DEFAULT_EPS, Dtype, FeatureMap, MAX_DIM, Normalization};
+pub use error::{BindError, ConfigError, Error, PlanError};
+pub use host::{Inputs, Output, StateSlices};
+pub use plan::{Dispatch, Lens, Plan, Shape};
+pub use readback::Readback;
+pub use stage::Stage;
+pub use tensors::{StateBinding, Tensors};
+pub use tuning::{Tile, Tuning};
+pub use wgpu;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

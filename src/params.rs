@@ -1,0 +1,137 @@
+//! The uniform that every stage reads.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::Plan;
+
+/// How a segment's first state comes about; the shaders' `START_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Zero = 0,
+    Given = 1,
+    InPlace = 2,
+}
+
+/// Mirror of `Params` in `shaders/common.wgsl`; `tests/shaders.rs` compares the offsets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct Params {
+    pub(crate) batch: u32,
+    pub(crate) seq_len: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) group: u32,
+    pub(crate) head_tile: u32,
+    pub(crate) head_blocks: u32,
+    pub(crate) value_blocks: u32,
+    pub(crate) segments: u32,
+    pub(crate) segment_len: u32,
+    pub(crate) chunk_len: u32,
+    pub(crate) grid_width: u32,
+    pub(crate) start: u32,
+    pub(crate) write_end: u32,
+    pub(crate) padding: [u32; 2],
+}
+
+impl Params {
+    pub(crate) fn new(plan: &Plan, grid_width: u32, start: Start, write_end: bool) -> Self {
+        let shape = plan.shape();
+        Self {
+            batch: shape.batch,
+            seq_len: shape.seq_len,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            group: shape.heads / shape.kv_heads,
+            head_tile: plan.head_tile(),
+            head_blocks: plan.head_blocks(),
+            value_blocks: plan.value_blocks(),
+            segments: plan.segments(),
+            segment_len: plan.segment_len(),
+            chunk_len: plan.chunk_len(),
+            grid_width,
+            start: start as u32,
+            write_end: write_end.into(),
+            padding: [0; 2],
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+mod tests {
+    use std::mem::{offset_of, size_of};
+
+    use super::Params;
+    use crate::{Config, Stage, Tuning};
+
+    #[test]
+    fn fields_lie_where_the_shaders_read_them() {
+        let config = Config::new(64, 64);
+        let tuning =
+            Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
+        let module =
+            naga::front::wgsl::parse_str(&Stage::SegmentOutput.wgsl(&config, &tuning)).unwrap();
+        let (_, ty) =
+            module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
+        let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("no struct") };
+        assert_eq!(*span as usize, size_of::<Params>());
+        let ours = [
+            ("batch", offset_of!(Params, batch)),
+            ("seq_len", offset_of!(Params, seq_len)),
+            ("heads", offset_of!(Params, heads)),
+            ("kv_heads", offset_of!(Params, kv_heads)),
+            ("group", offset_of!(Params, group)),
+            ("head_tile", offset_of!(Params, head_tile)),
+            ("head_blocks", offset_of!(Params, head_blocks)),
+            ("value_blocks", offset_of!(Params, value_blocks)),
+            ("segments", offset_of!(Params, segments)),
+            ("segment_len", offset_of!(Params, segment_len)),
+            ("chunk_len", offset_of!(Params, chunk_len)),
+            ("grid_width", offset_of!(Params, grid_width)),
+            ("start", offset_of!(Params, start)),
+            ("write_end", offset_of!(Params, write_end)),
+            ("pad_0", offset_of!(Params, padding)),
+        ];
+        let theirs: Vec<_> =
+            members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();
+        assert_eq!(theirs[..ours.len()], ours);
+    }
+
+    #[test]
+    fn bindings_are_those_the_shaders_declare() {
+        let config = Config::new(64, 64);
+        let tuning =
+            Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
+        for stage in Stage::ALL {
+            let module = naga::front::wgsl::parse_str(&stage.wgsl(&config, &tuning)).unwrap();
+            let info = naga::valid::Validator::new(
+                naga::valid::ValidationFlags::all(),
+                naga::valid::Capabilities::default(),
+            )
+            .validate(&module)
+            .unwrap();
+            let uses = info.get_entry_point(0);
+            let mut declared: Vec<u32> = module
+                .global_variables
+                .iter()
+                .filter(|(handle, _)| !uses[*handle].is_empty())
+                .filter_map(|(_, v)| Some(v.binding?.binding))
+                .collect();
+            declared.sort_unstable();
+            let ours: Vec<u32> = stage.bindings().iter().map(|b| *b as u32).collect();
+            assert_eq!(declared, ours, "{}", stage.name());
+            assert_eq!(module.entry_points[0].name, stage.name());
+            let mut overrides: Vec<_> = module
+                .overrides
+                .iter()
+                .filter(|(_, o)| o.init.is_none())
+                .filter_map(|(_, o)| o.name.clone())
+                .collect();
+            let mut set: Vec<_> =
+                Stage::overrides(&config, &tuning).iter().map(|(n, _)| (*n).to_owned()).collect();
+            overrides.sort();
+            set.sort();
+            assert_eq!(overrides, set, "{}", stage.name());
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! From a shape to dispatches, scratch and traffic; arithmetic alone, no device.
+
+use std::ops::Range;
+
+use crate::stage::SCAN_THREADS;
+use crate::{Config, PlanError, Stage, Tuning};
+
+/// What is computed: the sizes that change from call to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Shape {
+    /// B, sequences of equal length.
+    pub batch: u32,
+    /// T, tokens of a sequence.
+    pub seq_len: u32,
+    /// H, query heads.
+    pub heads: u32,
+    /// G, key/value heads; divides H. Query head h reads key/value head h / (H/G).
+    pub kv_heads: u32,
+}
+
+impl Shape {
+    /// A shape in which every query head has a key/value head of its own.
+    #[must_use]
+    pub fn new(batch: u32, seq_len: u32, heads: u32) -> Self {
+        Self { batch, seq_len, heads, kv_heads: heads }
+    }
+
+    /// The same with G key/value heads, each read by H/G query heads.
+    #[must_use]
+    pub fn with_kv_heads(self, kv_heads: u32) -> Self {
+        Self { kv_heads, ..self }
+    }
+
+    /// Elements of each tensor.
+    ///
+    /// # Errors
+    ///
+    /// A size that is zero, G not dividing H, a tensor of 2^32 elements or more.
+    pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
+        for (what, size) in [
+            ("batch", self.batch),
+            ("seq_len", self.seq_len),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+        ] {
+            if size == 0 {
+                return Err(PlanError::Zero { what });
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(PlanError::Heads { heads: self.heads, kv_heads: self.kv_heads });
+        }
+        let (b, t, h, g) = (self.batch, self.seq_len, self.heads, self.kv_heads);
+        let (k, v) = (config.key_dim, config.value_dim);
+        Ok(Lens {
+            q: elements("q", &[b, t, h, k])?,
+            k: elements("k", &[b, t, g, k])?,
+            v: elements("v", &[b, t, g, v])?,
+            o: elements("o", &[b, t, h, v])?,
+            mu: elements("mu", &[b, g, k, v])?,
+            nu: elements("nu", &[b, g, k])?,
+        })
+    }
+}
+
+/// Elements of each tensor of a [`Shape`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lens {
+    /// q `[B,T,H,K]`.
+    pub q: u64,
+    /// k `[B,T,G,K]`.
+    pub k: u64,
+    /// v `[B,T,G,V]`.
+    pub v: u64,
+    /// o `[B,T,H,V]`.
+    pub o: u64,
+    /// mu `[B,G,K,V]`.
+    pub mu: u64,
+    /// nu `[B,G,K]`.
+    pub nu: u64,
+}
+
+/// The product of `sizes`, if 32 bits can index it.
+fn elements(what: &'static str, sizes: &[u32]) -> Result<u64, PlanError> {
+    let product = sizes.iter().try_fold(1u64, |product, size| product.checked_mul((*size).into()));
+    match product {
+        Some(n) if n <= u64::from(u32::MAX) => Ok(n),
+        _ => Err(PlanError::TooManyElements { what, actual: product.unwrap_or(u64::MAX) }),
+    }
+}
+
+/// One dispatch of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Dispatch {
+    /// What it computes.
+    pub stage: Stage,
+    /// Workgroups along x, y and z.
+    pub workgroups: [u32; 3],
+}
+
+/// How a shape is computed. Pure data: making one touches no device.
+///
+/// ```
+/// use linear_attention::{Config, Plan, Shape, wgpu};
+///
+/// let plan = Plan::new(&Config::new(64, 64), &Shape::new(1, 4096, 8), &wgpu::Limits::default())?;
+/// for dispatch in plan.dispatches() {
+///     println!("{} {:?}", dispatch.stage.name(), dispatch.workgroups);
+/// }
+/// println!("{} bytes of scratch", plan.scratch_size());
+/// # Ok::<(), linear_attention::PlanError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    config: Config,
+    shape: Shape,
+    tuning: Tuning,
+    lens: Lens,
+    segments: u32,
+    segment_len: u32,
+    scratch_mu: Range<u64>,
+    scratch_nu: Range<u64>,
+    dispatches: Vec<Dispatch>,
+}
+
+impl Plan {
+    /// The plan for a device with `limits` of which nothing else is known.
+    /// [`LinearAttention::plan`](crate::LinearAttention::plan) knows the device.
+    ///
+    /// # Errors
+    ///
+    /// A config or shape out of range, or tensors, scratch or workgroups beyond `limits`.
+    pub fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
+        let tuning = Tuning::new(config, limits, wgpu::DeviceType::Other)?;
+        Self::with_tuning(config, shape, limits, &tuning)
+    }
+
+    /// The plan with sizes chosen by the caller.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::new`]; and a tuning that does not fit.
+    pub fn with_tuning(
+        config: &Config,
+        shape: &Shape,
+        limits: &wgpu::Limits,
+        tuning: &Tuning,
+    ) -> Result<Self, PlanError> {
+        tuning.check(config, limits)?;
+        let lens = shape.lens(config)?;
+        // A chunk or segment beyond the last token must not wrap its number to 0.
+        let required = 1 << 31;
+        if shape.seq_len > required {
+            return Err(PlanError::SeqLen { required, actual: shape.seq_len });
+        }
+
+        let mut plan = Self {
+            config: *config,
+            shape: *shape,
+            tuning: *tuning,
+            lens,
+            segments: 1,
+            segment_len: shape.seq_len,
+            scratch_mu: 0..0,
+            scratch_nu: 0..0,
+            dispatches: Vec::with_capacity(Stage::ALL.len()),
+        };
+        let workgroups = plan.outputs_per_segment();
+        let to_fill = u64::from(tuning.workgroups).div_ceil(workgroups);
+        let worth = u64::from(shape.seq_len / tuning.min_segment_len);
+        let longest = tuning.max_segment_len.min(plan.longest_segment());
+        let precise = u64::from(shape.seq_len.div_ceil(longest));
+        let segments = to_fill.min(worth).max(precise).clamp(1, shape.seq_len.into()) as u32;
+        plan.segment_len = shape.seq_len.div_ceil(segments);
+        // Rounding the length up can leave the last segments empty: drop those.
+        plan.segments = shape.seq_len.div_ceil(plan.segment_len);
+        if plan.segments > 1 {
+            let size = F32_SIZE * u64::from(plan.segments);
+            let mu = scratch(size, lens.mu)?;
+            let nu = scratch(size, lens.nu)?;
+            let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+            plan.scratch_mu = 0..mu;
+            let nu_at = mu.next_multiple_of(align);
+            plan.scratch_nu = nu_at..nu_at + nu;
+        }
+        plan.check_sizes(limits)?;
+        plan.add_dispatches(limits)?;
+        Ok(plan)
+    }
+
+    fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
+        let size = self.config.dtype.size();
+        let binding = limits.max_storage_buffer_binding_size;
+        let required = binding.min(limits.max_buffer_size);
+        for (what, actual, required) in [
+            ("q", self.lens.q * size, required),
+            ("k", self.lens.k * size, required),
+            ("v", self.lens.v * size, required),
+            ("o", self.lens.o * size, required),
+            ("mu", self.lens.mu * F32_SIZE, required),
+            ("scratch", self.scratch_mu.end, required),
+            ("scratch", self.scratch_size(), limits.max_buffer_size),
+        ] {
+            if actual > required {
+                let one = actual / u64::from(self.shape.batch);
+                let largest_batch = required.checked_div(one).map(|b| b as u32);
+                return Err(PlanError::TooLarge { what, required, actual, largest_batch });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
+        let outputs = self.outputs_per_segment() * u64::from(self.segments);
+        if self.segments > 1 {
+            let adding = u64::from(self.segments - 1) * u64::from(self.value_blocks());
+            let states = u64::from(self.shape.batch) * u64::from(self.shape.kv_heads);
+            self.dispatches.push(fold(Stage::SegmentState, states * adding, 1, limits)?);
+            let elements =
+                (self.lens.mu + self.lens.nu) / if is_quads(&self.config) { 4 } else { 1 };
+            let workgroups = elements.div_ceil(SCAN_THREADS.into());
+            self.dispatches.push(fold(Stage::StateScan, workgroups, SCAN_THREADS, limits)?);
+        }
+        self.dispatches.push(fold(Stage::SegmentOutput, outputs, 1, limits)?);
+        Ok(())
+    }
+
+    /// Workgroups of `segment_output` with one segment a sequence.
+    fn outputs_per_segment(&self) -> u64 {
+        u64::from(self.shape.batch)
+            * u64::from(self.shape.kv_heads)
+            * u64::from(self.head_blocks())
+            * u64::from(self.value_blocks())
+    }
+
+    /// Tokens of the longest segment within the tuning's loop iterations: those of a chunk
+    /// in `segment_output`, whose every loop is also counted once more for its last test.
+    fn longest_segment(&self) -> u32 {
+        let t = &self.tuning;
+        let features = t.feature_threads(&self.config);
+        let threads = features * t.column_threads;
+        let feature_quads = features * t.tile.features() / 4;
+        let value_quads = t.columns() / 4;
+        let (tokens, heads) = (self.chunk_len(), self.head_tile());
+        let rows = tokens * heads;
+        // Where a quad is read number by number, that is a loop of its own.
+        let per_quad = if is_quads(&self.config) { 1 } else { 6 };
+        let load = |count: u32| count.div_ceil(threads) * per_quad + 1;
+        let per_chunk = 1
+            + load(tokens * feature_quads)
+            + load(tokens * value_quads)
+            + load(rows * feature_quads)
+            + tokens * (heads + 2)
+            + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
+            + rows.div_ceil(threads) * (feature_quads + 2)
+            + (rows * value_quads).div_ceil(threads) * (features + 1 + per_quad)
+            + 4;
+        // States are read and written once, in blocks of four rows.
+        let per_segment = t.tile.features() * t.tile.values() + 4 * feature_quads;
+        let chunks = t.max_loop_iterations.saturating_sub(per_segment) / per_chunk;
+        chunks.max(1).saturating_mul(tokens)
+    }
+
+    /// The config it was made for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The shape it computes.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The sizes it chose.
+    #[must_use]
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Elements of each tensor.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        &self.lens
+    }
+
+    /// The dispatches, in order.
+    #[must_use]
+    pub fn dispatches(&self) -> &[Dispatch] {
+        &self.dispatches
+    }
+
+    /// S, the segments each sequence is cut into.
+    #[must_use]
+    pub fn segments(&self) -> u32 {
+        self.segments
+    }
+
+    /// Tokens of a segment; the last may have fewer.
+    #[must_use]
+    pub fn segment_len(&self) -> u32 {
+        self.segment_len
+    }
+
+    /// Bytes of scratch that `bind` needs, 0 where S = 1. Its contents need not be kept
+    /// between calls, so plans that run one after the other can share it.
+    #[must_use]
+    pub fn scratch_size(&self) -> wgpu::BufferAddress {
+        self.scratch_nu.end
+    }
+
+    /// Whether one binding may be both the initial and the final state: each state is then
+    /// read by the one workgroup that writes it, or by `state_scan` before anything does.
+    #[must_use]
+    pub fn updates_in_place(&self) -> bool {
+        self.segments > 1 || self.workgroups_per_state() == 1
+    }
+
+    pub(crate) fn workgroups_per_state(&self) -> u32 {
+        self.head_blocks() * self.value_blocks()
+    }
+
+    /// Bytes the dispatches read and write, without those of an initial and final state:
+    /// q and k once for each slice of V, v and o once, k and v of all segments but the last
+    /// once more, and the segments' states.
+    #[must_use]
+    pub fn bytes_moved(&self) -> u64 {
+        let size = self.config.dtype.size();
+        let slices = u64::from(self.value_blocks());
+        let blocks = u64::from(self.head_blocks());
+        let lens = &self.lens;
+        let mut bytes = (slices * (lens.q + blocks * lens.k) + blocks * lens.v + lens.o) * size;
+        if self.segments > 1 {
+            // Of a sequence, all but what the last segment has.
+            let again = u64::from(self.segment_len) * u64::from(self.segments - 1);
+            let per_token = (slices * lens.k + lens.v) / u64::from(self.shape.seq_len);
+            bytes += again * per_token * size;
+            // Written by segment_state, read and written by state_scan, read by segment_output.
+            let states = u64::from(4 * self.segments.min(1 << 29) - 2);
+            bytes += (lens.mu + lens.nu) * F32_SIZE * states;
+        }
+        bytes
+    }
+
+    /// Floating-point operations, a multiply-add counted as two.
+    #[must_use]
+    pub fn flops(&self) -> u64 {
+        let (k, v) = (u64::from(self.config.key_dim), u64::from(self.config.value_dim));
+        let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
+        let kv_rows = tokens * u64::from(self.shape.kv_heads);
+        let o_rows = tokens * u64::from(self.shape.heads);
+        let blocks = u64::from(self.head_blocks());
+        let add_token = 2 * k * v + k;
+        let read =
+            2 * k * v + if self.config.normalization.eps().is_some() { 2 * k } else { 0 } + v;
+        let mut flops = blocks * kv_rows * add_token + o_rows * read;
+        if self.segments > 1 {
+            let again = u64::from(self.segment_len) * u64::from(self.segments - 1);
+            flops += again * (kv_rows / u64::from(self.shape.seq_len)) * add_token;
+            flops += (self.lens.mu + self.lens.nu) * u64::from(self.segments);
+        }
+        flops
+    }
+
+    pub(crate) fn scratch_mu(&self) -> Range<u64> {
+        self.scratch_mu.clone()
+    }
+
+    pub(crate) fn scratch_nu(&self) -> Range<u64> {
+        self.scratch_nu.clone()
+    }
+
+    /// Query heads that one workgroup serves.
+    pub(crate) fn head_tile(&self) -> u32 {
+        (self.shape.heads / self.shape.kv_heads).min(self.tuning.chunk_queries)
+    }
+
+    pub(crate) fn head_blocks(&self) -> u32 {
+        (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+    }
+
+    pub(crate) fn value_blocks(&self) -> u32 {
+        self.config.value_dim.div_ceil(self.tuning.columns())
+    }
+
+    /// Tokens of a chunk: as many as leave room for their query rows.
+    pub(crate) fn chunk_len(&self) -> u32 {
+        (self.tuning.chunk_queries / self.head_tile()).clamp(1, self.tuning.chunk_tokens)
+    }
+}
+
+/// Bytes of an f32, which every state is made of.
+pub(crate) const F32_SIZE: u64 = 4;
+
+/// Whether tensors are read sixteen bytes at a time.
+pub(crate) fn is_quads(config: &Config) -> bool {
+    config.key_dim.is_multiple_of(4) && config.value_dim.is_multiple_of(4)
+}
+
+/// A dispatch of `workgroups` of `threads` numbered threads each, laid along x and, where x
+/// is full, folded into y.
+fn fold(
+    stage: Stage,
+    workgroups: u64,
+    threads: u32,
+    limits: &wgpu::Limits,
+) -> Result<Dispatch, PlanError> {
+    let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
+    let x = workgroups.min(widest);
+    let y = workgroups.div_ceil(x);
+    let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(threads));
+    if y > widest || x * y > required {
+        return Err(PlanError::TooManyWorkgroups {
+            stage: stage.name(),
+            required,
+            actual: workgroups,
+        });
+    }
+    Ok(Dispatch { stage, workgroups: [x as u32, y as u32, 1] })
+}
+
+fn scratch(size: u64, len: u64) -> Result<u64, PlanError> {
+    let bytes = size.checked_mul(len).filter(|bytes| bytes / F32_SIZE <= u64::from(u32::MAX));
+    bytes.ok_or(PlanError::TooManyElements {
+        what: "scratch",
+        actual: len.saturating_mul(size) / F32_SIZE,
+    })
+}

@@ -1,0 +1,97 @@
+//! The CPU reference: the specification that runs.
+//!
+//! [`naive`] is the definition in f64, every weight written out; [`recurrent`] the same
+//! sums carried from token to token in f64; [`chunked`] mirrors the shaders in f32, stage
+//! by stage. They are written apart, so that each is a check on the others.
+
+mod chunked;
+mod naive;
+mod recurrent;
+
+pub use chunked::{chunked, chunked_with_plan, segment_output, segment_state, state_scan};
+pub use naive::naive;
+pub use recurrent::recurrent;
+
+use crate::{FeatureMap, Lens, Shape};
+
+/// What the f64 forms return, laid out as [`Output`](crate::Output).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output64 {
+    /// o `[B,T,H,V]`.
+    pub o: Vec<f64>,
+    /// The final mu `[N,G,F,V]`.
+    pub mu: Vec<f64>,
+    /// The final nu `[N,G,F]`.
+    pub nu: Vec<f64>,
+}
+
+impl Output64 {
+    fn zeros(lens: &Lens) -> Self {
+        Self {
+            o: vec![0.0; lens.o as usize],
+            mu: vec![0.0; lens.mu as usize],
+            nu: vec![0.0; lens.nu as usize],
+        }
+    }
+}
+
+/// φ(x) in f64.
+#[must_use]
+pub fn phi(map: FeatureMap, x: f64) -> f64 {
+    match map {
+        FeatureMap::Identity => x,
+        FeatureMap::Relu => x.max(0.0),
+        FeatureMap::Elu => {
+            if x >= 0.0 {
+                x + 1.0
+            } else {
+                x.exp()
+            }
+        }
+    }
+}
+
+/// Where rows of each tensor begin.
+#[derive(Clone, Copy)]
+struct Rows {
+    seq_len: usize,
+    heads: usize,
+    kv_heads: usize,
+}
+
+impl Rows {
+    fn new(shape: &Shape) -> Self {
+        Self {
+            seq_len: shape.seq_len as usize,
+            heads: shape.heads as usize,
+            kv_heads: shape.kv_heads as usize,
+        }
+    }
+
+    /// Row of sequence n, token t, query head h in q and o.
+    fn q(&self, n: usize, t: usize, h: usize) -> usize {
+        (n * self.seq_len + t) * self.heads + h
+    }
+
+    /// Row of sequence n, token t, key/value head g in k and v.
+    fn kv(&self, n: usize, t: usize, g: usize) -> usize {
+        (n * self.seq_len + t) * self.kv_heads + g
+    }
+
+    /// The key/value head that query head h reads.
+    fn kv_head(&self, h: usize) -> usize {
+        h / (self.heads / self.kv_heads)
+    }
+}
+
+/// s x / (s w + eps), or s x; 0 where the denominator is 0.
+fn normalized(config: &crate::Config, x: f64, weight: f64) -> f64 {
+    let scale = f64::from(config.scale);
+    match config.normalization.eps() {
+        None => scale * x,
+        Some(eps) => {
+            let denominator = scale * weight + f64::from(eps);
+            if denominator == 0.0 { 0.0 } else { scale * x / denominator }
+        }
+    }
+}

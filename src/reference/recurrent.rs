@@ -1,0 +1,68 @@
+//! The recurrence: mu and nu carried from token to token, in f64.
+
+use super::{Output64, Rows, normalized, phi};
+use crate::{Config, Error, Inputs, Shape};
+
+/// Linear attention as a recurrence, O(T):
+///
+/// `mu_i = mu_{i-1} + k'_i^T v_i`, `nu_i = nu_{i-1} + k'_i`,
+/// `o_i = s q'_i mu_i / (s q'_i . nu_i + eps)`
+///
+/// # Errors
+///
+/// A config, shape or inputs that no call would accept.
+pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output64, Error> {
+    config.validate()?;
+    let lens = shape.lens(config)?;
+    inputs.check(&lens)?;
+    let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
+    let rows = Rows::new(shape);
+    let map = |row: &[f32], to: &mut [f64]| {
+        for (to, x) in to.iter_mut().zip(row) {
+            *to = phi(config.feature_map, f64::from(*x));
+        }
+    };
+
+    let mut out = Output64::zeros(&lens);
+    if let Some(initial) = inputs.initial {
+        out.mu = initial.mu.iter().map(|x| f64::from(*x)).collect();
+        out.nu = initial.nu.iter().map(|x| f64::from(*x)).collect();
+    }
+    let (mut key, mut query) = (vec![0.0; key_dim], vec![0.0; key_dim]);
+    let mut sum = vec![0.0; value_dim];
+    for n in 0..shape.batch as usize {
+        for t in 0..rows.seq_len {
+            for g in 0..rows.kv_heads {
+                let state = n * rows.kv_heads + g;
+                let row = rows.kv(n, t, g);
+                map(&inputs.k[row * key_dim..][..key_dim], &mut key);
+                let value = &inputs.v[row * value_dim..][..value_dim];
+                for (f, k) in key.iter().enumerate() {
+                    out.nu[state * key_dim + f] += k;
+                    let mu = &mut out.mu[(state * key_dim + f) * value_dim..][..value_dim];
+                    for (mu, v) in mu.iter_mut().zip(value) {
+                        *mu += k * f64::from(*v);
+                    }
+                }
+            }
+            for h in 0..rows.heads {
+                let state = n * rows.kv_heads + rows.kv_head(h);
+                let row = rows.q(n, t, h);
+                map(&inputs.q[row * key_dim..][..key_dim], &mut query);
+                let mut weight = 0.0;
+                sum.fill(0.0);
+                for (f, q) in query.iter().enumerate() {
+                    weight += q * out.nu[state * key_dim + f];
+                    let mu = &out.mu[(state * key_dim + f) * value_dim..][..value_dim];
+                    for (sum, mu) in sum.iter_mut().zip(mu) {
+                        *sum += q * mu;
+                    }
+                }
+                for (o, x) in out.o[row * value_dim..][..value_dim].iter_mut().zip(&sum) {
+                    *o = normalized(config, *x, weight);
+                }
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,142 @@
+//! The harness: GPU against CPU on the caller's own device.
+//!
+//! Every case draws fresh inputs from a printed seed, fills outputs, scratch and final
+//! states with NaN, and compares the whole and each stage alone with f64. A result is
+//! right where its error is at most twice that of the f32 mirror, plus a floor of a few
+//! ulp of the largest number; no tolerance is invented.
+//!
+//! The tests, the program's `check` and an engine that wants to test a user's driver at
+//! start-up all call [`run`].
+
+mod case;
+mod compare;
+mod device;
+mod mutation;
+
+pub use case::{Case, cases};
+pub use compare::{FLOOR_ULP, Row};
+pub use mutation::Mutation;
+
+use crate::{ConfigError, LinearAttention, Options as AttentionOptions, ShaderChecks, Tuning};
+
+/// What a run covers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Where the inputs come from; printed, so that a failure can be repeated.
+    pub seed: u64,
+    /// Whether shaders check themselves.
+    pub checks: ShaderChecks,
+    /// Only the cases whose name contains this.
+    pub filter: Option<String>,
+    /// Sizes for every case, where the device allows them; what the library chooses if `None`.
+    pub tuning: Option<Tuning>,
+    /// A shader made wrong on purpose: the report must then fail.
+    pub mutation: Option<Mutation>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 0x5EED,
+            checks: ShaderChecks::default(),
+            filter: None,
+            tuning: None,
+            mutation: None,
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The seed it ran with.
+    pub seed: u64,
+    /// A row a case, stage and tensor.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// Whether anything was compared and all of it held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
+    }
+}
+
+/// Cases that a run with these options has, for a progress bar.
+#[must_use]
+pub fn case_count(options: &Options) -> usize {
+    chosen(options).count()
+}
+
+/// Runs the cases and returns what was found. Blocks until the device is done.
+#[must_use]
+pub fn run(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Report {
+    run_with(device, queue, options, &mut |_| {})
+}
+
+/// The same, calling `on_row` with each row as it is found.
+pub fn run_with(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let mut report = Report { seed: options.seed, rows: Vec::new() };
+    let mut compiled: Vec<LinearAttention> = Vec::new();
+    for case in chosen(options) {
+        let rows = match attention(device, options, &case, &mut compiled) {
+            Ok((attention, tuning)) => {
+                device::check(device, queue, attention, &tuning, &case, options.seed)
+            }
+            Err(error) => vec![Row::failed(&case, "whole", error.to_string())],
+        };
+        for row in rows {
+            on_row(&row);
+            report.rows.push(row);
+        }
+        if options.mutation.is_some() && !report.passed() {
+            break; // caught: the rest would only repeat it
+        }
+    }
+    report
+}
+
+fn chosen(options: &Options) -> impl Iterator<Item = Case> {
+    let filter = options.filter.clone().unwrap_or_default();
+    cases().into_iter().filter(move |case| case.name.contains(&filter))
+}
+
+/// The pipelines of a case, compiled once for all cases that share them.
+fn attention<'a>(
+    device: &wgpu::Device,
+    options: &Options,
+    case: &Case,
+    compiled: &'a mut Vec<LinearAttention>,
+) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
+    let limits = device.limits();
+    let fits = |tuning: &Tuning| tuning.check(&case.config, &limits).is_ok();
+    let mut tuning = match options.tuning.filter(fits) {
+        Some(tuning) => tuning,
+        None => Tuning::new(&case.config, &limits, device.adapter_info().device_type)?,
+    };
+    case.cut(&mut tuning);
+    let is_it =
+        |a: &LinearAttention| *a.config() == case.config && a.tuning().compiles_like(&tuning);
+    if let Some(index) = compiled.iter().position(is_it) {
+        return Ok((&compiled[index], tuning));
+    }
+    let attention_options =
+        AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
+    let attention =
+        LinearAttention::with_shaders(device, case.config, &attention_options, |stage, wgsl| {
+            match options.mutation {
+                Some(mutation) => mutation.edit(stage, wgsl),
+                None => wgsl,
+            }
+        })?;
+    compiled.push(attention);
+    Ok((&compiled[compiled.len() - 1], tuning))
+}

@@ -1,0 +1,124 @@
+//! The table of cases, and their inputs.
+
+use crate::{Config, FeatureMap, Inputs, Lens, Normalization, Shape, StateSlices, Tuning};
+
+/// One problem of the harness.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Case {
+    /// A readable id, which a filter and a failure name.
+    pub name: &'static str,
+    /// What is compiled.
+    pub config: Config,
+    /// What is computed.
+    pub shape: Shape,
+    /// Whether it starts from a state.
+    pub initial: bool,
+    /// Segments each sequence is cut into; 0 leaves it to the plan.
+    pub segments: u32,
+}
+
+/// Every case, hostile shapes among them.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    use FeatureMap::{Elu, Identity, Relu};
+    let sum = Normalization::default();
+    let case = |name, [b, t, h, g, k, v]: [u32; 6], map, normalization, initial, segments| {
+        let mut config = Config::new(k, v);
+        config.feature_map = map;
+        config.normalization = normalization;
+        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        Case { name, config, shape, initial, segments }
+    };
+    let none = Normalization::None;
+    let mut cases = vec![
+        // name, [B, T, H, G, K, V], map, normalisation, initial state, segments
+        case("one-token", [1, 1, 1, 1, 64, 64], Elu, sum, false, 0),
+        case("one-token-state", [2, 1, 4, 4, 64, 64], Elu, sum, true, 0),
+        case("t63", [1, 63, 2, 2, 64, 64], Elu, sum, false, 1),
+        case("t64-state", [1, 64, 2, 2, 64, 64], Elu, sum, true, 1),
+        case("t65-segments", [1, 65, 2, 2, 64, 64], Elu, sum, false, 3),
+        case("t1000-segments-state", [2, 1000, 2, 2, 64, 64], Elu, sum, true, 7),
+        case("grouped", [2, 130, 8, 2, 64, 64], Elu, sum, true, 2),
+        case("one-kv-head", [1, 37, 20, 1, 64, 64], Elu, sum, true, 2),
+        case("plain", [1, 100, 2, 2, 64, 64], Elu, none, true, 2),
+        case("identity-plain", [1, 100, 2, 2, 64, 64], Identity, none, true, 3),
+        case("relu", [1, 129, 2, 2, 64, 64], Relu, sum, false, 2),
+        case("k60-v36", [1, 77, 3, 3, 60, 36], Elu, sum, true, 2),
+        case("k1-v1", [3, 50, 2, 1, 1, 1], Elu, sum, true, 3),
+        case("k3-v5", [2, 67, 2, 2, 3, 5], Elu, sum, true, 2),
+        case("k17-v33", [1, 66, 2, 2, 17, 33], Elu, sum, true, 4),
+        case("k32-v128", [1, 70, 2, 2, 32, 128], Elu, sum, false, 2),
+        case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
+        case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
+        case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
+        case("many-heads", [3, 9, 70, 35, 16, 16], Elu, sum, true, 1),
+        case("long", [1, 16_500, 1, 1, 32, 32], Elu, sum, false, 0),
+    ];
+    // eps that weighs as much as the weights, and a scale other than 1.
+    let mut large_eps = case("large-eps-scale", [1, 33, 2, 2, 64, 64], Relu, none, false, 2);
+    large_eps.config.normalization = Normalization::Sum { eps: 50.0 };
+    large_eps.config.scale = 0.125;
+    cases.push(large_eps);
+    cases
+}
+
+impl Case {
+    /// Sets the tuning so that the plan has the segments that the case asks for.
+    pub(crate) fn cut(&self, tuning: &mut Tuning) {
+        if self.segments > 0 {
+            tuning.min_segment_len = u32::MAX;
+            tuning.max_segment_len = self.shape.seq_len.div_ceil(self.segments);
+        }
+    }
+
+    /// Inputs of the case, the same for the same seed.
+    pub(crate) fn draw(&self, seed: u64, lens: &Lens) -> Drawn {
+        // FNV-1a of the name, so that no two cases share numbers.
+        let hash = self.name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        let mut random = Random(seed ^ hash);
+        let mut draw = |len: u64| (0..len).map(|_| random.normal()).collect::<Vec<f32>>();
+        let (q, k, v) = (draw(lens.q), draw(lens.k), draw(lens.v));
+        // nu is a sum of features, which are positive for the maps that are normalised.
+        let initial = self.initial.then(|| {
+            let nu = draw(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
+            (draw(lens.mu), nu)
+        });
+        Drawn { q, k, v, initial }
+    }
+}
+
+/// The inputs of a case.
+pub(crate) struct Drawn {
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) initial: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Drawn {
+    pub(crate) fn inputs(&self) -> Inputs<'_> {
+        let initial = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
+        Inputs { q: &self.q, k: &self.k, v: &self.v, initial }
+    }
+}
+
+/// splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) as u32 as f32 / u32::MAX as f32
+    }
+
+    /// Twelve uniform numbers minus six: near enough to normal, and within ±6.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
+    }
+}

@@ -1,0 +1,83 @@
+//! The tolerance rule, and what it says of one tensor.
+
+use super::Case;
+
+/// How far one tensor of one case is off.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Row {
+    /// The case's name.
+    pub case: String,
+    /// `whole`, or the stage that ran alone.
+    pub stage: &'static str,
+    /// The tensor compared.
+    pub tensor: &'static str,
+    /// The device's largest absolute error against f64; infinite where a number is missing.
+    pub error: f64,
+    /// The same of the f32 mirror.
+    pub mirror_error: f64,
+    /// The largest error that passes: twice the mirror's, plus [`FLOOR_ULP`] ulp of the
+    /// largest number.
+    pub bound: f64,
+    /// `error / bound`.
+    pub ratio: f64,
+    /// Whether the error is within the bound.
+    pub passed: bool,
+    /// Why there was nothing to compare, empty otherwise.
+    pub message: String,
+}
+
+/// Ulp of the largest number that pass in any case: drivers may round `exp` and division
+/// differently by this much.
+pub const FLOOR_ULP: f64 = 8.0;
+
+impl Row {
+    pub(crate) fn new(
+        case: &Case,
+        stage: &'static str,
+        tensor: &'static str,
+        truth: &[f64],
+        mirror: &[f32],
+        found: &[f32],
+    ) -> Self {
+        let error = largest_error(truth, found);
+        let mirror_error = largest_error(truth, mirror);
+        let largest = truth.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        let bound = 2.0 * mirror_error + FLOOR_ULP * f64::from(f32::EPSILON) * largest;
+        Self {
+            case: case.name.to_owned(),
+            stage,
+            tensor,
+            error,
+            mirror_error,
+            bound,
+            ratio: if bound > 0.0 { error / bound } else { 0.0 },
+            passed: error <= bound,
+            message: String::new(),
+        }
+    }
+
+    pub(crate) fn failed(case: &Case, stage: &'static str, message: String) -> Self {
+        Self {
+            case: case.name.to_owned(),
+            stage,
+            tensor: "",
+            error: f64::INFINITY,
+            mirror_error: 0.0,
+            bound: 0.0,
+            ratio: f64::INFINITY,
+            passed: false,
+            message,
+        }
+    }
+}
+
+fn largest_error(truth: &[f64], found: &[f32]) -> f64 {
+    if truth.len() != found.len() {
+        return f64::INFINITY;
+    }
+    truth.iter().zip(found).fold(0.0, |largest: f64, (truth, found)| {
+        let error = (truth - f64::from(*found)).abs();
+        if error.is_nan() { f64::INFINITY } else { largest.max(error) }
+    })
+}

@@ -1,0 +1,97 @@
+//! Shaders made wrong on purpose: the proof that the harness can fail.
+
+use std::borrow::Cow;
+
+use crate::Stage;
+
+/// A mistake that a kernel could have and the harness must catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mutation {
+    /// A token does not see itself.
+    MaskOffByOne,
+    /// eps is not added.
+    EpsDropped,
+    /// A last chunk with fewer tokens is left out.
+    LastChunkSkipped,
+    /// A segment starts from zero.
+    StateNotCarried,
+    /// The output is not divided.
+    NormalizerForgotten,
+    /// Padding is masked before the map, where φ(0) = 1 undoes it.
+    MaskedBeforePhi,
+    /// The scan of the segments' states leaves the initial state out.
+    ScanWithoutInitial,
+}
+
+impl Mutation {
+    /// Every mistake.
+    pub const ALL: [Mutation; 7] = [
+        Self::MaskOffByOne,
+        Self::EpsDropped,
+        Self::LastChunkSkipped,
+        Self::StateNotCarried,
+        Self::NormalizerForgotten,
+        Self::MaskedBeforePhi,
+        Self::ScanWithoutInitial,
+    ];
+
+    /// The stage it is made in, the text it replaces, and the text in its place.
+    #[must_use]
+    pub fn text(self) -> (Stage, &'static str, &'static str) {
+        match self {
+            Self::MaskOffByOne => (
+                Stage::SegmentOutput,
+                "add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));",
+                "if (token > 0u) { add_outer(&mu, features_of(token - 1u, feature_thread), \
+                 values_of(token - 1u, column_thread)); }",
+            ),
+            Self::EpsDropped => (Stage::SegmentOutput, "SCALE * sum + EPS", "SCALE * sum"),
+            Self::LastChunkSkipped => (
+                Stage::SegmentOutput,
+                "first < place.end; first",
+                "first + params.chunk_len <= place.end; first",
+            ),
+            Self::StateNotCarried => (
+                Stage::SegmentOutput,
+                "start_tile(start, first_feature_quad, first_value_quad)",
+                "Tile()",
+            ),
+            Self::NormalizerForgotten => {
+                (Stage::SegmentOutput, "if (NORMALIZE)", "if (NORMALIZE && false)")
+            }
+            Self::MaskedBeforePhi => (
+                Stage::SegmentOutput,
+                "select(vec4<f32>(0.0), phi(x), feature < vec4<u32>(KEY_DIM))",
+                "phi(select(vec4<f32>(0.0), x, feature < vec4<u32>(KEY_DIM)))",
+            ),
+            Self::ScanWithoutInitial => {
+                (Stage::StateScan, "sum = start_mu[n * mu_len + element];", "sum = Element();")
+            }
+        }
+    }
+
+    pub(crate) fn edit(self, stage: Stage, wgsl: Cow<'static, str>) -> Cow<'static, str> {
+        let (edited, from, to) = self.text();
+        if stage == edited { Cow::Owned(wgsl.replace(from, to)) } else { wgsl }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+mod tests {
+    use super::Mutation;
+    use crate::{Config, Tuning};
+
+    #[test]
+    fn each_mutation_edits_one_place() {
+        let config = Config::new(64, 64);
+        let tuning =
+            Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
+        for mutation in Mutation::ALL {
+            let (stage, from, _) = mutation.text();
+            let wgsl = stage.wgsl(&config, &tuning);
+            assert_eq!(wgsl.matches(from).count(), 1, "{mutation:?}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The adapters of this machine, each with one device that all trials share.
+
+use linear_attention::wgpu;
+
+/// A device and where it came from.
+pub(crate) struct Gpu {
+    /// `name (backend)`, which trials are called by.
+    pub(crate) name: String,
+    /// The device, with the adapter's own limits.
+    pub(crate) device: wgpu::Device,
+    /// Its queue.
+    pub(crate) queue: wgpu::Queue,
+}
+
+/// A device of every adapter that can run compute shaders; why not, for each other.
+pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let (mut found, mut skipped) = (Vec::new(), Vec::new());
+    for adapter in adapters {
+        let info = adapter.get_info();
+        let name = format!("{} ({})", info.name, info.backend);
+        let device = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("linear_attention.tests"),
+            required_limits: adapter.limits(),
+            ..wgpu::DeviceDescriptor::default()
+        }));
+        match device {
+            Ok((device, queue)) => found.push(Gpu { name, device, queue }),
+            Err(error) => skipped.push(format!("{name}: {error}")),
+        }
+    }
+    (found, skipped)
+}

@@ -1,0 +1,131 @@
+//! The harness on every adapter of this machine: one trial a case and adapter.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+
+mod common;
+mod gpu_tests;
+
+use std::sync::{Arc, OnceLock};
+
+use common::Gpu;
+use libtest_mimic::{Arguments, Failed, Trial};
+use linear_attention::verify::{self, Mutation, Options, Report};
+use linear_attention::{Config, ShaderChecks, Tile, Tuning};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let (gpus, skipped) = common::gpus();
+    for why in &skipped {
+        eprintln!("SKIPPED {why}");
+    }
+    if gpus.is_empty() {
+        let required = std::env::var_os("LINEAR_ATTENTION_REQUIRE_GPU").is_some_and(|v| v == "1");
+        eprintln!(
+            "NO ADAPTER FOUND: no GPU test was run. On Debian: apt-get install mesa-vulkan-drivers"
+        );
+        std::process::exit(i32::from(required));
+    }
+    let trials = gpus.into_iter().flat_map(|gpu| trials(&Arc::new(gpu))).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    // A software device compiles slowly, so a run's pipelines serve all its cases: the
+    // first trial of a run makes the report, the others read their rows.
+    let mut add_run = |kind: &str, options: Options| {
+        let report = Arc::new(OnceLock::new());
+        for case in verify::cases() {
+            let (gpu, report, options) = (Arc::clone(gpu), Arc::clone(&report), options.clone());
+            let name = format!("{}::{kind}::{}", gpu.name, case.name);
+            trials.push(Trial::test(name, move || {
+                let report = report.get_or_init(|| verify::run(&gpu.device, &gpu.queue, &options));
+                held(report, case.name)
+            }));
+        }
+    };
+    let with = |edit: &dyn Fn(&mut Options)| {
+        let mut options = Options::default();
+        options.seed = seed();
+        edit(&mut options);
+        options
+    };
+    add_run("checked", with(&|o| o.checks = ShaderChecks::Checked));
+    add_run("unchecked", with(&|o| o.checks = ShaderChecks::Unchecked));
+    let other = |tile| move |o: &mut Options| o.tuning = Some(other_tile(tile));
+    let config = Config::new(64, 64);
+    let first =
+        Tuning::new(&config, &gpu.device.limits(), gpu.device.adapter_info().device_type).unwrap();
+    let tile = if first.tile == Tile::F16V4 { Tile::F32V16 } else { Tile::F16V4 };
+    add_run("other-tile", with(&other(tile)));
+
+    for mutation in Mutation::ALL {
+        let gpu = Arc::clone(gpu);
+        trials.push(Trial::test(format!("{}::caught::{mutation:?}", gpu.name), move || {
+            let mut options = Options::default();
+            options.mutation = Some(mutation);
+            // The case that the mistake shows in; each is compiled anew.
+            options.filter = Some(
+                match mutation {
+                    Mutation::EpsDropped => "large-eps",
+                    Mutation::StateNotCarried => "t64-state",
+                    Mutation::MaskedBeforePhi => "k60",
+                    Mutation::ScanWithoutInitial => "t1000",
+                    _ => "t63",
+                }
+                .to_owned(),
+            );
+            let report = verify::run(&gpu.device, &gpu.queue, &options);
+            let compared = report.rows.iter().all(|row| row.message.is_empty());
+            if report.passed() || report.rows.is_empty() || !compared {
+                return Err(Failed::from("a wrong shader was not caught by its result"));
+            }
+            Ok(())
+        }));
+    }
+    trials.extend(gpu_tests::trials(gpu));
+    trials
+}
+
+/// Narrow workgroups and short chunks with the tile that is not the device's own.
+fn other_tile(tile: Tile) -> Tuning {
+    let limits = linear_attention::wgpu::Limits::default();
+    let mut tuning =
+        Tuning::new(&Config::new(64, 64), &limits, linear_attention::wgpu::DeviceType::Other)
+            .unwrap();
+    tuning.tile = tile;
+    tuning.column_threads = 1;
+    tuning.chunk_tokens = 3;
+    tuning.chunk_queries = 5;
+    tuning
+}
+
+/// A seed of the day's, unless one is given to repeat a failure.
+fn seed() -> u64 {
+    let given = std::env::var("LINEAR_ATTENTION_SEED").ok().and_then(|s| s.parse().ok());
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(1, |since| since.as_secs())
+    };
+    given.unwrap_or_else(now)
+}
+
+fn held(report: &Report, case: &str) -> Result<(), Failed> {
+    let rows: Vec<_> = report.rows.iter().filter(|row| row.case == case).collect();
+    if rows.is_empty() {
+        return Err(Failed::from("the harness has no row of this case"));
+    }
+    let failed: Vec<_> = rows
+        .iter()
+        .filter(|row| !row.passed)
+        .map(|r| {
+            format!(
+                "{} {}: error {:e}, mirror's {:e}, {:.2} of the bound {}",
+                r.stage, r.tensor, r.error, r.mirror_error, r.ratio, r.message
+            )
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::from(format!("seed {}\n{}", report.seed, failed.join("\n"))))
+}

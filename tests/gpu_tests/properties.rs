@@ -1,0 +1,173 @@
+//! Properties that need no golden value.
+
+use libtest_mimic::Failed;
+use linear_attention::{Inputs, LinearAttention, Output, Shape};
+
+use super::Test;
+use crate::common::Gpu;
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("property::cut_anywhere", cut_anywhere),
+    ("property::changing_a_token_changes_nothing_before_it", causal),
+    ("property::constant_v_gives_that_constant", constant_v),
+    ("property::zero_features_give_zero", zero_features),
+    ("property::permuted_batch_permutes_the_output", permuted_batch),
+    ("property::same_bits_every_time", same_bits),
+    ("property::nan_stays_in_its_sequence", nan_stays),
+    ("property::async_without_a_thread", async_path),
+];
+
+const D: usize = 16;
+
+/// Numbers that repeat with no period in sight, between -2 and 2.
+pub(crate) fn numbers(len: usize, salt: u32) -> Vec<f32> {
+    (0..len as u32)
+        .map(|i| {
+            let x = (i ^ salt.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B);
+            ((x ^ (x >> 15)).wrapping_mul(0xC2B2_AE35) >> 8) as f32 / (1 << 22) as f32 - 2.0
+        })
+        .collect()
+}
+
+fn run(
+    gpu: &Gpu,
+    a: &LinearAttention,
+    shape: &Shape,
+    inputs: Inputs<'_>,
+) -> Result<Output, Failed> {
+    a.run(&gpu.device, &gpu.queue, shape, inputs).map_err(Failed::from)
+}
+
+pub(crate) fn close(name: &str, a: &[f32], b: &[f32]) -> Result<(), Failed> {
+    let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let far = a.iter().zip(b).position(|(x, y)| (x - y).abs() > 4e-6 * largest || y.is_nan());
+    match far {
+        Some(i) => Err(Failed::from(format!("{name}[{i}]: {} and {}", a[i], b[i]))),
+        None if a.len() == b.len() => Ok(()),
+        None => Err(Failed::from(format!("{name}: {} and {} elements", a.len(), b.len()))),
+    }
+}
+
+fn cut_anywhere(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let t = 75;
+    let (q, k, v) = (numbers(t * D, 1), numbers(t * D, 2), numbers(t * D, 3));
+    let whole = run(gpu, a, &Shape::new(1, t as u32, 1), Inputs::new(&q, &k, &v))?;
+    for cut in [1, 7, 8, 9, 16, 17, 64, 74] {
+        let at = cut * D;
+        let first = Inputs::new(&q[..at], &k[..at], &v[..at]);
+        let first = run(gpu, a, &Shape::new(1, cut as u32, 1), first)?;
+        let second = Inputs::new(&q[at..], &k[at..], &v[at..]).with_initial(&first.mu, &first.nu);
+        let second = run(gpu, a, &Shape::new(1, (t - cut) as u32, 1), second)?;
+        close("o", &whole.o, &[first.o, second.o].concat())?;
+        close("mu", &whole.mu, &second.mu)?;
+        close("nu", &whole.nu, &second.nu)?;
+    }
+    Ok(())
+}
+
+fn causal(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let t = 50;
+    let shape = Shape::new(1, t as u32, 1);
+    let (q, k, v) = (numbers(t * D, 1), numbers(t * D, 2), numbers(t * D, 3));
+    let before = run(gpu, a, &shape, Inputs::new(&q, &k, &v))?;
+    for token in [1, 15, 16, 33, 49] {
+        let (mut q2, mut k2, mut v2) = (q.clone(), k.clone(), v.clone());
+        for x in [&mut q2, &mut k2, &mut v2] {
+            x[token * D..(token + 1) * D].fill(1.5);
+        }
+        let after = run(gpu, a, &shape, Inputs::new(&q2, &k2, &v2))?;
+        let same =
+            before.o[..token * D].iter().zip(&after.o).all(|(x, y)| x.to_bits() == y.to_bits());
+        if !same {
+            return Err(Failed::from(format!("token {token} reached back")));
+        }
+        if before.o[token * D..] == after.o[token * D..] {
+            return Err(Failed::from(format!("token {token} does not see itself")));
+        }
+    }
+    Ok(())
+}
+
+fn constant_v(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let t = 40;
+    let (q, k, v) = (numbers(t * D, 1), numbers(t * D, 2), vec![0.75; t * D]);
+    let out = run(gpu, a, &Shape::new(1, t as u32, 1), Inputs::new(&q, &k, &v))?;
+    // eps takes a little away: as much as eps against the smallest weight.
+    match out.o.iter().find(|o| (*o - 0.75).abs() > 1e-5) {
+        Some(o) => Err(Failed::from(format!("{o} for 0.75"))),
+        None => Ok(()),
+    }
+}
+
+fn zero_features(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let mut config = linear_attention::Config::new(D as u32, D as u32);
+    config.feature_map = linear_attention::FeatureMap::Relu;
+    config.normalization = linear_attention::Normalization::Sum { eps: 0.0 };
+    let a = LinearAttention::new(&gpu.device, config)?;
+    let t = 20;
+    let (q, v) = (vec![-1.0; t * D], numbers(t * D, 3));
+    let out = run(gpu, &a, &Shape::new(1, t as u32, 1), Inputs::new(&q, &q, &v))?;
+    if out.o.iter().all(|o| *o == 0.0) { Ok(()) } else { Err(Failed::from("no zero")) }
+}
+
+fn permuted_batch(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let (t, shape) = (30 * D, Shape::new(2, 30, 1));
+    let tensors = [1, 2, 3].map(|salt| numbers(2 * t, salt));
+    let swapped = tensors.clone().map(|x| [&x[t..], &x[..t]].concat());
+    let [q, k, v] = &tensors;
+    let one = run(gpu, a, &shape, Inputs::new(q, k, v))?;
+    let [q, k, v] = &swapped;
+    let other = run(gpu, a, &shape, Inputs::new(q, k, v))?;
+    let back = [&other.o[t..], &other.o[..t]].concat();
+    if one.o == back { Ok(()) } else { Err(Failed::from("sequences are not apart")) }
+}
+
+fn same_bits(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let shape = Shape::new(1, 300, 2);
+    let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * D, salt));
+    let first = run(gpu, a, &shape, Inputs::new(&q, &k, &v))?;
+    for _ in 0..10 {
+        if run(gpu, a, &shape, Inputs::new(&q, &k, &v))? != first {
+            return Err(Failed::from("another run, other bits"));
+        }
+    }
+    Ok(())
+}
+
+fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    // Host slices are refused when they are not finite, so the buffers are bound by hand.
+    let t = 20 * D;
+    let shape = Shape::new(2, 20, 1);
+    let [q, k, mut v] = [1, 2, 3].map(|salt| numbers(2 * t, salt));
+    let clean = run(gpu, a, &shape, Inputs::new(&q, &k, &v))?;
+    v[3 * D] = f32::NAN;
+    let refused = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v));
+    if !matches!(refused, Err(linear_attention::Error::NonFinite { tensor: "v", index: 48, .. })) {
+        return Err(Failed::from(format!("{refused:?}")));
+    }
+    let out = super::binding::run_bound(gpu, a, &shape, [&q, &k, &v])?;
+    if out[3 * D..t].iter().all(|o| o.is_finite()) {
+        return Err(Failed::from("the NaN did not arrive"));
+    }
+    if out[..3 * D] != clean.o[..3 * D] || out[t..] != clean.o[t..] {
+        return Err(Failed::from("the NaN left its sequence or went back in time"));
+    }
+    Ok(())
+}
+
+fn async_path(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let shape = Shape::new(1, 40, 1);
+    let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * D, salt));
+    let inputs = Inputs::new(&q, &k, &v);
+    let blocking = run(gpu, a, &shape, inputs)?;
+    let future = a.run_async(&gpu.device, &gpu.queue, &shape, inputs);
+    if pollster::block_on(future)? != blocking {
+        return Err(Failed::from("another result"));
+    }
+    // A future that is dropped half-way leaves nothing behind that the next call notices.
+    drop(a.run_async(&gpu.device, &gpu.queue, &shape, inputs));
+    if run(gpu, a, &shape, inputs)? != blocking {
+        return Err(Failed::from("a dropped future was noticed"));
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Config, Shape and Plan: arithmetic that refuses rather than wraps.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use linear_attention::wgpu::{DeviceType, Limits};
+use linear_attention::{
+    Config, ConfigError, FeatureMap, Normalization, Plan, PlanError, Shape, Stage, Tile, Tuning,
+};
+use proptest::prelude::*;
+
+fn plan(config: &Config, shape: &Shape) -> Result<Plan, PlanError> {
+    Plan::new(config, shape, &Limits::default())
+}
+
+#[test]
+fn configs_out_of_range_are_refused() {
+    let mut config = Config::new(0, 8);
+    assert_eq!(config.validate(), Err(ConfigError::Dim { what: "key_dim", actual: 0 }));
+    config = Config::new(8, 257);
+    assert_eq!(config.validate(), Err(ConfigError::Dim { what: "value_dim", actual: 257 }));
+    config = Config::new(8, 8);
+    config.scale = f32::NAN;
+    assert_eq!(config.validate(), Err(ConfigError::Scale { actual: "NaN".to_owned() }));
+    config.scale = 1.0;
+    config.normalization = Normalization::Sum { eps: -1.0 };
+    assert_eq!(config.validate(), Err(ConfigError::Eps { actual: "-1".to_owned() }));
+    config.normalization = Normalization::default();
+    config.feature_map = FeatureMap::Identity;
+    assert_eq!(config.validate(), Err(ConfigError::SignedSum { feature_map: "identity" }));
+    config.normalization = Normalization::SignedSum { eps: 1e-6 };
+    assert_eq!(config.validate(), Ok(()));
+}
+
+#[test]
+fn shapes_out_of_range_are_refused() {
+    let config = Config::new(64, 64);
+    let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
+    assert_eq!(refused(Shape::new(0, 1, 1)), PlanError::Zero { what: "batch" });
+    assert_eq!(refused(Shape::new(1, 0, 1)), PlanError::Zero { what: "seq_len" });
+    assert_eq!(refused(Shape::new(1, 1, 0)), PlanError::Zero { what: "heads" });
+    assert_eq!(refused(Shape::new(1, 1, 1).with_kv_heads(0)), PlanError::Zero { what: "kv_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 6).with_kv_heads(4)),
+        PlanError::Heads { heads: 6, kv_heads: 4 }
+    );
+    assert_eq!(
+        refused(Shape::new(1, 1 << 26, 1)),
+        PlanError::TooManyElements { what: "q", actual: 1 << 32 }
+    );
+    assert_eq!(
+        refused(Shape::new(u32::MAX, u32::MAX, u32::MAX)),
+        PlanError::TooManyElements { what: "q", actual: u64::MAX }
+    );
+    // 256 bytes a token: 2^19 tokens fill the default binding of 128 MiB.
+    let error = refused(Shape::new(3, 1 << 18, 1));
+    let expected = PlanError::TooLarge {
+        what: "q",
+        required: 128 << 20,
+        actual: 192 << 20,
+        largest_batch: Some(2),
+    };
+    assert_eq!(error, expected);
+    assert!(error.to_string().ends_with("batch = 2 fits"), "{error}");
+}
+
+#[test]
+fn limits_too_small_are_refused() {
+    let limits = Limits { max_compute_workgroup_storage_size: 256, ..Limits::default() };
+    let error = Plan::new(&Config::new(64, 64), &Shape::new(1, 1, 1), &limits).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PlanError::Config(ConfigError::Limit {
+                what: "max_compute_workgroup_storage_size",
+                actual: 256,
+                ..
+            })
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn one_segment_moves_every_tensor_once() {
+    let config = Config::new(64, 64);
+    let shape = Shape::new(1, 100, 3);
+    let plan = plan(&config, &shape).unwrap();
+    assert_eq!(plan.segments(), 1);
+    assert_eq!(plan.scratch_size(), 0);
+    assert_eq!(plan.dispatches().len(), 1);
+    assert_eq!(plan.dispatches()[0].stage, Stage::SegmentOutput);
+    assert_eq!(plan.bytes_moved(), 4 * 100 * 3 * (64 + 64 + 64 + 64));
+    assert_eq!(plan.flops(), 100 * 3 * (4 * 64 * 64 + 64 + 2 * 64 + 64));
+}
+
+#[test]
+fn more_segments_move_k_and_v_once_more() {
+    let config = Config::new(64, 64);
+    let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
+    let mut cut = tuning;
+    cut.max_segment_len = 25;
+    let plan =
+        Plan::with_tuning(&config, &Shape::new(1, 100, 2), &Limits::default(), &cut).unwrap();
+    assert_eq!((plan.segments(), plan.segment_len()), (4, 25));
+    let state = 2 * (64 * 64 + 64);
+    assert_eq!(plan.scratch_size(), 4 * 4 * state);
+    let tokens = 4 * 100 * 2 * 256;
+    let again = 4 * 75 * 2 * 128;
+    // Three states written, three read and four written by the scan, four read.
+    assert_eq!(plan.bytes_moved(), tokens + again + 4 * state * 14);
+    assert_eq!(plan.dispatches().iter().map(|d| d.stage).collect::<Vec<_>>(), Stage::ALL);
+}
+
+#[test]
+fn every_width_gets_a_plan_at_the_default_limits() {
+    for k in 1..=256 {
+        for v in [1, 3, 4, 16, 33, 64, 100, 128, 255, 256] {
+            for device_type in [DeviceType::Other, DeviceType::Cpu] {
+                let config = Config::new(k, v);
+                let tuning = Tuning::new(&config, &Limits::default(), device_type).unwrap();
+                assert!(tuning.workgroup_memory(&config) <= 16 << 10, "{k} {v}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_with_more_memory_uses_more() {
+    let config = Config::new(128, 128);
+    let large = Limits { max_compute_workgroup_storage_size: 48 << 10, ..Limits::default() };
+    let small = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
+    let large = Tuning::new(&config, &large, DeviceType::Other).unwrap();
+    assert!(large.workgroup_memory(&config) > small.workgroup_memory(&config));
+    assert_eq!(small.tile, Tile::F16V4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// A plan or an error, never a panic; and what a plan covers is what was asked.
+    #[test]
+    fn any_numbers(
+        b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
+        workgroups in size(), least in size(), most in size(), loops in size(),
+    ) {
+        let config = Config::new(k, v);
+        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        let limits = Limits::default();
+        let _ = Plan::new(&config, &shape, &limits);
+        if let Ok(mut tuning) = Tuning::new(&config, &limits, DeviceType::Cpu) {
+            tuning.workgroups = workgroups;
+            tuning.min_segment_len = least;
+            tuning.max_segment_len = most;
+            tuning.max_loop_iterations = loops;
+            if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
+                let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
+                prop_assert!(covered >= u64::from(t));
+                prop_assert!(covered - u64::from(plan.segment_len()) < u64::from(t));
+                for dispatch in plan.dispatches() {
+                    prop_assert!(dispatch.workgroups.iter().all(|n| (1..=65_535).contains(n)));
+                }
+                let _ = (plan.bytes_moved(), plan.flops());
+            }
+        }
+    }
+}
+
+fn size() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..70, 1u32..5000, any::<u32>(), Just(u32::MAX)]
+}

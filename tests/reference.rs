@@ -1,0 +1,185 @@
+//! The three references against each other, a worked example, and properties.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use approx::{assert_abs_diff_eq, assert_relative_eq};
+use linear_attention::reference::{chunked, naive, recurrent};
+use linear_attention::{Config, Error, FeatureMap, Inputs, Normalization, Shape};
+use proptest::prelude::*;
+
+/// docs/algorithm.md, "A worked example": relu, K = 2, V = 1, T = 3.
+#[test]
+fn worked_example() {
+    let mut config = Config::new(2, 1);
+    config.feature_map = FeatureMap::Relu;
+    let q = [1.0, 2.0, 3.0, -1.0, 2.0, 1.0];
+    let k = [1.0, -2.0, 2.0, 1.0, -1.0, 3.0];
+    let v = [1.0, 10.0, -4.0];
+    let shape = Shape::new(1, 3, 1);
+    let inputs = Inputs::new(&q, &k, &v);
+    for (normalization, o) in [
+        (Normalization::None, [1.0, 63.0, 40.0]),
+        (Normalization::Sum { eps: 0.0 }, [1.0, 7.0, 4.0]),
+    ] {
+        config.normalization = normalization;
+        for out in
+            [naive(&config, &shape, inputs).unwrap(), recurrent(&config, &shape, inputs).unwrap()]
+        {
+            assert_eq!(out.o, o);
+            assert_eq!(out.mu, [21.0, -2.0]);
+            assert_eq!(out.nu, [3.0, 4.0]);
+        }
+        assert_eq!(chunked(&config, &shape, inputs).unwrap().o, o.map(|o| o as f32));
+    }
+}
+
+#[test]
+fn elu_plus_one_does_not_cancel() {
+    let mut config = Config::new(1, 1);
+    config.normalization = Normalization::None;
+    // elu(-20) + 1 in f32 is 0; exp(-20) is not.
+    let out = chunked(&config, &Shape::new(1, 1, 1), Inputs::new(&[0.0], &[-20.0], &[1.0]));
+    assert_relative_eq!(out.unwrap().o[0], (-20.0f32).exp(), max_relative = 1e-6);
+}
+
+/// The rounding error of the states must not grow with T: all-positive keys, where a plain
+/// running sum does worst.
+#[test]
+fn error_does_not_grow_with_t() {
+    let mut config = Config::new(2, 1);
+    config.feature_map = FeatureMap::Relu;
+    let error = |t: usize| {
+        let k: Vec<f32> = (0..2 * t).map(|i| 0.1 + (i * 7919 % 1000) as f32 * 1e-3).collect();
+        let v = vec![0.7; t];
+        let shape = Shape::new(1, t as u32, 1);
+        let inputs = Inputs::new(&k, &k, &v);
+        let truth = recurrent(&config, &shape, inputs).unwrap();
+        let found = chunked(&config, &shape, inputs).unwrap();
+        (f64::from(found.nu[0]) / truth.nu[0] - 1.0).abs()
+    };
+    let (short, long) = (error(1 << 12).max(1e-6), error(1 << 20));
+    assert!(long <= 4.0 * short, "{short:e} at 2^12, {long:e} at 2^20");
+}
+
+#[test]
+fn refuses_what_no_call_accepts() {
+    let config = Config::new(2, 2);
+    let shape = Shape::new(1, 2, 1);
+    let x = [1.0; 4];
+    let short = naive(&config, &shape, Inputs::new(&x[..3], &x, &x));
+    assert_eq!(short.unwrap_err(), Error::Len { tensor: "q", required: 4, actual: 3 });
+    let infinite = [1.0, f32::INFINITY, 1.0, 1.0];
+    let refused = recurrent(&config, &shape, Inputs::new(&x, &infinite, &x)).unwrap_err();
+    assert_eq!(refused.to_string(), "k must be finite, found inf at element 1");
+}
+
+#[derive(Clone, Debug)]
+struct Problem {
+    config: Config,
+    shape: Shape,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mu: Vec<f32>,
+    nu: Vec<f32>,
+}
+
+fn problems() -> impl Strategy<Value = Problem> {
+    let sizes = (1u32..3, 1u32..40, 1u32..3, 1u32..4, 1u32..9, 1u32..9);
+    let maps =
+        prop_oneof![Just(FeatureMap::Identity), Just(FeatureMap::Relu), Just(FeatureMap::Elu)];
+    (sizes, maps, any::<bool>(), 0.1f32..2.0).prop_flat_map(
+        |((b, t, g, group, k, v), map, normalize, scale)| {
+            let mut config = Config::new(k, v);
+            config.feature_map = map;
+            config.scale = scale;
+            if !normalize || !map.is_non_negative() {
+                config.normalization = Normalization::None;
+            }
+            let shape = Shape::new(b, t, g * group).with_kv_heads(g);
+            let lens = shape.lens(&config).unwrap();
+            let tensor = |len: u64, low: f32| prop::collection::vec(low..2.0f32, len as usize);
+            (
+                tensor(lens.q, -2.0),
+                tensor(lens.k, -2.0),
+                tensor(lens.v, -2.0),
+                tensor(lens.mu, -2.0),
+                tensor(lens.nu, 0.1),
+            )
+                .prop_map(move |(q, k, v, mu, nu)| Problem {
+                    config,
+                    shape,
+                    q,
+                    k,
+                    v,
+                    mu,
+                    nu,
+                })
+        },
+    )
+}
+
+impl Problem {
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs::new(&self.q, &self.k, &self.v).with_initial(&self.mu, &self.nu)
+    }
+}
+
+fn largest(x: &[f64]) -> f64 {
+    x.iter().fold(1e-3, |m: f64, x| m.max(x.abs()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_three_agree(problem in problems()) {
+        let Problem { config, shape, .. } = &problem;
+        let a = naive(config, shape, problem.inputs()).unwrap();
+        let b = recurrent(config, shape, problem.inputs()).unwrap();
+        let c = chunked(config, shape, problem.inputs()).unwrap();
+        for (a, b, c) in [(&a.o, &b.o, &c.o), (&a.mu, &b.mu, &c.mu), (&a.nu, &b.nu, &c.nu)] {
+            for ((a_i, b_i), c_i) in a.iter().zip(b).zip(c) {
+                assert_abs_diff_eq!(a_i, b_i, epsilon = 1e-11 * largest(a));
+                assert_abs_diff_eq!(*a_i, f64::from(*c_i), epsilon = 2e-5 * largest(a));
+            }
+        }
+    }
+
+    #[test]
+    fn scaling_v_scales_o(problem in problems()) {
+        let Problem { config, shape, .. } = &problem;
+        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let once = recurrent(config, shape, inputs).unwrap();
+        let twice: Vec<f32> = problem.v.iter().map(|v| 2.0 * v).collect();
+        let twice = recurrent(config, shape, Inputs { v: &twice, ..inputs }).unwrap();
+        for (a, b) in once.o.iter().zip(&twice.o) {
+            assert_abs_diff_eq!(2.0 * a, b, epsilon = 1e-12 * largest(&once.o));
+        }
+    }
+
+    #[test]
+    fn output_lies_within_the_values_so_far(problem in problems()) {
+        let Problem { config, shape, .. } = &problem;
+        prop_assume!(config.normalization != Normalization::None);
+        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let out = recurrent(config, shape, inputs).unwrap();
+        // eps and rows without weight pull towards 0, so 0 counts as a value.
+        let (low, high) = problem.v.iter().fold((0.0f32, 0.0f32), |(l, h), v| (l.min(*v), h.max(*v)));
+        prop_assert!(out.o.iter().all(|o| *o >= f64::from(low) - 1e-9 && *o <= f64::from(high) + 1e-9));
+    }
+
+    #[test]
+    fn grouped_heads_are_repeated_heads(problem in problems()) {
+        let Problem { config, shape, .. } = &problem;
+        let group = (shape.heads / shape.kv_heads) as usize;
+        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let grouped = recurrent(config, shape, inputs).unwrap();
+        let repeat = |x: &[f32], width: u32| -> Vec<f32> {
+            x.chunks(width as usize).flat_map(|row| row.repeat(group)).collect()
+        };
+        let (k, v) = (repeat(&problem.k, config.key_dim), repeat(&problem.v, config.value_dim));
+        let all = Shape::new(shape.batch, shape.seq_len, shape.heads);
+        let repeated = recurrent(config, &all, Inputs::new(&problem.q, &k, &v)).unwrap();
+        prop_assert_eq!(grouped.o, repeated.o);
+    }
+}

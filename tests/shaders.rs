@@ -1,0 +1,56 @@
+//! Every module the crate can make is valid WGSL: for naga, and for tint where it is on PATH.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+use std::io::Write;
+use std::process::Command;
+
+use linear_attention::wgpu::{DeviceType, Limits};
+use linear_attention::{Config, Stage, Tile, Tuning};
+
+/// Every text there is: stages, tiles and ways to read tensors.
+fn modules() -> Vec<(String, String)> {
+    let mut modules = Vec::new();
+    for (tensors, config) in [("x4", Config::new(64, 64)), ("x1", Config::new(63, 65))] {
+        for tile in Tile::ALL {
+            let mut tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
+            tuning.tile = tile;
+            for stage in Stage::ALL {
+                let name = format!("{}-{tile:?}-{tensors}", stage.name());
+                modules.push((name, stage.wgsl(&config, &tuning).into_owned()));
+            }
+        }
+    }
+    modules
+}
+
+#[test]
+fn valid_for_naga() {
+    for (name, wgsl) in modules() {
+        let module = naga::front::wgsl::parse_str(&wgsl)
+            .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&wgsl)));
+        // No capability at all: plain WGSL is what every backend can take.
+        naga::valid::Validator::new(
+            naga::valid::ValidationFlags::all(),
+            naga::valid::Capabilities::empty(),
+        )
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+}
+
+#[test]
+fn valid_for_tint() {
+    if Command::new("tint").arg("--help").output().is_err() {
+        eprintln!("SKIPPED: tint is not on PATH");
+        return;
+    }
+    for (name, wgsl) in modules() {
+        let path = std::env::temp_dir()
+            .join(format!("linear-attention-{}-{name}.wgsl", std::process::id()));
+        std::fs::File::create(&path).unwrap().write_all(wgsl.as_bytes()).unwrap();
+        let output = Command::new("tint").args(["--format", "wgsl"]).arg(&path).output().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {said}");
+    }
+}
