@@ -136,24 +136,13 @@ fn values_of(token: u32, column_thread: u32) -> Values {
     return load_values(token * VALUE_QUADS + column_thread);
 }
 
-// Four rows of a state, features 4 feature_quad .. + 3, of one quad of values.
-fn start_block(state: u32, feature_quad: u32, value_quad: u32) -> mat4x4<f32> {
-    let row = state * KEY_DIM + 4u * feature_quad;
-    return mat4x4<f32>(
-        start_mu_quad(row, 4u * feature_quad, value_quad),
-        start_mu_quad(row + 1u, 4u * feature_quad + 1u, value_quad),
-        start_mu_quad(row + 2u, 4u * feature_quad + 2u, value_quad),
-        start_mu_quad(row + 3u, 4u * feature_quad + 3u, value_quad),
-    );
-}
-
-fn store_end_block(block: mat4x4<f32>, state: u32, feature_quad: u32, value_quad: u32) {
-    let row = state * KEY_DIM + 4u * feature_quad;
-    for (var j = 0u; j < 4u; j++) {
-        if (4u * feature_quad + j < KEY_DIM) {
-            store_end_mu_quad(row + j, value_quad, block[j]);
-        }
+// A quad of one row of q' mu: the shares of all threads along F.
+fn sum_of_shares(row: u32, quad: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    for (var share = 0u; share < FEATURE_THREADS; share++) {
+        sum += o_partial[(row * FEATURE_THREADS + share) * VALUE_QUADS + quad];
     }
+    return sum;
 }
 
 fn load_start_nu(state: u32, thread: u32) {

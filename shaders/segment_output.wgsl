@@ -23,14 +23,12 @@ fn segment_output(
     }
     let feature_thread = thread / COLUMN_THREADS;
     let column_thread = thread % COLUMN_THREADS;
-    let first_feature_quad = feature_thread * TILE_FEATURE_QUADS;
-    let first_value_quad = place.value_block * VALUE_QUADS + column_thread;
     // Query heads of this workgroup: heads first_head .. first_head + heads.
     let first_head = place.g * params.group + place.head_block * params.head_tile;
     let heads = min(params.head_tile, params.group - place.head_block * params.head_tile);
 
     let start = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
-    var mu = start_tile(start, first_feature_quad, first_value_quad);
+    var mu = start_tile(start, place.value_block, thread);
     load_start_nu(start, thread);
 
     for (var first = place.begin; first < place.end; first += params.chunk_len) {
@@ -83,12 +81,8 @@ fn segment_output(
         for (var i = thread; i < rows * VALUE_QUADS; i += THREADS) {
             let row = i / VALUE_QUADS;
             let quad = i % VALUE_QUADS;
-            var sum = vec4<f32>(0.0);
-            for (var share = 0u; share < FEATURE_THREADS; share++) {
-                sum += o_partial[(row * FEATURE_THREADS + share) * VALUE_QUADS + quad];
-            }
             store_o_quad(o_row(place, first, first_head, heads, row),
-                place.value_block * VALUE_QUADS + quad, sum * factor[row]);
+                place.value_block * VALUE_QUADS + quad, sum_of_shares(row, quad) * factor[row]);
         }
     }
 
@@ -96,7 +90,7 @@ fn segment_output(
     let is_last = place.segment + 1u == params.segments && place.head_block == 0u;
     if (params.write_end != 0u && is_last) {
         let end = place.n * params.kv_heads + place.g;
-        store_tile(&mu, end, first_feature_quad, first_value_quad);
+        store_tile(&mu, end, place.value_block, thread);
         if (place.value_block == 0u) {
             store_end_nu(end, thread);
         }

@@ -41,8 +41,7 @@ fn segment_state(
     }
 
     let state = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
-    store_tile(&mu, state, feature_thread * TILE_FEATURE_QUADS,
-        place.value_block * VALUE_QUADS + column_thread);
+    store_tile(&mu, state, place.value_block, thread);
     if (place.value_block == 0u) {
         store_end_nu(state, thread);
     }

@@ -71,44 +71,61 @@ fn apply(mu: ptr<function, Tile>, q: Features) -> Values {
     );
 }
 
-fn start_strip(state: u32, feature_quad: u32, value_quad: u32) -> Strip {
-    return Strip(
-        start_block(state, feature_quad, value_quad),
-        start_block(state, feature_quad, value_quad + 1u * COLUMN_THREADS),
-        start_block(state, feature_quad, value_quad + 2u * COLUMN_THREADS),
-        start_block(state, feature_quad, value_quad + 3u * COLUMN_THREADS),
-    );
+// The rows e_first, e_first+1, .. of the unit matrix as features, in the place of keys.
+fn load_unit_features(first: u32, count: u32, thread: u32) {
+    for (var i = thread; i < count * FEATURE_QUADS; i += THREADS) {
+        let feature = vec4<u32>(4u * (i % FEATURE_QUADS)) + vec4<u32>(0u, 1u, 2u, 3u);
+        let is_one = feature == vec4<u32>(first + i / FEATURE_QUADS);
+        feature_chunk[i] = select(vec4<f32>(0.0), vec4<f32>(1.0), is_one);
+    }
 }
 
-fn start_tile(state: u32, feature_quad: u32, value_quad: u32) -> Tile {
-    return Tile(
-        start_strip(state, feature_quad, value_quad),
-        start_strip(state, feature_quad + 1u, value_quad),
-        start_strip(state, feature_quad + 2u, value_quad),
-        start_strip(state, feature_quad + 3u, value_quad),
-        start_strip(state, feature_quad + 4u, value_quad),
-        start_strip(state, feature_quad + 5u, value_quad),
-        start_strip(state, feature_quad + 6u, value_quad),
-        start_strip(state, feature_quad + 7u, value_quad),
-    );
+// A tile has 128 quads, and a memory access for each, written out, takes software drivers
+// many seconds to compile. So a state comes in and goes out by the way of tokens, which is
+// exact: row f of mu enters as a token with features e_f and values mu_f.
+fn start_tile(state: u32, value_block: u32, thread: u32) -> Tile {
+    var mu = Tile();
+    if (params.start == START_ZERO) {
+        return mu;
+    }
+    for (var first = 0u; first < KEY_DIM; first += CHUNK_TOKENS) {
+        let count = min(CHUNK_TOKENS, KEY_DIM - first);
+        workgroupBarrier();
+        load_unit_features(first, count, thread);
+        for (var i = thread; i < count * VALUE_QUADS; i += THREADS) {
+            let feature = first + i / VALUE_QUADS;
+            let quad = value_block * VALUE_QUADS + i % VALUE_QUADS;
+            value_chunk[i] = start_mu_quad(state * KEY_DIM + feature, feature, quad);
+        }
+        workgroupBarrier();
+        for (var row = 0u; row < count; row++) {
+            add_outer(&mu, features_of(row, thread / COLUMN_THREADS),
+                values_of(row, thread % COLUMN_THREADS));
+        }
+    }
+    return mu;
 }
 
-fn store_strip(strip: Strip, state: u32, feature_quad: u32, value_quad: u32) {
-    store_end_block(strip.a, state, feature_quad, value_quad);
-    store_end_block(strip.b, state, feature_quad, value_quad + 1u * COLUMN_THREADS);
-    store_end_block(strip.c, state, feature_quad, value_quad + 2u * COLUMN_THREADS);
-    store_end_block(strip.d, state, feature_quad, value_quad + 3u * COLUMN_THREADS);
-}
-
-fn store_tile(mu: ptr<function, Tile>, state: u32, feature_quad: u32, value_quad: u32) {
-    store_strip((*mu).a, state, feature_quad, value_quad);
-    store_strip((*mu).b, state, feature_quad + 1u, value_quad);
-    store_strip((*mu).c, state, feature_quad + 2u, value_quad);
-    store_strip((*mu).d, state, feature_quad + 3u, value_quad);
-    store_strip((*mu).e, state, feature_quad + 4u, value_quad);
-    store_strip((*mu).f, state, feature_quad + 5u, value_quad);
-    store_strip((*mu).g, state, feature_quad + 6u, value_quad);
-    store_strip((*mu).h, state, feature_quad + 7u, value_quad);
+// Row f of mu leaves as the output of a query with features e_f.
+fn store_tile(mu: ptr<function, Tile>, state: u32, value_block: u32, thread: u32) {
+    let feature_thread = thread / COLUMN_THREADS;
+    let rows = min(CHUNK_TOKENS, CHUNK_QUERIES);
+    for (var first = 0u; first < KEY_DIM; first += rows) {
+        let count = min(rows, KEY_DIM - first);
+        workgroupBarrier();
+        load_unit_features(first, count, thread);
+        workgroupBarrier();
+        for (var row = 0u; row < count; row++) {
+            store_partial((row * FEATURE_THREADS + feature_thread) * VALUE_QUADS + thread % COLUMN_THREADS,
+                apply(mu, features_of(row, feature_thread)));
+        }
+        workgroupBarrier();
+        for (var i = thread; i < count * VALUE_QUADS; i += THREADS) {
+            store_end_mu_quad(state * KEY_DIM + first + i / VALUE_QUADS,
+                value_block * VALUE_QUADS + i % VALUE_QUADS,
+                sum_of_shares(i / VALUE_QUADS, i % VALUE_QUADS));
+        }
+    }
 }
 
 fn store_partial(at: u32, o: Values) {

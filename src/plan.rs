@@ -258,8 +258,8 @@ impl Plan {
             + rows.div_ceil(threads) * (feature_quads + 2)
             + (rows * value_quads).div_ceil(threads) * (features + 1 + per_quad)
             + 4;
-        // States are read and written once, in blocks of four rows.
-        let per_segment = t.tile.features() * t.tile.values() + 4 * feature_quads;
+        // A state enters and leaves as so many chunks of one row a feature.
+        let per_segment = 2 * (self.config.key_dim.div_ceil(tokens.min(rows)) + 1) * per_chunk;
         let chunks = t.max_loop_iterations.saturating_sub(per_segment) / per_chunk;
         chunks.max(1).saturating_mul(tokens)
     }

@@ -52,11 +52,9 @@ impl Mutation {
                 "first < place.end; first",
                 "first + params.chunk_len <= place.end; first",
             ),
-            Self::StateNotCarried => (
-                Stage::SegmentOutput,
-                "start_tile(start, first_feature_quad, first_value_quad)",
-                "Tile()",
-            ),
+            Self::StateNotCarried => {
+                (Stage::SegmentOutput, "start_tile(start, place.value_block, thread)", "Tile()")
+            }
             Self::NormalizerForgotten => {
                 (Stage::SegmentOutput, "if (NORMALIZE)", "if (NORMALIZE && false)")
             }
