@@ -25,7 +25,7 @@ pub(crate) struct Input {
     initial: Option<State>,
 }
 
-/// mu [B,G,K,V] and nu [B,G,K].
+/// mu `[B,G,K,V]` and nu `[B,G,K]`.
 struct State {
     mu: Vec<f32>,
     nu: Vec<f32>,

@@ -18,8 +18,8 @@ const NAIVE_TOKENS: u32 = 2048;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Safetensors file with q [B,T,H,K], k [B,T,G,K], v [B,T,G,V] and, if wanted, the
-    /// state to begin with: initial_mu [B,G,K,V] and initial_nu [B,G,K]
+    /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,G,V]` and, if wanted, the
+    /// state to begin with: initial_mu `[B,G,K,V]` and initial_nu `[B,G,K]`
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Safetensors file to write: o, final_mu, final_nu
