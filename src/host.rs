@@ -2,10 +2,9 @@
 
 use wgpu::BufferUsages;
 
-use crate::attention::scoped;
-use crate::plan::Lens;
+use crate::pipeline::scoped;
 use crate::readback::Readback;
-use crate::{Bound, Error, LinearAttention, Shape, StateBinding, Tensors};
+use crate::{Bound, Error, Lens, LinearAttention, Shape, StateBinding, Tensors};
 
 /// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::Error;
-use crate::attention::scoped;
+use crate::pipeline::scoped;
 
 /// A copy of buffers on its way to the host. Dropping it abandons the copy.
 #[derive(Debug)]

@@ -50,6 +50,9 @@ fn shapes_out_of_range_are_refused() {
         refused(Shape::new(u32::MAX, u32::MAX, u32::MAX)),
         PlanError::TooManyElements { what: "q", actual: u64::MAX }
     );
+    let t = (1 << 31) + 1;
+    let long = plan(&Config::new(1, 1), &Shape::new(1, t, 1)).unwrap_err();
+    assert_eq!(long, PlanError::SeqLen { required: 1 << 31, actual: t });
     // 256 bytes a token: 2^19 tokens fill the default binding of 128 MiB.
     let error = refused(Shape::new(3, 1 << 18, 1));
     let expected = PlanError::TooLarge {
@@ -77,6 +80,15 @@ fn limits_too_small_are_refused() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn grids_too_large_are_refused() {
+    let limits = Limits { max_compute_workgroups_per_dimension: 4, ..Limits::default() };
+    let error = Plan::new(&Config::new(4, 4), &Shape::new(1, 1, 17), &limits).unwrap_err();
+    let expected =
+        PlanError::TooManyWorkgroups { stage: "segment_output", required: 16, actual: 17 };
+    assert_eq!(error, expected);
 }
 
 #[test]
