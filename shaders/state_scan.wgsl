@@ -7,6 +7,8 @@
 // grid    one thread an element of N mu and N nu, folded
 // memory  none
 
+override SCAN_THREADS: u32;  // threads of a workgroup
+
 @compute @workgroup_size(SCAN_THREADS)
 fn state_scan(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -24,7 +26,7 @@ fn state_scan(
 
     if (element < mu_len) {
         var sum = Element();
-        if (params.start != START_ZERO) {
+        if (START != START_ZERO) {
             sum = start_mu[n * mu_len + element];
         }
         for (var s = 0u; s < last; s++) {
@@ -37,7 +39,7 @@ fn state_scan(
     } else {
         let feature = element - mu_len;
         var sum = Element();
-        if (params.start != START_ZERO) {
+        if (START != START_ZERO) {
             sum = start_nu[n * nu_len + feature];
         }
         for (var s = 0u; s < last; s++) {

@@ -16,57 +16,75 @@ const ELEMENT_LEN: u32 = 1u;
 @group(0) @binding(7) var<storage, read_write> end_mu: array<Element>;    // [N,S,G,F,V]
 @group(0) @binding(8) var<storage, read_write> end_nu: array<Element>;    // [N,S,G,F]
 
-// How many numbers of a quad lie inside a row.
-fn quad_len(quad: u32, width: u32) -> u32 {
-    return min(4u, width - min(width, 4u * quad));
-}
+// A place in a row of `width` numbers. Beyond the row its last number is read again:
+// feature_quad masks what is no feature, and what is no value is never stored.
+fn key_at(row: u32, x: u32) -> u32 { return row * KEY_DIM + min(x, KEY_DIM - 1u); }
+fn value_at(row: u32, x: u32) -> u32 { return row * VALUE_DIM + min(x, VALUE_DIM - 1u); }
 
 fn q_quad(row: u32, quad: u32) -> vec4<f32> {
-    var x = vec4<f32>(0.0);
-    for (var j = 0u; j < quad_len(quad, KEY_DIM); j++) { x[j] = q[row * KEY_DIM + 4u * quad + j]; }
-    return x;
+    let x = 4u * quad;
+    return vec4<f32>(q[key_at(row, x)], q[key_at(row, x + 1u)], q[key_at(row, x + 2u)], q[key_at(row, x + 3u)]);
 }
 
 fn k_quad(row: u32, quad: u32) -> vec4<f32> {
-    var x = vec4<f32>(0.0);
-    for (var j = 0u; j < quad_len(quad, KEY_DIM); j++) { x[j] = k[row * KEY_DIM + 4u * quad + j]; }
-    return x;
+    let x = 4u * quad;
+    return vec4<f32>(k[key_at(row, x)], k[key_at(row, x + 1u)], k[key_at(row, x + 2u)], k[key_at(row, x + 3u)]);
 }
 
 fn v_quad(row: u32, quad: u32) -> vec4<f32> {
-    var x = vec4<f32>(0.0);
-    for (var j = 0u; j < quad_len(quad, VALUE_DIM); j++) { x[j] = v[row * VALUE_DIM + 4u * quad + j]; }
-    return x;
+    let x = 4u * quad;
+    return vec4<f32>(v[value_at(row, x)], v[value_at(row, x + 1u)], v[value_at(row, x + 2u)], v[value_at(row, x + 3u)]);
 }
 
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
-    for (var j = 0u; j < quad_len(quad, VALUE_DIM); j++) { o[row * VALUE_DIM + 4u * quad + j] = x[j]; }
+    let first = 4u * quad;
+    let at = row * VALUE_DIM + first;
+    if (first < VALUE_DIM) { o[at] = x.x; }
+    if (first + 1u < VALUE_DIM) { o[at + 1u] = x.y; }
+    if (first + 2u < VALUE_DIM) { o[at + 2u] = x.z; }
+    if (first + 3u < VALUE_DIM) { o[at + 3u] = x.w; }
 }
 
 fn start_mu_quad(row: u32, feature: u32, quad: u32) -> vec4<f32> {
-    var x = vec4<f32>(0.0);
-    if (params.start == START_ZERO || feature >= KEY_DIM) { return x; }
-    for (var j = 0u; j < quad_len(quad, VALUE_DIM); j++) {
-        let at = row * VALUE_DIM + 4u * quad + j;
-        if (params.start == START_IN_PLACE) { x[j] = end_mu[at]; } else { x[j] = start_mu[at]; }
+    if (START == START_ZERO || feature >= KEY_DIM) { return vec4<f32>(0.0); }
+    let x = 4u * quad;
+    let at = vec4<u32>(value_at(row, x), value_at(row, x + 1u), value_at(row, x + 2u), value_at(row, x + 3u));
+    if (START == START_IN_PLACE) {
+        return vec4<f32>(end_mu[at.x], end_mu[at.y], end_mu[at.z], end_mu[at.w]);
     }
-    return x;
+    return vec4<f32>(start_mu[at.x], start_mu[at.y], start_mu[at.z], start_mu[at.w]);
 }
 
+// Features beyond K start at zero: 0 times what a row ends with could be NaN.
 fn start_nu_quad(state: u32, quad: u32) -> vec4<f32> {
-    var x = vec4<f32>(0.0);
-    if (params.start == START_ZERO) { return x; }
-    for (var j = 0u; j < quad_len(quad, KEY_DIM); j++) {
-        let at = state * KEY_DIM + 4u * quad + j;
-        if (params.start == START_IN_PLACE) { x[j] = end_nu[at]; } else { x[j] = start_nu[at]; }
-    }
-    return x;
+    let x = 4u * quad;
+    return vec4<f32>(start_nu_element(state, x), start_nu_element(state, x + 1u),
+        start_nu_element(state, x + 2u), start_nu_element(state, x + 3u));
+}
+
+fn start_nu_element(state: u32, feature: u32) -> f32 {
+    if (START == START_ZERO || feature >= KEY_DIM) { return 0.0; }
+    if (START == START_IN_PLACE) { return end_nu[state * KEY_DIM + feature]; }
+    return start_nu[state * KEY_DIM + feature];
 }
 
 fn store_end_mu_quad(row: u32, quad: u32, x: vec4<f32>) {
-    for (var j = 0u; j < quad_len(quad, VALUE_DIM); j++) { end_mu[row * VALUE_DIM + 4u * quad + j] = x[j]; }
+    let first = 4u * quad;
+    let at = row * VALUE_DIM + first;
+    if (first < VALUE_DIM) { end_mu[at] = x.x; }
+    if (first + 1u < VALUE_DIM) { end_mu[at + 1u] = x.y; }
+    if (first + 2u < VALUE_DIM) { end_mu[at + 2u] = x.z; }
+    if (first + 3u < VALUE_DIM) { end_mu[at + 3u] = x.w; }
 }
 
 fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
-    for (var j = 0u; j < quad_len(quad, KEY_DIM); j++) { end_nu[state * KEY_DIM + 4u * quad + j] = x[j]; }
+    let first = 4u * quad;
+    store_end_nu_element(state, first, x.x);
+    store_end_nu_element(state, first + 1u, x.y);
+    store_end_nu_element(state, first + 2u, x.z);
+    store_end_nu_element(state, first + 3u, x.w);
+}
+
+fn store_end_nu_element(state: u32, feature: u32, x: f32) {
+    if (feature < KEY_DIM) { end_nu[state * KEY_DIM + feature] = x; }
 }

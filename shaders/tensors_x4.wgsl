@@ -18,19 +18,18 @@ const ELEMENT_LEN: u32 = 4u;
 override KEY_QUADS: u32 = KEY_DIM / 4u;
 override VALUE_DIM_QUADS: u32 = VALUE_DIM / 4u;
 
+// Beyond a row its last quad is read again: feature_quad masks what is no feature, and
+// what is no value belongs to a column that is never stored.
 fn q_quad(row: u32, quad: u32) -> vec4<f32> {
-    if (quad >= KEY_QUADS) { return vec4<f32>(0.0); }
-    return q[row * KEY_QUADS + quad];
+    return q[row * KEY_QUADS + min(quad, KEY_QUADS - 1u)];
 }
 
 fn k_quad(row: u32, quad: u32) -> vec4<f32> {
-    if (quad >= KEY_QUADS) { return vec4<f32>(0.0); }
-    return k[row * KEY_QUADS + quad];
+    return k[row * KEY_QUADS + min(quad, KEY_QUADS - 1u)];
 }
 
 fn v_quad(row: u32, quad: u32) -> vec4<f32> {
-    if (quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
-    return v[row * VALUE_DIM_QUADS + quad];
+    return v[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
 }
 
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
@@ -38,16 +37,16 @@ fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
 }
 
 fn start_mu_quad(row: u32, feature: u32, quad: u32) -> vec4<f32> {
-    if (params.start == START_ZERO || feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) {
+    if (START == START_ZERO || feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) {
         return vec4<f32>(0.0);
     }
-    if (params.start == START_IN_PLACE) { return end_mu[row * VALUE_DIM_QUADS + quad]; }
+    if (START == START_IN_PLACE) { return end_mu[row * VALUE_DIM_QUADS + quad]; }
     return start_mu[row * VALUE_DIM_QUADS + quad];
 }
 
 fn start_nu_quad(state: u32, quad: u32) -> vec4<f32> {
-    if (params.start == START_ZERO || quad >= KEY_QUADS) { return vec4<f32>(0.0); }
-    if (params.start == START_IN_PLACE) { return end_nu[state * KEY_QUADS + quad]; }
+    if (START == START_ZERO || quad >= KEY_QUADS) { return vec4<f32>(0.0); }
+    if (START == START_IN_PLACE) { return end_nu[state * KEY_QUADS + quad]; }
     return start_nu[state * KEY_QUADS + quad];
 }
 
@@ -57,4 +56,12 @@ fn store_end_mu_quad(row: u32, quad: u32, x: vec4<f32>) {
 
 fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
     if (quad < KEY_QUADS) { end_nu[state * KEY_QUADS + quad] = x; }
+}
+
+fn start_nu_element(state: u32, feature: u32) -> f32 {
+    return start_nu_quad(state, feature / 4u)[feature % 4u];
+}
+
+fn store_end_nu_element(state: u32, feature: u32, x: f32) {
+    end_nu[state * KEY_QUADS + feature / 4u][feature % 4u] = x;
 }

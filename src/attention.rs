@@ -5,9 +5,9 @@ use std::num::NonZeroU64;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::params::{Params, Start};
-use crate::pipeline::{bind_group_layout, compute_pipeline, scoped, shader_module};
-use crate::stage::Binding;
+use crate::params::Params;
+use crate::pipeline::{Pipelines, scoped};
+use crate::stage::{Binding, Start, Variant};
 use crate::tensors::{self, Checked};
 use crate::{BindError, Config, ConfigError, Plan, PlanError, Shape, Stage, Tensors, Tuning};
 
@@ -43,14 +43,18 @@ pub struct Options<'a> {
 
 /// The pipelines of one [`Config`] on one device.
 ///
-/// All methods take `&self`; nothing is locked. Share it in an `Arc`.
+/// All methods take `&self`. A pipeline is compiled when it is first needed: that of the
+/// commonest call (one segment, no state) by `new`, any other by the first [`bind`] that
+/// needs it, or by [`prepare`] before. Share it in an `Arc`.
+///
+/// [`bind`]: LinearAttention::bind
+/// [`prepare`]: LinearAttention::prepare
 #[derive(Debug)]
 pub struct LinearAttention {
     config: Config,
     tuning: Tuning,
     limits: wgpu::Limits,
-    pipelines: [wgpu::ComputePipeline; Stage::ALL.len()],
-    layouts: [wgpu::BindGroupLayout; Stage::ALL.len()],
+    pipelines: Pipelines,
     /// Bound where a state is absent; the shaders never touch it.
     absent: wgpu::Buffer,
 }
@@ -65,6 +69,7 @@ pub struct Bound {
 #[derive(Clone, Debug)]
 struct BoundDispatch {
     stage: Stage,
+    pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
 }
@@ -83,7 +88,8 @@ impl LinearAttention {
         wgpu::Limits::default()
     }
 
-    /// Compiles the pipelines of `config`, with everything else left to this crate.
+    /// Compiles what `config` needs for a call without states, with everything else left to
+    /// this crate.
     ///
     /// # Errors
     ///
@@ -102,11 +108,13 @@ impl LinearAttention {
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::with_shaders(device, config, options, |_, wgsl| wgsl)
+        let made = Self::with_shaders(device, config, options, |_, wgsl| wgsl)?;
+        made.compile(device, Stage::SegmentOutput, Variant::default())?;
+        Ok(made)
     }
 
-    /// The same with every shader passed through `edit` first; the harness proves with it
-    /// that a wrong shader is caught.
+    /// The same with every shader passed through `edit` first, and nothing compiled yet; the
+    /// harness proves with it that a wrong shader is caught.
     pub(crate) fn with_shaders(
         device: &wgpu::Device,
         config: Config,
@@ -120,22 +128,6 @@ impl LinearAttention {
             None => Tuning::new(&config, &limits, device.adapter_info().device_type)?,
         };
         tuning.check(&config, &limits)?;
-
-        let refused = |what: &str| {
-            let what = what.to_owned();
-            move |message| ConfigError::Device { what, message }
-        };
-        let layouts = Stage::ALL.map(|stage| bind_group_layout(device, stage));
-        let mut pipelines = Vec::with_capacity(Stage::ALL.len());
-        for (stage, layout) in Stage::ALL.into_iter().zip(&layouts) {
-            let wgsl = edit(stage, stage.wgsl(&config, &tuning));
-            let overrides = Stage::overrides(&config, &tuning);
-            let pipeline = scoped(device, || {
-                let module = shader_module(device, stage, wgsl, options.checks);
-                compute_pipeline(device, stage, layout, &module, &overrides, options)
-            });
-            pipelines.push(pipeline.map_err(refused(stage.label()))?);
-        }
         let absent = scoped(device, || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("linear_attention.absent"),
@@ -144,12 +136,44 @@ impl LinearAttention {
                 mapped_at_creation: false,
             })
         })
-        .map_err(refused("linear_attention.absent"))?;
-        let pipelines = pipelines.try_into().map_err(|_| ConfigError::Device {
-            what: "linear_attention".to_owned(),
-            message: "a stage has no pipeline".to_owned(),
+        .map_err(|message| ConfigError::Device {
+            what: "linear_attention.absent".to_owned(),
+            message,
         })?;
-        Ok(Self { config, tuning, limits, pipelines, layouts, absent })
+        let pipelines = Pipelines::new(device, config, tuning, options, edit);
+        Ok(Self { config, tuning, limits, pipelines, absent })
+    }
+
+    /// Compiles now what [`LinearAttention::bind`] would compile for this plan, with an
+    /// initial and a final state or without: for a program that wants no wait at its first
+    /// frame. It does nothing where that has been compiled.
+    ///
+    /// # Errors
+    ///
+    /// What wgpu says of a pipeline.
+    pub fn prepare(
+        &self,
+        device: &wgpu::Device,
+        plan: &Plan,
+        initial: bool,
+        final_: bool,
+    ) -> Result<(), ConfigError> {
+        for dispatch in plan.dispatches() {
+            let variant = variant(plan, dispatch.stage, initial, false, final_);
+            self.compile(device, dispatch.stage, variant)?;
+        }
+        Ok(())
+    }
+
+    fn compile(
+        &self,
+        device: &wgpu::Device,
+        stage: Stage,
+        variant: Variant,
+    ) -> Result<(), ConfigError> {
+        let compiled = self.pipelines.get(device, stage, variant);
+        let what = stage.label().to_owned();
+        compiled.map(|_| ()).map_err(|message| ConfigError::Device { what, message })
     }
 
     /// The config it was compiled for.
@@ -181,7 +205,8 @@ impl LinearAttention {
     /// # Errors
     ///
     /// Names the first tensor that is too small, misaligned, without `STORAGE`, beyond its
-    /// buffer, overlapping another where one is written, or refused by the device. In a
+    /// buffer, overlapping another where one is written, or refused by the device, as a
+    /// pipeline may be that is compiled here. In a
     /// browser the last comes to the caller's own error handler instead.
     pub fn bind(
         &self,
@@ -200,13 +225,22 @@ impl LinearAttention {
         let mut dispatches = Vec::with_capacity(plan.dispatches().len());
         for dispatch in plan.dispatches() {
             let stage = dispatch.stage;
-            let bound = scoped(device, || {
-                self.bind_group(device, plan, stage, &checked, dispatch.workgroups[0])
-            });
-            let bind_group = bound
-                .and_then(|bind_group| bind_group)
-                .map_err(|message| BindError::Device { what: stage.label().to_owned(), message })?;
-            dispatches.push(BoundDispatch { stage, bind_group, workgroups: dispatch.workgroups });
+            let variant = variant(
+                plan,
+                stage,
+                checked.initial.is_some(),
+                checked.in_place,
+                checked.final_.is_some(),
+            );
+            let refused = |message| BindError::Device { what: stage.label().to_owned(), message };
+            let pipeline = self.pipelines.get(device, stage, variant).map_err(refused)?;
+            let bind_group = scoped(device, || {
+                self.bind_group(device, plan, stage, variant, &checked, dispatch.workgroups[0])
+            })
+            .and_then(|bind_group| bind_group)
+            .map_err(refused)?;
+            let (pipeline, workgroups) = (pipeline.clone(), dispatch.workgroups);
+            dispatches.push(BoundDispatch { stage, pipeline, bind_group, workgroups });
         }
         Ok(Bound { dispatches })
     }
@@ -233,7 +267,7 @@ impl LinearAttention {
     pub fn dispatch_stage(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound, stage: Stage) {
         for dispatch in bound.dispatches.iter().filter(|dispatch| dispatch.stage == stage) {
             let [x, y, z] = dispatch.workgroups;
-            pass.set_pipeline(&self.pipelines[stage as usize]);
+            pass.set_pipeline(&dispatch.pipeline);
             pass.set_bind_group(0, &dispatch.bind_group, &[]);
             pass.dispatch_workgroups(x, y, z);
         }
@@ -244,6 +278,7 @@ impl LinearAttention {
         device: &wgpu::Device,
         plan: &Plan,
         stage: Stage,
+        variant: Variant,
         checked: &Checked<'_>,
         grid_width: u32,
     ) -> Result<wgpu::BindGroup, String> {
@@ -266,17 +301,10 @@ impl LinearAttention {
             None => absent(slot),
         };
         let is_output = stage == Stage::SegmentOutput;
-        let from_scratch = is_output && plan.segments() > 1;
-        let start = match (&checked.initial, checked.in_place && is_output) {
-            _ if from_scratch => Start::Given,
-            (None, _) => Start::Zero,
-            (Some(_), true) => Start::InPlace,
-            (Some(_), false) => Start::Given,
-        };
         let start_state = |index: usize, part, slot| {
-            if from_scratch {
+            if is_output && plan.segments() > 1 {
                 scratch(part, slot)
-            } else if start == Start::Given {
+            } else if variant.start == Start::Given {
                 of_state(&checked.initial, index, slot)
             } else {
                 absent(slot)
@@ -285,7 +313,7 @@ impl LinearAttention {
         let end_state = |index: usize, part, slot| {
             if is_output { of_state(&checked.final_, index, slot) } else { scratch(part, slot) }
         };
-        let params = Params::new(plan, grid_width, start, checked.final_.is_some());
+        let params = Params::new(plan, grid_width);
         let uniform = uniform_buffer(device, bytemuck::bytes_of(&params))?;
         let bound: Vec<_> = stage
             .bindings()
@@ -317,10 +345,25 @@ impl LinearAttention {
             .collect();
         Ok(device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(stage.label()),
-            layout: &self.layouts[stage as usize],
+            layout: self.pipelines.layout(stage),
             entries: &entries,
         }))
     }
+}
+
+/// What a stage of this plan is compiled for, with these states bound.
+fn variant(plan: &Plan, stage: Stage, initial: bool, in_place: bool, final_: bool) -> Variant {
+    let is_output = stage == Stage::SegmentOutput;
+    let start = match stage {
+        // It adds up from zero.
+        Stage::SegmentState => Start::Zero,
+        // With more than one segment, what each starts from is in scratch.
+        Stage::SegmentOutput if plan.segments() > 1 => Start::Given,
+        _ if !initial => Start::Zero,
+        Stage::SegmentOutput if in_place => Start::InPlace,
+        _ => Start::Given,
+    };
+    Variant { start, write_end: is_output && final_ }
 }
 
 /// Bytes of the absent buffer that stand for one tensor: no smaller than any device's

@@ -35,7 +35,7 @@ pub enum ConfigError {
         /// The map's name.
         feature_map: &'static str,
     },
-    /// The device gives too little for any tile.
+    /// The device gives too little for any layout.
     #[error("{what} of the device must be at least {required}, found {actual}")]
     Limit {
         /// The limit's name in `wgpu::Limits`.
@@ -198,14 +198,14 @@ pub enum BindError {
         /// How many bytes both have.
         bytes: u64,
     },
-    /// The initial state is bound as the final one, but several workgroups read it, and one
-    /// could read what another has written already.
+    /// The initial state is bound as the final one, but several places of the grid read it, and
+    /// one could read what another has written already.
     #[error(
-        "a state updated in place must be read by 1 workgroup, found {actual}: \
+        "a state updated in place must have 1 reader, found {actual}: \
          bind another buffer as the final state"
     )]
     InPlace {
-        /// Workgroups that read each state.
+        /// Workgroups, or in the layout `Thread` threads, that read each state.
         actual: u32,
     },
     /// wgpu refused: a buffer of another device, for one, or no memory.

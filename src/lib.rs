@@ -24,7 +24,7 @@ pub use readback::Readback;
 pub use shape::{Lens, Shape};
 pub use stage::Stage;
 pub use tensors::{StateBinding, Tensors};
-pub use tuning::{Tile, Tuning};
+pub use tuning::{Layout, Tuning};
 pub use wgpu;
 
 #[cfg(doctest)]

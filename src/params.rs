@@ -4,14 +4,6 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Plan;
 
-/// How a segment's first state comes about; the shaders' `START_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    Zero = 0,
-    Given = 1,
-    InPlace = 2,
-}
-
 /// Mirror of `Params` in `shaders/common.wgsl`; `tests/shaders.rs` compares the offsets.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -28,13 +20,10 @@ pub(crate) struct Params {
     pub(crate) segment_len: u32,
     pub(crate) chunk_len: u32,
     pub(crate) grid_width: u32,
-    pub(crate) start: u32,
-    pub(crate) write_end: u32,
-    pub(crate) padding: [u32; 2],
 }
 
 impl Params {
-    pub(crate) fn new(plan: &Plan, grid_width: u32, start: Start, write_end: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, grid_width: u32) -> Self {
         let shape = plan.shape();
         Self {
             batch: shape.batch,
@@ -49,9 +38,6 @@ impl Params {
             segment_len: plan.segment_len(),
             chunk_len: plan.chunk_len(),
             grid_width,
-            start: start as u32,
-            write_end: write_end.into(),
-            padding: [0; 2],
         }
     }
 }
@@ -62,6 +48,7 @@ mod tests {
     use std::mem::{offset_of, size_of};
 
     use super::Params;
+    use crate::stage::Variant;
     use crate::{Config, Stage, Tuning};
 
     #[test]
@@ -88,50 +75,57 @@ mod tests {
             ("segment_len", offset_of!(Params, segment_len)),
             ("chunk_len", offset_of!(Params, chunk_len)),
             ("grid_width", offset_of!(Params, grid_width)),
-            ("start", offset_of!(Params, start)),
-            ("write_end", offset_of!(Params, write_end)),
-            ("pad_0", offset_of!(Params, padding)),
         ];
         let theirs: Vec<_> =
             members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();
-        assert_eq!(theirs[..ours.len()], ours);
+        assert_eq!(theirs, ours);
     }
 
     #[test]
-    fn bindings_are_those_the_shaders_declare() {
+    fn bindings_and_overrides_are_those_the_shaders_declare() {
         let config = Config::new(64, 64);
-        let tuning =
-            Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
-        for stage in Stage::ALL {
-            let module = naga::front::wgsl::parse_str(&stage.wgsl(&config, &tuning)).unwrap();
-            let info = naga::valid::Validator::new(
-                naga::valid::ValidationFlags::all(),
-                naga::valid::Capabilities::default(),
-            )
-            .validate(&module)
-            .unwrap();
-            let uses = info.get_entry_point(0);
-            let mut declared: Vec<u32> = module
-                .global_variables
-                .iter()
-                .filter(|(handle, _)| !uses[*handle].is_empty())
-                .filter_map(|(_, v)| Some(v.binding?.binding))
-                .collect();
-            declared.sort_unstable();
-            let ours: Vec<u32> = stage.bindings().iter().map(|b| *b as u32).collect();
-            assert_eq!(declared, ours, "{}", stage.name());
-            assert_eq!(module.entry_points[0].name, stage.name());
-            let mut overrides: Vec<_> = module
-                .overrides
-                .iter()
-                .filter(|(_, o)| o.init.is_none())
-                .filter_map(|(_, o)| o.name.clone())
-                .collect();
-            let mut set: Vec<_> =
-                Stage::overrides(&config, &tuning).iter().map(|(n, _)| (*n).to_owned()).collect();
-            overrides.sort();
-            set.sort();
-            assert_eq!(overrides, set, "{}", stage.name());
+        for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
+            let limits = wgpu::Limits::default();
+            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            for stage in Stage::ALL {
+                check(stage, &config, &tuning);
+            }
         }
+    }
+
+    fn check(stage: Stage, config: &Config, tuning: &Tuning) {
+        let name = format!("{} of {:?}", stage.name(), tuning.layout);
+        let module = naga::front::wgsl::parse_str(&stage.wgsl(config, tuning)).unwrap();
+        let info = naga::valid::Validator::new(
+            naga::valid::ValidationFlags::all(),
+            naga::valid::Capabilities::default(),
+        )
+        .validate(&module)
+        .unwrap();
+        let uses = info.get_entry_point(0);
+        let mut declared: Vec<u32> = module
+            .global_variables
+            .iter()
+            .filter(|(handle, _)| !uses[*handle].is_empty())
+            .filter_map(|(_, v)| Some(v.binding?.binding))
+            .collect();
+        declared.sort_unstable();
+        let ours: Vec<u32> = stage.bindings().iter().map(|b| *b as u32).collect();
+        assert_eq!(declared, ours, "{name}");
+        assert_eq!(module.entry_points[0].name, stage.name());
+        let mut overrides: Vec<_> = module
+            .overrides
+            .iter()
+            .filter(|(_, o)| o.init.is_none())
+            .filter_map(|(_, o)| o.name.clone())
+            .collect();
+        let mut set: Vec<_> = stage
+            .overrides(config, tuning, Variant::default())
+            .iter()
+            .map(|(n, _)| (*n).to_owned())
+            .collect();
+        overrides.sort();
+        set.sort();
+        assert_eq!(overrides, set, "{name}");
     }
 }

@@ -1,16 +1,105 @@
-//! One stage's layout, shader module and pipeline, and wgpu's objections to them.
+//! The stages' pipelines, each compiled when it is first needed, and wgpu's objections.
 
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 use wgpu::{BindGroupLayoutEntry, ShaderStages};
 
-use crate::stage::Binding;
-use crate::{Options, ShaderChecks, Stage};
+use crate::stage::{Binding, Variant};
+use crate::{Config, Options, ShaderChecks, Stage, Tuning};
 
-pub(crate) fn bind_group_layout(device: &wgpu::Device, stage: Stage) -> wgpu::BindGroupLayout {
+/// What bindings need of a stage.
+#[derive(Debug)]
+pub(crate) struct Pipelines {
+    config: Config,
+    tuning: Tuning,
+    checks: ShaderChecks,
+    cache: Option<wgpu::PipelineCache>,
+    stages: [StagePipelines; Stage::ALL.len()],
+}
+
+#[derive(Debug)]
+struct StagePipelines {
+    layout: wgpu::BindGroupLayout,
+    wgsl: Cow<'static, str>,
+    module: OnceLock<wgpu::ShaderModule>,
+    pipelines: [OnceLock<wgpu::ComputePipeline>; Variant::COUNT],
+}
+
+impl Pipelines {
+    /// Compiles nothing yet.
+    pub(crate) fn new(
+        device: &wgpu::Device,
+        config: Config,
+        tuning: Tuning,
+        options: &Options<'_>,
+        edit: impl Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+    ) -> Self {
+        let stages = Stage::ALL.map(|stage| StagePipelines {
+            layout: bind_group_layout(device, stage),
+            wgsl: edit(stage, stage.wgsl(&config, &tuning)),
+            module: OnceLock::new(),
+            pipelines: Default::default(),
+        });
+        Self { config, tuning, checks: options.checks, cache: options.cache.cloned(), stages }
+    }
+
+    pub(crate) fn layout(&self, stage: Stage) -> &wgpu::BindGroupLayout {
+        &self.stages[stage as usize].layout
+    }
+
+    /// The pipeline, compiled now if it is the first time. Threads that come at once may
+    /// each compile it, and all get the same.
+    pub(crate) fn get(
+        &self,
+        device: &wgpu::Device,
+        stage: Stage,
+        variant: Variant,
+    ) -> Result<&wgpu::ComputePipeline, String> {
+        let of_stage = &self.stages[stage as usize];
+        let slot = &of_stage.pipelines[variant.index()];
+        if let Some(pipeline) = slot.get() {
+            return Ok(pipeline);
+        }
+        let pipeline = scoped(device, || {
+            let module = of_stage
+                .module
+                .get_or_init(|| shader_module(device, stage, of_stage.wgsl.clone(), self.checks));
+            self.compile(device, stage, variant, module)
+        })?;
+        Ok(slot.get_or_init(|| pipeline))
+    }
+
+    fn compile(
+        &self,
+        device: &wgpu::Device,
+        stage: Stage,
+        variant: Variant,
+        module: &wgpu::ShaderModule,
+    ) -> wgpu::ComputePipeline {
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(stage.label()),
+            bind_group_layouts: &[Some(self.layout(stage))],
+            immediate_size: 0,
+        });
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(stage.label()),
+            layout: Some(&layout),
+            module,
+            entry_point: Some(stage.name()),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &stage.overrides(&self.config, &self.tuning, variant),
+                zero_initialize_workgroup_memory: self.checks == ShaderChecks::Checked,
+            },
+            cache: self.cache.as_ref(),
+        })
+    }
+}
+
+fn bind_group_layout(device: &wgpu::Device, stage: Stage) -> wgpu::BindGroupLayout {
     let entries: Vec<_> = stage
         .bindings()
         .iter()
@@ -35,7 +124,7 @@ pub(crate) fn bind_group_layout(device: &wgpu::Device, stage: Stage) -> wgpu::Bi
 }
 
 #[expect(unsafe_code, reason = "the one place where shader modules are made unchecked")]
-pub(crate) fn shader_module(
+fn shader_module(
     device: &wgpu::Device,
     stage: Stage,
     wgsl: Cow<'static, str>,
@@ -59,32 +148,6 @@ pub(crate) fn shader_module(
             }
         }
     }
-}
-
-pub(crate) fn compute_pipeline(
-    device: &wgpu::Device,
-    stage: Stage,
-    layout: &wgpu::BindGroupLayout,
-    module: &wgpu::ShaderModule,
-    overrides: &[(&str, f64)],
-    options: &Options<'_>,
-) -> wgpu::ComputePipeline {
-    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: Some(stage.label()),
-        bind_group_layouts: &[Some(layout)],
-        immediate_size: 0,
-    });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(stage.label()),
-        layout: Some(&layout),
-        module,
-        entry_point: Some(stage.name()),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: overrides,
-            zero_initialize_workgroup_memory: options.checks == ShaderChecks::Checked,
-        },
-        cache: options.cache,
-    })
 }
 
 /// Runs `make` so that what wgpu finds wrong comes back here and not to the caller's

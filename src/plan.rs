@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::stage::SCAN_THREADS;
-use crate::{Config, Lens, PlanError, Shape, Stage, Tuning};
+use crate::tuning::feature_threads;
+use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
 
 /// One dispatch of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,12 +83,7 @@ impl Plan {
             scratch_nu: 0..0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
-        let workgroups = plan.outputs_per_segment();
-        let to_fill = u64::from(tuning.workgroups).div_ceil(workgroups);
-        let worth = u64::from(shape.seq_len / tuning.min_segment_len);
-        let longest = tuning.max_segment_len.min(plan.longest_segment());
-        let precise = u64::from(shape.seq_len.div_ceil(longest));
-        let segments = to_fill.min(worth).max(precise).clamp(1, shape.seq_len.into()) as u32;
+        let segments = plan.choose_segments();
         plan.segment_len = shape.seq_len.div_ceil(segments);
         // Rounding the length up can leave the last segments empty: drop those.
         plan.segments = shape.seq_len.div_ceil(plan.segment_len);
@@ -128,41 +124,73 @@ impl Plan {
     }
 
     fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let outputs = self.outputs_per_segment() * u64::from(self.segments);
+        let places = self.tuning.layout.places();
         if self.segments > 1 {
-            let adding = u64::from(self.segments - 1) * u64::from(self.value_blocks());
-            let states = u64::from(self.shape.batch) * u64::from(self.shape.kv_heads);
-            self.dispatches.push(fold(Stage::SegmentState, states * adding, 1, limits)?);
+            let adding = self.state_places().saturating_mul(u64::from(self.segments - 1));
+            self.dispatches.push(fold(Stage::SegmentState, adding, places, limits)?);
             let elements =
                 (self.lens.mu + self.lens.nu) / if is_quads(&self.config) { 4 } else { 1 };
-            let workgroups = elements.div_ceil(SCAN_THREADS.into());
-            self.dispatches.push(fold(Stage::StateScan, workgroups, SCAN_THREADS, limits)?);
+            self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
         }
-        self.dispatches.push(fold(Stage::SegmentOutput, outputs, 1, limits)?);
+        let outputs = self.output_places().saturating_mul(self.segments.into());
+        self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
         Ok(())
     }
 
-    /// Workgroups of `segment_output` with one segment a sequence.
-    fn outputs_per_segment(&self) -> u64 {
+    /// Places (workgroups, or in [`Layout::Thread`] threads) of `segment_output` with one
+    /// segment a sequence.
+    fn output_places(&self) -> u64 {
+        self.state_places() * u64::from(self.head_blocks())
+    }
+
+    /// Places of `segment_state` with one segment a sequence.
+    fn state_places(&self) -> u64 {
         u64::from(self.shape.batch)
             * u64::from(self.shape.kv_heads)
-            * u64::from(self.head_blocks())
             * u64::from(self.value_blocks())
     }
 
-    /// Tokens of the longest segment within the tuning's loop iterations: those of a chunk
-    /// in `segment_output`, whose every loop is also counted once more for its last test.
-    fn longest_segment(&self) -> u32 {
+    /// S: the fewest segments with which the last workgroup ends soonest, counting that
+    /// workgroups run `Tuning::workgroups` at a time and that a token costs half as much
+    /// in `segment_state` as in `segment_output`.
+    fn choose_segments(&self) -> u32 {
         let t = &self.tuning;
-        let features = t.feature_threads(&self.config);
-        let threads = features * t.column_threads;
-        let feature_quads = features * t.tile.features() / 4;
-        let value_quads = t.columns() / 4;
+        let seq_len = self.shape.seq_len;
+        let longest = t.max_segment_len.min(self.longest_segment());
+        let least = seq_len.div_ceil(longest);
+        let most = (seq_len / t.min_segment_len).max(least);
+        let at_a_time = u64::from(t.workgroups) * u64::from(t.layout.places());
+        let half_time = |segments: u32| {
+            let len = u64::from(seq_len.div_ceil(segments));
+            let waves = |places: u64, segments: u32| {
+                places.saturating_mul(segments.into()).div_ceil(at_a_time)
+            };
+            let output = waves(self.output_places(), segments).saturating_mul(2);
+            let state = waves(self.state_places(), segments - 1);
+            output.saturating_add(state).saturating_mul(len)
+        };
+        // More segments pay only where they fill another whole wave.
+        let full = (1..=4).map(|waves| waves * at_a_time / self.output_places());
+        let full = full.map(|s| s.clamp(least.into(), most.into()) as u32);
+        let best = std::iter::once(least).chain(full).min_by_key(|s| (half_time(*s), *s));
+        best.unwrap_or(least)
+    }
+
+    /// Tokens of the longest segment within the tuning's loop iterations. Every loop is
+    /// counted once more for its last test.
+    fn longest_segment(&self) -> u32 {
+        let Layout::Workgroup { .. } = self.tuning.layout else {
+            // A token is an iteration, and so is a row of the state that enters or leaves.
+            let per_segment = 2 * self.config.key_dim + 2;
+            return self.tuning.max_loop_iterations.saturating_sub(per_segment).max(1);
+        };
+        let features = feature_threads(&self.config);
+        let threads = self.tuning.layout.threads(&self.config) as u32;
+        let feature_quads = features * 4;
+        let value_quads = self.tuning.layout.values() / 4;
         let (tokens, heads) = (self.chunk_len(), self.head_tile());
         let rows = tokens * heads;
-        // Where a quad is read number by number, that is a loop of its own.
-        let per_quad = if is_quads(&self.config) { 1 } else { 6 };
-        let load = |count: u32| count.div_ceil(threads) * per_quad + 1;
+        let load = |count: u32| count.div_ceil(threads) + 1;
         let per_chunk = 1
             + load(tokens * feature_quads)
             + load(tokens * value_quads)
@@ -170,12 +198,12 @@ impl Plan {
             + tokens * (heads + 2)
             + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
             + rows.div_ceil(threads) * (feature_quads + 2)
-            + (rows * value_quads).div_ceil(threads) * (features + 1 + per_quad)
+            + (rows * value_quads).div_ceil(threads) * (features + 2)
             + 4;
-        // A state enters and leaves as so many chunks of one row a feature.
-        let per_segment = 2 * (self.config.key_dim.div_ceil(tokens.min(rows)) + 1) * per_chunk;
-        let chunks = t.max_loop_iterations.saturating_sub(per_segment) / per_chunk;
-        chunks.max(1).saturating_mul(tokens)
+        // nu enters and leaves.
+        let per_segment = 2 * load(feature_quads);
+        let iterations = self.tuning.max_loop_iterations.saturating_sub(per_segment);
+        (iterations / per_chunk).max(1).saturating_mul(tokens)
     }
 
     /// The config it was made for.
@@ -228,24 +256,27 @@ impl Plan {
     }
 
     /// Whether one binding may be both the initial and the final state: each state is then
-    /// read by the one workgroup that writes it, or by `state_scan` before anything does.
+    /// read by the one place (a workgroup, or in [`Layout::Thread`] a thread) that writes it,
+    /// or by `state_scan` before anything does.
     #[must_use]
     pub fn updates_in_place(&self) -> bool {
-        self.segments > 1 || self.workgroups_per_state() == 1
+        self.segments > 1 || self.places_per_state() == 1
     }
 
-    pub(crate) fn workgroups_per_state(&self) -> u32 {
+    pub(crate) fn places_per_state(&self) -> u32 {
         self.head_blocks() * self.value_blocks()
     }
 
     /// Bytes the dispatches read and write, without those of an initial and final state:
-    /// q and k once for each slice of V, v and o once, k and v of all segments but the last
-    /// once more, and the segments' states.
+    /// q and k once for each workgroup that has a slice of V, k and v once for each that has
+    /// a block of query heads, o once, k and v of all segments but the last once more, and
+    /// the segments' states. Threads of one workgroup that read the same row read it once.
     #[must_use]
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
-        let slices = u64::from(self.value_blocks());
-        let blocks = u64::from(self.head_blocks());
+        let places = self.tuning.layout.places();
+        let slices = u64::from(self.value_blocks().div_ceil(places));
+        let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
         let lens = &self.lens;
         let mut bytes = (slices * (lens.q + blocks * lens.k) + blocks * lens.v + lens.o) * size;
         if self.segments > 1 {
@@ -288,9 +319,14 @@ impl Plan {
         self.scratch_nu.clone()
     }
 
-    /// Query heads that one workgroup serves.
+    /// Query heads that one place serves.
     pub(crate) fn head_tile(&self) -> u32 {
-        (self.shape.heads / self.shape.kv_heads).min(self.tuning.chunk_queries)
+        match self.tuning.layout {
+            Layout::Workgroup { chunk_queries, .. } => {
+                (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
+            }
+            Layout::Thread { .. } => 1,
+        }
     }
 
     pub(crate) fn head_blocks(&self) -> u32 {
@@ -298,12 +334,18 @@ impl Plan {
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {
-        self.config.value_dim.div_ceil(self.tuning.columns())
+        self.config.value_dim.div_ceil(self.tuning.layout.values())
     }
 
-    /// Tokens of a chunk: as many as leave room for their query rows.
+    /// Tokens of a chunk: as many as leave room for their query rows. A thread without
+    /// workgroup memory has no chunks.
     pub(crate) fn chunk_len(&self) -> u32 {
-        (self.tuning.chunk_queries / self.head_tile()).clamp(1, self.tuning.chunk_tokens)
+        match self.tuning.layout {
+            Layout::Workgroup { chunk_tokens, chunk_queries, .. } => {
+                (chunk_queries / self.head_tile()).clamp(1, chunk_tokens)
+            }
+            Layout::Thread { .. } => 1,
+        }
     }
 }
 
@@ -315,18 +357,19 @@ pub(crate) fn is_quads(config: &Config) -> bool {
     config.key_dim.is_multiple_of(4) && config.value_dim.is_multiple_of(4)
 }
 
-/// A dispatch of `workgroups` of `threads` numbered threads each, laid along x and, where x
-/// is full, folded into y.
+/// A dispatch of as many workgroups as `items` take, `per_workgroup` numbered items to
+/// each, laid along x and, where x is full, folded into y.
 fn fold(
     stage: Stage,
-    workgroups: u64,
-    threads: u32,
+    items: u64,
+    per_workgroup: u32,
     limits: &wgpu::Limits,
 ) -> Result<Dispatch, PlanError> {
+    let workgroups = items.div_ceil(per_workgroup.into());
     let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
     let x = workgroups.min(widest);
     let y = workgroups.div_ceil(x);
-    let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(threads));
+    let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(per_workgroup));
     if y > widest || x * y > required {
         return Err(PlanError::TooManyWorkgroups {
             stage: stage.name(),

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::{Config, Tile, Tuning};
+use crate::tuning::feature_threads;
+use crate::{Config, Layout, Tuning};
 
 /// Threads of `state_scan`, which has one a state element.
 pub(crate) const SCAN_THREADS: u32 = 64;
@@ -34,11 +35,43 @@ pub(crate) enum Binding {
     EndNu = 8,
 }
 
+/// What a sequence starts from; the shaders' `START_*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Start {
+    #[default]
+    Zero = 0,
+    Given = 1,
+    InPlace = 2,
+}
+
+/// What else a stage is compiled for, decided when tensors are bound: code for states that
+/// nobody has would cost a software driver as much to compile as all the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Variant {
+    pub(crate) start: Start,
+    pub(crate) write_end: bool,
+}
+
+impl Variant {
+    pub(crate) const COUNT: usize = 6;
+
+    /// A number below [`Variant::COUNT`], another for each.
+    pub(crate) fn index(self) -> usize {
+        2 * self.start as usize + usize::from(self.write_end)
+    }
+}
+
 const COMMON: &str = include_str!("../shaders/common.wgsl");
 const TENSORS_X1: &str = include_str!("../shaders/tensors_x1.wgsl");
 const TENSORS_X4: &str = include_str!("../shaders/tensors_x4.wgsl");
-const TILE_16X4: &str = include_str!("../shaders/tile_16x4.wgsl");
-const TILE_32X16: &str = include_str!("../shaders/tile_32x16.wgsl");
+
+/// What the stages of a layout share.
+const WORKGROUP: [&str; 2] = [
+    include_str!("../shaders/workgroup/tile.wgsl"),
+    include_str!("../shaders/workgroup/chunk.wgsl"),
+];
+const THREAD: [&str; 2] =
+    [include_str!("../shaders/thread/tile.wgsl"), include_str!("../shaders/thread/step.wgsl")];
 
 impl Stage {
     /// Every stage, in the order of a pass.
@@ -63,11 +96,21 @@ impl Stage {
         }
     }
 
-    fn file(self) -> &'static str {
-        match self {
-            Self::SegmentState => include_str!("../shaders/segment_state.wgsl"),
-            Self::StateScan => include_str!("../shaders/state_scan.wgsl"),
-            Self::SegmentOutput => include_str!("../shaders/segment_output.wgsl"),
+    fn file(self, layout: Layout) -> &'static str {
+        match (self, layout) {
+            (Self::StateScan, _) => include_str!("../shaders/state_scan.wgsl"),
+            (Self::SegmentState, Layout::Workgroup { .. }) => {
+                include_str!("../shaders/workgroup/segment_state.wgsl")
+            }
+            (Self::SegmentState, Layout::Thread { .. }) => {
+                include_str!("../shaders/thread/segment_state.wgsl")
+            }
+            (Self::SegmentOutput, Layout::Workgroup { .. }) => {
+                include_str!("../shaders/workgroup/segment_output.wgsl")
+            }
+            (Self::SegmentOutput, Layout::Thread { .. }) => {
+                include_str!("../shaders/thread/segment_output.wgsl")
+            }
         }
     }
 
@@ -80,34 +123,54 @@ impl Stage {
         }
     }
 
-    /// The whole WGSL module of the stage: its file, then its tile, how tensors are
-    /// read, and what all stages share, one after the other and nothing replaced.
+    /// The whole WGSL module of the stage: its file, then what its layout shares, how
+    /// tensors are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
     pub fn wgsl(self, config: &Config, tuning: &Tuning) -> Cow<'static, str> {
         let tensors = if crate::plan::is_quads(config) { TENSORS_X4 } else { TENSORS_X1 };
-        let tile = match tuning.tile {
-            Tile::F16V4 => TILE_16X4,
-            Tile::F32V16 => TILE_32X16,
-        };
-        Cow::Owned([self.file(), tile, tensors, COMMON].join("\n"))
+        let mut files = vec![self.file(tuning.layout)];
+        match (self, tuning.layout) {
+            // It goes through states element by element, whoever holds mu.
+            (Self::StateScan, _) => {}
+            (_, Layout::Workgroup { .. }) => files.extend(WORKGROUP),
+            (_, Layout::Thread { .. }) => files.extend(THREAD),
+        }
+        files.extend([tensors, COMMON]);
+        Cow::Owned(files.join("\n"))
     }
 
     /// The values of the module's overrides: the one list there is.
-    #[must_use]
-    pub fn overrides(config: &Config, tuning: &Tuning) -> Vec<(&'static str, f64)> {
+    pub(crate) fn overrides(
+        self,
+        config: &Config,
+        tuning: &Tuning,
+        variant: Variant,
+    ) -> Vec<(&'static str, f64)> {
         let eps = config.normalization.eps();
-        vec![
+        let mut overrides = vec![
             ("KEY_DIM", config.key_dim.into()),
             ("VALUE_DIM", config.value_dim.into()),
-            ("FEATURE_THREADS", tuning.feature_threads(config).into()),
-            ("COLUMN_THREADS", tuning.column_threads.into()),
-            ("CHUNK_TOKENS", tuning.chunk_tokens.into()),
-            ("CHUNK_QUERIES", tuning.chunk_queries.into()),
             ("FEATURE_MAP", config.feature_map.code().into()),
             ("NORMALIZE", f64::from(u8::from(eps.is_some()))),
             ("SCALE", config.scale.into()),
             ("EPS", eps.unwrap_or(0.0).into()),
-            ("SCAN_THREADS", SCAN_THREADS.into()),
-        ]
+            ("START", f64::from(variant.start as u8)),
+            ("WRITE_END", f64::from(u8::from(variant.write_end))),
+        ];
+        match (self, tuning.layout) {
+            (Self::StateScan, _) => overrides.push(("SCAN_THREADS", SCAN_THREADS.into())),
+            (_, Layout::Workgroup { column_threads, chunk_tokens, chunk_queries }) => {
+                overrides.extend([
+                    ("FEATURE_THREADS", feature_threads(config).into()),
+                    ("COLUMN_THREADS", column_threads.into()),
+                    ("CHUNK_TOKENS", chunk_tokens.into()),
+                    ("CHUNK_QUERIES", chunk_queries.into()),
+                ]);
+            }
+            (_, Layout::Thread { value_quads, threads }) => {
+                overrides.extend([("TILE_QUADS", value_quads.into()), ("THREADS", threads.into())]);
+            }
+        }
+        overrides
     }
 }

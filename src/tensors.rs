@@ -126,7 +126,7 @@ pub(crate) fn check<'a>(
         in_place: tensors.is_in_place(),
     };
     if checked.in_place && !plan.updates_in_place() {
-        return Err(BindError::InPlace { actual: plan.workgroups_per_state() });
+        return Err(BindError::InPlace { actual: plan.places_per_state() });
     }
     checked.check_overlaps()?;
     Ok(checked)

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use common::Gpu;
 use libtest_mimic::{Arguments, Failed, Trial};
 use linear_attention::verify::{self, Mutation, Options, Report};
-use linear_attention::{Config, ShaderChecks, Tile, Tuning};
+use linear_attention::{Config, Layout, ShaderChecks, Tuning};
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -51,12 +51,9 @@ fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
     };
     add_run("checked", with(&|o| o.checks = ShaderChecks::Checked));
     add_run("unchecked", with(&|o| o.checks = ShaderChecks::Unchecked));
-    let other = |tile| move |o: &mut Options| o.tuning = Some(other_tile(tile));
-    let config = Config::new(64, 64);
-    let first =
-        Tuning::new(&config, &gpu.device.limits(), gpu.device.adapter_info().device_type).unwrap();
-    let tile = if first.tile == Tile::F16V4 { Tile::F32V16 } else { Tile::F16V4 };
-    add_run("other-tile", with(&other(tile)));
+    for (kind, tuning) in other_tunings(gpu) {
+        add_run(kind, with(&|o| o.tuning = Some(tuning)));
+    }
 
     for mutation in Mutation::ALL {
         let gpu = Arc::clone(gpu);
@@ -68,7 +65,7 @@ fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
                 match mutation {
                     Mutation::EpsDropped => "large-eps",
                     Mutation::StateNotCarried => "t64-state",
-                    Mutation::MaskedBeforePhi => "k60",
+                    Mutation::MaskedBeforePhi => "k3-v5",
                     Mutation::ScanWithoutInitial => "t1000",
                     _ => "t63",
                 }
@@ -86,17 +83,22 @@ fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
     trials
 }
 
-/// Narrow workgroups and short chunks with the tile that is not the device's own.
-fn other_tile(tile: Tile) -> Tuning {
-    let limits = linear_attention::wgpu::Limits::default();
-    let mut tuning =
-        Tuning::new(&Config::new(64, 64), &limits, linear_attention::wgpu::DeviceType::Other)
-            .unwrap();
-    tuning.tile = tile;
-    tuning.column_threads = 1;
-    tuning.chunk_tokens = 3;
-    tuning.chunk_queries = 5;
-    tuning
+/// Sizes that the device would not choose: the other layout, places narrower than V, chunks
+/// that end in the middle of a token's query rows.
+fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
+    let device_type = gpu.device.adapter_info().device_type;
+    let mut tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    let mut with = |name, layout| {
+        tuning.layout = layout;
+        (name, tuning)
+    };
+    vec![
+        with(
+            "narrow-workgroup",
+            Layout::Workgroup { column_threads: 1, chunk_tokens: 3, chunk_queries: 5 },
+        ),
+        with("narrow-thread", Layout::Thread { value_quads: 2, threads: 3 }),
+    ]
 }
 
 /// A seed of the day's, unless one is given to repeat a failure.

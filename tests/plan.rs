@@ -1,9 +1,9 @@
 //! Config, Shape and Plan: arithmetic that refuses rather than wraps.
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{
-    Config, ConfigError, FeatureMap, Normalization, Plan, PlanError, Shape, Stage, Tile, Tuning,
+    Config, ConfigError, FeatureMap, Layout, Normalization, Plan, PlanError, Shape, Stage, Tuning,
 };
 use proptest::prelude::*;
 
@@ -129,10 +129,53 @@ fn every_width_gets_a_plan_at_the_default_limits() {
             for device_type in [DeviceType::Other, DeviceType::Cpu] {
                 let config = Config::new(k, v);
                 let tuning = Tuning::new(&config, &Limits::default(), device_type).unwrap();
-                assert!(tuning.workgroup_memory(&config) <= 16 << 10, "{k} {v}");
+                assert!(tuning.layout.workgroup_memory(&config) <= 16 << 10, "{k} {v}");
             }
         }
     }
+}
+
+#[test]
+fn tiles_are_no_wider_than_the_values() {
+    for (k, v, expected) in [
+        (64, 64, 8),
+        (128, 128, 8),
+        (256, 256, 4),
+        (32, 32, 8),
+        (64, 16, 4),
+        (64, 36, 8),
+        (8, 1, 1),
+        (64, 100, 8),
+    ] {
+        let config = Config::new(k, v);
+        let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Cpu).unwrap();
+        let Layout::Thread { value_quads, .. } = tuning.layout else { panic!("no thread layout") };
+        assert_eq!(value_quads, expected, "{k} {v}");
+    }
+}
+
+/// Two cores that run 8 threads each: segments come where threads are missing, or where the
+/// running sum would be too long, and nowhere else.
+#[test]
+fn segments_fill_the_device_and_no_more() {
+    let config = Config::new(64, 64);
+    let mut tuning = Tuning::new(&config, &Limits::default(), DeviceType::Cpu).unwrap();
+    tuning.workgroups = 2;
+    let segments = |b, t, h| {
+        let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
+        Plan::with_tuning(&config, &Shape::new(b, t, h), &limits, &tuning).unwrap().segments()
+    };
+    // Eight heads of two slices are sixteen threads: full.
+    assert_eq!(segments(1, 4096, 8), 1);
+    assert_eq!(segments(4, 4096, 8), 1);
+    // One head is two threads of sixteen, and eight segments are sixteen.
+    assert_eq!(segments(1, 4096, 1), 8);
+    // Ten heads would leave the second round nearly empty: cut, they end sooner.
+    assert_eq!(segments(1, 4096, 10), 3);
+    // Too short to be worth a state.
+    assert_eq!(segments(1, 200, 1), 1);
+    // Longer than a running sum may be.
+    assert_eq!(segments(1, 40_000, 8), 3);
 }
 
 #[test]
@@ -141,8 +184,8 @@ fn a_device_with_more_memory_uses_more() {
     let large = Limits { max_compute_workgroup_storage_size: 48 << 10, ..Limits::default() };
     let small = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
     let large = Tuning::new(&config, &large, DeviceType::Other).unwrap();
-    assert!(large.workgroup_memory(&config) > small.workgroup_memory(&config));
-    assert_eq!(small.tile, Tile::F16V4);
+    assert!(large.layout.workgroup_memory(&config) > small.layout.workgroup_memory(&config));
+    assert!(matches!(small.layout, Layout::Workgroup { .. }));
 }
 
 proptest! {

@@ -5,17 +5,17 @@ use std::io::Write;
 use std::process::Command;
 
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{Config, Stage, Tile, Tuning};
+use linear_attention::{Config, Stage, Tuning};
 
-/// Every text there is: stages, tiles and ways to read tensors.
+/// Every text there is: stages, layouts and ways to read tensors.
 fn modules() -> Vec<(String, String)> {
     let mut modules = Vec::new();
     for (tensors, config) in [("x4", Config::new(64, 64)), ("x1", Config::new(63, 65))] {
-        for tile in Tile::ALL {
-            let mut tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
-            tuning.tile = tile;
+        for device_type in [DeviceType::Other, DeviceType::Cpu] {
+            let tuning = Tuning::new(&config, &Limits::default(), device_type).unwrap();
+            let layout = if device_type == DeviceType::Cpu { "thread" } else { "workgroup" };
             for stage in Stage::ALL {
-                let name = format!("{}-{tile:?}-{tensors}", stage.name());
+                let name = format!("{}-{layout}-{tensors}", stage.name());
                 modules.push((name, stage.wgsl(&config, &tuning).into_owned()));
             }
         }

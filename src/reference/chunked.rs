@@ -24,7 +24,7 @@ pub fn chunked(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Out
     chunked_with_plan(&Plan::new(config, shape, &limits)?, inputs)
 }
 
-/// The same with the segments and tile of `plan`.
+/// The same with the segments and layout of `plan`.
 ///
 /// # Errors
 ///
@@ -150,7 +150,7 @@ impl<'a> Sizes<'a> {
             value_dim: plan.config().value_dim as usize,
             segments: plan.segments() as usize,
             segment_len: plan.segment_len() as usize,
-            tile_features: plan.tuning().tile.features() as usize,
+            tile_features: plan.tuning().layout.features() as usize,
         }
     }
 

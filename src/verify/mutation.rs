@@ -12,7 +12,7 @@ pub enum Mutation {
     MaskOffByOne,
     /// eps is not added.
     EpsDropped,
-    /// A last chunk with fewer tokens is left out.
+    /// A last chunk with fewer tokens, or the last token, is left out.
     LastChunkSkipped,
     /// A segment starts from zero.
     StateNotCarried,
@@ -36,42 +36,68 @@ impl Mutation {
         Self::ScanWithoutInitial,
     ];
 
-    /// The stage it is made in, the text it replaces, and the text in its place.
+    /// The stage it is made in, and for each way the stage is written, the text it replaces
+    /// and the text in its place.
     #[must_use]
-    pub fn text(self) -> (Stage, &'static str, &'static str) {
+    pub fn texts(self) -> (Stage, &'static [(&'static str, &'static str)]) {
         match self {
             Self::MaskOffByOne => (
                 Stage::SegmentOutput,
-                "add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));",
-                "if (token > 0u) { add_outer(&mu, features_of(token - 1u, feature_thread), \
-                 values_of(token - 1u, column_thread)); }",
+                &[
+                    (
+                        "add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));",
+                        "if (token > 0u) { add_outer(&mu, features_of(token - 1u, feature_thread), \
+                         values_of(token - 1u, column_thread)); }",
+                    ),
+                    (
+                        "add_outer(mu, k, value_quad(step, index), features);\n    \
+                         let sum = o + apply(mu, q, features);",
+                        "let sum = o + apply(mu, q, features);\n    \
+                         add_outer(mu, k, value_quad(step, index), features);",
+                    ),
+                ],
             ),
-            Self::EpsDropped => (Stage::SegmentOutput, "SCALE * sum + EPS", "SCALE * sum"),
+            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + EPS", "SCALE * sum")]),
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
-                "first < place.end; first",
-                "first + params.chunk_len <= place.end; first",
+                &[
+                    ("first < place.end; first", "first + params.chunk_len <= place.end; first"),
+                    (
+                        "tokens_begin + place.end - place.begin",
+                        "tokens_begin + place.end - place.begin - 1u",
+                    ),
+                ],
             ),
-            Self::StateNotCarried => {
-                (Stage::SegmentOutput, "start_tile(start, place.value_block, thread)", "Tile()")
-            }
+            Self::StateNotCarried => (
+                Stage::SegmentOutput,
+                &[
+                    ("start_tile(start, place.value_block, thread)", "Tile()"),
+                    ("select(KEY_DIM, 0u, START == START_ZERO)", "0u"),
+                ],
+            ),
             Self::NormalizerForgotten => {
-                (Stage::SegmentOutput, "if (NORMALIZE)", "if (NORMALIZE && false)")
+                (Stage::SegmentOutput, &[("if (NORMALIZE)", "if (NORMALIZE && false)")])
             }
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,
-                "select(vec4<f32>(0.0), phi(x), feature < vec4<u32>(KEY_DIM))",
-                "phi(select(vec4<f32>(0.0), x, feature < vec4<u32>(KEY_DIM)))",
+                &[(
+                    "select(vec4<f32>(0.0), phi(x), feature < vec4<u32>(KEY_DIM))",
+                    "phi(select(vec4<f32>(0.0), x, feature < vec4<u32>(KEY_DIM)))",
+                )],
             ),
             Self::ScanWithoutInitial => {
-                (Stage::StateScan, "sum = start_mu[n * mu_len + element];", "sum = Element();")
+                (Stage::StateScan, &[("sum = start_mu[n * mu_len + element];", "sum = Element();")])
             }
         }
     }
 
     pub(crate) fn edit(self, stage: Stage, wgsl: Cow<'static, str>) -> Cow<'static, str> {
-        let (edited, from, to) = self.text();
-        if stage == edited { Cow::Owned(wgsl.replace(from, to)) } else { wgsl }
+        let (edited, texts) = self.texts();
+        if stage != edited {
+            return wgsl;
+        }
+        let wrong = texts.iter().fold(wgsl.into_owned(), |wgsl, (from, to)| wgsl.replace(from, to));
+        Cow::Owned(wrong)
     }
 }
 
@@ -84,12 +110,15 @@ mod tests {
     #[test]
     fn each_mutation_edits_one_place() {
         let config = Config::new(64, 64);
-        let tuning =
-            Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
-        for mutation in Mutation::ALL {
-            let (stage, from, _) = mutation.text();
-            let wgsl = stage.wgsl(&config, &tuning);
-            assert_eq!(wgsl.matches(from).count(), 1, "{mutation:?}");
+        let limits = wgpu::Limits::default();
+        for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
+            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            for mutation in Mutation::ALL {
+                let (stage, texts) = mutation.texts();
+                let wgsl = stage.wgsl(&config, &tuning);
+                let places: usize = texts.iter().map(|(from, _)| wgsl.matches(from).count()).sum();
+                assert_eq!(places, 1, "{mutation:?} on {device_type:?}");
+            }
         }
     }
 }

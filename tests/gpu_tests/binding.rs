@@ -3,7 +3,8 @@
 use libtest_mimic::Failed;
 use linear_attention::wgpu::{self, BufferBinding, BufferUsages};
 use linear_attention::{
-    BindError, Config, Inputs, LinearAttention, Plan, Readback, Shape, StateBinding, Tensors,
+    BindError, Config, Inputs, Layout, LinearAttention, Plan, Readback, Shape, StateBinding,
+    Tensors,
 };
 
 use super::Test;
@@ -275,7 +276,11 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 
 /// More workgroups than one dimension holds: 70,000 heads of one token.
 fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    let heads = 70_000;
+    let per_workgroup = match a.tuning().layout {
+        Layout::Thread { threads, .. } => threads,
+        _ => 1,
+    };
+    let heads = 70_000 * per_workgroup;
     let shape = Shape::new(1, 1, heads);
     let len = heads as usize * 16;
     let (q, v) = (vec![0.5; len], numbers(len, 3));

@@ -17,7 +17,7 @@ fn segment_output(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let place = place_of(workgroup, params.head_blocks, params.segments);
+    let place = place_of(workgroup_index(workgroup), params.head_blocks, params.segments);
     if (!place.inside) {
         return;
     }
@@ -88,7 +88,7 @@ fn segment_output(
 
     // Blocks of query heads carry the same state; one of them writes it.
     let is_last = place.segment + 1u == params.segments && place.head_block == 0u;
-    if (params.write_end != 0u && is_last) {
+    if (WRITE_END && is_last) {
         let end = place.n * params.kv_heads + place.g;
         store_tile(&mu, end, place.value_block, thread);
         if (place.value_block == 0u) {

@@ -1,8 +1,7 @@
-// The register tile: the part of mu that one thread holds, 16 features by 4 values.
+// The register tile: 16 features by 4 values of mu in each thread of a workgroup.
 //
 // Registers have no index: an array that is not unrolled to the last access is moved to
-// memory, and an override cannot size one. So a tile has its own file, and its blocks
-// have names. tile_32x16.wgsl says the same for another size.
+// memory, and an override cannot size one. So the parts of a tile have names.
 
 const TILE_FEATURE_QUADS: u32 = 4u;
 const TILE_VALUE_QUADS: u32 = 1u;

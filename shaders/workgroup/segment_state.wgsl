@@ -10,7 +10,7 @@ fn segment_state(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let place = place_of(workgroup, 1u, params.segments - 1u);
+    let place = place_of(workgroup_index(workgroup), 1u, params.segments - 1u);
     if (!place.inside) {
         return;
     }

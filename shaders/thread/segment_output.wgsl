@@ -1,0 +1,172 @@
+// The outputs of one segment, token by token from the state it starts from:
+//
+//     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
+//     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
+//
+// A thread has all features of TILE_QUADS quads of values, and one query head. It adds the
+// token to its part of mu, multiplies q through it, and has its part of o.
+//
+// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start_mu [N,S,G,F,V]  start_nu [N,S,G,F]
+// writes  o [N,T,H,V]; in the last segment end_mu [N,G,F,V]  end_nu [N,G,F]
+// grid    one thread for each of N S H x slices of V, folded
+// memory  none
+
+@compute @workgroup_size(THREADS)
+fn segment_output(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let place = place_of(thread_index(workgroup, thread), params.head_blocks, params.segments);
+    if (!place.inside) {
+        return;
+    }
+    let head = place.g * params.group + place.head_block;
+    let start = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
+    let end = place.n * params.kv_heads + place.g;
+    // Query heads of one key/value head carry the same state; the first writes it.
+    let writes_end = WRITE_END && place.segment + 1u == params.segments
+        && place.head_block == 0u;
+
+    var mu_0 = Block(); var mu_64 = Block(); var mu_128 = Block(); var mu_192 = Block();
+    var nu_0 = Features(); var nu_64 = Features(); var nu_128 = Features(); var nu_192 = Features();
+
+    // The state enters, the tokens, the state leaves.
+    let tokens_begin = select(KEY_DIM, 0u, START == START_ZERO);
+    let tokens_end = tokens_begin + place.end - place.begin;
+    let steps = tokens_end + select(0u, KEY_DIM, writes_end);
+    for (var i = 0u; i < steps; i++) {
+        var step: Step;
+        step.enters = START != START_ZERO && i < tokens_begin;
+        step.leaves = WRITE_END && i >= tokens_end;
+        step.is_token = !step.enters && !step.leaves;
+        step.feature = select(i, i - tokens_end, step.leaves);
+        step.start = start;
+        step.end = end;
+        step.value_quad = place.value_block * TILE_QUADS;
+        let t = place.begin + clamp(i, tokens_begin, tokens_end - 1u) - tokens_begin;
+        step.q_row = (place.n * params.seq_len + t) * params.heads + head;
+        step.kv_row = kv_row(place, t);
+
+        var row = Row();
+        advance(&mu_0, &nu_0, &row, step, 0u);
+        if (KEY_DIM > 64u) { advance(&mu_64, &nu_64, &row, step, 64u); }
+        if (KEY_DIM > 128u) { advance(&mu_128, &nu_128, &row, step, 128u); }
+        if (KEY_DIM > 192u) { advance(&mu_192, &nu_192, &row, step, 192u); }
+    }
+}
+
+// What blocks add up to one row of o: q' mu, and q' . nu in four shares.
+struct Row { o: Values, shares: vec4<f32>, factor: f32 }
+
+// One step through one block of the state. The row is whole with the last block, and is
+// written as it comes.
+fn advance(
+    mu: ptr<function, Block>,
+    nu: ptr<function, Features>,
+    row: ptr<function, Row>,
+    step: Step,
+    first: u32,
+) {
+    let k = load_keys(step, first / 4u);
+    let q = load_queries(step, first / 4u);
+    // A token counts once in nu; a row of the start state as often as its nu says.
+    var weight = 1.0;
+    if (step.enters) { weight = start_nu_element(step.start, step.feature); }
+    add_keys(nu, k, weight);
+    (*row).shares += dot_shares(nu, q);
+    if (first + 64u >= KEY_DIM) {
+        (*row).factor = factor_of(step, (*row).shares);
+    }
+    let f = (*row).factor;
+    var strip = (*mu).a; (*row).o.a = advance_strip(&strip, k, q, (*row).o.a, f, step, 0u, first); (*mu).a = strip;
+    if (TILE_QUADS > 1u) {
+        strip = (*mu).b; (*row).o.b = advance_strip(&strip, k, q, (*row).o.b, f, step, 1u, first); (*mu).b = strip;
+    }
+    if (TILE_QUADS > 2u) {
+        strip = (*mu).c; (*row).o.c = advance_strip(&strip, k, q, (*row).o.c, f, step, 2u, first); (*mu).c = strip;
+        strip = (*mu).d; (*row).o.d = advance_strip(&strip, k, q, (*row).o.d, f, step, 3u, first); (*mu).d = strip;
+    }
+    if (TILE_QUADS > 4u) {
+        strip = (*mu).e; (*row).o.e = advance_strip(&strip, k, q, (*row).o.e, f, step, 4u, first); (*mu).e = strip;
+        strip = (*mu).f; (*row).o.f = advance_strip(&strip, k, q, (*row).o.f, f, step, 5u, first); (*mu).f = strip;
+        strip = (*mu).g; (*row).o.g = advance_strip(&strip, k, q, (*row).o.g, f, step, 6u, first); (*mu).g = strip;
+        strip = (*mu).h; (*row).o.h = advance_strip(&strip, k, q, (*row).o.h, f, step, 7u, first); (*mu).h = strip;
+    }
+}
+
+// A key enters the state before its query reads it, so that a token sees itself.
+fn advance_strip(
+    mu: ptr<function, Strip>,
+    k: Features,
+    q: Features,
+    o: vec4<f32>,
+    factor: f32,
+    step: Step,
+    index: u32,
+    first: u32,
+) -> vec4<f32> {
+    let features = features_from(first);
+    add_outer(mu, k, value_quad(step, index), features);
+    let sum = o + apply(mu, q, features);
+    // Written here and not after all strips: software drivers compile small blocks better.
+    if (first + 64u >= KEY_DIM) {
+        store_value_quad(step, index, factor * sum);
+    }
+    return sum;
+}
+
+// What a row of q' mu is multiplied by. What leaves with nu leaves here.
+fn factor_of(step: Step, shares: vec4<f32>) -> f32 {
+    let sum = shares.x + shares.y + shares.z + shares.w;
+    if (step.leaves && step.value_quad == 0u) {
+        store_end_nu_element(step.end, step.feature, sum);
+    }
+    if (step.leaves) {
+        return 1.0;
+    }
+    var factor = SCALE;
+    if (NORMALIZE) {
+        let denominator = SCALE * sum + EPS;
+        // A row without weight is 0, also where the caller chose eps = 0.
+        factor = select(SCALE / denominator, 0.0, denominator == 0.0);
+    }
+    return factor;
+}
+
+fn query_quad(step: Step, quad: u32) -> vec4<f32> {
+    if (4u * quad >= KEY_DIM) { return vec4<f32>(0.0); }
+    let unit = unit_quad(step.feature, quad);
+    return select(unit, feature_quad(q_quad(step.q_row, quad), quad), step.is_token);
+}
+
+// Features 4 quad .. + 63 of a row of phi(q).
+fn load_queries(step: Step, quad: u32) -> Features {
+    return Features(
+        query_quad(step, quad + 0u), query_quad(step, quad + 1u),
+        query_quad(step, quad + 2u), query_quad(step, quad + 3u),
+        query_quad(step, quad + 4u), query_quad(step, quad + 5u),
+        query_quad(step, quad + 6u), query_quad(step, quad + 7u),
+        query_quad(step, quad + 8u), query_quad(step, quad + 9u),
+        query_quad(step, quad + 10u), query_quad(step, quad + 11u),
+        query_quad(step, quad + 12u), query_quad(step, quad + 13u),
+        query_quad(step, quad + 14u), query_quad(step, quad + 15u),
+    );
+}
+
+fn value_quad(step: Step, index: u32) -> vec4<f32> {
+    let quad = step.value_quad + index;
+    if (step.enters) {
+        return start_mu_quad(step.start * KEY_DIM + step.feature, step.feature, quad);
+    }
+    return v_quad(step.kv_row, quad);
+}
+
+fn store_value_quad(step: Step, index: u32, x: vec4<f32>) {
+    let quad = step.value_quad + index;
+    if (step.is_token) {
+        store_o_quad(step.q_row, quad, x);
+    }
+    if (step.leaves) {
+        store_end_mu_quad(step.end * KEY_DIM + step.feature, quad, x);
+    }
+}

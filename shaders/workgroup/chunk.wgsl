@@ -1,0 +1,76 @@
+// A chunk of tokens in workgroup memory, from which all threads of the workgroup read.
+
+override FEATURE_THREADS: u32;  // threads along F; each holds TILE_FEATURES of them
+override COLUMN_THREADS: u32;   // threads along V; each holds TILE_VALUES of them
+override CHUNK_TOKENS: u32;     // most tokens in workgroup memory at a time
+override CHUNK_QUERIES: u32;    // most query rows in workgroup memory at a time
+
+override THREADS: u32 = FEATURE_THREADS * COLUMN_THREADS;
+// A quad is four numbers side by side: a vec4.
+override FEATURE_QUADS: u32 = FEATURE_THREADS * TILE_FEATURE_QUADS;
+override VALUE_QUADS: u32 = COLUMN_THREADS * TILE_VALUE_QUADS;
+override FEATURE_CHUNK_LEN: u32 = (CHUNK_TOKENS + CHUNK_QUERIES) * FEATURE_QUADS;
+override VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * VALUE_QUADS;
+override PARTIAL_LEN: u32 = CHUNK_QUERIES * FEATURE_THREADS * VALUE_QUADS;
+override DOT_LEN: u32 = CHUNK_QUERIES * FEATURE_QUADS;
+
+// phi(k) of the chunk, a row a token, then phi(q), a row a token and query head: [rows, F/4]
+var<workgroup> feature_chunk: array<vec4<f32>, FEATURE_CHUNK_LEN>;
+// v of the chunk, this workgroup's columns: [tokens, columns/4]
+var<workgroup> value_chunk: array<vec4<f32>, VALUE_CHUNK_LEN>;
+// nu up to the chunk: [F/4]
+var<workgroup> nu: array<vec4<f32>, FEATURE_QUADS>;
+// Shares of q' mu: [rows, F/tile, columns/4], and of q' . nu: [rows, F/4]
+var<workgroup> o_partial: array<vec4<f32>, PARTIAL_LEN>;
+var<workgroup> dot_partial: array<f32, DOT_LEN>;
+// What each row of q' mu is multiplied by: [rows]
+var<workgroup> factor: array<f32, CHUNK_QUERIES>;
+
+// The number of a workgroup in a folded grid.
+fn workgroup_index(workgroup: vec3<u32>) -> u32 {
+    return workgroup.y * params.grid_width + workgroup.x;
+}
+
+// Reads phi(k) and v of tokens first .. first + count into workgroup memory.
+fn load_keys_and_values(place: Place, first: u32, count: u32, thread: u32) {
+    for (var i = thread; i < count * FEATURE_QUADS; i += THREADS) {
+        let quad = i % FEATURE_QUADS;
+        feature_chunk[i] = feature_quad(k_quad(kv_row(place, first + i / FEATURE_QUADS), quad), quad);
+    }
+    for (var i = thread; i < count * VALUE_QUADS; i += THREADS) {
+        let quad = place.value_block * VALUE_QUADS + i % VALUE_QUADS;
+        value_chunk[i] = v_quad(kv_row(place, first + i / VALUE_QUADS), quad);
+    }
+}
+
+// The features of one row that belong to a thread.
+fn features_of(row: u32, feature_thread: u32) -> Features {
+    return load_features(row * FEATURE_QUADS + feature_thread * TILE_FEATURE_QUADS);
+}
+
+// Where the columns of a thread begin in a row of VALUE_QUADS: a thread takes every
+// COLUMN_THREADS-th quad, so that neighbouring threads touch neighbouring quads.
+fn values_of(token: u32, column_thread: u32) -> Values {
+    return load_values(token * VALUE_QUADS + column_thread);
+}
+
+// A quad of one row of q' mu: the shares of all threads along F.
+fn sum_of_shares(row: u32, quad: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    for (var share = 0u; share < FEATURE_THREADS; share++) {
+        sum += o_partial[(row * FEATURE_THREADS + share) * VALUE_QUADS + quad];
+    }
+    return sum;
+}
+
+fn load_start_nu(state: u32, thread: u32) {
+    for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
+        nu[quad] = start_nu_quad(state, quad);
+    }
+}
+
+fn store_end_nu(state: u32, thread: u32) {
+    for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
+        store_end_nu_quad(state, quad, nu[quad]);
+    }
+}
