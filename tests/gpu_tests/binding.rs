@@ -276,11 +276,15 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 
 /// More workgroups than one dimension holds: 70,000 heads of one token.
 fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    let per_workgroup = match a.tuning().layout {
-        Layout::Thread { threads, .. } => threads,
-        _ => 1,
-    };
-    let heads = 70_000 * per_workgroup;
+    // One place a workgroup, so that few heads are many workgroups.
+    let mut tuning = *a.tuning();
+    if let Layout::Thread { threads, .. } = &mut tuning.layout {
+        *threads = 1;
+    }
+    let mut options = linear_attention::Options::default();
+    options.tuning = Some(tuning);
+    let a = &LinearAttention::with_options(&gpu.device, *a.config(), &options)?;
+    let heads = 70_000;
     let shape = Shape::new(1, 1, heads);
     let len = heads as usize * 16;
     let (q, v) = (vec![0.5; len], numbers(len, 3));
