@@ -5,18 +5,14 @@
 
 mod adapters;
 mod bench;
-mod ceilings;
 mod check;
-mod compare;
 mod device;
 mod failure;
 mod file;
 mod header;
 mod output;
 mod progress;
-mod random;
 mod run;
-mod timer;
 
 use std::process::ExitCode;
 
