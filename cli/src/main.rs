@@ -11,6 +11,7 @@ mod failure;
 mod file;
 mod header;
 mod output;
+mod plot;
 mod progress;
 mod run;
 
@@ -37,6 +38,8 @@ enum Command {
     Check(check::Args),
     /// Measure how fast an adapter computes, beside what its memory and arithmetic allow
     Bench(bench::Args),
+    /// Draw how time grows with T, from the rows that bench wrote
+    Plot(plot::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Plot(args) => plot::plot(&args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,7 +80,7 @@ fn parse() -> Result<Cli, Failure> {
         let text = error.to_string();
         // A bare `linear-attention` gets the help as its error; one line has to do.
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            let expected = "expected a command: adapters, run, check or bench (see --help)";
+            let expected = "expected a command: adapters, run, check, bench or plot (see --help)";
             return Failure::Input(expected.to_owned());
         }
         // clap says what is wrong first, then how to use the program: keep the first.
