@@ -29,10 +29,7 @@ impl Ceilings {
     /// # Errors
     ///
     /// The device failed.
-    pub fn measure(
-        timer: &Timer<'_>,
-        iterations: usize,
-    ) -> Result<Self, MeasureError> {
+    pub fn measure(timer: &Timer<'_>, iterations: usize) -> Result<Self, MeasureError> {
         let device = timer.device();
         let is_software = device.adapter_info().device_type == DeviceType::Cpu;
         // More than caches hold: large GPUs have tens of MiB.

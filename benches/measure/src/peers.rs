@@ -102,15 +102,15 @@ pub fn fastest(peers: &[Peers], sizes: &Sizes, our_ms: f64) -> Option<Against> {
 }
 
 /// A file of rows that `writer` writes.
-pub(crate) fn read<T: DeserializeOwned>(
-    path: &Path,
-    writer: &'static str,
-) -> Result<T, ReadError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, writer: &'static str) -> Result<T, ReadError> {
     let path = path.to_owned();
     match fs::read(&path) {
         Err(source) => Err(ReadError::Io { path, source }),
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|source| ReadError::Json { path, writer, source }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ReadError::Json {
+            path,
+            writer,
+            source,
+        }),
     }
 }
 

@@ -55,7 +55,10 @@ pub fn latency_line(row: &Row) -> String {
     let stages = if stages.is_empty() { "one stage".to_owned() } else { stages.join(", ") };
     format!(
         "{:<20}{:>12.1}{:>12.2}{:>12.1}{:>12.1}  {stages}",
-        row.sizes, latency.pipeline_ms, latency.first_dispatch_ms, latency.record_us,
+        row.sizes,
+        latency.pipeline_ms,
+        latency.first_dispatch_ms,
+        latency.record_us,
         latency.finish_us
     )
 }
