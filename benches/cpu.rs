@@ -62,7 +62,10 @@ fn device(c: &mut Criterion) {
 
 /// What needs a device, though it waits for none.
 fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // As for the tests: OpenGL only where it is asked for, since its drivers compile slowly.
+    descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    let instance = wgpu::Instance::new(descriptor);
     let found = wgpu::util::initialize_adapter_from_env_or_default(&instance, None);
     let adapter = pollster::block_on(found)?;
     let (device, _queue) =

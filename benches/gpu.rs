@@ -1,5 +1,5 @@
 //! The shapes of `docs/performance.md` by the device's timestamps, on the first adapter found
-//! or the one that `WGPU_ADAPTER_NAME` names.
+//! or the one that `WGPU_ADAPTER_NAME` and `WGPU_BACKEND` name.
 //!
 //! `cargo bench --bench gpu` first runs the harness and times nothing where it fails. Without
 //! `--bench` among its arguments, as `cargo test` runs it, the shapes are tiny and one case
@@ -57,7 +57,10 @@ struct Gpu {
 impl Gpu {
     /// A device with all its adapter has; none where there is no adapter and none is required.
     fn find() -> Result<Option<Self>, Failed> {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        // As for the tests: OpenGL only where it is asked for, since its drivers compile slowly.
+        descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+        let instance = wgpu::Instance::new(descriptor);
         let found = wgpu::util::initialize_adapter_from_env_or_default(&instance, None);
         let adapter = match pollster::block_on(found) {
             Ok(adapter) => adapter,
