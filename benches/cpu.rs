@@ -1,68 +1,112 @@
 //! What the host spends: the reference, planning, binding, recording.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a bench may panic; criterion_group has no docs"
-)]
+#![allow(missing_docs, reason = "criterion_group makes a function without docs")]
 
+use std::error::Error;
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use linear_attention::wgpu;
 use linear_attention::{Config, Inputs, LinearAttention, Plan, Shape, Tensors, reference};
 
-fn host(c: &mut Criterion) {
-    let config = Config::new(32, 32);
-    let shape = Shape::new(1, 512, 12);
-    let x: Vec<f32> = (0..512 * 12 * 32).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect();
-    let inputs = Inputs::new(&x, &x, &x);
+const DIM: u32 = 32;
+const HEADS: u32 = 12;
+
+/// Tokens of each reference: the definition costs their square.
+const NAIVE_TOKENS: [u32; 2] = [32, 128];
+const TOKENS: [u32; 2] = [128, 512];
+
+fn references(c: &mut Criterion) {
+    let config = Config::new(DIM, DIM);
     let mut group = c.benchmark_group("reference");
     group.sample_size(10);
-    group.bench_function("recurrent", |b| b.iter(|| reference::recurrent(&config, &shape, inputs)));
-    group.bench_function("chunked", |b| b.iter(|| reference::chunked(&config, &shape, inputs)));
+    for tokens in NAIVE_TOKENS {
+        measure(&mut group, "naive", tokens, &|shape, inputs| {
+            reference::naive(&config, shape, inputs).map(drop)
+        });
+    }
+    for tokens in TOKENS {
+        measure(&mut group, "recurrent", tokens, &|shape, inputs| {
+            reference::recurrent(&config, shape, inputs).map(drop)
+        });
+        measure(&mut group, "chunked", tokens, &|shape, inputs| {
+            reference::chunked(&config, shape, inputs).map(drop)
+        });
+    }
     group.finish();
-    let limits = wgpu::Limits::default();
+}
+
+type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
+type Reference<'a> = &'a dyn Fn(&Shape, Inputs<'_>) -> Result<(), linear_attention::Error>;
+
+fn measure(group: &mut Group<'_>, name: &str, tokens: u32, compute: Reference<'_>) {
+    let shape = Shape::new(1, tokens, HEADS);
+    let len = tokens * HEADS * DIM;
+    let x: Vec<f32> = (0..len).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect();
+    group.throughput(Throughput::Elements(tokens.into()));
+    group.bench_function(BenchmarkId::new(name, tokens), |b| {
+        b.iter(|| compute(&shape, Inputs::new(&x, &x, &x)));
+    });
+}
+
+fn plan(c: &mut Criterion) {
+    let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+    let shape = Shape::new(1, 16_384, 8);
     c.bench_function("Plan::new", |b| b.iter(|| Plan::new(&config, black_box(&shape), &limits)));
 }
 
 fn device(c: &mut Criterion) {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapter =
-        pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()));
-    let Ok(adapter) = adapter else {
-        eprintln!("SKIPPED bind and record: no adapter");
-        return;
-    };
+    if let Err(error) = bind_and_record(c) {
+        eprintln!("SKIPPED bind and record: {error}");
+    }
+}
+
+/// What needs a device, though it waits for none.
+fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // As for the tests: OpenGL only where it is asked for, since its drivers compile slowly.
+    descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    let instance = wgpu::Instance::new(descriptor);
+    let found = wgpu::util::initialize_adapter_from_env_or_default(&instance, None);
+    let adapter = pollster::block_on(found)?;
     let (device, _queue) =
-        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
-    let attention = LinearAttention::new(&device, Config::new(32, 32)).unwrap();
-    let plan = attention.plan(&Shape::new(1, 512, 12)).unwrap();
+        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default()))?;
+    let attention = LinearAttention::new(&device, Config::new(DIM, DIM))?;
+    // One head, so that the sequence is cut into segments and every stage is dispatched.
+    let plan = attention.plan(&Shape::new(1, 4096, 1))?;
     let buffer = |size| {
         device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
+            label: Some("linear-attention.bench"),
             size,
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         })
     };
-    let [q, k, v, out] =
-        [plan.lens().q, plan.lens().k, plan.lens().v, plan.lens().o].map(|n| buffer(4 * n));
+    let lens = plan.lens();
+    let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
     let scratch = buffer(plan.scratch_size().max(4));
     let tensors = Tensors::new(&q, &k, &v, &out);
     let scratch = scratch.as_entire_buffer_binding();
+    let bound = attention.bind(&device, &plan, &tensors, scratch.clone())?;
     c.bench_function("bind", |b| {
-        b.iter(|| attention.bind(&device, &plan, &tensors, scratch.clone()).unwrap());
+        b.iter(|| attention.bind(&device, &plan, &tensors, scratch.clone()));
     });
-    let bound = attention.bind(&device, &plan, &tensors, scratch).unwrap();
     c.bench_function("record", |b| {
+        let encoder = || device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        b.iter_batched_ref(
+            encoder,
+            |encoder| attention.record(encoder, &bound),
+            criterion::BatchSize::PerIteration,
+        );
+    });
+    c.bench_function("record and finish", |b| {
         b.iter(|| {
-            let mut encoder =
-                device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = device.create_command_encoder(&Default::default());
             attention.record(&mut encoder, &bound);
             encoder.finish()
         });
     });
+    Ok(())
 }
 
-criterion_group!(benches, host, device);
+criterion_group!(benches, references, plan, device);
 criterion_main!(benches);

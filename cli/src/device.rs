@@ -6,6 +6,7 @@ use linear_attention::wgpu::{
     self, Adapter, AdapterInfo, Backend, Backends, Device, DeviceType, Features, Queue,
 };
 use linear_attention::{Config, LinearAttention};
+pub(crate) use linear_attention_measure::driver;
 
 use crate::failure::Failure;
 
@@ -92,11 +93,6 @@ pub(crate) fn pick(wanted: Option<&str>) -> Result<Option<Adapter>, Failure> {
 pub(crate) fn name(adapter: &Adapter) -> String {
     let info = adapter.get_info();
     format!("{} ({}, {})", info.name, info.backend, driver(&info))
-}
-
-/// The driver's name and version.
-pub(crate) fn driver(info: &AdapterInfo) -> String {
-    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
 }
 
 /// A device with the adapter's own limits, and timestamps where it has them.

@@ -1,6 +1,7 @@
 //! Why the program ends with a status other than 0.
 
 use linear_attention::{ConfigError, Error, PlanError};
+use linear_attention_measure::MeasureError;
 use thiserror::Error;
 
 /// What went wrong, by whose fault: the exit status says which.
@@ -53,6 +54,18 @@ impl From<Error> for Failure {
             Error::Config(error) => error.into(),
             Error::Plan(error) => error.into(),
             Error::Len { .. } | Error::NonFinite { .. } => Self::Input(format!("tensor {error}")),
+            _ => Self::Device(error.to_string()),
+        }
+    }
+}
+
+impl From<MeasureError> for Failure {
+    fn from(error: MeasureError) -> Self {
+        match error {
+            MeasureError::Config(error) => error.into(),
+            MeasureError::Plan(error) => error.into(),
+            MeasureError::Attention(error) => error.into(),
+            MeasureError::Wrong { .. } => Self::NotHeld(format!("--shape {error}")),
             _ => Self::Device(error.to_string()),
         }
     }

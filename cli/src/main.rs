@@ -5,18 +5,15 @@
 
 mod adapters;
 mod bench;
-mod ceilings;
 mod check;
-mod compare;
 mod device;
 mod failure;
 mod file;
 mod header;
 mod output;
+mod plot;
 mod progress;
-mod random;
 mod run;
-mod timer;
 
 use std::process::ExitCode;
 
@@ -41,6 +38,8 @@ enum Command {
     Check(check::Args),
     /// Measure how fast an adapter computes, beside what its memory and arithmetic allow
     Bench(bench::Args),
+    /// Draw how time grows with T, from the rows that bench wrote
+    Plot(plot::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Plot(args) => plot::plot(&args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,7 +80,7 @@ fn parse() -> Result<Cli, Failure> {
         let text = error.to_string();
         // A bare `linear-attention` gets the help as its error; one line has to do.
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            let expected = "expected a command: adapters, run, check or bench (see --help)";
+            let expected = "expected a command: adapters, run, check, bench or plot (see --help)";
             return Failure::Input(expected.to_owned());
         }
         // clap says what is wrong first, then how to use the program: keep the first.

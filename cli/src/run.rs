@@ -6,8 +6,8 @@ use std::time::Instant;
 use linear_attention::{
     Config, DEFAULT_EPS, FeatureMap, LinearAttention, Normalization, reference, wgpu::Adapter,
 };
+use linear_attention_measure::{TOLERANCE, relative_error};
 
-use crate::compare::{TOLERANCE, relative_error};
 use crate::device;
 use crate::failure::Failure;
 use crate::file::{Input, Results};

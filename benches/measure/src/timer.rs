@@ -7,26 +7,30 @@ use linear_attention::wgpu::{
     self, Buffer, BufferUsages, CommandEncoder, ComputePass, Device, Features, QuerySet, Queue,
 };
 
-use crate::failure::Failure;
+use crate::MeasureError;
 
 /// Runs of a pass before the first that counts: caches fill, clocks rise.
 const WARM_UPS: usize = 2;
 
 /// Times passes on a device: by its own timestamps or, lacking those, by the wall clock
 /// from submission to completion.
-pub(crate) struct Timer<'a> {
+#[derive(Debug)]
+pub struct Timer<'a> {
     device: &'a Device,
     queue: &'a Queue,
     timestamps: Option<Timestamps>,
 }
 
+#[derive(Debug)]
 struct Timestamps {
     set: QuerySet,
     resolved: Buffer,
 }
 
 impl<'a> Timer<'a> {
-    pub(crate) fn new(device: &'a Device, queue: &'a Queue) -> Self {
+    /// For passes on this queue.
+    #[must_use]
+    pub fn new(device: &'a Device, queue: &'a Queue) -> Self {
         let has_timestamps = device.features().contains(Features::TIMESTAMP_QUERY);
         let timestamps = has_timestamps.then(|| Timestamps {
             set: device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -45,46 +49,72 @@ impl<'a> Timer<'a> {
     }
 
     /// What it measures with, to be printed.
-    pub(crate) fn name(&self) -> &'static str {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         match self.timestamps {
             Some(_) => "the device's timestamps",
             None => "the wall clock, for the device has no timestamps",
         }
     }
 
+    /// The device it times on.
+    #[must_use]
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// The queue it submits to.
+    #[must_use]
+    pub fn queue(&self) -> &'a Queue {
+        self.queue
+    }
+
     /// The median of `iterations` runs, in seconds.
-    pub(crate) fn median(
+    ///
+    /// # Errors
+    ///
+    /// The device failed, or its clock stands still.
+    pub fn median(
         &self,
         iterations: usize,
         record: &dyn Fn(&mut ComputePass<'_>),
-    ) -> Result<f64, Failure> {
-        median(iterations, &|| self.pass(record))
+    ) -> Result<f64, MeasureError> {
+        warm_median(iterations, &|| self.pass(record))
     }
 
     /// The same by the wall clock for whatever is recorded, a copy of buffers for one.
-    pub(crate) fn median_by_wall_clock(
+    ///
+    /// # Errors
+    ///
+    /// As [`Timer::median`].
+    pub fn median_by_wall_clock(
         &self,
         iterations: usize,
         record: &dyn Fn(&mut CommandEncoder),
-    ) -> Result<f64, Failure> {
-        median(iterations, &|| {
+    ) -> Result<f64, MeasureError> {
+        warm_median(iterations, &|| {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             record(&mut encoder);
             self.by_wall_clock(encoder)
         })
     }
 
-    fn by_wall_clock(&self, encoder: CommandEncoder) -> Result<f64, Failure> {
+    /// Seconds from the submission of what is recorded, or of nothing, to its completion.
+    ///
+    /// # Errors
+    ///
+    /// The device failed.
+    pub fn by_wall_clock(&self, encoder: CommandEncoder) -> Result<f64, MeasureError> {
         let commands = encoder.finish();
         let start = Instant::now();
         self.queue.submit([commands]);
         self.device
             .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| Failure::Device(error.to_string()))?;
+            .map_err(|error| MeasureError::Device { message: error.to_string() })?;
         Ok(start.elapsed().as_secs_f64())
     }
 
-    fn pass(&self, record: &dyn Fn(&mut ComputePass<'_>)) -> Result<f64, Failure> {
+    fn pass(&self, record: &dyn Fn(&mut ComputePass<'_>)) -> Result<f64, MeasureError> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let timestamp_writes =
@@ -108,22 +138,44 @@ impl<'a> Timer<'a> {
         // The library reads f32; the bits are those of two u64.
         let words: Vec<f32> = readback.wait(self.device)?.into_iter().flatten().collect();
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
-        let elapsed = ticks[1].wrapping_sub(ticks[0]) as f64;
+        let elapsed = match ticks[..] {
+            [begin, end] => end.wrapping_sub(begin) as f64,
+            _ => return Err(MeasureError::Clock),
+        };
         Ok(elapsed * f64::from(self.queue.get_timestamp_period()) * 1e-9)
     }
 }
 
 /// The median of `iterations` times in seconds, after the warm-ups.
-fn median(iterations: usize, once: &dyn Fn() -> Result<f64, Failure>) -> Result<f64, Failure> {
+fn warm_median(
+    iterations: usize,
+    once: &dyn Fn() -> Result<f64, MeasureError>,
+) -> Result<f64, MeasureError> {
     for _ in 0..WARM_UPS {
         once()?;
     }
-    let times: Result<Vec<f64>, _> = (0..iterations).map(|_| once()).collect();
-    let mut times = times?;
+    let times: Result<Vec<f64>, _> = (0..iterations.max(1)).map(|_| once()).collect();
+    let median = median(times?);
+    if median > 0.0 { Ok(median) } else { Err(MeasureError::Clock) }
+}
+
+/// The middle of `times`, or the mean of the two in the middle; 0 where there is none.
+pub(crate) fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    let median = f64::midpoint(times[(times.len() - 1) / 2], times[times.len() / 2]);
-    if median > 0.0 {
-        return Ok(median);
+    let at = |index: usize| times.get(index).copied().unwrap_or_default();
+    f64::midpoint(at(times.len().saturating_sub(1) / 2), at(times.len() / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        for (times, expected) in
+            [(vec![], 0.0), (vec![3.0], 3.0), (vec![4.0, 1.0], 2.5), (vec![9.0, 1.0, 2.0], 2.0)]
+        {
+            assert_eq!(median(times), expected);
+        }
     }
-    Err(Failure::Device("the device's clock does not advance".to_owned()))
 }

@@ -4,15 +4,16 @@ use linear_attention::wgpu::{
     self, BindGroup, BufferUsages, ComputePipeline, Device, DeviceType, ShaderSource,
 };
 
-use crate::failure::Failure;
-use crate::timer::Timer;
+use crate::{MeasureError, Timer};
 
 /// The best rates that simple kernels reach.
-pub(crate) struct Ceilings {
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Ceilings {
     /// Bytes read and written a second by a copy.
-    pub(crate) bytes: f64,
+    pub bytes: f64,
     /// Operations a second of f32 multiply-adds, two to each.
-    pub(crate) flops: f64,
+    pub flops: f64,
 }
 
 /// As in `ceilings.wgsl`.
@@ -23,11 +24,13 @@ const FLOPS_PER_THREAD: u64 = 128 * 8 * 32 * 2;
 const MIB: u64 = 1 << 20;
 
 impl Ceilings {
-    pub(crate) fn measure(
-        device: &Device,
-        timer: &Timer<'_>,
-        iterations: usize,
-    ) -> Result<Self, Failure> {
+    /// Copies and multiplies on the timer's device, and takes the median of `iterations`.
+    ///
+    /// # Errors
+    ///
+    /// The device failed.
+    pub fn measure(timer: &Timer<'_>, iterations: usize) -> Result<Self, MeasureError> {
+        let device = timer.device();
         let is_software = device.adapter_info().device_type == DeviceType::Cpu;
         // More than caches hold: large GPUs have tens of MiB.
         let wanted = if is_software { 64 * MIB } else { 256 * MIB };

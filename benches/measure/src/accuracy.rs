@@ -1,10 +1,11 @@
 //! How far a result is from what it must be.
 
 /// Largest error that holds, relative to the largest output.
-pub(crate) const TOLERANCE: f64 = 2e-5;
+pub const TOLERANCE: f64 = 2e-5;
 
 /// The largest difference over the largest expected number; infinite where one is no number.
-pub(crate) fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+#[must_use]
+pub fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     let largest = expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
     let error = found.iter().zip(expected).fold(0.0, |worst: f64, (found, expected)| {
         let error = (f64::from(*found) - expected).abs();

@@ -1,0 +1,82 @@
+//! Why something was not measured, or a file of measurements not read.
+
+use std::path::PathBuf;
+
+use linear_attention::{BindError, ConfigError, PlanError};
+use thiserror::Error;
+
+/// Why a shape has no row.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MeasureError {
+    /// Its pipelines cannot be made.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It cannot be planned on this device.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Its tensors cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// What the library says of a whole call, as for the check.
+    #[error(transparent)]
+    Attention(#[from] linear_attention::Error),
+    /// The device stopped answering.
+    #[error("the device failed: {message}")]
+    Device {
+        /// wgpu's message.
+        message: String,
+    },
+    /// Every run took no time at all.
+    #[error("the device's clock does not advance")]
+    Clock,
+    /// The first tokens came out wrong: a wrong result has no speed.
+    #[error(
+        "{sizes}: expected an error of at most {required:.0e} of the largest output, \
+         found {actual:.1e}"
+    )]
+    Wrong {
+        /// The shape.
+        sizes: crate::Sizes,
+        /// [`TOLERANCE`](crate::TOLERANCE).
+        required: f64,
+        /// The error found.
+        actual: f64,
+    },
+}
+
+/// Why a file of rows is not taken.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// It is not there, or not readable.
+    #[error("{path}: expected a readable file, found: {source}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no JSON, or has not what a file of rows has.
+    #[error("{path}: expected rows as {writer} writes them, found: {source}", path = .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Who writes such files.
+        writer: &'static str,
+        /// What serde found.
+        source: serde_json::Error,
+    },
+    /// A row has a number that no measurement can give, or neither time nor error.
+    #[error("{path}: rows[{index}]: expected {required}, found {actual}", path = .path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row's place, from 0.
+        index: usize,
+        /// The condition it fails.
+        required: &'static str,
+        /// What it has.
+        actual: String,
+    },
+}

@@ -1,0 +1,189 @@
+//! The file of rows that `bench --json` writes.
+
+use std::path::Path;
+
+use linear_attention::Plan;
+use linear_attention::wgpu::AdapterInfo;
+use serde::{Deserialize, Serialize};
+
+use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
+
+/// Rows measured in one run on one device, as `linear-attention bench --json FILE` writes
+/// them and `linear-attention plot FILE` reads them.
+///
+/// Keys of the file; they are stable, and others may join them:
+///
+/// | key | what it holds |
+/// | --- | --- |
+/// | `adapter`, `driver`, `backend` | the device, by the names wgpu gives |
+/// | `date` | the day of the run in UTC, `2026-11-24` |
+/// | `version` | of the crate |
+/// | `timer`, `iterations` | what the times are read from; runs of which the median counts |
+/// | `copy_gb_s`, `fma_gflop_s` | the ceilings of the same run: bytes read and written by a copy, operations of f32 multiply-adds |
+/// | `rows` | a [`Row`] a shape |
+///
+/// Keys of a row:
+///
+/// | key | what it holds |
+/// | --- | --- |
+/// | `b`, `t`, `h`, `g`, `k`, `v` | the sizes; `dtype` is how q, k, v and o are stored, as safetensors spells it |
+/// | `ms` | all dispatches of a call, warm |
+/// | `gb_s`, `copy_share` | bytes that the plan moves in that time, the state of a decode step included; over `copy_gb_s` |
+/// | `gflop_s`, `fma_share` | operations of the plan in that time; over `fma_gflop_s` |
+/// | `tokens_s` | B T over the time |
+/// | `segments` | S, the segments of a sequence |
+/// | `scratch_bytes` | scratch that the plan needs |
+/// | `state_bytes` | initial and final state, bound where T = 1; else 0 |
+/// | `total_bytes` | all that was asked of the device for the row: q, k, v, o, scratch, state |
+/// | `pipeline_ms`, `first_dispatch_ms`, `record_us`, `finish_us` | see [`Latency`] |
+/// | `stages` | `stage` and `ms` of each stage timed alone, where there are several |
+/// | `peer`, `peer_dtype`, `peer_ms`, `ratio` | the fastest peer of equal sizes, where `--against` names one; `ratio` is `peer_ms` over `ms` |
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The adapter's name.
+    pub adapter: String,
+    /// Its driver and the driver's version.
+    pub driver: String,
+    /// wgpu's backend.
+    pub backend: String,
+    /// The day, in UTC.
+    pub date: String,
+    /// The crate's version.
+    pub version: String,
+    /// What the times are read from.
+    pub timer: String,
+    /// Runs of which the median counts.
+    pub iterations: usize,
+    /// Bytes a second of a copy, over 10^9.
+    pub copy_gb_s: f64,
+    /// Operations a second of multiply-adds, over 10^9.
+    pub fma_gflop_s: f64,
+    /// A row a shape.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// An empty report of today's, for this adapter.
+    #[must_use]
+    pub fn new(info: &AdapterInfo, timer: &str, iterations: usize, ceilings: &Ceilings) -> Self {
+        Self {
+            adapter: info.name.clone(),
+            driver: driver(info),
+            backend: info.backend.to_string(),
+            date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+            // All crates of the workspace have one version.
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            timer: timer.to_owned(),
+            iterations,
+            copy_gb_s: 1e-9 * ceilings.bytes,
+            fma_gflop_s: 1e-9 * ceilings.flops,
+            rows: Vec::new(),
+        }
+    }
+
+    /// The report in a file, with at least one row, all of whose times are above 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], naming the file and the first row that is not.
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let report: Self = peers::read(path, "`linear-attention bench --json`")?;
+        peers::check_times(path, report.rows.iter().map(|row| Some(row.ms)))?;
+        Ok(report)
+    }
+}
+
+/// A measured shape; [`Report`] says what each key holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Row {
+    /// What was measured.
+    #[serde(flatten)]
+    pub sizes: Sizes,
+    /// How q, k, v and o are stored.
+    pub dtype: String,
+    /// Milliseconds of a call.
+    pub ms: f64,
+    /// Bytes moved a second, over 10^9.
+    pub gb_s: f64,
+    /// The same over what a copy moves.
+    pub copy_share: f64,
+    /// Operations a second, over 10^9.
+    pub gflop_s: f64,
+    /// The same over what multiply-adds do.
+    pub fma_share: f64,
+    /// Tokens a second.
+    pub tokens_s: f64,
+    /// Segments of a sequence.
+    pub segments: u32,
+    /// Bytes of scratch.
+    pub scratch_bytes: u64,
+    /// Bytes of the initial and final state.
+    pub state_bytes: u64,
+    /// Bytes asked of the device.
+    pub total_bytes: u64,
+    /// First use, and what recording costs.
+    #[serde(flatten)]
+    pub latency: Latency,
+    /// Each stage alone, where there are several.
+    #[serde(default)]
+    pub stages: Vec<StageTime>,
+    /// The fastest peer of equal sizes.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+}
+
+/// A stage timed alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StageTime {
+    /// The stage's name.
+    pub stage: String,
+    /// Milliseconds of its dispatches.
+    pub ms: f64,
+}
+
+/// What a row is made of beside its plan.
+pub(crate) struct Measured {
+    pub(crate) seconds: f64,
+    pub(crate) stages: Vec<StageTime>,
+    pub(crate) total_bytes: u64,
+    pub(crate) state_bytes: u64,
+    pub(crate) latency: Latency,
+}
+
+impl Row {
+    pub(crate) fn new(plan: &Plan, ceilings: &Ceilings, measured: Measured) -> Self {
+        let Measured { seconds, stages, total_bytes, state_bytes, latency } = measured;
+        let sizes = Sizes::from(plan);
+        // A bound state is read once and written once; the plan does not count it.
+        let lens = plan.lens();
+        let state_moved = if state_bytes > 0 { 8 * (lens.mu + lens.nu) } else { 0 };
+        let bytes = (plan.bytes_moved() + state_moved) as f64 / seconds;
+        let flops = plan.flops() as f64 / seconds;
+        Self {
+            sizes,
+            dtype: plan.config().dtype.name().to_owned(),
+            ms: 1e3 * seconds,
+            gb_s: 1e-9 * bytes,
+            copy_share: bytes / ceilings.bytes,
+            gflop_s: 1e-9 * flops,
+            fma_share: flops / ceilings.flops,
+            tokens_s: f64::from(sizes.b) * f64::from(sizes.t) / seconds,
+            segments: plan.segments(),
+            scratch_bytes: plan.scratch_size(),
+            state_bytes,
+            total_bytes,
+            latency,
+            stages,
+            against: None,
+        }
+    }
+}
+
+/// The driver's name and version.
+#[must_use]
+pub fn driver(info: &AdapterInfo) -> String {
+    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Times PyTorch's chunked linear attention on the CPU and prints the rows that
+`linear-attention bench --against` reads.
+
+    pip install torch
+    python3 benches/peers/torch_cpu.py > peers.json
+    linear-attention bench --against peers.json
+
+What is timed is the chunked form as a user of PyTorch would write it: elu + 1, one
+matrix product for each of scores, outputs and chunk states, `cumsum` over the chunks,
+`tril` for the mask, the division at the end; f32, inputs already laid out [B, H, T, D].
+A single token is timed as a step of decoding: the state is updated in place, then read.
+With --softmax, causal softmax attention (scaled_dot_product_attention) is timed too, where
+a call takes at most a few seconds. Each shape is first checked against the definition in f64
+on its first tokens.
+
+`ms` is the median and `min_ms` the least: new pages make single calls take twice as long.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import torch
+
+from common import (
+    CHECKED_TOKENS, EPS, definition, feature_map, feature_map_exact, note, parse_shapes,
+    print_report, relative_error, row,
+)
+
+DEFAULT_SHAPES = ["1,4096,8,64", "1,16384,8,64", "1,8192,4,128", "1,1,32,128", "32,1,32,128"]
+CHUNKS = [64, 128]
+TOLERANCE = 2e-5
+WARM_UPS = 3
+# Tokens from whose time that of softmax attention on more of them is foretold.
+PROBED_TOKENS = 1024
+
+
+def chunked(q, k, v, chunk):
+    """q, k [B,H,T,K], v [B,H,T,V] to o [B,H,T,V]; T a multiple of the chunk."""
+    b, h, t, _ = q.shape
+    q, k = feature_map(q), feature_map(k)
+    q, k, v = (x.reshape(b, h, t // chunk, chunk, -1) for x in (q, k, v))
+    added = k.transpose(-1, -2) @ v
+    mu = added.cumsum(2) - added
+    added = k.sum(-2, keepdim=True)
+    nu = added.cumsum(2) - added
+    scores = (q @ k.transpose(-1, -2)).tril()
+    o = q @ mu + scores @ v
+    denominator = q @ nu.transpose(-1, -2) + scores.sum(-1, keepdim=True) + EPS
+    return (o / denominator).reshape(b, h, t, -1)
+
+
+def step(q, k, v, mu, nu):
+    """One token: q, k [B,H,1,K], v [B,H,1,V]; mu [B,H,K,V] and nu [B,H,K] in place."""
+    q, k = feature_map(q), feature_map(k)
+    mu.addcmul_(k.transpose(-1, -2), v)
+    nu.add_(k.squeeze(-2))
+    return q @ mu / (q @ nu.unsqueeze(-1) + EPS)
+
+
+def softmax(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def checked(name, found, expected):
+    error = relative_error(found, expected)
+    if not error < TOLERANCE:
+        raise SystemExit(f"{name}: expected an error below {TOLERANCE:.0e}, found {error:.1e}")
+
+
+def time_ms(run, iterations):
+    """The median and the least, after warm-ups."""
+    for _ in range(WARM_UPS):
+        run()
+    times = []
+    for _ in range(iterations):
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return {"ms": statistics.median(times), "min_ms": min(times)}
+
+
+def linear_rows(shape, q, k, v, iterations):
+    b, t, h, key_dim, value_dim = shape
+    mapped = [feature_map_exact(x[:, :, :CHECKED_TOKENS]) for x in (q, k)]
+    first = [x[:, :, :CHECKED_TOKENS] for x in (q, k, v)]
+    if t == 1:
+        state = torch.rand(b, h, key_dim, value_dim), torch.rand(b, h, key_dim) + 0.5
+        expected = definition(*mapped, first[2], state=state)
+        checked("step", step(q, k, v, *(x.clone() for x in state)), expected)
+        yield row("PyTorch CPU, step", shape, "F32",
+                  **time_ms(lambda: step(q, k, v, *state), iterations))
+        return
+    expected = definition(*mapped, first[2])
+    for chunk in CHUNKS:
+        if t % chunk:
+            note(f"{shape}: no row of chunks of {chunk}, which do not divide T")
+            continue
+        # Sequences shorter than what is checked are whole chunks; longer ones are cut to some.
+        checked(f"chunk {chunk}", chunked(*first, chunk), expected)
+        yield row(f"PyTorch CPU, C = {chunk}", shape, "F32",
+                  **time_ms(lambda: chunked(q, k, v, chunk), iterations))
+
+
+def softmax_rows(shape, q, k, v, iterations, limit_s):
+    t = shape[1]
+    probed = min(t, PROBED_TOKENS)
+    head = [x[:, :, :probed] for x in (q, k, v)]
+    foretold_s = 1e-3 * time_ms(lambda: softmax(*head), 3)["min_ms"] * (t / probed) ** 2
+    if foretold_s > limit_s:
+        note(f"{shape}: no row of softmax attention, a call would take {foretold_s:.0f} s")
+        return
+    yield row("PyTorch CPU, softmax attention", shape, "F32", "softmax",
+              **time_ms(lambda: softmax(q, k, v), iterations))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--shape", action="append", metavar="B,T,H,K[,V]",
+                        help="any number of times; T may be FIRST..LAST, which doubles")
+    parser.add_argument("--softmax", action="store_true", help="causal softmax attention too")
+    parser.add_argument("--softmax-limit", type=float, default=3.0, metavar="SECONDS",
+                        help="no row of softmax attention where a call takes longer")
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    if args.iterations < 1 or args.threads < 1:
+        raise SystemExit("--iterations and --threads: expected at least 1")
+    shapes = parse_shapes(args.shape or DEFAULT_SHAPES)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rows = []
+    with torch.inference_mode():
+        for shape in shapes:
+            b, t, h, k, v = shape
+            inputs = [torch.rand(b, h, t, d) * 2 - 1 for d in (k, k, v)]
+            note(f"measuring {shape}")
+            rows += linear_rows(shape, *inputs, args.iterations)
+            if args.softmax and t > 1:
+                rows += softmax_rows(shape, *inputs, args.iterations, args.softmax_limit)
+    if not rows:
+        raise SystemExit("--shape: expected a T that 64 or 128 divides, found none")
+    device = f"PyTorch {torch.__version__}, CPU, {args.threads} threads"
+    print_report(device, torch.__version__, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+//! `bench --against`, `bench --sweep` and `plot`. What needs a device says visibly where there
+//! is none; the files of `plot` are made by hand and need none.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{refused, run, scratch};
+
+const SIZES: [&str; 6] = ["b", "t", "h", "g", "k", "v"];
+
+/// A row of a peer that took a second.
+fn peer(name: &str, sizes: [u32; 6], ms: f64) -> Value {
+    let mut row = json!({ "peer": name, "dtype": "F32", "ms": ms, "tokens_s": 1.0 });
+    for (key, size) in SIZES.iter().zip(sizes) {
+        row[key] = size.into();
+    }
+    row
+}
+
+fn peers(rows: &[Value]) -> String {
+    json!({ "adapter": "a slow machine", "driver": "1.0", "rows": rows }).to_string()
+}
+
+/// Runs `bench` to its end; none where there is no adapter.
+fn bench(arguments: &[&str]) -> Option<String> {
+    let found = run(&[&["bench", "--iterations", "1"], arguments].concat());
+    if found.stderr.contains("no adapter to measure") {
+        let required = std::env::var_os("LINEAR_ATTENTION_REQUIRE_GPU").is_some_and(|v| v == "1");
+        assert!(!required, "LINEAR_ATTENTION_REQUIRE_GPU asks for an adapter");
+        eprintln!("SKIPPED bench {arguments:?}: no adapter");
+        return None;
+    }
+    assert_eq!(found.status, 0, "{}", found.stderr);
+    Some(found.stdout)
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn against_the_fastest_peer() {
+    let (_guard, directory) = scratch();
+    let [slow, fast, rows] = ["slow", "fast", "rows"].map(|name| directory.join(name));
+    let failed = json!({ "peer": "broken", "b": 1, "t": 8, "h": 2, "g": 2, "k": 4, "v": 4,
+                         "dtype": "F32", "error": "out of memory" });
+    let mut other = peer("another function", [1, 8, 2, 2, 4, 8], 1e-9);
+    other["computes"] = "softmax".into();
+    fs::write(&slow, peers(&[peer("slow", [1, 8, 2, 2, 4, 4], 2e6), failed])).unwrap();
+    fs::write(&fast, peers(&[peer("fast", [1, 8, 2, 2, 4, 4], 1e6), other])).unwrap();
+    let [slow, fast, json] = [&slow, &fast, &rows].map(|path| path.to_str().unwrap());
+    let shapes = ["--shape", "1,8,2,4", "--shape", "1,9,2,4"];
+    let files = ["--against", slow, "--against", fast, "--json", json];
+    let Some(stdout) = bench(&[&shapes[..], &files].concat()) else { return };
+    assert!(stdout.contains("fast (F32)") && stdout.contains("none of these sizes"), "{stdout}");
+
+    let report = read(&rows);
+    let [compared, alone] = [&report["rows"][0], &report["rows"][1]];
+    assert_eq!((&compared["peer"], &compared["peer_dtype"]), (&"fast".into(), &"F32".into()));
+    let [ratio, ms] = [&compared["ratio"], &compared["ms"]].map(|x| x.as_f64().unwrap());
+    assert!((ratio * ms / 1e6 - 1.0).abs() < 1e-9, "{ratio} of {ms} ms");
+    assert!(alone.get("ratio").is_none() && alone.get("peer").is_none(), "{alone}");
+    for key in ["pipeline_ms", "first_dispatch_ms", "record_us", "finish_us", "total_bytes"] {
+        assert!(compared[key].as_f64().unwrap() > 0.0, "{key} in {compared}");
+    }
+}
+
+#[test]
+fn sweeps_double_t() {
+    let (_guard, directory) = scratch();
+    let rows = directory.join("rows");
+    let json = rows.to_str().unwrap();
+    // The last is longer than any plan, and is passed over.
+    let sweep = ["--sweep", "1,8..32,2,4", "2,3..3,1,4,8", "1,3000000000..3000000000,1,1"];
+    let Some(_) = bench(&[&sweep[..], &["--json", json]].concat()) else { return };
+    let report = read(&rows);
+    let measured: Vec<Vec<u64>> = report["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| SIZES.iter().map(|key| row[key].as_u64().unwrap()).collect())
+        .collect();
+    let expected =
+        [[1, 8, 2, 2, 4, 4], [1, 16, 2, 2, 4, 4], [1, 32, 2, 2, 4, 4], [2, 3, 1, 1, 4, 8]];
+    assert_eq!(measured, expected);
+}
+
+#[test]
+fn segments_and_decoding() {
+    let (_guard, directory) = scratch();
+    let rows = directory.join("rows");
+    let json = rows.to_str().unwrap();
+    let shapes = ["--shape", "2,1,2,4", "--shape", "1,600,1,4"];
+    let Some(_) = bench(&[&shapes[..], &["--json", json]].concat()) else { return };
+    let report = read(&rows);
+    let [step, sequence] = [&report["rows"][0], &report["rows"][1]];
+    // mu and nu of 2 x 2 heads, once where they are updated in place.
+    let state = 4 * 4 * (4 * 4 + 4);
+    let state_bytes = step["state_bytes"].as_u64().unwrap();
+    assert!([state, 2 * state].contains(&state_bytes), "{step}");
+    assert_eq!(sequence["state_bytes"], 0);
+    let total = sequence["total_bytes"].as_u64().unwrap();
+    assert!(total >= 4 * 4 * 600 * 4 + sequence["scratch_bytes"].as_u64().unwrap(), "{sequence}");
+    let stages = sequence["stages"].as_array().unwrap();
+    assert_eq!(stages.is_empty(), sequence["segments"] == 1, "{sequence}");
+}
+
+#[test]
+fn bad_peers() {
+    let (_guard, directory) = scratch();
+    let file = directory.join("peers");
+    let path = file.to_str().unwrap();
+    let sizes = [1, 8, 2, 2, 4, 4];
+    let mut without_time = peer("x", sizes, 1.0);
+    without_time.as_object_mut().unwrap().remove("ms");
+    let mut without_t = peer("x", sizes, 1.0);
+    without_t.as_object_mut().unwrap().remove("t");
+    for (text, part) in [
+        ("{".to_owned(), "EOF"),
+        ("[]".to_owned(), "torch_cpu.py"),
+        (peers(&[]), "at least one row, found no row"),
+        (peers(&[without_t]), "missing field `t`"),
+        (peers(&[peer("x", sizes, 1.0), without_time]), "rows[1]: expected ms or error"),
+        (peers(&[peer("x", sizes, -1.0)]), "rows[0]: expected ms above 0, found -1"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let line = refused(&["bench", "--against", path]);
+        assert!(line.contains("--against") && line.contains(path) && line.contains(part), "{line}");
+    }
+    let line = refused(&["bench", "--against", "/no/such/file"]);
+    assert!(line.contains("--against /no/such/file"), "{line}");
+    for sweep in ["1,2,3,4", "1,4..2,3,4", "1,0..2,3,4", "1,1..2,3,999"] {
+        assert!(refused(&["bench", "--sweep", sweep]).contains("--sweep"), "{sweep}");
+    }
+}
+
+/// A row of ours, as `bench --json` writes it.
+fn ours([b, t, h, g, k, v]: [u32; 6], ms: f64) -> Value {
+    json!({
+        "b": b, "t": t, "h": h, "g": g, "k": k, "v": v, "dtype": "F32", "ms": ms, "gb_s": 1.0,
+        "copy_share": 0.1, "gflop_s": 1.0, "fma_share": 0.1,
+        "tokens_s": 1e3 * f64::from(b * t) / ms, "segments": 1, "scratch_bytes": 0,
+        "state_bytes": 0, "total_bytes": 1, "pipeline_ms": 1.0, "first_dispatch_ms": 1.0,
+        "record_us": 1.0, "finish_us": 1.0, "stages": [],
+    })
+}
+
+fn report(rows: &[Value]) -> String {
+    json!({
+        "adapter": "a <quick> machine", "driver": "2.0", "backend": "vulkan",
+        "date": "2026-11-24", "version": "0.1.0", "timer": "a clock", "iterations": 3,
+        "copy_gb_s": 1.0, "fma_gflop_s": 1.0, "rows": rows,
+    })
+    .to_string()
+}
+
+#[test]
+fn plots() {
+    let (_guard, directory) = scratch();
+    let [rows, others, svg] = ["rows", "peers", "plot.svg"].map(|name| directory.join(name));
+    let swept = |t, k| ours([1, t, 2, 2, k, k], f64::from(t * k));
+    fs::write(&rows, report(&[swept(64, 4), swept(128, 4), swept(64, 8), swept(4096, 8)])).unwrap();
+    let mut softmax = peer("softmax attention", [1, 64, 2, 2, 4, 4], 3.0);
+    softmax["computes"] = "softmax".into();
+    fs::write(&others, peers(&[softmax, peer("unwanted", [1, 64, 2, 2, 4, 4], 1.0)])).unwrap();
+    let [rows, others, svg_path] = [&rows, &others, &svg].map(|path| path.to_str().unwrap());
+    let found = run(&["plot", rows, others, "-o", svg_path, "--peer", "softmax"]);
+    assert_eq!((found.status, found.stderr.as_str()), (0, ""));
+    let text = fs::read_to_string(&svg).unwrap();
+    assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
+    for part in [
+        "Time of a call, B = 1, H = 2, K = V = 4",
+        "Time per token, B = 1, H = 2, K = V = 8",
+        "softmax attention (F32)",
+        "a &lt;quick&gt; machine",
+        "2026-11-24",
+        "a slow machine",
+        "\n4k\n",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("unwanted") && !text.contains("NaN"), "{text}");
+}
+
+#[test]
+fn bad_plots() {
+    let (_guard, directory) = scratch();
+    let [rows, svg] = ["rows", "plot.svg"].map(|name| directory.join(name));
+    let [path, svg_path] = [&rows, &svg].map(|path| path.to_str().unwrap());
+    let one = ours([1, 64, 2, 2, 4, 4], 1.0);
+    for (text, part) in [
+        ("nonsense".to_owned(), "bench --json"),
+        (report(&[]), "at least one row"),
+        (report(&[one.clone(), ours([1, 64, 2, 2, 8, 8], 1.0)]), "differ in T alone"),
+        (
+            report(&[one, ours([1, 128, 2, 2, 4, 4], -1.0)]),
+            "rows[1]: expected ms above 0, found -1",
+        ),
+    ] {
+        fs::write(&rows, text).unwrap();
+        let line = refused(&["plot", path, "-o", svg_path]);
+        assert!(line.contains(path) && line.contains(part), "{line}");
+        assert!(!svg.exists(), "no plot appears, nor a part of one");
+    }
+    fs::write(&rows, report(&[ours([1, 1, 1, 1, 1, 1], 1.0), ours([1, 2, 1, 1, 1, 1], 1.0)]))
+        .unwrap();
+    let line = refused(&["plot", path, "/no/such/peers", "-o", svg_path]);
+    assert!(line.contains("/no/such/peers"), "{line}");
+    let line = refused(&["plot", path, "-o", "/no/such/directory/plot.svg"]);
+    assert!(line.contains("--output"), "{line}");
+    assert!(refused(&["plot", path]).contains("--output"));
+}
