@@ -43,9 +43,9 @@ pub struct Options<'a> {
 
 /// The pipelines of one [`Config`] on one device.
 ///
-/// All methods take `&self`. A pipeline is compiled when it is first needed: that of the
-/// commonest call (one segment, no state) by `new`, any other by the first [`bind`] that
-/// needs it, or by [`prepare`] before. Share it in an `Arc`.
+/// All methods take `&self`; share it in an `Arc`. A pipeline is compiled when it is first
+/// needed: by the first [`bind`] that needs it, or before that by [`prepare`]. What calls
+/// need depends on their states and segments, and a driver may take seconds for each.
 ///
 /// [`bind`]: LinearAttention::bind
 /// [`prepare`]: LinearAttention::prepare
@@ -88,12 +88,12 @@ impl LinearAttention {
         wgpu::Limits::default()
     }
 
-    /// Compiles what `config` needs for a call without states, with everything else left to
-    /// this crate.
+    /// For `config`, with everything else left to this crate. Compiles nothing yet:
+    /// see [`LinearAttention::prepare`].
     ///
     /// # Errors
     ///
-    /// A config out of range, limits too small for it, or what wgpu says of a pipeline.
+    /// A config out of range, or limits too small for it.
     pub fn new(device: &wgpu::Device, config: Config) -> Result<Self, ConfigError> {
         Self::with_options(device, config, &Options::default())
     }
@@ -108,13 +108,10 @@ impl LinearAttention {
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, ConfigError> {
-        let made = Self::with_shaders(device, config, options, |_, wgsl| wgsl)?;
-        made.compile(device, Stage::SegmentOutput, Variant::default())?;
-        Ok(made)
+        Self::with_shaders(device, config, options, |_, wgsl| wgsl)
     }
 
-    /// The same with every shader passed through `edit` first, and nothing compiled yet; the
-    /// harness proves with it that a wrong shader is caught.
+    /// The same with every shader passed through `edit` first; the harness proves with it that a wrong shader is caught.
     pub(crate) fn with_shaders(
         device: &wgpu::Device,
         config: Config,
@@ -146,7 +143,8 @@ impl LinearAttention {
 
     /// Compiles now what [`LinearAttention::bind`] would compile for this plan, with an
     /// initial and a final state or without: for a program that wants no wait at its first
-    /// frame. It does nothing where that has been compiled.
+    /// frame. It does nothing where that has been compiled. A state updated in place with one
+    /// segment has a pipeline of its own, which `bind` compiles.
     ///
     /// # Errors
     ///
@@ -158,22 +156,14 @@ impl LinearAttention {
         initial: bool,
         final_: bool,
     ) -> Result<(), ConfigError> {
-        for dispatch in plan.dispatches() {
-            let variant = variant(plan, dispatch.stage, initial, false, final_);
-            self.compile(device, dispatch.stage, variant)?;
+        for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
+            let variant = variant(plan, stage, initial, false, final_);
+            self.pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
+                what: stage.label().to_owned(),
+                message,
+            })?;
         }
         Ok(())
-    }
-
-    fn compile(
-        &self,
-        device: &wgpu::Device,
-        stage: Stage,
-        variant: Variant,
-    ) -> Result<(), ConfigError> {
-        let compiled = self.pipelines.get(device, stage, variant);
-        let what = stage.label().to_owned();
-        compiled.map(|_| ()).map_err(|message| ConfigError::Device { what, message })
     }
 
     /// The config it was compiled for.

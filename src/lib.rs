@@ -12,6 +12,8 @@ pub mod reference;
 mod shape;
 mod stage;
 mod tensors;
+#[cfg(not(target_arch = "wasm32"))]
+mod tune;
 mod tuning;
 pub mod verify;
 
@@ -24,6 +26,8 @@ pub use readback::Readback;
 pub use shape::{Lens, Shape};
 pub use stage::Stage;
 pub use tensors::{StateBinding, Tensors};
+#[cfg(not(target_arch = "wasm32"))]
+pub use tune::{Candidate, tune, tune_with};
 pub use tuning::{Layout, Tuning};
 pub use wgpu;
 

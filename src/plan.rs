@@ -311,6 +311,11 @@ impl Plan {
         flops
     }
 
+    /// Whether the other cuts sequences at the same places.
+    pub(crate) fn same_cut(&self, other: &Self) -> bool {
+        self.segment_len == other.segment_len && self.segments == other.segments
+    }
+
     pub(crate) fn scratch_mu(&self) -> Range<u64> {
         self.scratch_mu.clone()
     }

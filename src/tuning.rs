@@ -208,8 +208,8 @@ impl Tuning {
         layouts
     }
 
-    /// The choices worth measuring on a device: [`Tuning::new`] first, then every layout with
-    /// narrower places, shorter chunks and other segment counts, each within the limits.
+    /// The few choices worth measuring on a device: [`Tuning::new`] first, then other layouts,
+    /// narrower places, shorter chunks and more segments, each within the limits.
     ///
     /// # Errors
     ///
@@ -220,26 +220,29 @@ impl Tuning {
         device_type: wgpu::DeviceType,
     ) -> Result<Vec<Self>, ConfigError> {
         let first = Self::new(config, limits, device_type)?;
-        let software = device_type == wgpu::DeviceType::Cpu;
         let mut layouts = vec![first.layout];
-        let widest = config.value_dim.div_ceil(4).next_power_of_two();
-        for narrower in [1, 2, 4] {
-            let column_threads = u32::max(widest / narrower, 1);
-            layouts.extend([4, 8, 16].map(|rows| Layout::Workgroup {
-                column_threads,
-                chunk_tokens: rows,
-                chunk_queries: rows,
-            }));
-        }
-        // A GPU has registers for 128 accumulators, not for thousands.
+        let software = device_type == wgpu::DeviceType::Cpu;
+        // A GPU has registers for 128 accumulators, a software device's stack for thousands.
         let (accumulators, threads) = if software { (4096, 8) } else { (128, 64) };
+        let quads = config.value_dim.div_ceil(4).next_power_of_two();
         layouts.extend(
             [8, 4, 2, 1]
-                .map(|value_quads| Layout::Thread { value_quads, threads })
                 .into_iter()
-                .filter(|layout| layout.values() * config.key_dim <= accumulators)
-                .filter(|layout| layout.values() < 2 * config.value_dim.next_multiple_of(4)),
+                .filter(|value_quads| *value_quads <= quads)
+                .map(|value_quads| Layout::Thread { value_quads, threads })
+                .filter(|layout| layout.values() * config.key_dim <= accumulators),
         );
+        // A software device is slow with it, and compiles slowly: one is enough there.
+        let narrower: &[u32] = if software { &[1] } else { &[1, 2, 4] };
+        let all_rows: &[u32] = if software { &[16] } else { &[16, 8, 4] };
+        for narrower in narrower {
+            let column_threads = u32::max(quads / narrower, 1);
+            layouts.extend(all_rows.iter().map(|rows| Layout::Workgroup {
+                column_threads,
+                chunk_tokens: *rows,
+                chunk_queries: *rows,
+            }));
+        }
         let mut found: Vec<Self> = Vec::new();
         for layout in layouts {
             for workgroups in [first.workgroups, first.workgroups * 4] {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use linear_attention::wgpu::{Device, DeviceType};
+use linear_attention::wgpu::{Device, DeviceType, Queue};
+use linear_attention::{Candidate, tune_with};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, standard_sizes, table,
 };
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// wrote, any number of times
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
+    /// First measure the few ways that the device could compute each shape, and take the best
+    #[arg(long)]
+    tune: bool,
     /// Runs of which the median counts
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -69,6 +73,7 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     let (device, queue) = device::open(&adapter)?;
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
     let jobs = plan(&device, &args.sizes(adapter.get_info().device_type))?;
+    let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
 
     let timer = Timer::new(&device, &queue);
     let iterations = args.iterations as usize;
@@ -98,6 +103,31 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         file.write(format!("{json}\n").as_bytes())?;
     }
     Ok(())
+}
+
+/// The same shapes, each with the fastest of the device's candidates.
+fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failure> {
+    let progress = Progress::new(jobs.len());
+    let mut tuned = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let sizes = job.sizes();
+        progress.step(&format!("tuning {sizes}"));
+        let mut best: Option<Candidate> = None;
+        tune_with(device, queue, &sizes.config(), &sizes.shape(), &mut |candidate| {
+            progress.print(&candidate_line(&sizes, candidate));
+            if best.is_none_or(|best| candidate.time < best.time) {
+                best = Some(*candidate);
+            }
+        })?;
+        tuned.push(Job::with_tuning(device, &sizes, best.map(|best| best.tuning))?);
+    }
+    progress.finish();
+    Ok(tuned)
+}
+
+fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
+    let (tuning, ms) = (candidate.tuning, 1e3 * candidate.time.as_secs_f64());
+    format!("{sizes:<20}{ms:>10.3} ms  {:?}, {} workgroups", tuning.layout, tuning.workgroups)
 }
 
 /// The shapes that fit the device. One that was asked for by name must; the others are

@@ -2,6 +2,7 @@
 
 mod binding;
 mod properties;
+mod tuning;
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         }
     };
     let tests: Vec<(&str, Test)> =
-        properties::TESTS.iter().chain(binding::TESTS).copied().collect();
+        properties::TESTS.iter().chain(binding::TESTS).chain(tuning::TESTS).copied().collect();
     tests
         .into_iter()
         .map(|(name, test)| {

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
-use linear_attention::{Bound, LinearAttention, Plan, Stage, StateBinding, Tensors, reference};
+use linear_attention::{
+    Bound, LinearAttention, Options, Plan, Stage, StateBinding, Tensors, Tuning, reference,
+};
 
 use crate::random::Drawn;
 use crate::report::Measured;
@@ -32,10 +34,27 @@ impl Job {
     ///
     /// [`MeasureError::Config`] or [`MeasureError::Plan`].
     pub fn new(device: &Device, sizes: &Sizes) -> Result<Self, MeasureError> {
+        Self::with_tuning(device, sizes, None)
+    }
+
+    /// The same with sizes that were found by measuring.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::new`].
+    pub fn with_tuning(
+        device: &Device,
+        sizes: &Sizes,
+        tuning: Option<Tuning>,
+    ) -> Result<Self, MeasureError> {
         let start = Instant::now();
-        let attention = LinearAttention::new(device, sizes.config())?;
-        let pipeline_ms = milliseconds(start);
+        let mut options = Options::default();
+        options.tuning = tuning;
+        let attention = LinearAttention::with_options(device, sizes.config(), &options)?;
         let plan = attention.plan(&sizes.shape())?;
+        let carries_state = carries_state(&plan);
+        attention.prepare(device, &plan, carries_state, carries_state)?;
+        let pipeline_ms = milliseconds(start);
         Ok(Self { attention, plan, pipeline_ms })
     }
 
@@ -62,7 +81,7 @@ impl Job {
     ) -> Result<Row, MeasureError> {
         let Self { attention, plan, .. } = self;
         let device = timer.device();
-        let buffers = Buffers::new(device, plan, self.carries_state());
+        let buffers = Buffers::new(device, plan, carries_state(plan));
         let bound = buffers.bind(device, attention, plan)?;
         // The upload is done before the first dispatch is submitted.
         timer.by_wall_clock(device.create_command_encoder(&Default::default()))?;
@@ -92,17 +111,13 @@ impl Job {
         ))
     }
 
-    fn carries_state(&self) -> bool {
-        self.plan.shape().seq_len == 1
-    }
-
     /// Whether the first tokens of this shape come out right.
     fn check(&self, device: &Device, queue: &Queue) -> Result<(), MeasureError> {
         let mut shape = *self.plan.shape();
         shape.seq_len = shape.seq_len.min(CHECKED_TOKENS);
         shape.batch = shape.batch.min(CHECKED_BATCH);
         let config = self.plan.config();
-        let drawn = Drawn::new(&shape.lens(config)?, self.carries_state());
+        let drawn = Drawn::new(&shape.lens(config)?, carries_state(&self.plan));
         let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         let actual = relative_error(&found.o, &expected.o);
@@ -132,6 +147,11 @@ impl Job {
         };
         stages.into_iter().map(time).collect()
     }
+}
+
+/// A single token is a step of decoding.
+fn carries_state(plan: &Plan) -> bool {
+    plan.shape().seq_len == 1
 }
 
 /// Every tensor of a shape, whole.

@@ -15,8 +15,8 @@ const RECORDS: usize = 101;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Latency {
-    /// `LinearAttention::new` of an object of its own. The driver's cache is as it is: the
-    /// first run on a machine takes longer.
+    /// `LinearAttention::new` of an object of its own and `prepare` of the plan. The driver's
+    /// cache is as it is: the first run on a machine takes longer.
     pub pipeline_ms: f64,
     /// From the first submission of the shape with that object to its completion.
     pub first_dispatch_ms: f64,

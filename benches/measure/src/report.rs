@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use linear_attention::Plan;
 use linear_attention::wgpu::AdapterInfo;
+use linear_attention::{Plan, Tuning};
 use serde::{Deserialize, Serialize};
 
 use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
@@ -31,6 +31,7 @@ use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
 /// | `gb_s`, `copy_share` | bytes that the plan moves in that time, the state of a decode step included; over `copy_gb_s` |
 /// | `gflop_s`, `fma_share` | operations of the plan in that time; over `fma_gflop_s` |
 /// | `tokens_s` | B T over the time |
+/// | `tuning` | the sizes it ran with, a [`Tuning`]; chosen by measuring with `--tune` |
 /// | `segments` | S, the segments of a sequence |
 /// | `scratch_bytes` | scratch that the plan needs |
 /// | `state_bytes` | initial and final state, bound where T = 1; else 0 |
@@ -115,6 +116,9 @@ pub struct Row {
     pub fma_share: f64,
     /// Tokens a second.
     pub tokens_s: f64,
+    /// The sizes it ran with; not in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
     /// Segments of a sequence.
     pub segments: u32,
     /// Bytes of scratch.
@@ -171,6 +175,7 @@ impl Row {
             gflop_s: 1e-9 * flops,
             fma_share: flops / ceilings.flops,
             tokens_s: f64::from(sizes.b) * f64::from(sizes.t) / seconds,
+            tuning: Some(*plan.tuning()),
             segments: plan.segments(),
             scratch_bytes: plan.scratch_size(),
             state_bytes,

@@ -1,0 +1,172 @@
+//! The best sizes for a shape on the device at hand, found by measuring.
+
+use std::time::{Duration, Instant};
+
+use wgpu::BufferUsages;
+
+use crate::pipeline::scoped;
+use crate::{Config, Error, LinearAttention, Options, Plan, Shape, Tensors, Tuning};
+
+/// A tuning and how long a call took with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// What was measured.
+    pub tuning: Tuning,
+    /// From submission to completion, without upload and readback.
+    pub time: Duration,
+}
+
+/// The fastest of [`Tuning::candidates`] for this shape on this device.
+///
+/// Compiles and runs each candidate and blocks until the device is done: a second or so on a
+/// GPU, a minute on a software device. Store what it returns (feature `serde`) and pass it in
+/// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for
+/// q, k, v, o and scratch of the shape.
+///
+/// # Errors
+///
+/// Anything a step can refuse, or the device's failure.
+pub fn tune(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    config: &Config,
+    shape: &Shape,
+) -> Result<Tuning, Error> {
+    let measured = tune_with(device, queue, config, shape, &mut |_| {})?;
+    // There is at least the tuning that a device gets unasked.
+    let best = measured.iter().min_by_key(|candidate| candidate.time);
+    best.map(|candidate| candidate.tuning)
+        .ok_or_else(|| Error::Device { message: "no tuning could be measured".to_owned() })
+}
+
+/// The same, returning every candidate in the order of [`Tuning::candidates`] and calling
+/// `on_candidate` with each as it is measured. Candidates that make the same plan are
+/// measured once.
+///
+/// # Errors
+///
+/// As [`tune`].
+pub fn tune_with(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    config: &Config,
+    shape: &Shape,
+    on_candidate: &mut dyn FnMut(&Candidate),
+) -> Result<Vec<Candidate>, Error> {
+    let limits = device.limits();
+    let mut plans: Vec<Plan> = Vec::new();
+    for tuning in Tuning::candidates(config, &limits, device.adapter_info().device_type)? {
+        let plan = Plan::with_tuning(config, shape, &limits, &tuning)?;
+        let is_same = |other: &Plan| other.tuning().compiles_like(&tuning) && other.same_cut(&plan);
+        if !plans.iter().any(is_same) {
+            plans.push(plan);
+        }
+    }
+    let buffers = Buffers::new(device, queue, &plans)?;
+    let mut compiled: Vec<LinearAttention> = Vec::new();
+    let mut measured = Vec::with_capacity(plans.len());
+    for plan in &plans {
+        let tuning = *plan.tuning();
+        let index = compiled.iter().position(|a| a.tuning().compiles_like(&tuning));
+        let index = match index {
+            Some(index) => index,
+            None => {
+                let options = Options { tuning: Some(tuning), ..Options::default() };
+                compiled.push(LinearAttention::with_options(device, *config, &options)?);
+                compiled.len() - 1
+            }
+        };
+        let time = buffers.time(device, queue, &compiled[index], plan)?;
+        let candidate = Candidate { tuning, time };
+        on_candidate(&candidate);
+        measured.push(candidate);
+    }
+    Ok(measured)
+}
+
+/// One buffer holds q, k and v, which nobody writes: their numbers do not matter here, as
+/// long as they are numbers.
+struct Buffers {
+    inputs: wgpu::Buffer,
+    out: wgpu::Buffer,
+    scratch: wgpu::Buffer,
+}
+
+/// Runs of a candidate that count, after one that does not.
+const RUNS: usize = 5;
+/// A run this long shows a candidate as slow as it is.
+const LONG: Duration = Duration::from_millis(500);
+
+impl Buffers {
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue, plans: &[Plan]) -> Result<Self, Error> {
+        let largest = |size: &dyn Fn(&Plan) -> u64| plans.iter().map(size).max().unwrap_or(0);
+        let input_len = largest(&|plan| {
+            let lens = plan.lens();
+            lens.q.max(lens.k).max(lens.v) * plan.config().dtype.size()
+        });
+        let out_len = largest(&|plan| plan.lens().o * plan.config().dtype.size());
+        let scratch_len = largest(&|plan| plan.scratch_size().max(4));
+        let made = scoped(device, || {
+            let buffer = |label, size| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size,
+                    usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            };
+            let inputs = buffer("linear_attention.tune.inputs", input_len);
+            // Zeros would do for the arithmetic, but some devices are faster with them.
+            let block: Vec<f32> = (0u32..4096)
+                .map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+                .collect();
+            let block: &[u8] = bytemuck::cast_slice(&block);
+            for at in (0..input_len).step_by(block.len()) {
+                let len = (input_len - at).min(block.len() as u64) as usize;
+                queue.write_buffer(&inputs, at, &block[..len]);
+            }
+            Self {
+                inputs,
+                out: buffer("linear_attention.tune.out", out_len),
+                scratch: buffer("linear_attention.tune.scratch", scratch_len),
+            }
+        });
+        made.map_err(|message| Error::Device { message })
+    }
+
+    /// The least time of a few runs: whatever else the device does only makes it longer.
+    fn time(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        attention: &LinearAttention,
+        plan: &Plan,
+    ) -> Result<Duration, Error> {
+        let tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
+        let scratch = self.scratch.as_entire_buffer_binding();
+        let bound = attention.bind(device, plan, &tensors, scratch)?;
+        let mut least = Duration::MAX;
+        for run in 0..=RUNS {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                label: Some("linear_attention.tune"),
+            });
+            attention.record(&mut encoder, &bound);
+            let commands = encoder.finish();
+            let start = Instant::now();
+            let failed = |message| Error::Device { message };
+            scoped(device, || queue.submit([commands])).map_err(failed)?;
+            device
+                .poll(wgpu::PollType::wait_indefinitely())
+                .map_err(|error| failed(error.to_string()))?;
+            // The first run may compile, upload and fault pages in.
+            if run > 0 {
+                least = least.min(start.elapsed());
+            }
+            if least < Duration::MAX && least > LONG {
+                break;
+            }
+        }
+        Ok(least)
+    }
+}

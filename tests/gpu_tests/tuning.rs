@@ -1,0 +1,99 @@
+//! Every way to compute gives the same result, and the fastest of them is found.
+
+use libtest_mimic::Failed;
+use linear_attention::verify::{self, Options};
+use linear_attention::{Config, Inputs, Layout, LinearAttention, Shape, Tuning, tune_with};
+
+use super::Test;
+use super::properties::{close, numbers};
+use crate::common::Gpu;
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("tune::every_candidate_is_right", every_candidate_is_right),
+    ("tune::finds_the_fastest", finds_the_fastest),
+    ("tune::is_serialisable", is_serialisable),
+    ("tune::prepare_compiles_for_bind", prepare_compiles_for_bind),
+];
+
+/// The harness with each candidate of the config that its case has: unequal odd widths, and
+/// widths that let tiles be narrower than V.
+fn every_candidate_is_right(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    for case in ["k17-v33", "k32-v128"] {
+        let of_case = verify::cases().into_iter().find(|c| c.name == case);
+        let config = of_case.ok_or("the harness has lost its case")?.config;
+        let device_type = gpu.device.adapter_info().device_type;
+        let candidates = Tuning::candidates(&config, &gpu.device.limits(), device_type)?;
+        if candidates.len() < 4 {
+            return Err("a device has more than one way to compute".into());
+        }
+        let mut seen: Vec<Layout> = Vec::new();
+        for tuning in candidates {
+            // The case says how many segments there are; layouts alone differ.
+            if seen.contains(&tuning.layout) {
+                continue;
+            }
+            seen.push(tuning.layout);
+            let mut options = Options::default();
+            options.filter = Some(case.to_owned());
+            options.tuning = Some(tuning);
+            let report = verify::run(&gpu.device, &gpu.queue, &options);
+            if !report.passed() {
+                return Err(format!("{case} is wrong with {tuning:?}: {:?}", report.rows).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let shape = Shape::new(1, 300, 2);
+    let mut calls = 0;
+    let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| calls += 1)?;
+    if measured.len() != calls || measured.is_empty() {
+        return Err("a candidate was not reported".into());
+    }
+    if measured[0].tuning != *a.tuning() {
+        return Err("the first candidate is what a device gets unasked".into());
+    }
+    if measured.iter().any(|candidate| candidate.time.is_zero()) {
+        return Err("a candidate took no time".into());
+    }
+    // Every plan is another.
+    for (i, x) in measured.iter().enumerate() {
+        if measured[i + 1..].iter().any(|y| x.tuning == y.tuning) {
+            return Err("a candidate was measured twice".into());
+        }
+    }
+    let best = measured.iter().min_by_key(|candidate| candidate.time);
+    let mut options = linear_attention::Options::default();
+    options.tuning = best.map(|best| best.tuning);
+    let tuned = LinearAttention::with_options(&gpu.device, *a.config(), &options)?;
+    let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * 16, salt));
+    let inputs = Inputs::new(&q, &k, &v);
+    let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    let expected = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    close("o", &expected.o, &found.o)
+}
+
+fn is_serialisable(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let config = Config::new(64, 64);
+    let limits = gpu.device.limits();
+    for tuning in Tuning::candidates(&config, &limits, gpu.device.adapter_info().device_type)? {
+        let text = serde_json::to_string(&tuning)?;
+        if serde_json::from_str::<Tuning>(&text)? != tuning {
+            return Err(format!("{text} is not what was written").into());
+        }
+    }
+    Ok(())
+}
+
+fn prepare_compiles_for_bind(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let fresh = LinearAttention::new(&gpu.device, *a.config())?;
+    let plan = fresh.plan(&Shape::new(1, 20, 1))?;
+    fresh.prepare(&gpu.device, &plan, false, true)?;
+    let [q, k, v] = [1, 2, 3].map(|salt| numbers(20 * 16, salt));
+    let inputs = Inputs::new(&q, &k, &v);
+    let found = fresh.run(&gpu.device, &gpu.queue, &Shape::new(1, 20, 1), inputs)?;
+    let expected = a.run(&gpu.device, &gpu.queue, &Shape::new(1, 20, 1), inputs)?;
+    if found == expected { Ok(()) } else { Err("another result".into()) }
+}
