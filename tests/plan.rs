@@ -104,6 +104,39 @@ fn one_segment_moves_every_tensor_once() {
     assert_eq!(plan.flops(), 100 * 3 * (4 * 64 * 64 + 64 + 2 * 64 + 64));
 }
 
+/// On every kind of device; and with query heads that share keys, which threads of one
+/// workgroup read once.
+#[test]
+fn one_segment_moves_every_tensor_once_in_every_layout() {
+    let limits = Limits::default();
+    for (k, v) in [(64, 64), (128, 128), (32, 32), (60, 36), (17, 33), (256, 256)] {
+        let config = Config::new(k, v);
+        for device_type in [DeviceType::Other, DeviceType::Cpu] {
+            let mut tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            tuning.min_segment_len = u32::MAX;
+            let shape = Shape::new(2, 100, 4);
+            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            assert_eq!((plan.segments(), plan.scratch_size()), (1, 0));
+            let slices = match tuning.layout {
+                // A workgroup that has not the memory for all of V reads q and k again.
+                Layout::Workgroup { column_threads, .. } => v.div_ceil(4 * column_threads),
+                Layout::Thread { value_quads, threads } => {
+                    v.div_ceil(4 * value_quads).div_ceil(threads)
+                }
+                _ => panic!("a layout without a count"),
+            };
+            let rows = 2 * 100 * 4;
+            let expected = 4 * rows * u64::from(slices * 2 * k + 2 * v);
+            assert_eq!(plan.bytes_moved(), expected, "{k} {v} {device_type:?}");
+        }
+    }
+    let config = Config::new(64, 64);
+    let tuning = Tuning::new(&config, &limits, DeviceType::Cpu).unwrap();
+    let shape = Shape::new(1, 100, 8).with_kv_heads(2);
+    let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+    assert_eq!(plan.bytes_moved(), 4 * 100 * (8 + 2 + 2 + 8) * 64);
+}
+
 #[test]
 fn more_segments_move_k_and_v_once_more() {
     let config = Config::new(64, 64);
