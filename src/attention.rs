@@ -53,6 +53,8 @@ pub struct Options<'a> {
 pub struct LinearAttention {
     config: Config,
     tuning: Tuning,
+    /// To know another device by: wgpu panics where objects of two are mixed.
+    device: wgpu::Device,
     limits: wgpu::Limits,
     pipelines: Pipelines,
     /// Bound where a state is absent; the shaders never touch it.
@@ -111,7 +113,8 @@ impl LinearAttention {
         Self::with_shaders(device, config, options, |_, wgsl| wgsl)
     }
 
-    /// The same with every shader passed through `edit` first; the harness proves with it that a wrong shader is caught.
+    /// The same with every shader passed through `edit` first; the harness proves with it
+    /// that a wrong shader is caught.
     pub(crate) fn with_shaders(
         device: &wgpu::Device,
         config: Config,
@@ -138,7 +141,7 @@ impl LinearAttention {
             message,
         })?;
         let pipelines = Pipelines::new(device, config, tuning, options, edit);
-        Ok(Self { config, tuning, limits, pipelines, absent })
+        Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
     }
 
     /// Compiles now what [`LinearAttention::bind`] would compile for this plan, with an
@@ -156,6 +159,8 @@ impl LinearAttention {
         initial: bool,
         final_: bool,
     ) -> Result<(), ConfigError> {
+        self.check_device(device)
+            .map_err(|message| ConfigError::Device { what: "device".to_owned(), message })?;
         for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
             let variant = variant(plan, stage, initial, false, final_);
             self.pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
@@ -164,6 +169,13 @@ impl LinearAttention {
             })?;
         }
         Ok(())
+    }
+
+    fn check_device(&self, device: &wgpu::Device) -> Result<(), String> {
+        if device == &self.device {
+            return Ok(());
+        }
+        Err("it must be the device of this LinearAttention, found another".to_owned())
     }
 
     /// The config it was compiled for.
@@ -196,8 +208,8 @@ impl LinearAttention {
     ///
     /// Names the first tensor that is too small, misaligned, without `STORAGE`, beyond its
     /// buffer, overlapping another where one is written, or refused by the device, as a
-    /// pipeline may be that is compiled here. In a
-    /// browser the last comes to the caller's own error handler instead.
+    /// pipeline that is compiled here may be, too. In a browser the last comes to the
+    /// caller's own error handler instead.
     pub fn bind(
         &self,
         device: &wgpu::Device,
@@ -205,6 +217,8 @@ impl LinearAttention {
         tensors: &Tensors<'_>,
         scratch: BufferBinding<'_>,
     ) -> Result<Bound, BindError> {
+        self.check_device(device)
+            .map_err(|message| BindError::Device { what: "device".to_owned(), message })?;
         if plan.config() != &self.config {
             return Err(BindError::Plan { what: "config" });
         }

@@ -64,12 +64,15 @@ impl Pipelines {
         if let Some(pipeline) = slot.get() {
             return Ok(pipeline);
         }
-        let pipeline = scoped(device, || {
-            let module = of_stage
-                .module
-                .get_or_init(|| shader_module(device, stage, of_stage.wgsl.clone(), self.checks));
-            self.compile(device, stage, variant, module)
+        let (module, pipeline) = scoped(device, || {
+            let module = of_stage.module.get().cloned().unwrap_or_else(|| {
+                shader_module(device, stage, of_stage.wgsl.clone(), self.checks)
+            });
+            let pipeline = self.compile(device, stage, variant, &module);
+            (module, pipeline)
         })?;
+        // Kept only now: a module of another device, say, must not stay for the next call.
+        let _ = of_stage.module.set(module);
         Ok(slot.get_or_init(|| pipeline))
     }
 

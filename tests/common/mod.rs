@@ -6,6 +6,8 @@ use linear_attention::wgpu;
 pub(crate) struct Gpu {
     /// `name (backend)`, which trials are called by.
     pub(crate) name: String,
+    /// Where further devices can be had.
+    pub(crate) adapter: wgpu::Adapter,
     /// The device, with the adapter's own limits.
     pub(crate) device: wgpu::Device,
     /// Its queue.
@@ -20,15 +22,25 @@ pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
     for adapter in adapters {
         let info = adapter.get_info();
         let name = format!("{} ({})", info.name, info.backend);
-        let device = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("linear_attention.tests"),
-            required_limits: adapter.limits(),
-            ..wgpu::DeviceDescriptor::default()
-        }));
-        match device {
-            Ok((device, queue)) => found.push(Gpu { name, device, queue }),
+        match open(&adapter) {
+            Ok((device, queue)) => found.push(Gpu { name, adapter, device, queue }),
             Err(error) => skipped.push(format!("{name}: {error}")),
         }
     }
     (found, skipped)
+}
+
+/// Two more devices of an adapter.
+pub(crate) fn two_devices(
+    adapter: &wgpu::Adapter,
+) -> Result<[wgpu::Device; 2], wgpu::RequestDeviceError> {
+    Ok([open(adapter)?.0, open(adapter)?.0])
+}
+
+fn open(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
+    pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("linear_attention.tests"),
+        required_limits: adapter.limits(),
+        ..wgpu::DeviceDescriptor::default()
+    }))
 }

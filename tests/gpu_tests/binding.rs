@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("bind::shared_state", shared_state),
     ("bind::refuses", refuses),
     ("bind::other_device", other_device),
+    ("bind::compiles_on_its_own_device", compiles_on_its_own_device),
     ("bind::folded_grid", folded_grid),
     ("bind::send_and_sync", send_and_sync),
 ];
@@ -271,6 +272,32 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
             return Err(Failed::from(format!("{found:?} for a buffer of another device")));
         }
     }
+    Ok(())
+}
+
+/// Asked to compile on a device that is not its own, it refuses, and then still works.
+fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    // Two devices of one instance: wgpu numbers those of each instance anew.
+    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
+    let attention = LinearAttention::new(&own, *a.config())?;
+    let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
+    let [q, k, v, out] = [0; 4].map(|_| {
+        own.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("test"),
+            size: LEN,
+            usage: BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        })
+    });
+    let tensors = Tensors::new(&q, &k, &v, &out);
+    let found = attention.bind(&other, &plan, &tensors, q.as_entire_buffer_binding());
+    if !matches!(found, Err(BindError::Device { .. })) {
+        return Err(Failed::from(format!("{found:?} on another device")));
+    }
+    if attention.prepare(&other, &plan, false, false).is_ok() {
+        return Err(Failed::from("prepared on another device"));
+    }
+    attention.bind(&own, &plan, &tensors, q.as_entire_buffer_binding())?;
     Ok(())
 }
 
