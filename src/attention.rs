@@ -1,14 +1,12 @@
 //! Pipelines for one config; tensors bound to them; dispatches recorded.
 
 use std::borrow::Cow;
-use std::num::NonZeroU64;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::params::Params;
+use crate::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
 use crate::pipeline::{Pipelines, scoped};
-use crate::stage::{Binding, Start, Variant};
-use crate::tensors::{self, Checked};
+use crate::tensors;
 use crate::{BindError, Config, ConfigError, Plan, PlanError, Shape, Stage, Tensors, Tuning};
 
 /// Whether shaders check their own indices and bound their own loops.
@@ -56,24 +54,10 @@ pub struct LinearAttention {
     /// To know another device by: wgpu panics where objects of two are mixed.
     device: wgpu::Device,
     limits: wgpu::Limits,
-    pipelines: Pipelines,
+    /// Of each layout that its tuning may choose.
+    pipelines: Vec<Pipelines>,
     /// Bound where a state is absent; the shaders never touch it.
     absent: wgpu::Buffer,
-}
-
-/// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
-/// buffers alive.
-#[derive(Clone, Debug)]
-pub struct Bound {
-    dispatches: Vec<BoundDispatch>,
-}
-
-#[derive(Clone, Debug)]
-struct BoundDispatch {
-    stage: Stage,
-    pipeline: wgpu::ComputePipeline,
-    bind_group: wgpu::BindGroup,
-    workgroups: [u32; 3],
 }
 
 impl LinearAttention {
@@ -140,7 +124,14 @@ impl LinearAttention {
             what: "linear_attention.absent".to_owned(),
             message,
         })?;
-        let pipelines = Pipelines::new(device, config, tuning, options, edit);
+        let mut layouts = vec![tuning.layout];
+        if tuning.short_len > 0 && tuning.short_layout != tuning.layout {
+            layouts.push(tuning.short_layout);
+        }
+        let pipelines = layouts
+            .into_iter()
+            .map(|layout| Pipelines::new(device, config, layout, options, &edit))
+            .collect();
         Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
     }
 
@@ -161,14 +152,23 @@ impl LinearAttention {
     ) -> Result<(), ConfigError> {
         self.check_device(device)
             .map_err(|message| ConfigError::Device { what: "device".to_owned(), message })?;
+        let pipelines = self.pipelines_of(plan).ok_or_else(|| ConfigError::Tuning {
+            what: "layout",
+            required: "that of a plan of this LinearAttention".to_owned(),
+            actual: 0,
+        })?;
         for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
             let variant = variant(plan, stage, initial, false, final_);
-            self.pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
+            pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
                 what: stage.label().to_owned(),
                 message,
             })?;
         }
         Ok(())
+    }
+
+    fn pipelines_of(&self, plan: &Plan) -> Option<&Pipelines> {
+        self.pipelines.iter().find(|pipelines| pipelines.layout() == plan.layout())
     }
 
     fn check_device(&self, device: &wgpu::Device) -> Result<(), String> {
@@ -222,9 +222,7 @@ impl LinearAttention {
         if plan.config() != &self.config {
             return Err(BindError::Plan { what: "config" });
         }
-        if !plan.tuning().compiles_like(&self.tuning) {
-            return Err(BindError::Plan { what: "tuning" });
-        }
+        let pipelines = self.pipelines_of(plan).ok_or(BindError::Plan { what: "tuning" })?;
         let checked = tensors::check(plan, tensors, &scratch, &self.limits)?;
         let mut dispatches = Vec::with_capacity(plan.dispatches().len());
         for dispatch in plan.dispatches() {
@@ -237,9 +235,10 @@ impl LinearAttention {
                 checked.final_.is_some(),
             );
             let refused = |message| BindError::Device { what: stage.label().to_owned(), message };
-            let pipeline = self.pipelines.get(device, stage, variant).map_err(refused)?;
+            let pipeline = pipelines.get(device, stage, variant).map_err(refused)?;
             let bind_group = scoped(device, || {
-                self.bind_group(device, plan, stage, variant, &checked, dispatch.workgroups[0])
+                let layout = pipelines.bindings(stage);
+                bind_group(device, layout, plan, dispatch, variant, &checked, &self.absent)
             })
             .and_then(|bind_group| bind_group)
             .map_err(refused)?;
@@ -276,113 +275,4 @@ impl LinearAttention {
             pass.dispatch_workgroups(x, y, z);
         }
     }
-
-    fn bind_group(
-        &self,
-        device: &wgpu::Device,
-        plan: &Plan,
-        stage: Stage,
-        variant: Variant,
-        checked: &Checked<'_>,
-        grid_width: u32,
-    ) -> Result<wgpu::BindGroup, String> {
-        let whole = |range: &tensors::Range<'_>| {
-            (range.binding.buffer.clone(), range.binding.offset, range.len)
-        };
-        let absent = |slot: u64| (self.absent.clone(), slot * ABSENT_STRIDE, ABSENT_STRIDE);
-        // With more than one segment the segments' states lie in scratch: the first stage
-        // leaves them there, the second starts from the initial state, the third from them.
-        let scratch = |part: std::ops::Range<u64>, slot| match &checked.scratch {
-            Some(range) => (
-                range.binding.buffer.clone(),
-                range.binding.offset + part.start,
-                part.end - part.start,
-            ),
-            None => absent(slot),
-        };
-        let of_state = |state: &Option<[tensors::Range<'_>; 2]>, index: usize, slot| match state {
-            Some(pair) => whole(&pair[index]),
-            None => absent(slot),
-        };
-        let is_output = stage == Stage::SegmentOutput;
-        let start_state = |index: usize, part, slot| {
-            if is_output && plan.segments() > 1 {
-                scratch(part, slot)
-            } else if variant.start == Start::Given {
-                of_state(&checked.initial, index, slot)
-            } else {
-                absent(slot)
-            }
-        };
-        let end_state = |index: usize, part, slot| {
-            if is_output { of_state(&checked.final_, index, slot) } else { scratch(part, slot) }
-        };
-        let params = Params::new(plan, grid_width);
-        let uniform = uniform_buffer(device, bytemuck::bytes_of(&params))?;
-        let bound: Vec<_> = stage
-            .bindings()
-            .iter()
-            .map(|binding| match binding {
-                Binding::Params => (uniform.clone(), 0, size_of::<Params>() as u64),
-                Binding::Q => whole(&checked.q),
-                Binding::K => whole(&checked.k),
-                Binding::V => whole(&checked.v),
-                Binding::O => whole(&checked.out),
-                Binding::StartMu => start_state(0, plan.scratch_mu(), 0),
-                Binding::StartNu => start_state(1, plan.scratch_nu(), 1),
-                Binding::EndMu => end_state(0, plan.scratch_mu(), 2),
-                Binding::EndNu => end_state(1, plan.scratch_nu(), 3),
-            })
-            .collect();
-        let entries: Vec<_> = stage
-            .bindings()
-            .iter()
-            .zip(&bound)
-            .map(|(binding, (buffer, offset, len))| wgpu::BindGroupEntry {
-                binding: *binding as u32,
-                resource: wgpu::BindingResource::Buffer(BufferBinding {
-                    buffer,
-                    offset: *offset,
-                    size: NonZeroU64::new(*len),
-                }),
-            })
-            .collect();
-        Ok(device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(stage.label()),
-            layout: self.pipelines.layout(stage),
-            entries: &entries,
-        }))
-    }
-}
-
-/// What a stage of this plan is compiled for, with these states bound.
-fn variant(plan: &Plan, stage: Stage, initial: bool, in_place: bool, final_: bool) -> Variant {
-    let is_output = stage == Stage::SegmentOutput;
-    let start = match stage {
-        // It adds up from zero.
-        Stage::SegmentState => Start::Zero,
-        // With more than one segment, what each starts from is in scratch.
-        Stage::SegmentOutput if plan.segments() > 1 => Start::Given,
-        _ if !initial => Start::Zero,
-        Stage::SegmentOutput if in_place => Start::InPlace,
-        _ => Start::Given,
-    };
-    Variant { start, write_end: is_output && final_ }
-}
-
-/// Bytes of the absent buffer that stand for one tensor: no smaller than any device's
-/// offset alignment, and a range each, since writable bindings must not overlap.
-const ABSENT_STRIDE: u64 = 256;
-const ABSENT_SLOTS: u64 = 4;
-
-fn uniform_buffer(device: &wgpu::Device, bytes: &[u8]) -> Result<wgpu::Buffer, String> {
-    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("linear_attention.params"),
-        size: bytes.len() as u64,
-        usage: BufferUsages::UNIFORM,
-        mapped_at_creation: true,
-    });
-    buffer.get_mapped_range_mut(..).map_err(|error| error.to_string())?.copy_from_slice(bytes);
-    buffer.unmap();
-    Ok(buffer)
 }

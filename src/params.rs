@@ -49,7 +49,7 @@ mod tests {
 
     use super::Params;
     use crate::stage::Variant;
-    use crate::{Config, Stage, Tuning};
+    use crate::{Config, Layout, Stage, Tuning};
 
     #[test]
     fn fields_lie_where_the_shaders_read_them() {
@@ -57,7 +57,8 @@ mod tests {
         let tuning =
             Tuning::new(&config, &wgpu::Limits::default(), wgpu::DeviceType::Other).unwrap();
         let module =
-            naga::front::wgsl::parse_str(&Stage::SegmentOutput.wgsl(&config, &tuning)).unwrap();
+            naga::front::wgsl::parse_str(&Stage::SegmentOutput.wgsl(&config, tuning.layout))
+                .unwrap();
         let (_, ty) =
             module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
         let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("no struct") };
@@ -88,14 +89,14 @@ mod tests {
             let limits = wgpu::Limits::default();
             let tuning = Tuning::new(&config, &limits, device_type).unwrap();
             for stage in Stage::ALL {
-                check(stage, &config, &tuning);
+                check(stage, &config, tuning.layout);
             }
         }
     }
 
-    fn check(stage: Stage, config: &Config, tuning: &Tuning) {
-        let name = format!("{} of {:?}", stage.name(), tuning.layout);
-        let module = naga::front::wgsl::parse_str(&stage.wgsl(config, tuning)).unwrap();
+    fn check(stage: Stage, config: &Config, layout: Layout) {
+        let name = format!("{} of {:?}", stage.name(), layout);
+        let module = naga::front::wgsl::parse_str(&stage.wgsl(config, layout)).unwrap();
         let info = naga::valid::Validator::new(
             naga::valid::ValidationFlags::all(),
             naga::valid::Capabilities::default(),
@@ -120,7 +121,7 @@ mod tests {
             .filter_map(|(_, o)| o.name.clone())
             .collect();
         let mut set: Vec<_> = stage
-            .overrides(config, tuning, Variant::default())
+            .overrides(config, layout, Variant::default())
             .iter()
             .map(|(n, _)| (*n).to_owned())
             .collect();

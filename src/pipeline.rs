@@ -9,13 +9,13 @@ use std::task::{Context, Poll, Waker};
 use wgpu::{BindGroupLayoutEntry, ShaderStages};
 
 use crate::stage::{Binding, Variant};
-use crate::{Config, Options, ShaderChecks, Stage, Tuning};
+use crate::{Config, Layout, Options, ShaderChecks, Stage};
 
-/// What bindings need of a stage.
+/// The stages of one layout.
 #[derive(Debug)]
 pub(crate) struct Pipelines {
     config: Config,
-    tuning: Tuning,
+    layout: Layout,
     checks: ShaderChecks,
     cache: Option<wgpu::PipelineCache>,
     stages: [StagePipelines; Stage::ALL.len()],
@@ -23,7 +23,7 @@ pub(crate) struct Pipelines {
 
 #[derive(Debug)]
 struct StagePipelines {
-    layout: wgpu::BindGroupLayout,
+    bindings: wgpu::BindGroupLayout,
     wgsl: Cow<'static, str>,
     module: OnceLock<wgpu::ShaderModule>,
     pipelines: [OnceLock<wgpu::ComputePipeline>; Variant::COUNT],
@@ -34,21 +34,25 @@ impl Pipelines {
     pub(crate) fn new(
         device: &wgpu::Device,
         config: Config,
-        tuning: Tuning,
+        layout: Layout,
         options: &Options<'_>,
-        edit: impl Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+        edit: &dyn Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
     ) -> Self {
         let stages = Stage::ALL.map(|stage| StagePipelines {
-            layout: bind_group_layout(device, stage),
-            wgsl: edit(stage, stage.wgsl(&config, &tuning)),
+            bindings: bind_group_layout(device, stage),
+            wgsl: edit(stage, stage.wgsl(&config, layout)),
             module: OnceLock::new(),
             pipelines: Default::default(),
         });
-        Self { config, tuning, checks: options.checks, cache: options.cache.cloned(), stages }
+        Self { config, layout, checks: options.checks, cache: options.cache.cloned(), stages }
     }
 
-    pub(crate) fn layout(&self, stage: Stage) -> &wgpu::BindGroupLayout {
-        &self.stages[stage as usize].layout
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn bindings(&self, stage: Stage) -> &wgpu::BindGroupLayout {
+        &self.stages[stage as usize].bindings
     }
 
     /// The pipeline, compiled now if it is the first time. Threads that come at once may
@@ -85,7 +89,7 @@ impl Pipelines {
     ) -> wgpu::ComputePipeline {
         let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(stage.label()),
-            bind_group_layouts: &[Some(self.layout(stage))],
+            bind_group_layouts: &[Some(self.bindings(stage))],
             immediate_size: 0,
         });
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -94,7 +98,7 @@ impl Pipelines {
             module,
             entry_point: Some(stage.name()),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &stage.overrides(&self.config, &self.tuning, variant),
+                constants: &stage.overrides(&self.config, self.layout, variant),
                 zero_initialize_workgroup_memory: self.checks == ShaderChecks::Checked,
             },
             cache: self.cache.as_ref(),

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::stage::SCAN_THREADS;
-use crate::tuning::feature_threads;
 use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
 
 /// One dispatch of a plan.
@@ -33,6 +32,7 @@ pub struct Plan {
     config: Config,
     shape: Shape,
     tuning: Tuning,
+    layout: Layout,
     lens: Lens,
     segments: u32,
     segment_len: u32,
@@ -76,6 +76,7 @@ impl Plan {
             config: *config,
             shape: *shape,
             tuning: *tuning,
+            layout: tuning.layout_for(shape.seq_len),
             lens,
             segments: 1,
             segment_len: shape.seq_len,
@@ -124,7 +125,7 @@ impl Plan {
     }
 
     fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let places = self.tuning.layout.places();
+        let places = self.layout.places();
         if self.segments > 1 {
             let adding = self.state_places().saturating_mul(u64::from(self.segments - 1));
             self.dispatches.push(fold(Stage::SegmentState, adding, places, limits)?);
@@ -139,71 +140,15 @@ impl Plan {
 
     /// Places (workgroups, or in [`Layout::Thread`] threads) of `segment_output` with one
     /// segment a sequence.
-    fn output_places(&self) -> u64 {
+    pub(crate) fn output_places(&self) -> u64 {
         self.state_places() * u64::from(self.head_blocks())
     }
 
     /// Places of `segment_state` with one segment a sequence.
-    fn state_places(&self) -> u64 {
+    pub(crate) fn state_places(&self) -> u64 {
         u64::from(self.shape.batch)
             * u64::from(self.shape.kv_heads)
             * u64::from(self.value_blocks())
-    }
-
-    /// S: the fewest segments with which the last workgroup ends soonest, counting that
-    /// workgroups run `Tuning::workgroups` at a time and that a token costs half as much
-    /// in `segment_state` as in `segment_output`.
-    fn choose_segments(&self) -> u32 {
-        let t = &self.tuning;
-        let seq_len = self.shape.seq_len;
-        let longest = t.max_segment_len.min(self.longest_segment());
-        let least = seq_len.div_ceil(longest);
-        let most = (seq_len / t.min_segment_len).max(least);
-        let at_a_time = u64::from(t.workgroups) * u64::from(t.layout.places());
-        let half_time = |segments: u32| {
-            let len = u64::from(seq_len.div_ceil(segments));
-            let waves = |places: u64, segments: u32| {
-                places.saturating_mul(segments.into()).div_ceil(at_a_time)
-            };
-            let output = waves(self.output_places(), segments).saturating_mul(2);
-            let state = waves(self.state_places(), segments - 1);
-            output.saturating_add(state).saturating_mul(len)
-        };
-        // More segments pay only where they fill another whole wave.
-        let full = (1..=4).map(|waves| waves * at_a_time / self.output_places());
-        let full = full.map(|s| s.clamp(least.into(), most.into()) as u32);
-        let best = std::iter::once(least).chain(full).min_by_key(|s| (half_time(*s), *s));
-        best.unwrap_or(least)
-    }
-
-    /// Tokens of the longest segment within the tuning's loop iterations. Every loop is
-    /// counted once more for its last test.
-    fn longest_segment(&self) -> u32 {
-        let Layout::Workgroup { .. } = self.tuning.layout else {
-            // A token is an iteration, and so is a row of the state that enters or leaves.
-            let per_segment = 2 * self.config.key_dim + 2;
-            return self.tuning.max_loop_iterations.saturating_sub(per_segment).max(1);
-        };
-        let features = feature_threads(&self.config);
-        let threads = self.tuning.layout.threads(&self.config) as u32;
-        let feature_quads = features * 4;
-        let value_quads = self.tuning.layout.values() / 4;
-        let (tokens, heads) = (self.chunk_len(), self.head_tile());
-        let rows = tokens * heads;
-        let load = |count: u32| count.div_ceil(threads) + 1;
-        let per_chunk = 1
-            + load(tokens * feature_quads)
-            + load(tokens * value_quads)
-            + load(rows * feature_quads)
-            + tokens * (heads + 2)
-            + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
-            + rows.div_ceil(threads) * (feature_quads + 2)
-            + (rows * value_quads).div_ceil(threads) * (features + 2)
-            + 4;
-        // nu enters and leaves.
-        let per_segment = 2 * load(feature_quads);
-        let iterations = self.tuning.max_loop_iterations.saturating_sub(per_segment);
-        (iterations / per_chunk).max(1).saturating_mul(tokens)
     }
 
     /// The config it was made for.
@@ -222,6 +167,12 @@ impl Plan {
     #[must_use]
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
+    }
+
+    /// Who holds mu: the tuning's layout, or that for short sequences.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Elements of each tensor.
@@ -274,7 +225,7 @@ impl Plan {
     #[must_use]
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
-        let places = self.tuning.layout.places();
+        let places = self.layout.places();
         let slices = u64::from(self.value_blocks().div_ceil(places));
         let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
         let lens = &self.lens;
@@ -326,7 +277,7 @@ impl Plan {
 
     /// Query heads that one place serves.
     pub(crate) fn head_tile(&self) -> u32 {
-        match self.tuning.layout {
+        match self.layout {
             Layout::Workgroup { chunk_queries, .. } => {
                 (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
             }
@@ -339,13 +290,13 @@ impl Plan {
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {
-        self.config.value_dim.div_ceil(self.tuning.layout.values())
+        self.config.value_dim.div_ceil(self.layout.values())
     }
 
     /// Tokens of a chunk: as many as leave room for their query rows. A thread without
     /// workgroup memory has no chunks.
     pub(crate) fn chunk_len(&self) -> u32 {
-        match self.tuning.layout {
+        match self.layout {
             Layout::Workgroup { chunk_tokens, chunk_queries, .. } => {
                 (chunk_queries / self.head_tile()).clamp(1, chunk_tokens)
             }

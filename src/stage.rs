@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::tuning::feature_threads;
-use crate::{Config, Layout, Tuning};
+use crate::layout::feature_threads;
+use crate::{Config, Layout};
 
 /// Threads of `state_scan`, which has one a state element.
 pub(crate) const SCAN_THREADS: u32 = 64;
@@ -126,10 +126,10 @@ impl Stage {
     /// The whole WGSL module of the stage: its file, then what its layout shares, how
     /// tensors are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
-    pub fn wgsl(self, config: &Config, tuning: &Tuning) -> Cow<'static, str> {
+    pub fn wgsl(self, config: &Config, layout: Layout) -> Cow<'static, str> {
         let tensors = if crate::plan::is_quads(config) { TENSORS_X4 } else { TENSORS_X1 };
-        let mut files = vec![self.file(tuning.layout)];
-        match (self, tuning.layout) {
+        let mut files = vec![self.file(layout)];
+        match (self, layout) {
             // It goes through states element by element, whoever holds mu.
             (Self::StateScan, _) => {}
             (_, Layout::Workgroup { .. }) => files.extend(WORKGROUP),
@@ -143,7 +143,7 @@ impl Stage {
     pub(crate) fn overrides(
         self,
         config: &Config,
-        tuning: &Tuning,
+        layout: Layout,
         variant: Variant,
     ) -> Vec<(&'static str, f64)> {
         let eps = config.normalization.eps();
@@ -157,7 +157,7 @@ impl Stage {
             ("START", f64::from(variant.start as u8)),
             ("WRITE_END", f64::from(u8::from(variant.write_end))),
         ];
-        match (self, tuning.layout) {
+        match (self, layout) {
             (Self::StateScan, _) => overrides.push(("SCAN_THREADS", SCAN_THREADS.into())),
             (_, Layout::Workgroup { column_threads, chunk_tokens, chunk_queries }) => {
                 overrides.extend([

@@ -88,6 +88,8 @@ fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
 fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
     let device_type = gpu.device.adapter_info().device_type;
     let mut tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    // One-token cases go through it, too.
+    tuning.short_len = 0;
     let mut with = |name, layout| {
         tuning.layout = layout;
         (name, tuning)

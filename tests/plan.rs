@@ -234,7 +234,8 @@ proptest! {
         let shape = Shape::new(b, t, h).with_kv_heads(g);
         let limits = Limits::default();
         let _ = Plan::new(&config, &shape, &limits);
-        if let Ok(mut tuning) = Tuning::new(&config, &limits, DeviceType::Cpu) {
+        for device_type in [DeviceType::Cpu, DeviceType::Other] {
+            let Ok(mut tuning) = Tuning::new(&config, &limits, device_type) else { continue };
             tuning.workgroups = workgroups;
             tuning.min_segment_len = least;
             tuning.max_segment_len = most;

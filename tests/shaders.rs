@@ -16,7 +16,7 @@ fn modules() -> Vec<(String, String)> {
             let layout = if device_type == DeviceType::Cpu { "thread" } else { "workgroup" };
             for stage in Stage::ALL {
                 let name = format!("{}-{layout}-{tensors}", stage.name());
-                modules.push((name, stage.wgsl(&config, &tuning).into_owned()));
+                modules.push((name, stage.wgsl(&config, tuning.layout).into_owned()));
             }
         }
     }

@@ -150,7 +150,7 @@ impl<'a> Sizes<'a> {
             value_dim: plan.config().value_dim as usize,
             segments: plan.segments() as usize,
             segment_len: plan.segment_len() as usize,
-            tile_features: plan.tuning().layout.features() as usize,
+            tile_features: plan.layout().features() as usize,
         }
     }
 

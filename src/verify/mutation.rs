@@ -115,7 +115,7 @@ mod tests {
             let tuning = Tuning::new(&config, &limits, device_type).unwrap();
             for mutation in Mutation::ALL {
                 let (stage, texts) = mutation.texts();
-                let wgsl = stage.wgsl(&config, &tuning);
+                let wgsl = stage.wgsl(&config, tuning.layout);
                 let places: usize = texts.iter().map(|(from, _)| wgsl.matches(from).count()).sum();
                 assert_eq!(places, 1, "{mutation:?} on {device_type:?}");
             }

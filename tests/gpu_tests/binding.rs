@@ -305,6 +305,7 @@ fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Fail
 fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // One place a workgroup, so that few heads are many workgroups.
     let mut tuning = *a.tuning();
+    tuning.short_len = 0;
     if let Layout::Thread { threads, .. } = &mut tuning.layout {
         *threads = 1;
     }
