@@ -1,6 +1,7 @@
 //! What the harness's table does not say: properties, bindings, bad input, the async path.
 
 mod binding;
+mod compile;
 mod properties;
 mod tuning;
 
@@ -25,8 +26,13 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
             })];
         }
     };
-    let tests: Vec<(&str, Test)> =
-        properties::TESTS.iter().chain(binding::TESTS).chain(tuning::TESTS).copied().collect();
+    let tests: Vec<(&str, Test)> = properties::TESTS
+        .iter()
+        .chain(binding::TESTS)
+        .chain(compile::TESTS)
+        .chain(tuning::TESTS)
+        .copied()
+        .collect();
     tests
         .into_iter()
         .map(|(name, test)| {
