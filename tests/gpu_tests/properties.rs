@@ -139,7 +139,8 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let t = 20 * D;
     let shape = Shape::new(2, 20, 1);
     let [q, k, mut v] = [1, 2, 3].map(|salt| numbers(2 * t, salt));
-    let clean = run(gpu, a, &shape, Inputs::new(&q, &k, &v))?;
+    // With the same tensors bound: a pipeline that writes a final state may round otherwise.
+    let clean = super::binding::run_bound(gpu, a, &shape, [&q, &k, &v])?;
     v[3 * D] = f32::NAN;
     let refused = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v));
     if !matches!(refused, Err(linear_attention::Error::NonFinite { tensor: "v", index: 48, .. })) {
@@ -149,7 +150,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     if out[3 * D..t].iter().all(|o| o.is_finite()) {
         return Err(Failed::from("the NaN did not arrive"));
     }
-    if out[..3 * D] != clean.o[..3 * D] || out[t..] != clean.o[t..] {
+    if out[..3 * D] != clean[..3 * D] || out[t..] != clean[t..] {
         return Err(Failed::from("the NaN left its sequence or went back in time"));
     }
     Ok(())
