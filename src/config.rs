@@ -190,4 +190,9 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Whether tensors are read sixteen bytes at a time.
+    pub(crate) fn is_quads(&self) -> bool {
+        self.key_dim.is_multiple_of(4) && self.value_dim.is_multiple_of(4)
+    }
 }

@@ -1,7 +1,9 @@
 //! Who holds mu in registers, and in tiles of which size.
 
-use crate::stage::SCAN_THREADS;
 use crate::{Config, ConfigError};
+
+/// Threads of `state_scan`, which has one a state element.
+pub(crate) const SCAN_THREADS: u32 = 64;
 
 /// Who holds mu while a segment is walked, token by token. Each layout is a folder of
 /// shaders (`shaders/workgroup`, `shaders/thread`), because an override cannot size

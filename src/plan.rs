@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::stage::SCAN_THREADS;
+use crate::layout::SCAN_THREADS;
 use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
 
 /// One dispatch of a plan.
@@ -130,7 +130,7 @@ impl Plan {
             let adding = self.state_places().saturating_mul(u64::from(self.segments - 1));
             self.dispatches.push(fold(Stage::SegmentState, adding, places, limits)?);
             let elements =
-                (self.lens.mu + self.lens.nu) / if is_quads(&self.config) { 4 } else { 1 };
+                (self.lens.mu + self.lens.nu) / if self.config.is_quads() { 4 } else { 1 };
             self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
         }
         let outputs = self.output_places().saturating_mul(self.segments.into());
@@ -307,11 +307,6 @@ impl Plan {
 
 /// Bytes of an f32, which every state is made of.
 pub(crate) const F32_SIZE: u64 = 4;
-
-/// Whether tensors are read sixteen bytes at a time.
-pub(crate) fn is_quads(config: &Config) -> bool {
-    config.key_dim.is_multiple_of(4) && config.value_dim.is_multiple_of(4)
-}
 
 /// A dispatch of as many workgroups as `items` take, `per_workgroup` numbered items to
 /// each, laid along x and, where x is full, folded into y.

@@ -2,11 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::layout::feature_threads;
+use crate::layout::{SCAN_THREADS, feature_threads};
 use crate::{Config, Layout};
-
-/// Threads of `state_scan`, which has one a state element.
-pub(crate) const SCAN_THREADS: u32 = 64;
 
 /// A dispatch of the pipeline. Its name is the name of its shader file, entry point,
 /// mirror (`reference::chunked`), GPU label, test trial and bench row.
@@ -127,7 +124,7 @@ impl Stage {
     /// tensors are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
     pub fn wgsl(self, config: &Config, layout: Layout) -> Cow<'static, str> {
-        let tensors = if crate::plan::is_quads(config) { TENSORS_X4 } else { TENSORS_X1 };
+        let tensors = if config.is_quads() { TENSORS_X4 } else { TENSORS_X1 };
         let mut files = vec![self.file(layout)];
         match (self, layout) {
             // It goes through states element by element, whoever holds mu.
