@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use common::Gpu;
 use libtest_mimic::{Arguments, Failed, Trial};
 use linear_attention::verify::{self, Mutation, Options, Report};
+use linear_attention::wgpu::DeviceType;
 use linear_attention::{Config, Layout, ShaderChecks, Tuning};
 
 fn main() {
@@ -51,36 +52,56 @@ fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
     };
     add_run("checked", with(&|o| o.checks = ShaderChecks::Checked));
     add_run("unchecked", with(&|o| o.checks = ShaderChecks::Unchecked));
-    for (kind, tuning) in other_tunings(gpu) {
+    // What a device of the other kind would choose, and what none would.
+    for (kind, tuning) in both_layouts(gpu).into_iter().chain(other_tunings(gpu)) {
         add_run(kind, with(&|o| o.tuning = Some(tuning)));
     }
 
-    for mutation in Mutation::ALL {
-        let gpu = Arc::clone(gpu);
-        trials.push(Trial::test(format!("{}::caught::{mutation:?}", gpu.name), move || {
-            let mut options = Options::default();
-            options.mutation = Some(mutation);
-            // The case that the mistake shows in; each is compiled anew.
-            options.filter = Some(
-                match mutation {
-                    Mutation::EpsDropped => "large-eps",
-                    Mutation::StateNotCarried => "t64-state",
-                    Mutation::MaskedBeforePhi => "k3-v5",
-                    Mutation::ScanWithoutInitial => "t1000",
-                    _ => "t63",
-                }
-                .to_owned(),
-            );
-            let report = verify::run(&gpu.device, &gpu.queue, &options);
-            let compared = report.rows.iter().all(|row| row.message.is_empty());
-            if report.passed() || report.rows.is_empty() || !compared {
-                return Err(Failed::from("a wrong shader was not caught by its result"));
-            }
-            Ok(())
-        }));
+    for (layout, tuning) in both_layouts(gpu) {
+        for mutation in Mutation::ALL {
+            let gpu = Arc::clone(gpu);
+            let name = format!("{}::caught::{layout}::{mutation:?}", gpu.name);
+            trials.push(Trial::test(name, move || caught(&gpu, tuning, mutation)));
+        }
     }
     trials.extend(gpu_tests::trials(gpu));
     trials
+}
+
+/// A wrong shader must show in the result of the case that the mistake is for.
+fn caught(gpu: &Gpu, tuning: Tuning, mutation: Mutation) -> Result<(), Failed> {
+    let mut options = Options::default();
+    options.mutation = Some(mutation);
+    options.tuning = Some(tuning);
+    options.filter = Some(
+        match mutation {
+            Mutation::EpsDropped => "large-eps",
+            Mutation::StateNotCarried => "t64-state",
+            Mutation::MaskedBeforePhi => "k3-v5",
+            Mutation::ScanWithoutInitial => "t1000",
+            _ => "t63",
+        }
+        .to_owned(),
+    );
+    let report = verify::run(&gpu.device, &gpu.queue, &options);
+    let compared = report.rows.iter().all(|row| row.message.is_empty());
+    if report.passed() || report.rows.is_empty() || !compared {
+        return Err(Failed::from("a wrong shader was not caught by its result"));
+    }
+    Ok(())
+}
+
+/// Each layout has its own shaders, and a device runs one of them unasked: both are made
+/// wrong on every device.
+fn both_layouts(gpu: &Gpu) -> [(&'static str, Tuning); 2] {
+    let config = Config::new(64, 64);
+    [("workgroup", DeviceType::Other), ("thread", DeviceType::Cpu)].map(|(name, device_type)| {
+        let mut tuning = Tuning::new(&config, &gpu.device.limits(), device_type).unwrap();
+        tuning.short_len = 0;
+        // What the device itself needs holds in either layout.
+        tuning.max_loop_iterations = 65_000;
+        (name, tuning)
+    })
 }
 
 /// Sizes that the device would not choose: the other layout, places narrower than V, chunks
