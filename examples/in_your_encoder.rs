@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut layers = Vec::with_capacity(LAYERS);
     for layer in 0..LAYERS {
         let [q, k, v, out] = [0, 1, 2, 3].map(|tensor| cut(slot(layer, tensor), 4 * len));
-        let tensors = Tensors { q, k, v, out, initial: None, final_: None };
+        let tensors = Tensors::from_bindings(q, k, v, out);
         layers.push(attention.bind(&device, &plan, &tensors, scratch.clone())?);
     }
     let source = wgpu::ShaderSource::Wgsl(BETWEEN.into());

@@ -1,5 +1,5 @@
 // What every stage shares: the numbers fixed when a pipeline is made, the numbers
-// fixed when tensors are bound, the feature map, and who has which part of the problem.
+// fixed when tensors are bound, the feature map, and where things are.
 //
 // The last part of every module.
 
@@ -11,7 +11,10 @@ override NORMALIZE: bool;
 override SCALE: f32;            // s
 override EPS: f32;
 override START: u32;            // START_*: what a sequence starts from
+override STARTS_IN_SCRATCH: bool;  // whether each segment has a state to start from
 override WRITE_END: bool;       // whether the final state is wanted
+override LENGTHS_GIVEN: bool;   // whether a buffer says which tokens a sequence has
+override SLOTS_GIVEN: bool;     // whether a buffer says which slot of a pool it has
 
 const START_ZERO: u32 = 0u;
 const START_GIVEN: u32 = 1u;
@@ -19,17 +22,20 @@ const START_IN_PLACE: u32 = 2u;
 
 // Fixed per binding. src/params.rs mirrors it field by field, and a test compares the offsets.
 struct Params {
-    batch: u32,         // N
-    seq_len: u32,       // T
+    sequences: u32,     // N
+    seq_len: u32,       // T of a sequence, where all have as many tokens
+    tokens: u32,        // tokens of all sequences
+    max_len: u32,       // tokens of the longest
     heads: u32,         // H
     kv_heads: u32,      // G
     group: u32,         // H / G: query heads that read one key/value head
     head_tile: u32,     // query heads of a place
     head_blocks: u32,   // ceil(group / head_tile)
     value_blocks: u32,  // ceil(V / values of a place)
-    segments: u32,      // S
+    segments: u32,      // S of a sequence, where all have as many tokens
     segment_len: u32,   // tokens of a segment; the last may have fewer
     chunk_len: u32,     // tokens of a chunk, at most CHUNK_TOKENS
+    states: u32,        // states in `start` and `end`, outside scratch: N, or the pool's slots
     grid_width: u32,    // workgroups along x; the rest is folded into y
 }
 
@@ -51,36 +57,31 @@ fn feature_quad(x: vec4<f32>, quad: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), phi(x), feature < vec4<u32>(KEY_DIM));
 }
 
-// Which part of the problem a workgroup has, or in thread/ a thread.
-struct Place {
-    inside: bool,      // false for the overhang of a folded grid
-    n: u32,            // sequence
-    segment: u32,
-    g: u32,            // key/value head
-    head_block: u32,
-    value_block: u32,
-    begin: u32,        // tokens begin .. end
-    end: u32,
+// What a row of q' mu is multiplied by, where q' . nu is `sum`.
+fn factor_of(sum: f32) -> f32 {
+    if (!NORMALIZE) { return SCALE; }
+    let denominator = SCALE * sum + EPS;
+    // A row without weight is 0, also where the caller chose eps = 0.
+    return select(SCALE / denominator, 0.0, denominator == 0.0);
 }
 
-fn place_of(index: u32, head_blocks: u32, segments: u32) -> Place {
-    var place: Place;
-    var rest = index;
-    place.value_block = rest % params.value_blocks;
-    rest /= params.value_blocks;
-    place.head_block = rest % head_blocks;
-    rest /= head_blocks;
-    place.g = rest % params.kv_heads;
-    rest /= params.kv_heads;
-    place.segment = rest % segments;
-    place.n = rest / segments;
-    place.inside = place.n < params.batch;
-    place.begin = place.segment * params.segment_len;
-    place.end = min(place.begin + params.segment_len, params.seq_len);
-    return place;
+// Where mu [F,V] and nu [F] of a key/value head begin in a buffer of states, in its elements.
+// A state, that is what one sequence has, is mu [G,F,V] and then nu [G,F].
+struct StateAt { mu: u32, nu: u32 }
+
+fn state_at(state: u32, g: u32) -> StateAt {
+    let mu_len = KEY_DIM * VALUE_DIM / ELEMENT_LEN;
+    let nu_len = KEY_DIM / ELEMENT_LEN;
+    let begin = state * state_len();
+    return StateAt(begin + g * mu_len, begin + params.kv_heads * mu_len + g * nu_len);
 }
 
-// Row of token t in k and v, seen as [N T G, width].
-fn kv_row(place: Place, t: u32) -> u32 {
-    return (place.n * params.seq_len + t) * params.kv_heads + place.g;
+// Elements of a state.
+fn state_len() -> u32 {
+    return params.kv_heads * (KEY_DIM * VALUE_DIM / ELEMENT_LEN + KEY_DIM / ELEMENT_LEN);
+}
+
+// Row of token t in k and v, seen as [N T G, width]. Tokens count through all sequences.
+fn kv_row(t: u32, g: u32) -> u32 {
+    return t * params.kv_heads + g;
 }

@@ -7,14 +7,12 @@
 alias Element = f32;
 const ELEMENT_LEN: u32 = 1u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;         // [N,T,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;         // [N,T,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;         // [N,T,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;         // [N,T,H,V]
-@group(0) @binding(5) var<storage, read_write> start_mu: array<Element>;  // [N,S,G,F,V]
-@group(0) @binding(6) var<storage, read_write> start_nu: array<Element>;  // [N,S,G,F]
-@group(0) @binding(7) var<storage, read_write> end_mu: array<Element>;    // [N,S,G,F,V]
-@group(0) @binding(8) var<storage, read_write> end_nu: array<Element>;    // [N,S,G,F]
+@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
+@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
+@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
+@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [N,T,H,V]
+@group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
+@group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 
 // A place in a row of `width` numbers. Beyond the row its last number is read again:
 // feature_quad masks what is no feature, and what is no value is never stored.
@@ -36,6 +34,12 @@ fn v_quad(row: u32, quad: u32) -> vec4<f32> {
     return vec4<f32>(v[value_at(row, x)], v[value_at(row, x + 1u)], v[value_at(row, x + 2u)], v[value_at(row, x + 3u)]);
 }
 
+// What store_o_quad left there; beyond the row its last number.
+fn o_quad(row: u32, quad: u32) -> vec4<f32> {
+    let x = 4u * quad;
+    return vec4<f32>(o[value_at(row, x)], o[value_at(row, x + 1u)], o[value_at(row, x + 2u)], o[value_at(row, x + 3u)]);
+}
+
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
     let first = 4u * quad;
     let at = row * VALUE_DIM + first;
@@ -45,39 +49,51 @@ fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
     if (first + 3u < VALUE_DIM) { o[at + 3u] = x.w; }
 }
 
-fn start_mu_quad(row: u32, feature: u32, quad: u32) -> vec4<f32> {
-    if (START == START_ZERO || feature >= KEY_DIM) { return vec4<f32>(0.0); }
+fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    if (feature >= KEY_DIM) { return vec4<f32>(0.0); }
+    return start_mu_inside(state, feature, quad);
+}
+
+// The same for a feature that is known to be inside.
+fn start_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    if (START == START_ZERO) { return vec4<f32>(0.0); }
     let x = 4u * quad;
-    let at = vec4<u32>(value_at(row, x), value_at(row, x + 1u), value_at(row, x + 2u), value_at(row, x + 3u));
+    let at = vec4<u32>(state.mu) + vec4<u32>(
+        value_at(feature, x), value_at(feature, x + 1u),
+        value_at(feature, x + 2u), value_at(feature, x + 3u));
     if (START == START_IN_PLACE) {
-        return vec4<f32>(end_mu[at.x], end_mu[at.y], end_mu[at.z], end_mu[at.w]);
+        return vec4<f32>(end[at.x], end[at.y], end[at.z], end[at.w]);
     }
-    return vec4<f32>(start_mu[at.x], start_mu[at.y], start_mu[at.z], start_mu[at.w]);
+    return vec4<f32>(start[at.x], start[at.y], start[at.z], start[at.w]);
 }
 
 // Features beyond K start at zero: 0 times what a row ends with could be NaN.
-fn start_nu_quad(state: u32, quad: u32) -> vec4<f32> {
+fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {
     let x = 4u * quad;
     return vec4<f32>(start_nu_element(state, x), start_nu_element(state, x + 1u),
         start_nu_element(state, x + 2u), start_nu_element(state, x + 3u));
 }
 
-fn start_nu_element(state: u32, feature: u32) -> f32 {
+fn start_nu_element(state: StateAt, feature: u32) -> f32 {
     if (START == START_ZERO || feature >= KEY_DIM) { return 0.0; }
-    if (START == START_IN_PLACE) { return end_nu[state * KEY_DIM + feature]; }
-    return start_nu[state * KEY_DIM + feature];
+    if (START == START_IN_PLACE) { return end[state.nu + feature]; }
+    return start[state.nu + feature];
 }
 
-fn store_end_mu_quad(row: u32, quad: u32, x: vec4<f32>) {
+fn store_end_mu_quad(state: StateAt, feature: u32, quad: u32, x: vec4<f32>) {
     let first = 4u * quad;
-    let at = row * VALUE_DIM + first;
-    if (first < VALUE_DIM) { end_mu[at] = x.x; }
-    if (first + 1u < VALUE_DIM) { end_mu[at + 1u] = x.y; }
-    if (first + 2u < VALUE_DIM) { end_mu[at + 2u] = x.z; }
-    if (first + 3u < VALUE_DIM) { end_mu[at + 3u] = x.w; }
+    let at = state.mu + feature * VALUE_DIM + first;
+    if (first < VALUE_DIM) { end[at] = x.x; }
+    if (first + 1u < VALUE_DIM) { end[at + 1u] = x.y; }
+    if (first + 2u < VALUE_DIM) { end[at + 2u] = x.z; }
+    if (first + 3u < VALUE_DIM) { end[at + 3u] = x.w; }
 }
 
-fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
+fn store_end_mu_inside(state: StateAt, feature: u32, quad: u32, x: vec4<f32>) {
+    store_end_mu_quad(state, feature, quad, x);
+}
+
+fn store_end_nu_quad(state: StateAt, quad: u32, x: vec4<f32>) {
     let first = 4u * quad;
     store_end_nu_element(state, first, x.x);
     store_end_nu_element(state, first + 1u, x.y);
@@ -85,6 +101,6 @@ fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
     store_end_nu_element(state, first + 3u, x.w);
 }
 
-fn store_end_nu_element(state: u32, feature: u32, x: f32) {
-    if (feature < KEY_DIM) { end_nu[state * KEY_DIM + feature] = x; }
+fn store_end_nu_element(state: StateAt, feature: u32, x: f32) {
+    if (feature < KEY_DIM) { end[state.nu + feature] = x; }
 }

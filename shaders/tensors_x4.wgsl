@@ -6,14 +6,12 @@
 alias Element = vec4<f32>;
 const ELEMENT_LEN: u32 = 4u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;         // [N,T,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;         // [N,T,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;         // [N,T,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;         // [N,T,H,V]
-@group(0) @binding(5) var<storage, read_write> start_mu: array<Element>;  // [N,S,G,F,V]
-@group(0) @binding(6) var<storage, read_write> start_nu: array<Element>;  // [N,S,G,F]
-@group(0) @binding(7) var<storage, read_write> end_mu: array<Element>;    // [N,S,G,F,V]
-@group(0) @binding(8) var<storage, read_write> end_nu: array<Element>;    // [N,S,G,F]
+@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
+@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
+@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
+@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [N,T,H,V]
+@group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
+@group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 
 override KEY_QUADS: u32 = KEY_DIM / 4u;
 override VALUE_DIM_QUADS: u32 = VALUE_DIM / 4u;
@@ -32,36 +30,50 @@ fn v_quad(row: u32, quad: u32) -> vec4<f32> {
     return v[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
 }
 
+// What store_o_quad left there.
+fn o_quad(row: u32, quad: u32) -> vec4<f32> {
+    return o[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
+}
+
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
     if (quad < VALUE_DIM_QUADS) { o[row * VALUE_DIM_QUADS + quad] = x; }
 }
 
-fn start_mu_quad(row: u32, feature: u32, quad: u32) -> vec4<f32> {
-    if (START == START_ZERO || feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) {
-        return vec4<f32>(0.0);
-    }
-    if (START == START_IN_PLACE) { return end_mu[row * VALUE_DIM_QUADS + quad]; }
-    return start_mu[row * VALUE_DIM_QUADS + quad];
+fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    if (feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
+    return start_mu_inside(state, feature, quad);
 }
 
-fn start_nu_quad(state: u32, quad: u32) -> vec4<f32> {
+// The same for a place that is known to be inside.
+fn start_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    let at = state.mu + feature * VALUE_DIM_QUADS + quad;
+    if (START == START_ZERO) { return vec4<f32>(0.0); }
+    if (START == START_IN_PLACE) { return end[at]; }
+    return start[at];
+}
+
+fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {
     if (START == START_ZERO || quad >= KEY_QUADS) { return vec4<f32>(0.0); }
-    if (START == START_IN_PLACE) { return end_nu[state * KEY_QUADS + quad]; }
-    return start_nu[state * KEY_QUADS + quad];
+    if (START == START_IN_PLACE) { return end[state.nu + quad]; }
+    return start[state.nu + quad];
 }
 
-fn store_end_mu_quad(row: u32, quad: u32, x: vec4<f32>) {
-    if (quad < VALUE_DIM_QUADS) { end_mu[row * VALUE_DIM_QUADS + quad] = x; }
+fn store_end_mu_quad(state: StateAt, feature: u32, quad: u32, x: vec4<f32>) {
+    if (quad < VALUE_DIM_QUADS) { store_end_mu_inside(state, feature, quad, x); }
 }
 
-fn store_end_nu_quad(state: u32, quad: u32, x: vec4<f32>) {
-    if (quad < KEY_QUADS) { end_nu[state * KEY_QUADS + quad] = x; }
+fn store_end_mu_inside(state: StateAt, feature: u32, quad: u32, x: vec4<f32>) {
+    end[state.mu + feature * VALUE_DIM_QUADS + quad] = x;
 }
 
-fn start_nu_element(state: u32, feature: u32) -> f32 {
+fn store_end_nu_quad(state: StateAt, quad: u32, x: vec4<f32>) {
+    if (quad < KEY_QUADS) { end[state.nu + quad] = x; }
+}
+
+fn start_nu_element(state: StateAt, feature: u32) -> f32 {
     return start_nu_quad(state, feature / 4u)[feature % 4u];
 }
 
-fn store_end_nu_element(state: u32, feature: u32, x: f32) {
-    end_nu[state * KEY_QUADS + feature / 4u][feature % 4u] = x;
+fn store_end_nu_element(state: StateAt, feature: u32, x: f32) {
+    end[state.nu + feature / 4u][feature % 4u] = x;
 }

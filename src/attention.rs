@@ -54,8 +54,7 @@ pub struct LinearAttention {
     /// To know another device by: wgpu panics where objects of two are mixed.
     device: wgpu::Device,
     limits: wgpu::Limits,
-    /// Of each layout that its tuning may choose.
-    pipelines: Vec<Pipelines>,
+    pipelines: Pipelines,
     /// Bound where a state is absent; the shaders never touch it.
     absent: wgpu::Buffer,
 }
@@ -124,21 +123,14 @@ impl LinearAttention {
             what: "linear_attention.absent".to_owned(),
             message,
         })?;
-        let mut layouts = vec![tuning.layout];
-        if tuning.short_len > 0 && tuning.short_layout != tuning.layout {
-            layouts.push(tuning.short_layout);
-        }
-        let pipelines = layouts
-            .into_iter()
-            .map(|layout| Pipelines::new(device, config, layout, options, &edit))
-            .collect();
+        let pipelines = Pipelines::new(device, config, tuning.layout, options, &edit);
         Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
     }
 
     /// Compiles now what [`LinearAttention::bind`] would compile for this plan, with an
     /// initial and a final state or without: for a program that wants no wait at its first
     /// frame. It does nothing where that has been compiled. A state updated in place with one
-    /// segment has a pipeline of its own, which `bind` compiles.
+    /// segment has a pipeline of its own, which `bind` compiles. A shape with slots has both states.
     ///
     /// # Errors
     ///
@@ -152,23 +144,19 @@ impl LinearAttention {
     ) -> Result<(), ConfigError> {
         self.check_device(device)
             .map_err(|message| ConfigError::Device { what: "device".to_owned(), message })?;
-        let pipelines = self.pipelines_of(plan).ok_or_else(|| ConfigError::Tuning {
-            what: "layout",
-            required: "that of a plan of this LinearAttention".to_owned(),
-            actual: 0,
-        })?;
+        if plan.layout() != self.pipelines.layout() {
+            let required = "that of a plan of this LinearAttention".to_owned();
+            return Err(ConfigError::Tuning { what: "layout", required, actual: 0 });
+        }
+        let in_place = plan.shape().slots.is_some();
         for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
-            let variant = variant(plan, stage, initial, false, final_);
-            pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
+            let variant = variant(plan, stage, initial, in_place, final_ || in_place);
+            self.pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
                 what: stage.label().to_owned(),
                 message,
             })?;
         }
         Ok(())
-    }
-
-    fn pipelines_of(&self, plan: &Plan) -> Option<&Pipelines> {
-        self.pipelines.iter().find(|pipelines| pipelines.layout() == plan.layout())
     }
 
     fn check_device(&self, device: &wgpu::Device) -> Result<(), String> {
@@ -222,7 +210,10 @@ impl LinearAttention {
         if plan.config() != &self.config {
             return Err(BindError::Plan { what: "config" });
         }
-        let pipelines = self.pipelines_of(plan).ok_or(BindError::Plan { what: "tuning" })?;
+        let pipelines = &self.pipelines;
+        if plan.layout() != pipelines.layout() {
+            return Err(BindError::Plan { what: "tuning" });
+        }
         let checked = tensors::check(plan, tensors, &scratch, &self.limits)?;
         let mut dispatches = Vec::with_capacity(plan.dispatches().len());
         for dispatch in plan.dispatches() {
@@ -238,7 +229,7 @@ impl LinearAttention {
             let pipeline = pipelines.get(device, stage, variant).map_err(refused)?;
             let bind_group = scoped(device, || {
                 let layout = pipelines.bindings(stage);
-                bind_group(device, layout, plan, dispatch, variant, &checked, &self.absent)
+                bind_group(device, layout, plan, dispatch, &checked, &self.absent)
             })
             .and_then(|bind_group| bind_group)
             .map_err(refused)?;

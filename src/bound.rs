@@ -7,7 +7,7 @@ use wgpu::{BufferBinding, BufferUsages};
 use crate::params::Params;
 use crate::stage::{Binding, Start, Variant};
 use crate::tensors::{self, Checked};
-use crate::{Dispatch, Plan, Stage};
+use crate::{Dispatch, Packing, Plan, Stage};
 
 /// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
 /// buffers alive.
@@ -24,13 +24,12 @@ pub(crate) struct BoundDispatch {
     pub(crate) workgroups: [u32; 3],
 }
 
-/// The bind group of one dispatch. `absent` stands for the states that it has not.
+/// The bind group of one dispatch. `absent` stands for the tensors that it has not.
 pub(crate) fn bind_group(
     device: &wgpu::Device,
     layout: &wgpu::BindGroupLayout,
     plan: &Plan,
     dispatch: &Dispatch,
-    variant: Variant,
     checked: &Checked<'_>,
     absent: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup, String> {
@@ -38,47 +37,65 @@ pub(crate) fn bind_group(
     let whole = |range: &tensors::Range<'_>| {
         (range.binding.buffer.clone(), range.binding.offset, range.len)
     };
-    let absent = |slot: u64| (absent.clone(), slot * ABSENT_STRIDE, ABSENT_STRIDE);
-    // With more than one segment the segments' states lie in scratch: the first stage
-    // leaves them there, the second starts from the initial state, the third from them.
-    let scratch = |part: std::ops::Range<u64>, slot| match &checked.scratch {
-        Some(range) => {
+    let slot = |binding: Binding| binding as u64 - Binding::Start as u64;
+    let absent = |binding| (absent.clone(), slot(binding) * ABSENT_STRIDE, ABSENT_STRIDE);
+    let or_absent = |range: Option<&tensors::Range<'_>>, binding| match range {
+        Some(range) => whole(range),
+        None => absent(binding),
+    };
+    let scratch = |part: std::ops::Range<u64>, binding| match &checked.scratch {
+        Some(range) if !part.is_empty() => {
             (range.binding.buffer.clone(), range.binding.offset + part.start, part.end - part.start)
         }
-        None => absent(slot),
+        _ => absent(binding),
     };
-    let of_state = |state: &Option<[tensors::Range<'_>; 2]>, index: usize, slot| match state {
-        Some(pair) => whole(&pair[index]),
-        None => absent(slot),
-    };
-    let is_output = stage == Stage::SegmentOutput;
-    let start_state = |index: usize, part, slot| {
-        if is_output && plan.segments() > 1 {
-            scratch(part, slot)
-        } else if variant.start == Start::Given {
-            of_state(&checked.initial, index, slot)
+    // Where segments have states in scratch, the first stage leaves there what each adds, the
+    // second starts from the initial state, the third from what the second left.
+    let is_last = matches!(stage, Stage::SegmentOutput | Stage::DecodeStep);
+    let start = |binding| {
+        if stage == Stage::SegmentOutput && plan.has_scratch_states() {
+            scratch(plan.scratch_states(), binding)
+        } else if checked.in_place && is_last {
+            // Read where it is written, through the other binding.
+            absent(binding)
         } else {
-            absent(slot)
+            // The pool is both; state_scan reads it and writes scratch.
+            let pool = checked.final_.as_ref().filter(|_| plan.shape().slots.is_some());
+            or_absent(checked.initial.as_ref().or(pool), binding)
         }
     };
-    let end_state = |index: usize, part, slot| {
-        if is_output { of_state(&checked.final_, index, slot) } else { scratch(part, slot) }
+    let end = |binding| {
+        if is_last {
+            or_absent(checked.final_.as_ref(), binding)
+        } else {
+            scratch(plan.scratch_states(), binding)
+        }
     };
     let params = Params::new(plan, dispatch.workgroups[0]);
-    let uniform = uniform_buffer(device, bytemuck::bytes_of(&params))?;
+    let uniform = init_buffer(device, bytemuck::bytes_of(&params), BufferUsages::UNIFORM)?;
+    // Lengths that only the host knows.
+    let lengths = match (&checked.sequences, cu_seqlens(plan)) {
+        (None, Some(words)) if stage.bindings().contains(&Binding::Sequences) => {
+            Some(init_buffer(device, bytemuck::cast_slice(&words), BufferUsages::STORAGE)?)
+        }
+        _ => None,
+    };
     let bound: Vec<_> = stage
         .bindings()
         .iter()
-        .map(|binding| match binding {
+        .map(|binding| match *binding {
             Binding::Params => (uniform.clone(), 0, size_of::<Params>() as u64),
             Binding::Q => whole(&checked.q),
             Binding::K => whole(&checked.k),
             Binding::V => whole(&checked.v),
             Binding::O => whole(&checked.out),
-            Binding::StartMu => start_state(0, plan.scratch_mu(), 0),
-            Binding::StartNu => start_state(1, plan.scratch_nu(), 1),
-            Binding::EndMu => end_state(0, plan.scratch_mu(), 2),
-            Binding::EndNu => end_state(1, plan.scratch_nu(), 3),
+            Binding::Start => start(*binding),
+            Binding::End => end(*binding),
+            Binding::Table => scratch(plan.scratch_table(), *binding),
+            Binding::Sequences => match &lengths {
+                Some(buffer) => (buffer.clone(), 0, buffer.size()),
+                None => or_absent(checked.sequences.as_ref(), *binding),
+            },
         })
         .collect();
     let entries: Vec<_> = stage
@@ -101,6 +118,18 @@ pub(crate) fn bind_group(
     }))
 }
 
+/// A status and `cu_seqlens`, as the shaders read them.
+fn cu_seqlens(plan: &Plan) -> Option<Vec<u32>> {
+    let Packing::Lengths(lengths) = &plan.shape().packing else { return None };
+    let mut words = vec![0, 0];
+    words.extend(lengths.iter().scan(0u32, |end, len| {
+        // Their sum is T, which `Plan` has checked.
+        *end += len;
+        Some(*end)
+    }));
+    Some(words)
+}
+
 /// What a stage of this plan is compiled for, with these states bound.
 pub(crate) fn variant(
     plan: &Plan,
@@ -109,29 +138,43 @@ pub(crate) fn variant(
     in_place: bool,
     final_: bool,
 ) -> Variant {
-    let is_output = stage == Stage::SegmentOutput;
+    let is_last = matches!(stage, Stage::SegmentOutput | Stage::DecodeStep);
+    let starts_in_scratch = stage == Stage::SegmentOutput && plan.has_scratch_states();
     let start = match stage {
-        // It adds up from zero.
-        Stage::SegmentState => Start::Zero,
-        // With more than one segment, what each starts from is in scratch.
-        Stage::SegmentOutput if plan.segments() > 1 => Start::Given,
-        _ if !initial => Start::Zero,
-        Stage::SegmentOutput if in_place => Start::InPlace,
-        _ => Start::Given,
+        // They read no state.
+        Stage::SegmentState | Stage::SequenceTable => Start::Zero,
+        _ if starts_in_scratch => Start::Given,
+        _ if in_place && is_last => Start::InPlace,
+        _ if initial || in_place => Start::Given,
+        _ => Start::Zero,
     };
-    Variant { start, write_end: is_output && final_ }
+    let (packed, slots) = (plan.shape().is_packed(), plan.shape().slots.is_some());
+    // Those that walk segments only ask whether there is a table.
+    let reads_entries = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
+    Variant {
+        start,
+        starts_in_scratch,
+        write_end: is_last && final_,
+        lengths_given: if reads_entries { packed } else { plan.has_table() },
+        slots_given: if reads_entries { slots } else { plan.has_table() },
+        run: stage == Stage::DecodeStep && plan.rows_per_state() > 1,
+    }
 }
 
 /// Bytes of the absent buffer that stand for one tensor: no smaller than any device's
 /// offset alignment, and a range each, since writable bindings must not overlap.
 pub(crate) const ABSENT_STRIDE: u64 = 256;
-pub(crate) const ABSENT_SLOTS: u64 = 4;
+pub(crate) const ABSENT_SLOTS: u64 = Binding::Sequences as u64 - Binding::Start as u64 + 1;
 
-fn uniform_buffer(device: &wgpu::Device, bytes: &[u8]) -> Result<wgpu::Buffer, String> {
+fn init_buffer(
+    device: &wgpu::Device,
+    bytes: &[u8],
+    usage: BufferUsages,
+) -> Result<wgpu::Buffer, String> {
     let buffer = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("linear_attention.params"),
         size: bytes.len() as u64,
-        usage: BufferUsages::UNIFORM,
+        usage,
         mapped_at_creation: true,
     });
     buffer.get_mapped_range_mut(..).map_err(|error| error.to_string())?.copy_from_slice(bytes);

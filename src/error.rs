@@ -94,6 +94,42 @@ pub enum PlanError {
         /// T.
         actual: u32,
     },
+    /// Packed sequences lie along T, so there is no batch beside them.
+    #[error("batch must be 1 where sequences are packed, found {actual}")]
+    PackedBatch {
+        /// B.
+        actual: u32,
+    },
+    /// The lengths of packed sequences do not add up to T.
+    #[error("the lengths of packed sequences must add up to seq_len = {required}, found {actual}")]
+    Lengths {
+        /// T.
+        required: u32,
+        /// Their sum.
+        actual: u64,
+    },
+    /// More sequences than one call may be told of by a buffer.
+    #[error("sequences must be at most {required}, found {actual}")]
+    Sequences {
+        /// What the tuning's `max_loop_iterations` allows.
+        required: u32,
+        /// N.
+        actual: u32,
+    },
+    /// A pool is larger than the device binds.
+    #[error(
+        "pool must have at most {required} bytes \
+         (max_storage_buffer_binding_size, max_buffer_size), found {actual}{hint}",
+        hint = slots_hint(.largest)
+    )]
+    PoolTooLarge {
+        /// The device's limit in bytes.
+        required: u64,
+        /// The pool's bytes.
+        actual: u64,
+        /// The most slots that fit, if any do.
+        largest: Option<u32>,
+    },
     /// A tensor has more elements than 32 bits can index.
     #[error("{what} must have fewer than 2^32 elements, found {actual}")]
     TooManyElements {
@@ -134,6 +170,13 @@ fn batch_hint(largest_batch: &Option<u32>) -> String {
     match largest_batch {
         None | Some(0) => String::new(),
         Some(batch) => format!("; batch = {batch} fits"),
+    }
+}
+
+fn slots_hint(largest: &Option<u32>) -> String {
+    match largest {
+        None | Some(0) => String::new(),
+        Some(slots) => format!("; {slots} slots fit"),
     }
 }
 
@@ -180,6 +223,18 @@ pub enum BindError {
         /// The offset.
         actual: u64,
     },
+    /// The plan's shape needs a tensor that is not bound.
+    #[error("{tensor} must be bound for this shape, found none")]
+    Missing {
+        /// `pool` or `sequences`.
+        tensor: &'static str,
+    },
+    /// A tensor is bound that the plan's shape has no use for.
+    #[error("{tensor} must not be bound for this shape, found one")]
+    Unexpected {
+        /// The tensor.
+        tensor: &'static str,
+    },
     /// The buffer was made without `STORAGE`.
     #[error("{tensor} must be a buffer with usage STORAGE, found {actual}")]
     Usage {
@@ -218,6 +273,102 @@ pub enum BindError {
     },
 }
 
+/// Why a pool of states, or what a call is told about them, is not as it must be. Nothing was
+/// changed, neither in the pool nor on the device.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The sizes of its states, or of all of them, are out of range.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The caller's buffer lacks a usage.
+    #[error("pool must be a buffer with usages STORAGE, COPY_SRC and COPY_DST, found {actual}")]
+    Usage {
+        /// The usages it has.
+        actual: String,
+    },
+    /// The caller's range begins where the device cannot bind it.
+    #[error(
+        "pool must begin at a multiple of {required} bytes \
+         (min_storage_buffer_offset_alignment), found {actual}"
+    )]
+    Misaligned {
+        /// The alignment.
+        required: u64,
+        /// The offset.
+        actual: u64,
+    },
+    /// The caller's range has no room for all slots.
+    #[error("pool must have at least {required} bytes, found {actual}")]
+    TooSmall {
+        /// Bytes of all slots.
+        required: u64,
+        /// Bytes of the range, as far as its buffer reaches.
+        actual: u64,
+    },
+    /// Fewer slots are free than were asked for.
+    #[error("{required} slots must be free, found {available} of {capacity}")]
+    Full {
+        /// Slots asked for.
+        required: u32,
+        /// Slots that are free.
+        available: u32,
+        /// Slots there are.
+        capacity: u32,
+    },
+    /// A handle that names no state of this pool.
+    #[error("slot {index} must be {required}")]
+    Slot {
+        /// Its number.
+        index: u32,
+        /// What it is not: of this pool, or allocated and not freed since.
+        required: &'static str,
+    },
+    /// Two sequences of one call cannot both update one state.
+    #[error("slot {index} must be used once in a call, found again")]
+    Duplicate {
+        /// Its number.
+        index: u32,
+    },
+    /// A snapshot is damaged, of another version, or of another state.
+    #[error("snapshot: {what} must be {required}, found {actual}")]
+    Snapshot {
+        /// A part of it.
+        what: &'static str,
+        /// What it must be.
+        required: String,
+        /// What it is.
+        actual: String,
+    },
+    /// More is in a step than its plan has room for, or other tokens.
+    #[error("{what} must be {required} as in the plan, found {actual}")]
+    Entries {
+        /// `sequences`, `tokens` or `tokens of a sequence`.
+        what: &'static str,
+        /// The plan's number; the most of it where the shape is packed.
+        required: u64,
+        /// The step's.
+        actual: u64,
+    },
+    /// The plan was made for a pool of another size.
+    #[error("the pool must have {required} slots as in the plan, found {actual}")]
+    Pool {
+        /// The plan's.
+        required: u32,
+        /// The pool's.
+        actual: u32,
+    },
+    /// The plan's states are not in a pool.
+    #[error("the plan's shape must have slots, found none")]
+    NotPooled,
+    /// wgpu refused, or the device failed.
+    #[error("the device failed: {message}")]
+    Device {
+        /// wgpu's message.
+        message: String,
+    },
+}
+
 /// Why a call on host slices failed; every step it goes through has its own variant.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -231,6 +382,13 @@ pub enum Error {
     /// See [`BindError`].
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
+    /// [`Shape::packed_at_most`](crate::Shape::packed_at_most).
+    #[error("{what}: a call on host slices must have lengths of its own and no pool")]
+    HostShape {
+        /// `slots` or `packed_at_most`.
+        what: &'static str,
+    },
     /// A slice has the wrong length.
     #[error("{tensor} must have {required} elements, found {actual}")]
     Len {

@@ -4,7 +4,7 @@ use wgpu::BufferUsages;
 
 use crate::pipeline::scoped;
 use crate::readback::Readback;
-use crate::{Bound, Error, Lens, LinearAttention, Shape, StateBinding, Tensors};
+use crate::{Bound, Error, Lens, LinearAttention, Packing, Plan, Shape, Tensors};
 
 /// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
 #[derive(Clone, Copy, Debug)]
@@ -86,9 +86,45 @@ impl Output {
 /// The buffers of a call on host slices.
 struct Uploaded {
     out: wgpu::Buffer,
-    mu: wgpu::Buffer,
-    nu: wgpu::Buffer,
+    states: wgpu::Buffer,
     bound: Bound,
+}
+
+/// mu and nu of N sequences as buffers hold them: for each, mu `[G,F,V]` and then nu `[G,F]`.
+///
+/// ```
+/// use linear_attention::{join_states, split_states};
+///
+/// let (mu, nu) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0]);
+/// let states = join_states(2, &mu, &nu);
+/// assert_eq!(states, [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
+/// assert_eq!(split_states(2, mu.len(), &states), (mu.to_vec(), nu.to_vec()));
+/// ```
+#[must_use]
+pub fn join_states(sequences: usize, mu: &[f32], nu: &[f32]) -> Vec<f32> {
+    let n = sequences.max(1);
+    let mut states = Vec::with_capacity(mu.len() + nu.len());
+    for (mu, nu) in
+        mu.chunks(mu.len().div_ceil(n).max(1)).zip(nu.chunks(nu.len().div_ceil(n).max(1)))
+    {
+        states.extend_from_slice(mu);
+        states.extend_from_slice(nu);
+    }
+    states
+}
+
+/// The reverse of [`join_states`], where `mu_len` elements of `states` are mu's.
+#[must_use]
+pub fn split_states(sequences: usize, mu_len: usize, states: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let n = sequences.max(1);
+    let mu_len = mu_len / n;
+    let (mut mu, mut nu) = (Vec::new(), Vec::new());
+    for state in states.chunks(states.len().div_ceil(n).max(1)) {
+        let (first, rest) = state.split_at(mu_len.min(state.len()));
+        mu.extend_from_slice(first);
+        nu.extend_from_slice(rest);
+    }
+    (mu, nu)
 }
 
 impl LinearAttention {
@@ -106,7 +142,8 @@ impl LinearAttention {
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        self.submit(device, queue, shape, inputs)?.wait(device).and_then(output_of)
+        let (readback, plan) = self.submit(device, queue, shape, inputs)?;
+        readback.wait(device).and_then(|tensors| output_of(&plan, tensors))
     }
 
     /// The same without blocking: the future polls the device and yields until it is done.
@@ -121,7 +158,8 @@ impl LinearAttention {
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        self.submit(device, queue, shape, inputs)?.read(device).await.and_then(output_of)
+        let (readback, plan) = self.submit(device, queue, shape, inputs)?;
+        readback.read(device).await.and_then(|tensors| output_of(&plan, tensors))
     }
 
     fn submit(
@@ -130,7 +168,13 @@ impl LinearAttention {
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
-    ) -> Result<Readback, Error> {
+    ) -> Result<(Readback, Plan), Error> {
+        if shape.slots.is_some() {
+            return Err(Error::HostShape { what: "slots" });
+        }
+        if matches!(shape.packing, Packing::AtMost { .. }) {
+            return Err(Error::HostShape { what: "packed_at_most" });
+        }
         let plan = self.plan(shape)?;
         inputs.check(plan.lens())?;
         let failed = |message| Error::Device { message };
@@ -139,16 +183,16 @@ impl LinearAttention {
             label: Some("linear_attention.run"),
         });
         self.record(&mut encoder, &uploaded.bound);
-        let sources = [&uploaded.out, &uploaded.mu, &uploaded.nu];
+        let sources = [&uploaded.out, &uploaded.states];
         let readback = Readback::record(device, &mut encoder, &sources)?;
         scoped(device, || queue.submit([encoder.finish()])).map_err(failed)?;
-        Ok(readback)
+        Ok((readback, plan))
     }
 
     fn upload(
         &self,
         device: &wgpu::Device,
-        plan: &crate::Plan,
+        plan: &Plan,
         inputs: Inputs<'_>,
     ) -> Result<Uploaded, Error> {
         let upload = |label, data: &[f32]| upload(device, label, data);
@@ -165,26 +209,22 @@ impl LinearAttention {
         };
         let out = empty("linear_attention.out", 4 * plan.lens().o);
         let scratch = empty("linear_attention.scratch", plan.scratch_size().max(4));
-        let mu = empty("linear_attention.final_mu", 4 * plan.lens().mu);
-        let nu = empty("linear_attention.final_nu", 4 * plan.lens().nu);
+        let states = empty("linear_attention.final", 4 * plan.lens().state);
+        let joined =
+            |mu: &[f32], nu: &[f32]| join_states(plan.shape().sequences() as usize, mu, nu);
         let initial = match inputs.initial {
-            Some(initial) => Some([
-                upload("linear_attention.initial_mu", initial.mu)?,
-                upload("linear_attention.initial_nu", initial.nu)?,
-            ]),
+            Some(initial) => {
+                Some(upload("linear_attention.initial", &joined(initial.mu, initial.nu))?)
+            }
             None => None,
         };
-        let state = |mu, nu| StateBinding {
-            mu: wgpu::Buffer::as_entire_buffer_binding(mu),
-            nu: wgpu::Buffer::as_entire_buffer_binding(nu),
-        };
         let tensors = Tensors {
-            initial: initial.as_ref().map(|[mu, nu]| state(mu, nu)),
-            final_: Some(state(&mu, &nu)),
+            initial: initial.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+            final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)
         };
         let bound = self.bind(device, plan, &tensors, scratch.as_entire_buffer_binding())?;
-        Ok(Uploaded { out, mu, nu, bound })
+        Ok(Uploaded { out, states, bound })
     }
 }
 
@@ -204,9 +244,13 @@ fn upload(device: &wgpu::Device, label: &str, data: &[f32]) -> Result<wgpu::Buff
     Ok(buffer)
 }
 
-fn output_of(tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
-    match <[Vec<f32>; 3]>::try_from(tensors) {
-        Ok([o, mu, nu]) => Ok(Output::new(o, mu, nu)),
+fn output_of(plan: &Plan, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
+    let sequences = plan.shape().sequences() as usize;
+    match <[Vec<f32>; 2]>::try_from(tensors) {
+        Ok([o, states]) => {
+            let (mu, nu) = split_states(sequences, plan.lens().mu as usize, &states);
+            Ok(Output::new(o, mu, nu))
+        }
         Err(_) => Err(Error::Device { message: "a tensor was not read back".to_owned() }),
     }
 }

@@ -118,8 +118,9 @@ impl Layout {
             .saturating_add(features)
             .saturating_add(queries.saturating_mul(threads * columns))
             .saturating_add(queries * (features / 4 + 1));
-        // Arrays of vec4 begin at multiples of 16 bytes; four arrays follow one another.
-        floats.saturating_mul(4).saturating_add(64)
+        // Arrays of vec4 begin at multiples of 16 bytes; four arrays follow one another, and the
+        // place or sequence that all threads share.
+        floats.saturating_mul(4).saturating_add(64 + 64)
     }
 
     /// Every size of the layout, by the name of its field.
@@ -188,4 +189,16 @@ impl Layout {
 /// Threads along F of [`Layout::Workgroup`]: K over the 16 features of each, rounded up.
 pub(crate) fn feature_threads(config: &Config) -> u32 {
     config.key_dim.div_ceil(16)
+}
+
+/// Key/value heads of a workgroup of `decode_step`. In [`Layout::Thread`] each takes a thread
+/// for every 16 values, and a software device runs threads in eights.
+pub(crate) fn decode_places(config: &Config, layout: Layout) -> u32 {
+    let Layout::Thread { .. } = layout else { return 1 };
+    match config.value_dim.div_ceil(16) {
+        slices if slices.is_multiple_of(8) => 1,
+        slices if slices.is_multiple_of(4) => 2,
+        slices if slices.is_multiple_of(2) => 4,
+        _ => 8,
+    }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("crate.md")]
 
 mod attention;
+mod batch;
 mod bound;
 mod config;
 mod error;
@@ -9,10 +10,12 @@ mod layout;
 mod params;
 mod pipeline;
 mod plan;
+mod pool;
 mod readback;
 pub mod reference;
 mod segments;
 mod shape;
+mod snapshot;
 mod stage;
 mod tensors;
 #[cfg(not(target_arch = "wasm32"))]
@@ -21,16 +24,19 @@ mod tuning;
 pub mod verify;
 
 pub use attention::{LinearAttention, Options, ShaderChecks};
+pub use batch::{Batch, Entry, Status};
 pub use bound::Bound;
 pub use config::{Config, DEFAULT_EPS, Dtype, FeatureMap, MAX_DIM, Normalization};
-pub use error::{BindError, ConfigError, Error, PlanError};
-pub use host::{Inputs, Output, StateSlices};
+pub use error::{BindError, ConfigError, Error, PlanError, PoolError};
+pub use host::{Inputs, Output, StateSlices, join_states, split_states};
 pub use layout::Layout;
-pub use plan::{Dispatch, Plan};
+pub use plan::{Dispatch, MAX_DECODE_LEN, Plan};
+pub use pool::{Slot, StatePool};
 pub use readback::Readback;
-pub use shape::{Lens, Shape};
+pub use shape::{Lens, Packing, Shape};
+pub use snapshot::Snapshot;
 pub use stage::Stage;
-pub use tensors::{StateBinding, Tensors};
+pub use tensors::Tensors;
 #[cfg(not(target_arch = "wasm32"))]
 pub use tune::{Candidate, tune, tune_with};
 pub use tuning::Tuning;
@@ -39,3 +45,7 @@ pub use wgpu;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/serving.md")]
+struct Serving;

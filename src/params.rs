@@ -8,8 +8,10 @@ use crate::Plan;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub(crate) struct Params {
-    pub(crate) batch: u32,
+    pub(crate) sequences: u32,
     pub(crate) seq_len: u32,
+    pub(crate) tokens: u32,
+    pub(crate) max_len: u32,
     pub(crate) heads: u32,
     pub(crate) kv_heads: u32,
     pub(crate) group: u32,
@@ -19,6 +21,7 @@ pub(crate) struct Params {
     pub(crate) segments: u32,
     pub(crate) segment_len: u32,
     pub(crate) chunk_len: u32,
+    pub(crate) states: u32,
     pub(crate) grid_width: u32,
 }
 
@@ -26,8 +29,11 @@ impl Params {
     pub(crate) fn new(plan: &Plan, grid_width: u32) -> Self {
         let shape = plan.shape();
         Self {
-            batch: shape.batch,
+            sequences: shape.sequences(),
             seq_len: shape.seq_len,
+            // Fewer than 2^32, since q has no more elements.
+            tokens: shape.batch * shape.seq_len,
+            max_len: shape.max_len(),
             heads: shape.heads,
             kv_heads: shape.kv_heads,
             group: shape.heads / shape.kv_heads,
@@ -37,6 +43,7 @@ impl Params {
             segments: plan.segments(),
             segment_len: plan.segment_len(),
             chunk_len: plan.chunk_len(),
+            states: shape.slots.unwrap_or(shape.sequences()),
             grid_width,
         }
     }
@@ -64,8 +71,10 @@ mod tests {
         let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("no struct") };
         assert_eq!(*span as usize, size_of::<Params>());
         let ours = [
-            ("batch", offset_of!(Params, batch)),
+            ("sequences", offset_of!(Params, sequences)),
             ("seq_len", offset_of!(Params, seq_len)),
+            ("tokens", offset_of!(Params, tokens)),
+            ("max_len", offset_of!(Params, max_len)),
             ("heads", offset_of!(Params, heads)),
             ("kv_heads", offset_of!(Params, kv_heads)),
             ("group", offset_of!(Params, group)),
@@ -75,6 +84,7 @@ mod tests {
             ("segments", offset_of!(Params, segments)),
             ("segment_len", offset_of!(Params, segment_len)),
             ("chunk_len", offset_of!(Params, chunk_len)),
+            ("states", offset_of!(Params, states)),
             ("grid_width", offset_of!(Params, grid_width)),
         ];
         let theirs: Vec<_> =

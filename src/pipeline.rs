@@ -42,7 +42,7 @@ impl Pipelines {
             bindings: bind_group_layout(device, stage),
             wgsl: edit(stage, stage.wgsl(&config, layout)),
             module: OnceLock::new(),
-            pipelines: Default::default(),
+            pipelines: std::array::from_fn(|_| OnceLock::new()),
         });
         Self { config, layout, checks: options.checks, cache: options.cache.cloned(), stages }
     }

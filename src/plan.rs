@@ -2,8 +2,14 @@
 
 use std::ops::Range;
 
-use crate::layout::SCAN_THREADS;
+use crate::layout::{SCAN_THREADS, decode_places};
+use crate::segments::{Cut, Segment};
+use crate::shape::{Packing, elements, state_len};
 use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
+
+/// Tokens up to which a sequence is a short run: `decode_step` reads and writes each state
+/// once and holds no segment's state anywhere else.
+pub const MAX_DECODE_LEN: u32 = 16;
 
 /// One dispatch of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,12 +38,13 @@ pub struct Plan {
     config: Config,
     shape: Shape,
     tuning: Tuning,
-    layout: Layout,
     lens: Lens,
-    segments: u32,
-    segment_len: u32,
-    scratch_mu: Range<u64>,
-    scratch_nu: Range<u64>,
+    is_decode: bool,
+    cut: Cut,
+    /// Elements of the state of one sequence.
+    state_len: u32,
+    scratch_states: Range<u64>,
+    scratch_table: Range<u64>,
     dispatches: Vec<Dispatch>,
 }
 
@@ -71,84 +78,149 @@ impl Plan {
         if shape.seq_len > required {
             return Err(PlanError::SeqLen { required, actual: shape.seq_len });
         }
-
+        let state_len = state_len(config, shape.kv_heads)?;
+        if let Some(slots) = shape.slots {
+            elements("pool", &[slots, state_len])?;
+        }
         let mut plan = Self {
             config: *config,
-            shape: *shape,
+            shape: shape.clone(),
             tuning: *tuning,
-            layout: tuning.layout_for(shape.seq_len),
             lens,
-            segments: 1,
-            segment_len: shape.seq_len,
-            scratch_mu: 0..0,
-            scratch_nu: 0..0,
+            is_decode: false,
+            cut: Cut::default(),
+            state_len,
+            scratch_states: 0..0,
+            scratch_table: 0..0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
-        let segments = plan.choose_segments();
-        plan.segment_len = shape.seq_len.div_ceil(segments);
-        // Rounding the length up can leave the last segments empty: drop those.
-        plan.segments = shape.seq_len.div_ceil(plan.segment_len);
-        if plan.segments > 1 {
-            let size = F32_SIZE * u64::from(plan.segments);
-            let mu = scratch(size, lens.mu)?;
-            let nu = scratch(size, lens.nu)?;
+        plan.check_sequences()?;
+        plan.is_decode = shape.max_len() <= MAX_DECODE_LEN
+            && plan.decode_iterations() <= u64::from(tuning.max_loop_iterations);
+        plan.cut = plan.choose_cut();
+        if !plan.is_decode {
             let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
-            plan.scratch_mu = 0..mu;
-            let nu_at = mu.next_multiple_of(align);
-            plan.scratch_nu = nu_at..nu_at + nu;
+            if plan.has_scratch_states() {
+                let len = u64::from(state_len);
+                plan.scratch_states = 0..scratch(F32_SIZE * plan.cut.places, len)?;
+            }
+            if plan.has_table() {
+                let begin = plan.scratch_states.end.next_multiple_of(align);
+                plan.scratch_table = begin..begin + TABLE_ENTRY_SIZE * u64::from(shape.sequences());
+            }
         }
         plan.check_sizes(limits)?;
         plan.add_dispatches(limits)?;
         Ok(plan)
     }
 
+    /// `decode_step` compares each sequence's entry with every other's, and a device may
+    /// leave loops that are too long.
+    fn check_sequences(&self) -> Result<(), PlanError> {
+        let required = self.tuning.max_loop_iterations.saturating_sub(4096);
+        let actual = self.shape.sequences();
+        if self.has_entries() && actual > required {
+            return Err(PlanError::Sequences { required, actual });
+        }
+        // Nor may a place beyond the last token of all.
+        let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
+        if self.has_entries() && actual > required {
+            return Err(PlanError::SeqLen { required, actual });
+        }
+        Ok(())
+    }
+
     fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
         let size = self.config.dtype.size();
         let binding = limits.max_storage_buffer_binding_size;
         let required = binding.min(limits.max_buffer_size);
+        let state_bytes = F32_SIZE * u64::from(self.state_len);
+        let states = match self.shape.slots {
+            Some(slots) => ("pool", u64::from(slots) * state_bytes),
+            None => ("state", self.lens.state * F32_SIZE),
+        };
         for (what, actual, required) in [
             ("q", self.lens.q * size, required),
             ("k", self.lens.k * size, required),
             ("v", self.lens.v * size, required),
             ("o", self.lens.o * size, required),
-            ("mu", self.lens.mu * F32_SIZE, required),
-            ("scratch", self.scratch_mu.end, required),
+            (states.0, states.1, required),
+            ("scratch", self.scratch_states.end, required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ] {
-            if actual > required {
-                let one = actual / u64::from(self.shape.batch);
-                let largest_batch = required.checked_div(one).map(|b| b as u32);
-                return Err(PlanError::TooLarge { what, required, actual, largest_batch });
+            if actual <= required {
+                continue;
             }
+            if what == "pool" {
+                let largest = required.checked_div(state_bytes).map(|slots| slots as u32);
+                return Err(PlanError::PoolTooLarge { required, actual, largest });
+            }
+            let one = actual / u64::from(self.shape.batch);
+            let largest_batch = match self.shape.is_packed() {
+                false => required.checked_div(one).map(|b| b as u32),
+                true => None,
+            };
+            return Err(PlanError::TooLarge { what, required, actual, largest_batch });
         }
         Ok(())
     }
 
     fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let places = self.layout.places();
-        if self.segments > 1 {
-            let adding = self.state_places().saturating_mul(u64::from(self.segments - 1));
-            self.dispatches.push(fold(Stage::SegmentState, adding, places, limits)?);
+        let places = self.tuning.layout.places();
+        let sequences = u64::from(self.shape.sequences());
+        if self.is_decode {
+            let items = sequences * u64::from(self.shape.kv_heads);
+            let places = decode_places(&self.config, self.layout());
+            self.dispatches.push(fold(Stage::DecodeStep, items, places, limits)?);
+            return Ok(());
+        }
+        if self.has_table() {
+            self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
+        }
+        let per_segment = u64::from(self.shape.kv_heads) * u64::from(self.value_blocks());
+        if self.cut.most > 1 {
+            // Where all sequences have as many, the last of each has no place here.
+            let adding = self.cut.places - if self.has_table() { 0 } else { sequences };
+            let items = adding.saturating_mul(per_segment);
+            self.dispatches.push(fold(Stage::SegmentState, items, places, limits)?);
+        }
+        if self.has_scratch_states() {
             let elements =
-                (self.lens.mu + self.lens.nu) / if self.config.is_quads() { 4 } else { 1 };
+                sequences * u64::from(self.state_len) / if self.config.is_quads() { 4 } else { 1 };
             self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
         }
-        let outputs = self.output_places().saturating_mul(self.segments.into());
+        let blocks = u64::from(self.head_blocks());
+        let outputs = self.cut.places.saturating_mul(per_segment).saturating_mul(blocks);
         self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
         Ok(())
     }
 
-    /// Places (workgroups, or in [`Layout::Thread`] threads) of `segment_output` with one
-    /// segment a sequence.
-    pub(crate) fn output_places(&self) -> u64 {
-        self.state_places() * u64::from(self.head_blocks())
+    /// Whether every sequence is a short run, which `decode_step` alone computes.
+    #[must_use]
+    pub fn is_decode(&self) -> bool {
+        self.is_decode
     }
 
-    /// Places of `segment_state` with one segment a sequence.
-    pub(crate) fn state_places(&self) -> u64 {
-        u64::from(self.shape.batch)
-            * u64::from(self.shape.kv_heads)
-            * u64::from(self.value_blocks())
+    /// Whether a buffer says which tokens or which slot a sequence has.
+    pub(crate) fn has_entries(&self) -> bool {
+        self.shape.is_packed() || self.shape.slots.is_some()
+    }
+
+    /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
+    pub(crate) fn reads_sequences(&self) -> bool {
+        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::AtMost { .. })
+    }
+
+    /// Whether `sequence_table` makes a checked table of that.
+    pub(crate) fn has_table(&self) -> bool {
+        self.has_entries() && !self.is_decode
+    }
+
+    /// Whether what each segment starts from is in scratch. With one segment a sequence it
+    /// is the initial state itself, unless that is updated in place and several places read it.
+    pub(crate) fn has_scratch_states(&self) -> bool {
+        !self.is_decode
+            && (self.cut.most > 1 || (self.shape.slots.is_some() && self.places_per_state() > 1))
     }
 
     /// The config it was made for.
@@ -169,10 +241,10 @@ impl Plan {
         &self.tuning
     }
 
-    /// Who holds mu: the tuning's layout, or that for short sequences.
+    /// Who holds mu.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        self.layout
+        self.tuning.layout
     }
 
     /// Elements of each tensor.
@@ -187,23 +259,39 @@ impl Plan {
         &self.dispatches
     }
 
-    /// S, the segments each sequence is cut into.
+    /// S, the segments of a sequence; of the longest where lengths differ.
     #[must_use]
     pub fn segments(&self) -> u32 {
-        self.segments
+        self.cut.most
     }
 
-    /// Tokens of a segment; the last may have fewer.
+    /// Tokens of a segment; the last of a sequence may have fewer. A sequence of `len` tokens
+    /// has `ceil(len / segment_len)` segments, and at least one.
     #[must_use]
     pub fn segment_len(&self) -> u32 {
-        self.segment_len
+        self.cut.len
     }
 
-    /// Bytes of scratch that `bind` needs, 0 where S = 1. Its contents need not be kept
+    /// Bytes of scratch that `bind` needs, which may be 0. Its contents need not be kept
     /// between calls, so plans that run one after the other can share it.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
-        self.scratch_nu.end
+        self.scratch_states.end.max(self.scratch_table.end)
+    }
+
+    /// Bytes of [`Tensors::sequences`](crate::Tensors::sequences), 0 where the plan needs none.
+    #[must_use]
+    pub fn sequences_size(&self) -> wgpu::BufferAddress {
+        let n = u64::from(self.shape.sequences());
+        let lengths = if self.shape.is_packed() { n + 1 } else { 0 };
+        let slots = if self.shape.slots.is_some() { n } else { 0 };
+        if self.has_entries() { 4 * (1 + lengths + slots) } else { 0 }
+    }
+
+    /// Bytes of the state of one sequence, mu `[G,F,V]` and nu `[G,F]` in f32.
+    #[must_use]
+    pub fn state_size(&self) -> wgpu::BufferAddress {
+        F32_SIZE * u64::from(self.state_len)
     }
 
     /// Whether one binding may be both the initial and the final state: each state is then
@@ -211,33 +299,40 @@ impl Plan {
     /// or by `state_scan` before anything does.
     #[must_use]
     pub fn updates_in_place(&self) -> bool {
-        self.segments > 1 || self.places_per_state() == 1
+        self.is_decode || self.cut.most > 1 || self.places_per_state() == 1
+    }
+
+    /// Query rows of a call that read one key/value head of a sequence.
+    pub(crate) fn rows_per_state(&self) -> u32 {
+        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.kv_heads)
     }
 
     pub(crate) fn places_per_state(&self) -> u32 {
         self.head_blocks() * self.value_blocks()
     }
 
-    /// Bytes the dispatches read and write, without those of an initial and final state:
-    /// q and k once for each workgroup that has a slice of V, k and v once for each that has
-    /// a block of query heads, o once, k and v of all segments but the last once more, and
-    /// the segments' states. Threads of one workgroup that read the same row read it once.
+    /// Bytes the dispatches read and write, without those of an initial and final state or of
+    /// a pool: q and k once for each workgroup that has a slice of V, k and v once for each
+    /// that has a block of query heads, o once, k and v of all segments but the last once more,
+    /// and the segments' states. Threads of one workgroup that read the same row read it once.
     #[must_use]
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
-        let places = self.layout.places();
+        let lens = &self.lens;
+        if self.is_decode {
+            return (lens.q + lens.k + lens.v + lens.o) * size;
+        }
+        let places = self.layout().places();
         let slices = u64::from(self.value_blocks().div_ceil(places));
         let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
-        let lens = &self.lens;
         let mut bytes = (slices * (lens.q + blocks * lens.k) + blocks * lens.v + lens.o) * size;
-        if self.segments > 1 {
-            // Of a sequence, all but what the last segment has.
-            let again = u64::from(self.segment_len) * u64::from(self.segments - 1);
-            let per_token = (slices * lens.k + lens.v) / u64::from(self.shape.seq_len);
-            bytes += again * per_token * size;
+        if self.has_scratch_states() {
+            let per_token = u64::from(self.shape.kv_heads)
+                * (slices * u64::from(self.config.key_dim) + u64::from(self.config.value_dim));
+            bytes += self.cut.again * per_token * size;
             // Written by segment_state, read and written by state_scan, read by segment_output.
-            let states = u64::from(4 * self.segments.min(1 << 29) - 2);
-            bytes += (lens.mu + lens.nu) * F32_SIZE * states;
+            let states = 4 * self.cut.count - 2 * u64::from(self.shape.sequences());
+            bytes += states * self.state_size();
         }
         bytes
     }
@@ -247,37 +342,47 @@ impl Plan {
     pub fn flops(&self) -> u64 {
         let (k, v) = (u64::from(self.config.key_dim), u64::from(self.config.value_dim));
         let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
-        let kv_rows = tokens * u64::from(self.shape.kv_heads);
+        let kv_heads = u64::from(self.shape.kv_heads);
         let o_rows = tokens * u64::from(self.shape.heads);
-        let blocks = u64::from(self.head_blocks());
+        let blocks = if self.is_decode { 1 } else { u64::from(self.head_blocks()) };
         let add_token = 2 * k * v + k;
         let read =
             2 * k * v + if self.config.normalization.eps().is_some() { 2 * k } else { 0 } + v;
-        let mut flops = blocks * kv_rows * add_token + o_rows * read;
-        if self.segments > 1 {
-            let again = u64::from(self.segment_len) * u64::from(self.segments - 1);
-            flops += again * (kv_rows / u64::from(self.shape.seq_len)) * add_token;
-            flops += (self.lens.mu + self.lens.nu) * u64::from(self.segments);
+        let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
+        if self.cut.most > 1 {
+            flops += self.cut.again * kv_heads * add_token;
+            flops += u64::from(self.state_len) * self.cut.count;
         }
         flops
     }
 
     /// Whether the other cuts sequences at the same places.
     pub(crate) fn same_cut(&self, other: &Self) -> bool {
-        self.segment_len == other.segment_len && self.segments == other.segments
+        self.cut == other.cut
     }
 
-    pub(crate) fn scratch_mu(&self) -> Range<u64> {
-        self.scratch_mu.clone()
+    /// Every segment, or `None` where a buffer tells the lengths.
+    pub(crate) fn segment_list(&self) -> Option<Vec<Segment>> {
+        let stride = (!self.has_table()).then_some(self.cut.most);
+        self.shape.token_ranges().map(|ranges| Segment::list(&ranges, self.segment_len(), stride))
     }
 
-    pub(crate) fn scratch_nu(&self) -> Range<u64> {
-        self.scratch_nu.clone()
+    /// States that scratch has room for: of a segment each.
+    pub(crate) fn segment_places(&self) -> u64 {
+        self.cut.places
+    }
+
+    pub(crate) fn scratch_states(&self) -> Range<u64> {
+        self.scratch_states.clone()
+    }
+
+    pub(crate) fn scratch_table(&self) -> Range<u64> {
+        self.scratch_table.clone()
     }
 
     /// Query heads that one place serves.
     pub(crate) fn head_tile(&self) -> u32 {
-        match self.layout {
+        match self.layout() {
             Layout::Workgroup { chunk_queries, .. } => {
                 (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
             }
@@ -290,13 +395,13 @@ impl Plan {
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {
-        self.config.value_dim.div_ceil(self.layout.values())
+        self.config.value_dim.div_ceil(self.layout().values())
     }
 
     /// Tokens of a chunk: as many as leave room for their query rows. A thread without
     /// workgroup memory has no chunks.
     pub(crate) fn chunk_len(&self) -> u32 {
-        match self.layout {
+        match self.layout() {
             Layout::Workgroup { chunk_tokens, chunk_queries, .. } => {
                 (chunk_queries / self.head_tile()).clamp(1, chunk_tokens)
             }
@@ -307,6 +412,9 @@ impl Plan {
 
 /// Bytes of an f32, which every state is made of.
 pub(crate) const F32_SIZE: u64 = 4;
+
+/// Bytes of what `sequence_table` writes for a sequence.
+const TABLE_ENTRY_SIZE: u64 = 16;
 
 /// A dispatch of as many workgroups as `items` take, `per_workgroup` numbered items to
 /// each, laid along x and, where x is full, folded into y.

@@ -26,7 +26,21 @@ impl Readback {
         encoder: &mut wgpu::CommandEncoder,
         sources: &[&wgpu::Buffer],
     ) -> Result<Self, Error> {
-        let lens: Vec<u64> = sources.iter().map(|source| source.size()).collect();
+        let ranges: Vec<_> = sources.iter().map(|source| (*source, 0, source.size())).collect();
+        Self::record_ranges(device, encoder, &ranges)
+    }
+
+    /// The same of ranges: a buffer, an offset and a size, both multiples of 4.
+    ///
+    /// # Errors
+    ///
+    /// As [`Readback::record`].
+    pub fn record_ranges(
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        sources: &[(&wgpu::Buffer, u64, u64)],
+    ) -> Result<Self, Error> {
+        let lens: Vec<u64> = sources.iter().map(|(_, _, len)| *len).collect();
         let staging = scoped(device, || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("linear_attention.readback"),
@@ -37,8 +51,8 @@ impl Readback {
         })
         .map_err(|message| Error::Device { message })?;
         let mut offset = 0;
-        for (source, len) in sources.iter().zip(&lens) {
-            encoder.copy_buffer_to_buffer(source, 0, &staging, offset, *len);
+        for (source, begin, len) in sources {
+            encoder.copy_buffer_to_buffer(source, *begin, &staging, offset, *len);
             offset += len;
         }
         Ok(Self { staging, lens })

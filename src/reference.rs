@@ -12,7 +12,9 @@ pub use chunked::{chunked, chunked_with_plan, segment_output, segment_state, sta
 pub use naive::naive;
 pub use recurrent::recurrent;
 
-use crate::{FeatureMap, Lens, Shape};
+use std::ops::Range;
+
+use crate::{Error, FeatureMap, Lens, Shape};
 
 /// What the f64 forms return, laid out as [`Output`](crate::Output).
 #[derive(Clone, Debug, PartialEq)]
@@ -51,37 +53,37 @@ pub fn phi(map: FeatureMap, x: f64) -> f64 {
     }
 }
 
-/// Where rows of each tensor begin.
+/// Where rows of each tensor begin. Tokens count through all sequences.
 #[derive(Clone, Copy)]
 struct Rows {
-    seq_len: usize,
     heads: usize,
     kv_heads: usize,
 }
 
 impl Rows {
     fn new(shape: &Shape) -> Self {
-        Self {
-            seq_len: shape.seq_len as usize,
-            heads: shape.heads as usize,
-            kv_heads: shape.kv_heads as usize,
-        }
+        Self { heads: shape.heads as usize, kv_heads: shape.kv_heads as usize }
     }
 
-    /// Row of sequence n, token t, query head h in q and o.
-    fn q(&self, n: usize, t: usize, h: usize) -> usize {
-        (n * self.seq_len + t) * self.heads + h
+    /// Row of token t, query head h in q and o.
+    fn q(&self, t: usize, h: usize) -> usize {
+        t * self.heads + h
     }
 
-    /// Row of sequence n, token t, key/value head g in k and v.
-    fn kv(&self, n: usize, t: usize, g: usize) -> usize {
-        (n * self.seq_len + t) * self.kv_heads + g
+    /// Row of token t, key/value head g in k and v.
+    fn kv(&self, t: usize, g: usize) -> usize {
+        t * self.kv_heads + g
     }
 
     /// The key/value head that query head h reads.
     fn kv_head(&self, h: usize) -> usize {
         h / (self.heads / self.kv_heads)
     }
+}
+
+/// The tokens of each sequence.
+fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
+    shape.token_ranges().ok_or(Error::HostShape { what: "packed_at_most" })
 }
 
 /// s x / (s w + eps), or s x; 0 where the denominator is 0.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::layout::{SCAN_THREADS, feature_threads};
+use crate::layout::{SCAN_THREADS, decode_places, feature_threads};
 use crate::{Config, Layout};
 
 /// A dispatch of the pipeline. Its name is the name of its shader file, entry point,
@@ -10,12 +10,16 @@ use crate::{Config, Layout};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
+    /// From the caller's lengths and slots a checked table of the sequences.
+    SequenceTable,
     /// What each segment adds to the state.
     SegmentState,
     /// From that what each segment starts from.
     StateScan,
     /// The outputs of each segment.
     SegmentOutput,
+    /// The outputs of sequences of a few tokens, each state updated where it lies.
+    DecodeStep,
 }
 
 /// A tensor as the shaders bind it; the number is its binding in every stage.
@@ -26,10 +30,10 @@ pub(crate) enum Binding {
     K = 2,
     V = 3,
     O = 4,
-    StartMu = 5,
-    StartNu = 6,
-    EndMu = 7,
-    EndNu = 8,
+    Start = 5,
+    End = 6,
+    Table = 7,
+    Sequences = 8,
 }
 
 /// What a sequence starts from; the shaders' `START_*`.
@@ -46,15 +50,22 @@ pub(crate) enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
     pub(crate) start: Start,
+    pub(crate) starts_in_scratch: bool,
     pub(crate) write_end: bool,
+    pub(crate) lengths_given: bool,
+    pub(crate) slots_given: bool,
+    /// Whether a key/value head may have more than one query row in `decode_step`.
+    pub(crate) run: bool,
 }
 
 impl Variant {
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 96;
 
     /// A number below [`Variant::COUNT`], another for each.
     pub(crate) fn index(self) -> usize {
-        2 * self.start as usize + usize::from(self.write_end)
+        [self.starts_in_scratch, self.write_end, self.lengths_given, self.slots_given, self.run]
+            .into_iter()
+            .fold(self.start as usize, |index, flag| 2 * index + usize::from(flag))
     }
 }
 
@@ -62,61 +73,92 @@ const COMMON: &str = include_str!("../shaders/common.wgsl");
 const TENSORS_X1: &str = include_str!("../shaders/tensors_x1.wgsl");
 const TENSORS_X4: &str = include_str!("../shaders/tensors_x4.wgsl");
 
-/// What the stages of a layout share.
-const WORKGROUP: [&str; 2] = [
-    include_str!("../shaders/workgroup/tile.wgsl"),
-    include_str!("../shaders/workgroup/chunk.wgsl"),
-];
-const THREAD: [&str; 2] =
-    [include_str!("../shaders/thread/tile.wgsl"), include_str!("../shaders/thread/step.wgsl")];
+const PLACE: &str = include_str!("../shaders/place.wgsl");
+const SEQUENCES: &str = include_str!("../shaders/sequences.wgsl");
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 3] = [Self::SegmentState, Self::StateScan, Self::SegmentOutput];
+    pub const ALL: [Stage; 5] = [
+        Self::SequenceTable,
+        Self::SegmentState,
+        Self::StateScan,
+        Self::SegmentOutput,
+        Self::DecodeStep,
+    ];
 
     /// The stage's one name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::SequenceTable => "sequence_table",
             Self::SegmentState => "segment_state",
             Self::StateScan => "state_scan",
             Self::SegmentOutput => "segment_output",
+            Self::DecodeStep => "decode_step",
         }
     }
 
     /// The label of its pipeline and bind groups.
     pub(crate) fn label(self) -> &'static str {
         match self {
+            Self::SequenceTable => "linear_attention.sequence_table",
             Self::SegmentState => "linear_attention.segment_state",
             Self::StateScan => "linear_attention.state_scan",
             Self::SegmentOutput => "linear_attention.segment_output",
+            Self::DecodeStep => "linear_attention.decode_step",
         }
     }
 
-    fn file(self, layout: Layout) -> &'static str {
+    /// The stage's file, then what it shares with others of its layout.
+    fn files(self, layout: Layout) -> &'static [&'static str] {
+        macro_rules! files {
+            ($($name:literal),*) => { &[$(include_str!(concat!("../shaders/", $name, ".wgsl"))),*] };
+        }
         match (self, layout) {
-            (Self::StateScan, _) => include_str!("../shaders/state_scan.wgsl"),
+            (Self::SequenceTable, _) => files!("sequence_table"),
+            // It goes through states element by element, whoever holds mu.
+            (Self::StateScan, _) => files!("state_scan"),
             (Self::SegmentState, Layout::Workgroup { .. }) => {
-                include_str!("../shaders/workgroup/segment_state.wgsl")
+                files!(
+                    "workgroup/segment_state",
+                    "workgroup/tile",
+                    "workgroup/chunk",
+                    "workgroup/place"
+                )
+            }
+            (Self::SegmentOutput, Layout::Workgroup { .. }) => files!(
+                "workgroup/segment_output",
+                "workgroup/outputs",
+                "workgroup/tile",
+                "workgroup/chunk",
+                "workgroup/place"
+            ),
+            (Self::DecodeStep, Layout::Workgroup { .. }) => {
+                files!(
+                    "workgroup/decode_step",
+                    "workgroup/outputs",
+                    "workgroup/tile",
+                    "workgroup/chunk"
+                )
             }
             (Self::SegmentState, Layout::Thread { .. }) => {
-                include_str!("../shaders/thread/segment_state.wgsl")
-            }
-            (Self::SegmentOutput, Layout::Workgroup { .. }) => {
-                include_str!("../shaders/workgroup/segment_output.wgsl")
+                files!("thread/segment_state", "thread/tile", "thread/step", "thread/place")
             }
             (Self::SegmentOutput, Layout::Thread { .. }) => {
-                include_str!("../shaders/thread/segment_output.wgsl")
+                files!("thread/segment_output", "thread/tile", "thread/step", "thread/place")
             }
+            (Self::DecodeStep, Layout::Thread { .. }) => files!("thread/decode_step"),
         }
     }
 
     pub(crate) fn bindings(self) -> &'static [Binding] {
-        use Binding::{EndMu, EndNu, K, O, Params, Q, StartMu, StartNu, V};
+        use Binding::{End, K, O, Params, Q, Sequences, Start, Table, V};
         match self {
-            Self::SegmentState => &[Params, K, V, EndMu, EndNu],
-            Self::StateScan => &[Params, StartMu, StartNu, EndMu, EndNu],
-            Self::SegmentOutput => &[Params, Q, K, V, O, StartMu, StartNu, EndMu, EndNu],
+            Self::SequenceTable => &[Params, Table, Sequences],
+            Self::SegmentState => &[Params, K, V, End, Table],
+            Self::StateScan => &[Params, Start, End, Table],
+            Self::SegmentOutput => &[Params, Q, K, V, O, Start, End, Table],
+            Self::DecodeStep => &[Params, Q, K, V, O, Start, End, Sequences],
         }
     }
 
@@ -125,12 +167,13 @@ impl Stage {
     #[must_use]
     pub fn wgsl(self, config: &Config, layout: Layout) -> Cow<'static, str> {
         let tensors = if config.is_quads() { TENSORS_X4 } else { TENSORS_X1 };
-        let mut files = vec![self.file(layout)];
-        match (self, layout) {
-            // It goes through states element by element, whoever holds mu.
-            (Self::StateScan, _) => {}
-            (_, Layout::Workgroup { .. }) => files.extend(WORKGROUP),
-            (_, Layout::Thread { .. }) => files.extend(THREAD),
+        let mut files = self.files(layout).to_vec();
+        let bindings = self.bindings();
+        if bindings.contains(&Binding::Table) {
+            files.push(PLACE);
+        }
+        if bindings.contains(&Binding::Sequences) {
+            files.push(SEQUENCES);
         }
         files.extend([tensors, COMMON]);
         Cow::Owned(files.join("\n"))
@@ -144,18 +187,28 @@ impl Stage {
         variant: Variant,
     ) -> Vec<(&'static str, f64)> {
         let eps = config.normalization.eps();
+        let flag = |is_on: bool| f64::from(u8::from(is_on));
         let mut overrides = vec![
             ("KEY_DIM", config.key_dim.into()),
             ("VALUE_DIM", config.value_dim.into()),
             ("FEATURE_MAP", config.feature_map.code().into()),
-            ("NORMALIZE", f64::from(u8::from(eps.is_some()))),
+            ("NORMALIZE", flag(eps.is_some())),
             ("SCALE", config.scale.into()),
             ("EPS", eps.unwrap_or(0.0).into()),
             ("START", f64::from(variant.start as u8)),
-            ("WRITE_END", f64::from(u8::from(variant.write_end))),
+            ("STARTS_IN_SCRATCH", flag(variant.starts_in_scratch)),
+            ("WRITE_END", flag(variant.write_end)),
+            ("LENGTHS_GIVEN", flag(variant.lengths_given)),
+            ("SLOTS_GIVEN", flag(variant.slots_given)),
         ];
         match (self, layout) {
-            (Self::StateScan, _) => overrides.push(("SCAN_THREADS", SCAN_THREADS.into())),
+            (Self::SequenceTable | Self::StateScan, _) => {
+                overrides.push(("SCAN_THREADS", SCAN_THREADS.into()));
+            }
+            (Self::DecodeStep, Layout::Thread { .. }) => overrides.extend([
+                ("PLACES", decode_places(config, layout).into()),
+                ("RUN", flag(variant.run)),
+            ]),
             (_, Layout::Workgroup { column_threads, chunk_tokens, chunk_queries }) => {
                 overrides.extend([
                     ("FEATURE_THREADS", feature_threads(config).into()),

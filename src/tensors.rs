@@ -5,19 +5,13 @@ use wgpu::{BufferBinding, BufferUsages};
 use crate::plan::F32_SIZE;
 use crate::{BindError, Plan};
 
-/// A state (mu `[N,G,F,V]`, nu `[N,G,F]`), both f32.
-#[derive(Clone, Debug)]
-pub struct StateBinding<'a> {
-    /// The accumulated key-value state.
-    pub mu: BufferBinding<'a>,
-    /// The accumulated key state.
-    pub nu: BufferBinding<'a>,
-}
-
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
-/// ranges of one buffer; none may overlap `out` or the final state, except that the
-/// initial state may be the very binding of the final one, which updates it in place where
-/// [`Plan::updates_in_place`] says so.
+/// ranges of one buffer; none may overlap one that is written (`out`, `final_`, `pool`,
+/// `sequences`), except that the initial state may be the very binding of the final one, which
+/// updates it in place where [`Plan::updates_in_place`] says so.
+///
+/// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
+/// ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
 pub struct Tensors<'a> {
     /// q `[B,T,H,K]`.
@@ -28,10 +22,29 @@ pub struct Tensors<'a> {
     pub v: BufferBinding<'a>,
     /// o `[B,T,H,V]`, written.
     pub out: BufferBinding<'a>,
-    /// The state before the first token; `None` is zero.
-    pub initial: Option<StateBinding<'a>>,
-    /// Where the state after the last token goes; `None` drops it.
-    pub final_: Option<StateBinding<'a>>,
+    /// The states of N sequences before their first tokens; `None` is zero.
+    pub initial: Option<BufferBinding<'a>>,
+    /// Where their states after their last tokens go; `None` drops them.
+    pub final_: Option<BufferBinding<'a>>,
+    /// A pool of states, updated in place, for a shape
+    /// [`with_slots`](crate::Shape::with_slots), and only for one: see
+    /// [`StatePool::binding`](crate::StatePool::binding).
+    pub pool: Option<BufferBinding<'a>>,
+    /// What the call is told about its sequences when it runs, for a shape that has slots or is
+    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one. It is u32, of
+    /// [`Plan::sequences_size`] bytes:
+    ///
+    /// | elements | what | where |
+    /// | --- | --- | --- |
+    /// | 1 | status: to it the shaders add the entries that they had to ignore | always |
+    /// | N + 1 | `cu_seqlens`: sequence n has the tokens `cu_seqlens[n] .. cu_seqlens[n+1]` | where the shape is packed |
+    /// | N | the slot of each sequence, `u32::MAX` for one that takes no part | where it has slots |
+    ///
+    /// The caller writes it from the host (see [`Batch`](crate::Batch)) or from its own work on
+    /// the device, before each run. An entry that cannot be is ignored: a slot that the pool has
+    /// not or that several sequences have, and lengths that do not begin at 0, decrease or go
+    /// beyond T or `max_len`. Its sequence keeps its state and gets no output.
+    pub sequences: Option<BufferBinding<'a>>,
 }
 
 impl<'a> Tensors<'a> {
@@ -43,21 +56,30 @@ impl<'a> Tensors<'a> {
         v: &'a wgpu::Buffer,
         out: &'a wgpu::Buffer,
     ) -> Self {
-        Self {
-            q: q.as_entire_buffer_binding(),
-            k: k.as_entire_buffer_binding(),
-            v: v.as_entire_buffer_binding(),
-            out: out.as_entire_buffer_binding(),
-            initial: None,
-            final_: None,
-        }
+        Self::from_bindings(
+            q.as_entire_buffer_binding(),
+            k.as_entire_buffer_binding(),
+            v.as_entire_buffer_binding(),
+            out.as_entire_buffer_binding(),
+        )
+    }
+
+    /// Ranges of buffers, from no state and to none.
+    #[must_use]
+    pub fn from_bindings(
+        q: BufferBinding<'a>,
+        k: BufferBinding<'a>,
+        v: BufferBinding<'a>,
+        out: BufferBinding<'a>,
+    ) -> Self {
+        Self { q, k, v, out, initial: None, final_: None, pool: None, sequences: None }
     }
 
     /// Whether the initial state is the final state's own binding.
     pub(crate) fn is_in_place(&self) -> bool {
         match (&self.initial, &self.final_) {
             (Some(initial), Some(final_)) => {
-                same_start(&initial.mu, &final_.mu) && same_start(&initial.nu, &final_.nu)
+                initial.buffer == final_.buffer && initial.offset == final_.offset
             }
             _ => false,
         }
@@ -85,9 +107,12 @@ pub(crate) struct Checked<'a> {
     pub(crate) k: Range<'a>,
     pub(crate) v: Range<'a>,
     pub(crate) out: Range<'a>,
-    pub(crate) initial: Option<[Range<'a>; 2]>,
-    pub(crate) final_: Option<[Range<'a>; 2]>,
+    pub(crate) initial: Option<Range<'a>>,
+    /// The final states, or the pool.
+    pub(crate) final_: Option<Range<'a>>,
+    pub(crate) sequences: Option<Range<'a>>,
     pub(crate) scratch: Option<Range<'a>>,
+    /// Whether the initial state lies in `final_`.
     pub(crate) in_place: bool,
 }
 
@@ -103,29 +128,43 @@ pub(crate) fn check<'a>(
     let range = |tensor, binding: &BufferBinding<'a>, len, written| {
         check_one(Range { tensor, binding: binding.clone(), len, written }, align)
     };
-    let state = |names: [&'static str; 2], state: &Option<StateBinding<'a>>, written| {
-        let pair = |state: &StateBinding<'a>| {
-            Ok([
-                range(names[0], &state.mu, lens.mu * F32_SIZE, written)?,
-                range(names[1], &state.nu, lens.nu * F32_SIZE, written)?,
-            ])
-        };
-        state.as_ref().map(pair).transpose()
+    let optional = |tensor, binding: &Option<BufferBinding<'a>>, len, written| {
+        binding.as_ref().map(|binding| range(tensor, binding, len, written)).transpose()
     };
+    let slots = plan.shape().slots;
+    for (tensor, is_bound, is_needed, may_be) in [
+        ("initial", tensors.initial.is_some(), false, slots.is_none()),
+        ("final", tensors.final_.is_some(), false, slots.is_none()),
+        ("pool", tensors.pool.is_some(), slots.is_some(), slots.is_some()),
+        ("sequences", tensors.sequences.is_some(), plan.reads_sequences(), plan.reads_sequences()),
+    ] {
+        if is_needed && !is_bound {
+            return Err(BindError::Missing { tensor });
+        }
+        if is_bound && !may_be {
+            return Err(BindError::Unexpected { tensor });
+        }
+    }
+    let state_size = plan.state_size();
+    let states = lens.state * F32_SIZE;
     let checked = Checked {
         q: range("q", &tensors.q, lens.q * size, false)?,
         k: range("k", &tensors.k, lens.k * size, false)?,
         v: range("v", &tensors.v, lens.v * size, false)?,
         out: range("out", &tensors.out, lens.o * size, true)?,
-        initial: state(["initial mu", "initial nu"], &tensors.initial, false)?,
-        final_: state(["final mu", "final nu"], &tensors.final_, true)?,
+        initial: optional("initial", &tensors.initial, states, false)?,
+        final_: match slots {
+            None => optional("final", &tensors.final_, states, true)?,
+            Some(slots) => optional("pool", &tensors.pool, u64::from(slots) * state_size, true)?,
+        },
+        sequences: optional("sequences", &tensors.sequences, plan.sequences_size(), true)?,
         scratch: match plan.scratch_size() {
             0 => None,
             len => Some(range("scratch", scratch, len, true)?),
         },
-        in_place: tensors.is_in_place(),
+        in_place: tensors.is_in_place() || slots.is_some(),
     };
-    if checked.in_place && !plan.updates_in_place() {
+    if tensors.is_in_place() && !plan.updates_in_place() {
         return Err(BindError::InPlace { actual: plan.places_per_state() });
     }
     checked.check_overlaps()?;
@@ -135,10 +174,11 @@ pub(crate) fn check<'a>(
 impl<'a> Checked<'a> {
     fn check_overlaps(&self) -> Result<(), BindError> {
         let mut all: Vec<&Range<'a>> = vec![&self.q, &self.k, &self.v, &self.out];
-        all.extend(self.final_.iter().flatten());
+        all.extend(&self.final_);
+        all.extend(&self.sequences);
         all.extend(&self.scratch);
         if !self.in_place {
-            all.extend(self.initial.iter().flatten());
+            all.extend(&self.initial);
         }
         for (i, first) in all.iter().enumerate() {
             for second in &all[i + 1..] {
@@ -181,8 +221,4 @@ fn check_one(range: Range<'_>, align: u64) -> Result<Range<'_>, BindError> {
         return Err(BindError::TooSmall { tensor, required: *len, actual });
     }
     Ok(range)
-}
-
-fn same_start(a: &BufferBinding<'_>, b: &BufferBinding<'_>) -> bool {
-    a.buffer == b.buffer && a.offset == b.offset
 }

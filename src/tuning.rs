@@ -12,11 +12,6 @@ use crate::{Config, ConfigError, Layout};
 pub struct Tuning {
     /// Who holds mu.
     pub layout: Layout,
-    /// Who holds it where sequences have at most `short_len` tokens: for so few, a large tile
-    /// of [`Layout::Thread`] takes longer to fill from a state than all the rest.
-    pub short_layout: Layout,
-    /// See `short_layout`; 0 where `layout` does for all.
-    pub short_len: u32,
     /// Workgroups that the device runs at a time: a sequence is cut into segments where
     /// that makes the last workgroup end sooner.
     pub workgroups: u32,
@@ -53,11 +48,13 @@ impl Tuning {
             _ => 512,
         };
         let mut refused = None;
-        for short_layout in Layout::workgroups(config) {
+        let layouts = match software {
+            true => vec![Layout::thread(config)],
+            false => Layout::workgroups(config),
+        };
+        for layout in layouts {
             let tuning = Self {
-                layout: if software { Layout::thread(config) } else { short_layout },
-                short_layout,
-                short_len: if software { 16 } else { 0 },
+                layout,
                 workgroups,
                 min_segment_len: 128,
                 max_segment_len: 16_384,
@@ -127,7 +124,7 @@ impl Tuning {
     /// segments' sizes.
     #[must_use]
     pub fn compiles_like(&self, other: &Self) -> bool {
-        (self.layout, self.short_layout) == (other.layout, other.short_layout)
+        self.layout == other.layout
     }
 
     /// Whether every size is at least 1 and the device has room for it.
@@ -148,12 +145,6 @@ impl Tuning {
                 return Err(ConfigError::Tuning { what, required, actual: 0 });
             }
         }
-        self.layout.check(config, limits)?;
-        self.short_layout.check(config, limits)
-    }
-
-    /// Who holds mu where sequences have `seq_len` tokens.
-    pub(crate) fn layout_for(&self, seq_len: u32) -> Layout {
-        if seq_len <= self.short_len { self.short_layout } else { self.layout }
+        self.layout.check(config, limits)
     }
 }

@@ -13,7 +13,7 @@ mod compare;
 mod device;
 mod mutation;
 
-pub use case::{Case, cases};
+pub use case::{Case, Told, cases};
 pub use compare::{FLOOR_ULP, Row};
 pub use mutation::Mutation;
 

@@ -85,10 +85,11 @@ fn limits_too_small_are_refused() {
 #[test]
 fn grids_too_large_are_refused() {
     let limits = Limits { max_compute_workgroups_per_dimension: 4, ..Limits::default() };
-    let error = Plan::new(&Config::new(4, 4), &Shape::new(1, 1, 17), &limits).unwrap_err();
-    let expected =
-        PlanError::TooManyWorkgroups { stage: "segment_output", required: 16, actual: 17 };
-    assert_eq!(error, expected);
+    for (tokens, stage) in [(1, "decode_step"), (17, "segment_output")] {
+        let error = Plan::new(&Config::new(4, 4), &Shape::new(1, tokens, 17), &limits).unwrap_err();
+        let expected = PlanError::TooManyWorkgroups { stage, required: 16, actual: 17 };
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]
@@ -152,7 +153,8 @@ fn more_segments_move_k_and_v_once_more() {
     let again = 4 * 75 * 2 * 128;
     // Three states written, three read and four written by the scan, four read.
     assert_eq!(plan.bytes_moved(), tokens + again + 4 * state * 14);
-    assert_eq!(plan.dispatches().iter().map(|d| d.stage).collect::<Vec<_>>(), Stage::ALL);
+    let stages: Vec<_> = plan.dispatches().iter().map(|d| d.stage).collect();
+    assert_eq!(stages, [Stage::SegmentState, Stage::StateScan, Stage::SegmentOutput]);
 }
 
 #[test]
@@ -211,6 +213,80 @@ fn segments_fill_the_device_and_no_more() {
     assert_eq!(segments(1, 40_000, 8), 3);
 }
 
+/// One long prompt among many short: it is cut, they are not, and the pieces fill the device.
+#[test]
+fn long_sequences_get_more_segments() {
+    let config = Config::new(64, 64);
+    let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
+    for device_type in [DeviceType::DiscreteGpu, DeviceType::Cpu] {
+        let mut tuning = Tuning::new(&config, &limits, device_type).unwrap();
+        tuning.workgroups = if device_type == DeviceType::Cpu { 16 } else { 512 };
+        let mut lengths = vec![60; 100];
+        lengths[40] = 60_000;
+        let plan = |lengths: &[u32]| {
+            Plan::with_tuning(&config, &Shape::packed(lengths, 4), &limits, &tuning).unwrap()
+        };
+        let mixed = plan(&lengths);
+        assert!(mixed.segments() >= 8, "{} segments", mixed.segments());
+        assert!(mixed.segment_len() > 60, "the short ones are whole");
+        assert_eq!(mixed.segments(), 60_000u32.div_ceil(mixed.segment_len()));
+        // Where every sequence is as long, they fill the device by themselves.
+        assert_eq!(plan(&[300; 400]).segments(), 1);
+        // Without a cut, the traffic is every tensor once and nothing else.
+        let even = plan(&[64; 2000]);
+        let once = 4 * even.lens().q * 4;
+        assert_eq!((even.segments(), even.bytes_moved()), (1, once), "{device_type:?}");
+    }
+}
+
+#[test]
+fn packed_shapes_out_of_range_are_refused() {
+    let config = Config::new(16, 16);
+    let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
+    assert_eq!(refused(Shape::packed(&[], 1)), PlanError::Zero { what: "sequences" });
+    assert_eq!(refused(Shape::packed(&[0, 0], 1)), PlanError::Zero { what: "seq_len" });
+    assert_eq!(refused(Shape::packed_at_most(0, 8, 8, 1)), PlanError::Zero { what: "sequences" });
+    assert_eq!(refused(Shape::packed_at_most(2, 8, 0, 1)), PlanError::Zero { what: "max_len" });
+    assert_eq!(refused(Shape::new(2, 8, 1).with_slots(0)), PlanError::Zero { what: "slots" });
+    let mut shape = Shape::packed(&[3, 4], 1);
+    shape.batch = 2;
+    assert_eq!(refused(shape), PlanError::PackedBatch { actual: 2 });
+    let mut shape = Shape::packed(&[3, 4], 1);
+    shape.seq_len = 8;
+    assert_eq!(refused(shape), PlanError::Lengths { required: 8, actual: 7 });
+    // 17 * 16 * 4 bytes a state: 128 MiB have room for 123,361 of them.
+    let error = refused(Shape::new(2, 8, 1).with_slots(200_000));
+    let expected = PlanError::PoolTooLarge {
+        required: 128 << 20,
+        actual: 200_000 * 1088,
+        largest: Some(123_361),
+    };
+    assert_eq!(error, expected);
+    assert!(error.to_string().ends_with("; 123361 slots fit"), "{error}");
+}
+
+/// One token for each of many sequences is one dispatch that needs no scratch, however told.
+#[test]
+fn a_short_run_is_one_dispatch() {
+    let config = Config::new(64, 64);
+    for shape in [
+        Shape::new(256, 1, 8),
+        Shape::new(256, 16, 8).with_slots(300),
+        Shape::packed(&[3, 0, 16], 8),
+        Shape::packed_at_most(256, 300, 4, 8).with_kv_heads(2).with_slots(300),
+    ] {
+        for device_type in [DeviceType::Other, DeviceType::Cpu] {
+            let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
+            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            let stages: Vec<_> = plan.dispatches().iter().map(|d| d.stage).collect();
+            assert_eq!(stages, [Stage::DecodeStep], "{shape:?}");
+            assert_eq!((plan.scratch_size(), plan.segments()), (0, 1));
+            assert!(plan.is_decode() && plan.updates_in_place());
+        }
+    }
+}
+
 #[test]
 fn a_device_with_more_memory_uses_more() {
     let config = Config::new(128, 128);
@@ -229,9 +305,16 @@ proptest! {
     fn any_numbers(
         b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
         workgroups in size(), least in size(), most in size(), loops in size(),
+        kind in 0u32..5, slots in size(), lengths in prop::collection::vec(size(), 0..4),
     ) {
         let config = Config::new(k, v);
-        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        let shape = match kind {
+            0 | 1 => Shape::new(b, t, h),
+            2 => Shape::packed(&lengths, h),
+            _ => Shape::packed_at_most(b, t, least, h),
+        };
+        let mut shape = shape.with_kv_heads(g);
+        shape.slots = (kind % 2 == 1).then_some(slots);
         let limits = Limits::default();
         let _ = Plan::new(&config, &shape, &limits);
         for device_type in [DeviceType::Cpu, DeviceType::Other] {
@@ -242,8 +325,8 @@ proptest! {
             tuning.max_loop_iterations = loops;
             if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
                 let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
-                prop_assert!(covered >= u64::from(t));
-                prop_assert!(covered - u64::from(plan.segment_len()) < u64::from(t));
+                prop_assert!(covered >= u64::from(shape.max_len()));
+                prop_assert!(covered - u64::from(plan.segment_len()) < u64::from(shape.max_len()));
                 for dispatch in plan.dispatches() {
                     prop_assert!(dispatch.workgroups.iter().all(|n| (1..=65_535).contains(n)));
                 }

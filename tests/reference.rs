@@ -84,18 +84,23 @@ struct Problem {
 }
 
 fn problems() -> impl Strategy<Value = Problem> {
-    let sizes = (1u32..3, 1u32..40, 1u32..3, 1u32..4, 1u32..9, 1u32..9);
+    let equal = (1u32..3, 1u32..40).prop_map(|(b, t)| Shape::new(b, t, 1));
+    let packed = prop::collection::vec(0u32..20, 1..5)
+        .prop_filter("no token", |lengths| lengths.iter().any(|len| *len > 0))
+        .prop_map(|lengths| Shape::packed(&lengths, 1));
+    let shapes = prop_oneof![equal, packed];
+    let sizes = (shapes, 1u32..3, 1u32..4, 1u32..9, 1u32..9);
     let maps =
         prop_oneof![Just(FeatureMap::Identity), Just(FeatureMap::Relu), Just(FeatureMap::Elu)];
     (sizes, maps, any::<bool>(), 0.1f32..2.0).prop_flat_map(
-        |((b, t, g, group, k, v), map, normalize, scale)| {
+        |((mut shape, g, group, k, v), map, normalize, scale)| {
             let mut config = Config::new(k, v);
             config.feature_map = map;
             config.scale = scale;
             if !normalize || !map.is_non_negative() {
                 config.normalization = Normalization::None;
             }
-            let shape = Shape::new(b, t, g * group).with_kv_heads(g);
+            (shape.heads, shape.kv_heads) = (g * group, g);
             let lens = shape.lens(&config).unwrap();
             let tensor = |len: u64, low: f32| prop::collection::vec(low..2.0f32, len as usize);
             (
@@ -107,7 +112,7 @@ fn problems() -> impl Strategy<Value = Problem> {
             )
                 .prop_map(move |(q, k, v, mu, nu)| Problem {
                     config,
-                    shape,
+                    shape: shape.clone(),
                     q,
                     k,
                     v,
@@ -146,6 +151,39 @@ proptest! {
     }
 
     #[test]
+    fn sequences_are_apart(problem in problems()) {
+        let Problem { config, shape, .. } = &problem;
+        let all = naive(config, shape, problem.inputs()).unwrap();
+        let n = shape.sequences() as usize;
+        let (g, k, v) = (shape.kv_heads, config.key_dim, config.value_dim);
+        let rows = |x: &[f32], tokens: &std::ops::Range<usize>, row: u32| {
+            x[tokens.start * row as usize..tokens.end * row as usize].to_vec()
+        };
+        let (mut o, mut mu, mut nu) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, tokens) in shape.token_ranges().unwrap().iter().enumerate() {
+            let state = |x: &[f32]| x.chunks(x.len() / n).nth(i).unwrap().to_vec();
+            let (mu_0, nu_0) = (state(&problem.mu), state(&problem.nu));
+            if tokens.is_empty() {
+                mu.extend(mu_0.iter().map(|x| f64::from(*x)));
+                nu.extend(nu_0.iter().map(|x| f64::from(*x)));
+                continue;
+            }
+            let q_i = rows(&problem.q, tokens, shape.heads * k);
+            let k_i = rows(&problem.k, tokens, g * k);
+            let v_i = rows(&problem.v, tokens, g * v);
+            let one = Shape::new(1, tokens.len() as u32, shape.heads).with_kv_heads(g);
+            let inputs = Inputs::new(&q_i, &k_i, &v_i).with_initial(&mu_0, &nu_0);
+            let alone = naive(config, &one, inputs).unwrap();
+            o.extend(alone.o);
+            mu.extend(alone.mu);
+            nu.extend(alone.nu);
+        }
+        prop_assert_eq!(all.o, o);
+        prop_assert_eq!(all.mu, mu);
+        prop_assert_eq!(all.nu, nu);
+    }
+
+    #[test]
     fn scaling_v_scales_o(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
         let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
@@ -178,7 +216,7 @@ proptest! {
             x.chunks(width as usize).flat_map(|row| row.repeat(group)).collect()
         };
         let (k, v) = (repeat(&problem.k, config.key_dim), repeat(&problem.v, config.value_dim));
-        let all = Shape::new(shape.batch, shape.seq_len, shape.heads);
+        let all = shape.clone().with_kv_heads(shape.heads);
         let repeated = recurrent(config, &all, Inputs::new(&problem.q, &k, &v)).unwrap();
         prop_assert_eq!(grouped.o, repeated.o);
     }

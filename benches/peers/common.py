@@ -35,6 +35,19 @@ def parse_shapes(texts):
     return list(dict.fromkeys(shape for text in texts for shape in parse_shape(text)))
 
 
+def parse_step(text):
+    """`N,H,K[,V]`, a step of decoding, to (N,1,H,K,V)."""
+    try:
+        n, h, k, *rest = text.split(",")
+        (v,) = rest or [k]
+        n, h, k, v = (int(x) for x in (n, h, k, v))
+    except ValueError:
+        n = 0
+    if n < 1 or min(h, k, v) < 1:
+        raise SystemExit(f"--decode: expected N,H,K[,V] with sizes above 0, found {text}")
+    return n, 1, h, k, v
+
+
 def feature_map(x):
     """elu + 1."""
     return torch.nn.functional.elu(x) + 1

@@ -9,7 +9,9 @@
 What is timed is the chunked form as a user of PyTorch would write it: elu + 1, one
 matrix product for each of scores, outputs and chunk states, `cumsum` over the chunks,
 `tril` for the mask, the division at the end; f32, inputs already laid out [B, H, T, D].
-A single token is timed as a step of decoding: the state is updated in place, then read.
+A single token is timed as a step of decoding: `baddbmm` for mu, a sum for nu, `bmm` for o, once
+with the state updated in place and once with a new state, as `torch.baddbmm` gives it. --decode
+adds such shapes.
 With --softmax, causal softmax attention (scaled_dot_product_attention) is timed too, where
 a call takes at most a few seconds. Each shape is first checked against the definition in f64
 on its first tokens.
@@ -25,7 +27,7 @@ import time
 import torch
 
 from common import (
-    CHECKED_TOKENS, EPS, definition, feature_map, feature_map_exact, note, parse_shapes,
+    CHECKED_TOKENS, EPS, definition, feature_map, feature_map_exact, note, parse_shapes, parse_step,
     print_report, relative_error, row,
 )
 
@@ -52,12 +54,37 @@ def chunked(q, k, v, chunk):
     return (o / denominator).reshape(b, h, t, -1)
 
 
-def step(q, k, v, mu, nu):
-    """One token: q, k [B,H,1,K], v [B,H,1,V]; mu [B,H,K,V] and nu [B,H,K] in place."""
+def step(q, k, v, mu, nu, in_place):
+    """One token for each of B H heads: q, k [BH,K], v [BH,V], mu [BH,K,V], nu [BH,K].
+
+    Returns o and the state, which without `in_place` is a new one, as `torch.baddbmm` makes it.
+    """
     q, k = feature_map(q), feature_map(k)
-    mu.addcmul_(k.transpose(-1, -2), v)
-    nu.add_(k.squeeze(-2))
-    return q @ mu / (q @ nu.unsqueeze(-1) + EPS)
+    if in_place:
+        mu.baddbmm_(k.unsqueeze(-1), v.unsqueeze(-2))
+        nu.add_(k)
+    else:
+        mu, nu = torch.baddbmm(mu, k.unsqueeze(-1), v.unsqueeze(-2)), nu + k
+    o = torch.bmm(q.unsqueeze(-2), mu).squeeze(-2)
+    return o / ((q * nu).sum(-1, keepdim=True) + EPS), mu, nu
+
+
+def step_rows(shape, q, k, v, iterations):
+    b, _, h, key_dim, value_dim = shape
+    mapped = [feature_map_exact(x) for x in (q, k)]
+    state = torch.rand(b, h, key_dim, value_dim), torch.rand(b, h, key_dim) + 0.5
+    expected = definition(*mapped, v, state=state).reshape(b * h, value_dim)
+    flat = [x.reshape(b * h, -1) for x in (q, k, v)]
+    mu, nu = state[0].reshape(b * h, key_dim, value_dim), state[1].reshape(b * h, key_dim)
+    for name, in_place in (("step in place", True), ("step", False)):
+        found, _, _ = step(*flat, mu.clone(), nu.clone(), in_place)
+        checked(name, found, expected)
+        kept = [mu.clone(), nu.clone()]
+
+        def run():
+            _, *kept[:] = step(*flat, *kept, in_place)
+
+        yield row(f"PyTorch CPU, {name}", shape, "F32", **time_ms(run, iterations))
 
 
 def softmax(q, k, v):
@@ -87,11 +114,7 @@ def linear_rows(shape, q, k, v, iterations):
     mapped = [feature_map_exact(x[:, :, :CHECKED_TOKENS]) for x in (q, k)]
     first = [x[:, :, :CHECKED_TOKENS] for x in (q, k, v)]
     if t == 1:
-        state = torch.rand(b, h, key_dim, value_dim), torch.rand(b, h, key_dim) + 0.5
-        expected = definition(*mapped, first[2], state=state)
-        checked("step", step(q, k, v, *(x.clone() for x in state)), expected)
-        yield row("PyTorch CPU, step", shape, "F32",
-                  **time_ms(lambda: step(q, k, v, *state), iterations))
+        yield from step_rows(shape, q, k, v, iterations)
         return
     expected = definition(*mapped, first[2])
     for chunk in CHUNKS:
@@ -120,6 +143,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", action="append", metavar="B,T,H,K[,V]",
                         help="any number of times; T may be FIRST..LAST, which doubles")
+    parser.add_argument("--decode", action="append", metavar="N,H,K[,V]", default=[],
+                        help="a step of decoding, any number of times")
     parser.add_argument("--softmax", action="store_true", help="causal softmax attention too")
     parser.add_argument("--softmax-limit", type=float, default=3.0, metavar="SECONDS",
                         help="no row of softmax attention where a call takes longer")
@@ -128,7 +153,8 @@ def main():
     args = parser.parse_args()
     if args.iterations < 1 or args.threads < 1:
         raise SystemExit("--iterations and --threads: expected at least 1")
-    shapes = parse_shapes(args.shape or DEFAULT_SHAPES)
+    steps = [parse_step(text) for text in args.decode]
+    shapes = parse_shapes(args.shape or ([] if steps else DEFAULT_SHAPES)) + steps
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = []

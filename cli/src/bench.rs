@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use linear_attention::wgpu::{Device, DeviceType, Queue};
 use linear_attention::{Candidate, tune_with};
 use linear_attention_measure::{
-    Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, standard_sizes, table,
+    Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
+    standard_sizes, table,
 };
 
 use crate::device;
@@ -22,9 +23,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// What to measure, any number of times; V is K where it is not given [default: the shapes
-    /// of docs/performance.md, unless there is a --sweep]
+    /// of docs/performance.md, unless there is a --decode or a --sweep]
     #[arg(long = "shape", value_name = "B,T,H,K[,V]", allow_hyphen_values = true)]
     shapes: Vec<Sizes>,
+    /// Measure a step of decoding, any number of times: one token for each of N sequences whose
+    /// states are in a pool
+    #[arg(long = "decode", value_name = "N,H,K[,V]", value_parser = parse_step,
+          allow_hyphen_values = true)]
+    steps: Vec<Sizes>,
     /// Measure with T from FIRST, doubled up to LAST, as far as the device can bind it; without
     /// a value: one head to a million tokens, and eight heads where softmax attention is overtaken
     #[arg(long = "sweep", value_name = "B,FIRST..LAST,H,K[,V]", num_args = 0..,
@@ -45,7 +51,8 @@ pub(crate) struct Args {
 impl Args {
     /// Every shape to measure, each once, and whether it must fit the device.
     fn sizes(&self, device_type: DeviceType) -> Vec<(Sizes, bool)> {
-        let mut all: Vec<_> = self.shapes.iter().map(|sizes| (*sizes, true)).collect();
+        let mut all: Vec<_> =
+            self.shapes.iter().chain(&self.steps).map(|sizes| (*sizes, true)).collect();
         let others: Vec<Sizes> = if all.is_empty() && self.sweeps.is_empty() {
             standard_sizes(device_type)
         } else {

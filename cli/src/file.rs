@@ -9,6 +9,7 @@ use linear_attention::{Inputs, MAX_DIM, Output, Shape};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::cu_seqlens;
 use crate::failure::Failure;
 use crate::header;
 
@@ -25,7 +26,7 @@ pub(crate) struct Input {
     initial: Option<State>,
 }
 
-/// mu `[B,G,K,V]` and nu `[B,G,K]`.
+/// mu `[N,G,K,V]` and nu `[N,G,K]`.
 struct State {
     mu: Vec<f32>,
     nu: Vec<f32>,
@@ -65,11 +66,6 @@ impl Input {
     }
 
     fn new(tensors: &SafeTensors<'_>) -> Result<Self, String> {
-        if tensors.tensor("cu_seqlens").is_ok() {
-            return Err("tensor cu_seqlens: packed sequences are not supported yet, \
-                        expected a file without it"
-                .to_owned());
-        }
         let [q, k, v] = ["q", "k", "v"].map(|name| required(tensors, name));
         let (q, k, v) = (q?, k?, v?);
         let dtype = q.dtype();
@@ -94,9 +90,13 @@ impl Input {
         if !h.is_multiple_of(g) {
             return Err(format!("tensor k: expected heads G that divide q's H = {h}, found {g}"));
         }
-        let initial = initial_state(tensors, [b, g, key_dim, value_dim])?;
+        let shape = match cu_seqlens::lengths(tensors, b, t)? {
+            Some(lengths) => Shape::packed(&lengths, h),
+            None => Shape::new(b, t, h),
+        };
+        let initial = initial_state(tensors, [shape.sequences(), g, key_dim, value_dim])?;
         Ok(Self {
-            shape: Shape::new(b, t, h).with_kv_heads(g),
+            shape: shape.with_kv_heads(g),
             key_dim,
             value_dim,
             dtype,
@@ -120,14 +120,14 @@ impl Input {
     pub(crate) fn encode(&self, output: &Results) -> Result<Vec<u8>, Failure> {
         let size = |n: u32| n as usize;
         let Shape { batch, seq_len, heads, kv_heads, .. } = self.shape;
-        let (b, g) = (size(batch), size(kv_heads));
+        let (n, g) = (size(self.shape.sequences()), size(kv_heads));
         let (k, v) = (size(self.key_dim), size(self.value_dim));
         let o = from_f32(&output.o, self.dtype);
         let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));
         let views = [
-            ("o", self.dtype, vec![b, size(seq_len), size(heads), v], &o),
-            ("final_mu", Dtype::F32, vec![b, g, k, v], &mu),
-            ("final_nu", Dtype::F32, vec![b, g, k], &nu),
+            ("o", self.dtype, vec![size(batch), size(seq_len), size(heads), v], &o),
+            ("final_mu", Dtype::F32, vec![n, g, k, v], &mu),
+            ("final_nu", Dtype::F32, vec![n, g, k], &nu),
         ];
         let views: Result<Vec<_>, _> = views
             .into_iter()
@@ -151,7 +151,7 @@ impl Input {
 
 fn initial_state(
     tensors: &SafeTensors<'_>,
-    [b, g, k, v]: [u32; 4],
+    [n, g, k, v]: [u32; 4],
 ) -> Result<Option<State>, String> {
     if ["initial_mu", "initial_nu"].iter().all(|name| tensors.tensor(name).is_err()) {
         return Ok(None);
@@ -159,8 +159,8 @@ fn initial_state(
     let (mu, nu) = (required(tensors, "initial_mu")?, required(tensors, "initial_nu")?);
     expect_dtype("initial_mu", &mu, Dtype::F32)?;
     expect_dtype("initial_nu", &nu, Dtype::F32)?;
-    expect_shape("initial_mu", &mu, &[b, g, k, v])?;
-    expect_shape("initial_nu", &nu, &[b, g, k])?;
+    expect_shape("initial_mu", &mu, &[n, g, k, v])?;
+    expect_shape("initial_nu", &nu, &[n, g, k])?;
     Ok(Some(State { mu: to_f32(&mu), nu: to_f32(&nu) }))
 }
 

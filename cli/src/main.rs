@@ -6,6 +6,7 @@
 mod adapters;
 mod bench;
 mod check;
+mod cu_seqlens;
 mod device;
 mod failure;
 mod file;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, DEFAULT_EPS, FeatureMap, LinearAttention, Normalization, reference, wgpu::Adapter,
+    Config, DEFAULT_EPS, FeatureMap, LinearAttention, Normalization, Packing, reference,
+    wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
@@ -19,7 +20,8 @@ const NAIVE_TOKENS: u32 = 2048;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,G,V]` and, if wanted, the
-    /// state to begin with: initial_mu `[B,G,K,V]` and initial_nu `[B,G,K]`
+    /// state to begin with, initial_mu `[N,G,K,V]` and initial_nu `[N,G,K]`; N is B, or with
+    /// cu_seqlens `[N+1]` the sequences packed along T
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Safetensors file to write: o, final_mu, final_nu
@@ -91,9 +93,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         eprintln!("{}", device::DRIVER_HINT);
     }
 
-    let shape = input.shape;
+    let shape = &input.shape;
+    let packed = match shape.packing {
+        Packing::Equal => String::new(),
+        _ => format!(", {} sequences of at most {} tokens", shape.sequences(), shape.max_len()),
+    };
     println!(
-        "q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}",
+        "q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}{packed}",
         b = shape.batch,
         t = shape.seq_len,
         h = shape.heads,
@@ -154,7 +160,7 @@ fn verify(
     let (shape, inputs) = (&input.shape, input.inputs());
     let (name, expected) = if !by_recurrence {
         ("the recurrence in f64", reference::recurrent(config, shape, inputs)?.o)
-    } else if shape.seq_len <= NAIVE_TOKENS {
+    } else if shape.max_len() <= NAIVE_TOKENS {
         ("the definition in f64", reference::naive(config, shape, inputs)?.o)
     } else {
         let chunked = reference::chunked(config, shape, inputs)?;

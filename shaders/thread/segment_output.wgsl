@@ -6,9 +6,9 @@
 // A thread has all features of TILE_QUADS quads of values, and one query head. It adds the
 // token to its part of mu, multiplies q through it, and has its part of o.
 //
-// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start_mu [N,S,G,F,V]  start_nu [N,S,G,F]
-// writes  o [N,T,H,V]; in the last segment end_mu [N,G,F,V]  end_nu [N,G,F]
-// grid    one thread for each of N S H x slices of V, folded
+// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start: a state for each segment
+// writes  o [N,T,H,V]; in the last segment of a sequence end: a state for each sequence
+// grid    one thread for each of segments x H x slices of V, folded
 // memory  none
 
 @compute @workgroup_size(THREADS)
@@ -16,16 +16,16 @@ fn segment_output(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let place = place_of(thread_index(workgroup, thread), params.head_blocks, params.segments);
+    let place = thread_place(workgroup, thread, params.head_blocks, params.segments);
     if (!place.inside) {
         return;
     }
     let head = place.g * params.group + place.head_block;
-    let start = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
-    let end = place.n * params.kv_heads + place.g;
+    // Of a segment's own, or the initial state, or the one that it will overwrite.
+    let start_state = state_at(select(place.state, place.segment, STARTS_IN_SCRATCH), place.g);
+    let end_state = state_at(place.state, place.g);
     // Query heads of one key/value head carry the same state; the first writes it.
-    let writes_end = WRITE_END && place.segment + 1u == params.segments
-        && place.head_block == 0u;
+    let writes_end = WRITE_END && place.is_last && place.head_block == 0u;
 
     var mu_0 = Block(); var mu_64 = Block(); var mu_128 = Block(); var mu_192 = Block();
     var nu_0 = Features(); var nu_64 = Features(); var nu_128 = Features(); var nu_192 = Features();
@@ -40,12 +40,15 @@ fn segment_output(
         step.leaves = WRITE_END && i >= tokens_end;
         step.is_token = !step.enters && !step.leaves;
         step.feature = select(i, i - tokens_end, step.leaves);
-        step.start = start;
-        step.end = end;
+        step.start = start_state;
+        step.end = end_state;
         step.value_quad = place.value_block * TILE_QUADS;
-        let t = place.begin + clamp(i, tokens_begin, tokens_end - 1u) - tokens_begin;
-        step.q_row = (place.n * params.seq_len + t) * params.heads + head;
-        step.kv_row = kv_row(place, t);
+        // What enters or leaves reads the row of some token, and does not use it. An empty
+        // sequence, which may begin where the tensors end, reads the one before.
+        let last = max(tokens_end, 1u) - 1u;
+        let t = min(place.begin + max(min(i, last), tokens_begin) - tokens_begin, params.tokens - 1u);
+        step.q_row = t * params.heads + head;
+        step.kv_row = kv_row(t, place.g);
 
         var row = Row();
         advance(&mu_0, &nu_0, &row, step, 0u);
@@ -75,7 +78,7 @@ fn advance(
     add_keys(nu, k, weight);
     (*row).shares += dot_shares(nu, q);
     if (first + 64u >= KEY_DIM) {
-        (*row).factor = factor_of(step, (*row).shares);
+        (*row).factor = factor_of_step(step, (*row).shares);
     }
     let f = (*row).factor;
     var strip = (*mu).a; (*row).o.a = advance_strip(&strip, k, q, (*row).o.a, f, step, 0u, first); (*mu).a = strip;
@@ -116,21 +119,12 @@ fn advance_strip(
 }
 
 // What a row of q' mu is multiplied by. What leaves with nu leaves here.
-fn factor_of(step: Step, shares: vec4<f32>) -> f32 {
+fn factor_of_step(step: Step, shares: vec4<f32>) -> f32 {
     let sum = shares.x + shares.y + shares.z + shares.w;
     if (step.leaves && step.value_quad == 0u) {
         store_end_nu_element(step.end, step.feature, sum);
     }
-    if (step.leaves) {
-        return 1.0;
-    }
-    var factor = SCALE;
-    if (NORMALIZE) {
-        let denominator = SCALE * sum + EPS;
-        // A row without weight is 0, also where the caller chose eps = 0.
-        factor = select(SCALE / denominator, 0.0, denominator == 0.0);
-    }
-    return factor;
+    return select(factor_of(sum), 1.0, step.leaves);
 }
 
 fn query_quad(step: Step, quad: u32) -> vec4<f32> {
@@ -156,9 +150,12 @@ fn load_queries(step: Step, quad: u32) -> Features {
 fn value_quad(step: Step, index: u32) -> vec4<f32> {
     let quad = step.value_quad + index;
     if (step.enters) {
-        return start_mu_quad(step.start * KEY_DIM + step.feature, step.feature, quad);
+        return start_mu_quad(step.start, step.feature, quad);
     }
-    return v_quad(step.kv_row, quad);
+    let v = v_quad(step.kv_row, quad);
+    // An empty sequence has read another's row, which may hold anything, to add 0 times it.
+    if (LENGTHS_GIVEN && !step.is_token) { return vec4<f32>(0.0); }
+    return v;
 }
 
 fn store_value_quad(step: Step, index: u32, x: vec4<f32>) {
@@ -167,6 +164,6 @@ fn store_value_quad(step: Step, index: u32, x: vec4<f32>) {
         store_o_quad(step.q_row, quad, x);
     }
     if (step.leaves) {
-        store_end_mu_quad(step.end * KEY_DIM + step.feature, quad, x);
+        store_end_mu_quad(step.end, step.feature, quad, x);
     }
 }

@@ -3,8 +3,8 @@
 // A thread has all features of TILE_QUADS quads of values.
 //
 // reads   k [N,T,G,K]  v [N,T,G,V]
-// writes  end_mu [N,S,G,F,V]  end_nu [N,S,G,F], every segment but the last
-// grid    one thread for each of N (S-1) G x slices of V, folded
+// writes  end: a state for each segment that another follows
+// grid    one thread for each of segments x G x slices of V, folded
 // memory  none
 
 @compute @workgroup_size(THREADS)
@@ -12,8 +12,8 @@ fn segment_state(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let place = place_of(thread_index(workgroup, thread), 1u, params.segments - 1u);
-    if (!place.inside) {
+    let place = thread_place(workgroup, thread, 1u, params.segments - 1u);
+    if (!place.inside || place.is_last) {
         return;
     }
     var mu_0 = Block(); var mu_64 = Block(); var mu_128 = Block(); var mu_192 = Block();
@@ -22,7 +22,7 @@ fn segment_state(
     step.is_token = true;
     step.value_quad = place.value_block * TILE_QUADS;
     for (var t = place.begin; t < place.end; t++) {
-        step.kv_row = kv_row(place, t);
+        step.kv_row = kv_row(t, place.g);
         add(&mu_0, &nu_0, step, 0u);
         if (KEY_DIM > 64u) { add(&mu_64, &nu_64, step, 64u); }
         if (KEY_DIM > 128u) { add(&mu_128, &nu_128, step, 128u); }
@@ -58,25 +58,24 @@ fn add(mu: ptr<function, Block>, nu: ptr<function, Features>, step: Step, first:
 
 // The rows of a block leave, each as what a query with the features e_f reads.
 fn leave(mu: ptr<function, Block>, nu: ptr<function, Features>, place: Place, first: u32) {
-    let state = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
+    let state = state_at(place.segment, place.g);
     let quad = place.value_block * TILE_QUADS;
     let n = features_from(first);
     for (var feature = first; feature < min(first + 64u, KEY_DIM); feature++) {
         let q = unit_features(feature, first / 4u);
-        let row = state * KEY_DIM + feature;
-        var strip = (*mu).a; store_end_mu_quad(row, quad, apply(&strip, q, n));
+        var strip = (*mu).a; store_end_mu_quad(state, feature, quad, apply(&strip, q, n));
         if (TILE_QUADS > 1u) {
-            strip = (*mu).b; store_end_mu_quad(row, quad + 1u, apply(&strip, q, n));
+            strip = (*mu).b; store_end_mu_quad(state, feature, quad + 1u, apply(&strip, q, n));
         }
         if (TILE_QUADS > 2u) {
-            strip = (*mu).c; store_end_mu_quad(row, quad + 2u, apply(&strip, q, n));
-            strip = (*mu).d; store_end_mu_quad(row, quad + 3u, apply(&strip, q, n));
+            strip = (*mu).c; store_end_mu_quad(state, feature, quad + 2u, apply(&strip, q, n));
+            strip = (*mu).d; store_end_mu_quad(state, feature, quad + 3u, apply(&strip, q, n));
         }
         if (TILE_QUADS > 4u) {
-            strip = (*mu).e; store_end_mu_quad(row, quad + 4u, apply(&strip, q, n));
-            strip = (*mu).f; store_end_mu_quad(row, quad + 5u, apply(&strip, q, n));
-            strip = (*mu).g; store_end_mu_quad(row, quad + 6u, apply(&strip, q, n));
-            strip = (*mu).h; store_end_mu_quad(row, quad + 7u, apply(&strip, q, n));
+            strip = (*mu).e; store_end_mu_quad(state, feature, quad + 4u, apply(&strip, q, n));
+            strip = (*mu).f; store_end_mu_quad(state, feature, quad + 5u, apply(&strip, q, n));
+            strip = (*mu).g; store_end_mu_quad(state, feature, quad + 6u, apply(&strip, q, n));
+            strip = (*mu).h; store_end_mu_quad(state, feature, quad + 7u, apply(&strip, q, n));
         }
         if (place.value_block == 0u) {
             let shares = dot_shares(nu, q);

@@ -5,23 +5,16 @@
 // go through: a memory access for each register, written out, takes a software driver
 // longer to compile than everything else.
 
-override THREADS: u32;  // of a workgroup; each has a place of its own
-
 struct Step {
     is_token: bool,
     enters: bool,     // row `feature` of the state `start`
     leaves: bool,     // row `feature` of the state `end`
     feature: u32,
-    start: u32,
-    end: u32,
+    start: StateAt,
+    end: StateAt,
     q_row: u32,       // row of q and o, seen as [N T H, width]
     kv_row: u32,      // row of k and v, seen as [N T G, width]
     value_quad: u32,  // first quad of the thread's values
-}
-
-// The number of a thread among all threads of the dispatch.
-fn thread_index(workgroup: vec3<u32>, thread: u32) -> u32 {
-    return (workgroup.y * params.grid_width + workgroup.x) * THREADS + thread;
 }
 
 // Four numbers of e_f.

@@ -11,8 +11,6 @@ override FEATURE_QUADS: u32 = FEATURE_THREADS * TILE_FEATURE_QUADS;
 override VALUE_QUADS: u32 = COLUMN_THREADS * TILE_VALUE_QUADS;
 override FEATURE_CHUNK_LEN: u32 = (CHUNK_TOKENS + CHUNK_QUERIES) * FEATURE_QUADS;
 override VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * VALUE_QUADS;
-override PARTIAL_LEN: u32 = CHUNK_QUERIES * FEATURE_THREADS * VALUE_QUADS;
-override DOT_LEN: u32 = CHUNK_QUERIES * FEATURE_QUADS;
 
 // phi(k) of the chunk, a row a token, then phi(q), a row a token and query head: [rows, F/4]
 var<workgroup> feature_chunk: array<vec4<f32>, FEATURE_CHUNK_LEN>;
@@ -20,26 +18,20 @@ var<workgroup> feature_chunk: array<vec4<f32>, FEATURE_CHUNK_LEN>;
 var<workgroup> value_chunk: array<vec4<f32>, VALUE_CHUNK_LEN>;
 // nu up to the chunk: [F/4]
 var<workgroup> nu: array<vec4<f32>, FEATURE_QUADS>;
-// Shares of q' mu: [rows, F/tile, columns/4], and of q' . nu: [rows, F/4]
-var<workgroup> o_partial: array<vec4<f32>, PARTIAL_LEN>;
-var<workgroup> dot_partial: array<f32, DOT_LEN>;
-// What each row of q' mu is multiplied by: [rows]
-var<workgroup> factor: array<f32, CHUNK_QUERIES>;
-
 // The number of a workgroup in a folded grid.
 fn workgroup_index(workgroup: vec3<u32>) -> u32 {
     return workgroup.y * params.grid_width + workgroup.x;
 }
 
 // Reads phi(k) and v of tokens first .. first + count into workgroup memory.
-fn load_keys_and_values(place: Place, first: u32, count: u32, thread: u32) {
+fn load_keys_and_values(first: u32, count: u32, g: u32, value_block: u32, thread: u32) {
     for (var i = thread; i < count * FEATURE_QUADS; i += THREADS) {
         let quad = i % FEATURE_QUADS;
-        feature_chunk[i] = feature_quad(k_quad(kv_row(place, first + i / FEATURE_QUADS), quad), quad);
+        feature_chunk[i] = feature_quad(k_quad(kv_row(first + i / FEATURE_QUADS, g), quad), quad);
     }
     for (var i = thread; i < count * VALUE_QUADS; i += THREADS) {
-        let quad = place.value_block * VALUE_QUADS + i % VALUE_QUADS;
-        value_chunk[i] = v_quad(kv_row(place, first + i / VALUE_QUADS), quad);
+        let quad = value_block * VALUE_QUADS + i % VALUE_QUADS;
+        value_chunk[i] = v_quad(kv_row(first + i / VALUE_QUADS, g), quad);
     }
 }
 
@@ -54,22 +46,13 @@ fn values_of(token: u32, column_thread: u32) -> Values {
     return load_values(token * VALUE_QUADS + column_thread);
 }
 
-// A quad of one row of q' mu: the shares of all threads along F.
-fn sum_of_shares(row: u32, quad: u32) -> vec4<f32> {
-    var sum = vec4<f32>(0.0);
-    for (var share = 0u; share < FEATURE_THREADS; share++) {
-        sum += o_partial[(row * FEATURE_THREADS + share) * VALUE_QUADS + quad];
-    }
-    return sum;
-}
-
-fn load_start_nu(state: u32, thread: u32) {
+fn load_start_nu(state: StateAt, thread: u32) {
     for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
         nu[quad] = start_nu_quad(state, quad);
     }
 }
 
-fn store_end_nu(state: u32, thread: u32) {
+fn store_end_nu(state: StateAt, thread: u32) {
     for (var quad = thread; quad < FEATURE_QUADS; quad += THREADS) {
         store_end_nu_quad(state, quad, nu[quad]);
     }

@@ -1,8 +1,8 @@
 // What one segment adds to the state:  mu = sum phi(k_i)^T v_i   nu = sum phi(k_i)
 //
 // reads   k [N,T,G,K]  v [N,T,G,V]
-// writes  end_mu [N,S,G,F,V]  end_nu [N,S,G,F], every segment but the last
-// grid    N (S-1) G x slices of V, folded
+// writes  end: a state for each segment that another follows
+// grid    segments x G x slices of V, folded
 // memory  (tokens + rows) F + tokens columns + F floats
 
 @compute @workgroup_size(THREADS)
@@ -10,8 +10,8 @@ fn segment_state(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let place = place_of(workgroup_index(workgroup), 1u, params.segments - 1u);
-    if (!place.inside) {
+    let place = workgroup_place(workgroup_index(workgroup), 1u, params.segments - 1u, thread);
+    if (!place.inside || place.is_last) {
         return;
     }
     let feature_thread = thread / COLUMN_THREADS;
@@ -25,7 +25,7 @@ fn segment_state(
     for (var first = place.begin; first < place.end; first += params.chunk_len) {
         let count = min(params.chunk_len, place.end - first);
         workgroupBarrier();
-        load_keys_and_values(place, first, count, thread);
+        load_keys_and_values(first, count, place.g, place.value_block, thread);
         workgroupBarrier();
 
         for (var token = 0u; token < count; token++) {
@@ -40,7 +40,7 @@ fn segment_state(
         }
     }
 
-    let state = (place.n * params.segments + place.segment) * params.kv_heads + place.g;
+    let state = state_at(place.segment, place.g);
     store_tile(&mu, state, place.value_block, thread);
     if (place.value_block == 0u) {
         store_end_nu(state, thread);

@@ -48,7 +48,7 @@ fn apply(mu: ptr<function, Tile>, q: Features) -> Values {
     );
 }
 
-fn start_tile(state: u32, value_block: u32, thread: u32) -> Tile {
+fn start_tile(state: StateAt, value_block: u32, thread: u32) -> Tile {
     let feature_quad = thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
     let value_quad = value_block * VALUE_QUADS + thread % COLUMN_THREADS;
     return Tile(
@@ -59,7 +59,7 @@ fn start_tile(state: u32, value_block: u32, thread: u32) -> Tile {
     );
 }
 
-fn store_tile(mu: ptr<function, Tile>, state: u32, value_block: u32, thread: u32) {
+fn store_tile(mu: ptr<function, Tile>, state: StateAt, value_block: u32, thread: u32) {
     let feature_quad = thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
     let value_quad = value_block * VALUE_QUADS + thread % COLUMN_THREADS;
     store_end_block((*mu).a.a, state, feature_quad, value_quad);
@@ -69,26 +69,20 @@ fn store_tile(mu: ptr<function, Tile>, state: u32, value_block: u32, thread: u32
 }
 
 // Four rows of a state, features 4 feature_quad .. + 3, of one quad of values.
-fn start_block(state: u32, feature_quad: u32, value_quad: u32) -> mat4x4<f32> {
+fn start_block(state: StateAt, feature_quad: u32, value_quad: u32) -> mat4x4<f32> {
     let feature = 4u * feature_quad;
-    let row = state * KEY_DIM + feature;
     return mat4x4<f32>(
-        start_mu_quad(row, feature, value_quad),
-        start_mu_quad(row + 1u, feature + 1u, value_quad),
-        start_mu_quad(row + 2u, feature + 2u, value_quad),
-        start_mu_quad(row + 3u, feature + 3u, value_quad),
+        start_mu_quad(state, feature, value_quad),
+        start_mu_quad(state, feature + 1u, value_quad),
+        start_mu_quad(state, feature + 2u, value_quad),
+        start_mu_quad(state, feature + 3u, value_quad),
     );
 }
 
-fn store_end_block(block: mat4x4<f32>, state: u32, feature_quad: u32, value_quad: u32) {
+fn store_end_block(block: mat4x4<f32>, state: StateAt, feature_quad: u32, value_quad: u32) {
     let feature = 4u * feature_quad;
-    let row = state * KEY_DIM + feature;
-    if (feature < KEY_DIM) { store_end_mu_quad(row, value_quad, block[0]); }
-    if (feature + 1u < KEY_DIM) { store_end_mu_quad(row + 1u, value_quad, block[1]); }
-    if (feature + 2u < KEY_DIM) { store_end_mu_quad(row + 2u, value_quad, block[2]); }
-    if (feature + 3u < KEY_DIM) { store_end_mu_quad(row + 3u, value_quad, block[3]); }
-}
-
-fn store_partial(at: u32, o: Values) {
-    o_partial[at] = o.a;
+    if (feature < KEY_DIM) { store_end_mu_quad(state, feature, value_quad, block[0]); }
+    if (feature + 1u < KEY_DIM) { store_end_mu_quad(state, feature + 1u, value_quad, block[1]); }
+    if (feature + 2u < KEY_DIM) { store_end_mu_quad(state, feature + 2u, value_quad, block[2]); }
+    if (feature + 3u < KEY_DIM) { store_end_mu_quad(state, feature + 3u, value_quad, block[3]); }
 }

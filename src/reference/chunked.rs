@@ -4,7 +4,8 @@
 //! workgroup's threads become the inner loops, and only the order of additions that
 //! matters is kept: tokens one after the other, features in the shares that threads hold.
 
-use crate::{Config, Error, FeatureMap, Inputs, Output, Plan, Shape};
+use crate::segments::Segment;
+use crate::{Config, Error, FeatureMap, Inputs, Output, Plan, Shape, join_states, split_states};
 
 use super::Rows;
 
@@ -28,115 +29,97 @@ pub fn chunked(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Out
 ///
 /// # Errors
 ///
-/// Inputs that do not fit the plan's shape.
+/// Inputs that do not fit the plan's shape, or lengths that only a buffer knows.
 pub fn chunked_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Error> {
     inputs.check(plan.lens())?;
-    if plan.segments() == 1 {
-        let zero = (vec![0.0; plan.lens().mu as usize], vec![0.0; plan.lens().nu as usize]);
-        let (mu, nu) = match inputs.initial {
-            Some(initial) => (initial.mu.to_vec(), initial.nu.to_vec()),
-            None => zero,
-        };
-        return Ok(segment_output(plan, inputs, &mu, &nu));
+    if plan.segment_list().is_none() {
+        return Err(Error::HostShape { what: "packed_at_most" });
     }
-    let (mut mu, mut nu) = segment_state(plan, inputs);
-    state_scan(plan, inputs, &mut mu, &mut nu);
-    Ok(segment_output(plan, inputs, &mu, &nu))
+    let mut states = segment_state(plan, inputs);
+    state_scan(plan, inputs, &mut states);
+    Ok(segment_output(plan, inputs, &states))
 }
 
-/// Mirror of `shaders/segment_state.wgsl`: what each segment but the last adds, as
-/// mu `[N,S,G,F,V]` and nu `[N,S,G,F]`, 0 in the last segment's place.
+/// Mirror of `segment_state.wgsl`: what each segment that another follows adds, as a state for
+/// each number that a segment can have; 0 for the others.
 #[must_use]
-pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
+pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
     let sizes = Sizes::new(plan);
-    let mut mu = vec![0.0; plan.lens().mu as usize * sizes.segments];
-    let mut nu = vec![0.0; plan.lens().nu as usize * sizes.segments];
-    for n in 0..sizes.batch {
-        for segment in 0..sizes.segments - 1 {
-            for g in 0..sizes.rows.kv_heads {
-                let mut state = State::zero(&sizes);
-                for t in sizes.tokens(segment) {
-                    state.add_token(&sizes, inputs, n, t, g);
-                }
-                let at = (n * sizes.segments + segment) * sizes.rows.kv_heads + g;
-                state.store(&sizes, at, &mut mu, &mut nu);
+    let mut states = sizes.states(plan.segment_places() as usize);
+    for segment in segments(plan).filter(|segment| !segment.is_last) {
+        for g in 0..sizes.rows.kv_heads {
+            let mut state = State::zero(&sizes);
+            for t in segment.tokens.clone() {
+                state.add_token(&sizes, inputs, t, g);
+            }
+            state.store(&sizes, &mut states, segment.number, g);
+        }
+    }
+    states
+}
+
+/// Mirror of `state_scan.wgsl`: in place, from what each segment adds to what each segment
+/// starts from.
+pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
+    let n = plan.shape().sequences() as usize;
+    let len = Sizes::new(plan).state_len();
+    let mut sums = match inputs.initial {
+        Some(initial) => join_states(n, initial.mu, initial.nu),
+        None => vec![0.0; n * len],
+    };
+    for segment in segments(plan) {
+        let sums = &mut sums[segment.n * len..][..len];
+        let states = &mut states[segment.number * len..][..len];
+        for (sum, state) in sums.iter_mut().zip(states) {
+            let added = *state;
+            *state = *sum;
+            if !segment.is_last {
+                *sum += added;
             }
         }
     }
-    (mu, nu)
 }
 
-/// Mirror of `shaders/state_scan.wgsl`: in place, from what each segment adds to what
-/// each segment starts from.
-pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, mu: &mut [f32], nu: &mut [f32]) {
-    let scan = |initial: Option<&[f32]>, states: &mut [f32], len: usize| {
-        let segments = plan.segments() as usize;
-        for n in 0..plan.shape().batch as usize {
-            for i in 0..len {
-                let mut sum = initial.map_or(0.0, |initial| initial[n * len + i]);
-                for s in 0..segments - 1 {
-                    let at = (n * segments + s) * len + i;
-                    let added = states[at];
-                    states[at] = sum;
-                    sum += added;
-                }
-                states[(n * segments + segments - 1) * len + i] = sum;
-            }
-        }
-    };
-    let batch = plan.shape().batch as usize;
-    scan(inputs.initial.map(|i| i.mu), mu, plan.lens().mu as usize / batch);
-    scan(inputs.initial.map(|i| i.nu), nu, plan.lens().nu as usize / batch);
-}
-
-/// Mirror of `shaders/segment_output.wgsl`: the outputs from the states that segments
-/// start from, and the final state.
+/// Mirror of `segment_output.wgsl`, and of `decode_step.wgsl`, which has one segment a
+/// sequence: the outputs from the states that segments start from, and the final state.
 #[must_use]
-pub fn segment_output(
-    plan: &Plan,
-    inputs: Inputs<'_>,
-    start_mu: &[f32],
-    start_nu: &[f32],
-) -> Output {
+pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, starts: &[f32]) -> Output {
     let sizes = Sizes::new(plan);
     let lens = plan.lens();
-    let mut out = Output::new(
-        vec![0.0; lens.o as usize],
-        vec![0.0; lens.mu as usize],
-        vec![0.0; lens.nu as usize],
-    );
+    let mut o = vec![0.0; lens.o as usize];
+    let sequences = plan.shape().sequences() as usize;
+    let mut ends = sizes.states(sequences);
     let group = sizes.rows.heads / sizes.rows.kv_heads;
-    for n in 0..sizes.batch {
-        for segment in 0..sizes.segments {
-            for g in 0..sizes.rows.kv_heads {
-                let start = (n * sizes.segments + segment) * sizes.rows.kv_heads + g;
-                let mut state = State::load(&sizes, start, start_mu, start_nu);
-                for t in sizes.tokens(segment) {
-                    state.add_token(&sizes, inputs, n, t, g);
-                    for h in g * group..(g + 1) * group {
-                        let row = sizes.rows.q(n, t, h);
-                        let o = &mut out.o[row * sizes.value_dim..][..sizes.value_dim];
-                        state.apply(&sizes, inputs, row, o);
-                    }
+    for segment in segments(plan) {
+        for g in 0..sizes.rows.kv_heads {
+            let mut state = State::load(&sizes, starts, segment.number, g);
+            for t in segment.tokens.clone() {
+                state.add_token(&sizes, inputs, t, g);
+                for h in g * group..(g + 1) * group {
+                    let row = sizes.rows.q(t, h);
+                    let o = &mut o[row * sizes.value_dim..][..sizes.value_dim];
+                    state.apply(&sizes, inputs, row, o);
                 }
-                if segment + 1 == sizes.segments {
-                    let end = n * sizes.rows.kv_heads + g;
-                    state.store(&sizes, end, &mut out.mu, &mut out.nu);
-                }
+            }
+            if segment.is_last {
+                state.store(&sizes, &mut ends, segment.n, g);
             }
         }
     }
-    out
+    let (mu, nu) = split_states(sequences, lens.mu as usize, &ends);
+    Output::new(o, mu, nu)
+}
+
+/// None where only a buffer knows them, which `chunked_with_plan` refuses.
+fn segments(plan: &Plan) -> impl Iterator<Item = Segment> {
+    plan.segment_list().unwrap_or_default().into_iter()
 }
 
 struct Sizes<'a> {
     config: &'a Config,
     rows: Rows,
-    batch: usize,
     key_dim: usize,
     value_dim: usize,
-    segments: usize,
-    segment_len: usize,
     tile_features: usize,
 }
 
@@ -145,18 +128,28 @@ impl<'a> Sizes<'a> {
         Self {
             config: plan.config(),
             rows: Rows::new(plan.shape()),
-            batch: plan.shape().batch as usize,
             key_dim: plan.config().key_dim as usize,
             value_dim: plan.config().value_dim as usize,
-            segments: plan.segments() as usize,
-            segment_len: plan.segment_len() as usize,
             tile_features: plan.layout().features() as usize,
         }
     }
 
-    fn tokens(&self, segment: usize) -> std::ops::Range<usize> {
-        let begin = segment * self.segment_len;
-        begin..(begin + self.segment_len).min(self.rows.seq_len)
+    /// Elements of a state: mu `[G,F,V]`, then nu `[G,F]`.
+    fn state_len(&self) -> usize {
+        self.rows.kv_heads * self.key_dim * (self.value_dim + 1)
+    }
+
+    fn states(&self, count: usize) -> Vec<f32> {
+        vec![0.0; count * self.state_len()]
+    }
+
+    /// Where mu and nu of a key/value head are among states.
+    fn state_at(&self, number: usize, g: usize) -> [std::ops::Range<usize>; 2] {
+        let mu_len = self.key_dim * self.value_dim;
+        let begin = number * self.state_len();
+        let mu = begin + g * mu_len;
+        let nu = begin + self.rows.kv_heads * mu_len + g * self.key_dim;
+        [mu..mu + mu_len, nu..nu + self.key_dim]
     }
 
     fn phi(&self, x: f32) -> f32 {
@@ -185,22 +178,19 @@ impl State {
         Self { mu: vec![0.0; sizes.key_dim * sizes.value_dim], nu: vec![0.0; sizes.key_dim] }
     }
 
-    fn load(sizes: &Sizes<'_>, at: usize, mu: &[f32], nu: &[f32]) -> Self {
-        let len = sizes.key_dim * sizes.value_dim;
-        Self {
-            mu: mu[at * len..][..len].to_vec(),
-            nu: nu[at * sizes.key_dim..][..sizes.key_dim].to_vec(),
-        }
+    fn load(sizes: &Sizes<'_>, states: &[f32], number: usize, g: usize) -> Self {
+        let [mu, nu] = sizes.state_at(number, g);
+        Self { mu: states[mu].to_vec(), nu: states[nu].to_vec() }
     }
 
-    fn store(&self, sizes: &Sizes<'_>, at: usize, mu: &mut [f32], nu: &mut [f32]) {
-        let len = sizes.key_dim * sizes.value_dim;
-        mu[at * len..][..len].copy_from_slice(&self.mu);
-        nu[at * sizes.key_dim..][..sizes.key_dim].copy_from_slice(&self.nu);
+    fn store(&self, sizes: &Sizes<'_>, states: &mut [f32], number: usize, g: usize) {
+        let [mu, nu] = sizes.state_at(number, g);
+        states[mu].copy_from_slice(&self.mu);
+        states[nu].copy_from_slice(&self.nu);
     }
 
-    fn add_token(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, n: usize, t: usize, g: usize) {
-        let row = sizes.rows.kv(n, t, g);
+    fn add_token(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, g: usize) {
+        let row = sizes.rows.kv(t, g);
         let value = &inputs.v[row * sizes.value_dim..][..sizes.value_dim];
         for f in 0..sizes.key_dim {
             let k = sizes.phi(inputs.k[row * sizes.key_dim + f]);

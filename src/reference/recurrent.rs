@@ -1,6 +1,6 @@
 //! The recurrence: mu and nu carried from token to token, in f64.
 
-use super::{Output64, Rows, normalized, phi};
+use super::{Output64, Rows, normalized, phi, token_ranges};
 use crate::{Config, Error, Inputs, Shape};
 
 /// Linear attention as a recurrence, O(T):
@@ -30,11 +30,11 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
     }
     let (mut key, mut query) = (vec![0.0; key_dim], vec![0.0; key_dim]);
     let mut sum = vec![0.0; value_dim];
-    for n in 0..shape.batch as usize {
-        for t in 0..rows.seq_len {
+    for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
+        for t in tokens {
             for g in 0..rows.kv_heads {
                 let state = n * rows.kv_heads + g;
-                let row = rows.kv(n, t, g);
+                let row = rows.kv(t, g);
                 map(&inputs.k[row * key_dim..][..key_dim], &mut key);
                 let value = &inputs.v[row * value_dim..][..value_dim];
                 for (f, k) in key.iter().enumerate() {
@@ -47,7 +47,7 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
             }
             for h in 0..rows.heads {
                 let state = n * rows.kv_heads + rows.kv_head(h);
-                let row = rows.q(n, t, h);
+                let row = rows.q(t, h);
                 map(&inputs.q[row * key_dim..][..key_dim], &mut query);
                 let mut weight = 0.0;
                 sum.fill(0.0);

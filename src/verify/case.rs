@@ -14,8 +14,24 @@ pub struct Case {
     pub shape: Shape,
     /// Whether it starts from a state.
     pub initial: bool,
-    /// Segments each sequence is cut into; 0 leaves it to the plan.
+    /// Segments the longest sequence is cut into; 0 leaves it to the plan.
     pub segments: u32,
+    /// How the device learns of the sequences and their states.
+    pub told: Told,
+}
+
+/// How a call learns of its sequences and where their states are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Told {
+    /// By the host, with states `[N,..]`.
+    ByHost,
+    /// Lengths by the host, slots of a pool by a buffer.
+    Slots,
+    /// Lengths by a buffer that has more entries than it needs, with states `[N,..]`.
+    Lengths,
+    /// Both by a buffer.
+    LengthsAndSlots,
 }
 
 /// Every case, hostile shapes among them.
@@ -28,7 +44,7 @@ pub fn cases() -> Vec<Case> {
         config.feature_map = map;
         config.normalization = normalization;
         let shape = Shape::new(b, t, h).with_kv_heads(g);
-        Case { name, config, shape, initial, segments }
+        Case { name, config, shape, initial, segments, told: Told::ByHost }
     };
     let none = Normalization::None;
     let mut cases = vec![
@@ -49,9 +65,9 @@ pub fn cases() -> Vec<Case> {
         case("k3-v5", [2, 67, 2, 2, 3, 5], Elu, sum, true, 2),
         case("k17-v33", [1, 66, 2, 2, 17, 33], Elu, sum, true, 4),
         case("k32-v128", [1, 70, 2, 2, 32, 128], Elu, sum, false, 2),
-        case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
-        case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
-        case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
+        case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 1),
+        case("k255-v5", [1, 40, 1, 1, 255, 5], Elu, sum, true, 2),
+        case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 1),
         case("many-heads", [3, 9, 70, 35, 16, 16], Elu, sum, true, 1),
         case("long", [1, 16_500, 1, 1, 32, 32], Elu, sum, false, 0),
     ];
@@ -60,7 +76,47 @@ pub fn cases() -> Vec<Case> {
     large_eps.config.normalization = Normalization::Sum { eps: 50.0 };
     large_eps.config.scale = 0.125;
     cases.push(large_eps);
+    cases.extend(packed_cases());
     cases
+}
+
+/// Sequences of different lengths, states in a pool, short runs.
+fn packed_cases() -> Vec<Case> {
+    use Told::{ByHost, Lengths, LengthsAndSlots, Slots};
+    let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial, segments, told| {
+        let shape = Shape::packed(lengths, h).with_kv_heads(g);
+        Case { name, config: Config::new(k, v), shape, initial, segments, told }
+    };
+    let equal = |name, [b, t, h, g, k, v]: [u32; 6], initial, segments| {
+        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        Case { name, config: Config::new(k, v), shape, initial, segments, told: Slots }
+    };
+    vec![
+        // name, lengths, [H, G, K, V], initial state, segments, told
+        case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, ByHost),
+        case("packed-state", &[0, 70, 1, 0, 33, 129, 0], [4, 2, 16, 16], true, 1, ByHost),
+        case("packed-segments", &[300, 1, 0, 33, 129, 64, 64, 0], [2, 2, 16, 16], true, 7, ByHost),
+        case("packed-odd", &[5, 90, 0, 2, 41], [6, 3, 9, 7], true, 4, ByHost),
+        case("packed-wide", &[40, 0, 18], [2, 2, 132, 8], true, 3, ByHost),
+        case("packed-slots", &[70, 0, 129], [4, 2, 16, 16], true, 1, Slots),
+        case("packed-slots-segments", &[0, 200, 3, 90], [2, 1, 16, 16], true, 5, Slots),
+        case("packed-slots-slices", &[20, 37], [3, 1, 8, 36], true, 1, Slots),
+        case("packed-told", &[70, 0, 1, 129, 0], [4, 2, 16, 16], true, 3, Lengths),
+        case("packed-told-slots", &[0, 1, 200, 64], [4, 2, 16, 16], true, 4, LengthsAndSlots),
+        // name, [B, T, H, G, K, V], initial state, segments
+        equal("slots-segments", [3, 100, 2, 2, 16, 16], true, 3),
+        equal("slots-new", [2, 40, 2, 2, 16, 16], false, 1),
+        equal("slots-step", [5, 1, 4, 4, 64, 64], true, 0),
+        equal("step-grouped", [3, 1, 8, 2, 64, 64], true, 0),
+        equal("step-wide", [2, 1, 2, 2, 256, 256], true, 0),
+        equal("step-odd", [3, 1, 3, 3, 17, 33], true, 0),
+        equal("step-one-kv-head", [2, 1, 20, 1, 16, 16], true, 0),
+        case("run", &[3, 1, 16, 0, 7], [4, 2, 64, 64], true, 0, ByHost),
+        case("run-odd", &[2, 0, 9], [6, 2, 17, 33], true, 0, Slots),
+        case("run-wide", &[4, 16], [2, 1, 128, 128], true, 0, Slots),
+        case("run-told", &[1, 1, 0, 5, 1], [4, 4, 16, 16], true, 0, LengthsAndSlots),
+        case("run-new", &[1, 2, 3], [2, 2, 16, 16], false, 0, Lengths),
+    ]
 }
 
 impl Case {
@@ -68,8 +124,31 @@ impl Case {
     pub(crate) fn cut(&self, tuning: &mut Tuning) {
         if self.segments > 0 {
             tuning.min_segment_len = u32::MAX;
-            tuning.max_segment_len = self.shape.seq_len.div_ceil(self.segments);
+            tuning.max_segment_len = self.shape.max_len().div_ceil(self.segments);
         }
+    }
+
+    /// The shape with every length known, and its states where the device has them.
+    pub(crate) fn known_shape(&self) -> Shape {
+        match self.told {
+            Told::ByHost | Told::Lengths => self.shape.clone(),
+            Told::Slots | Told::LengthsAndSlots => {
+                self.shape.clone().with_slots(self.shape.sequences() + 3)
+            }
+        }
+    }
+
+    /// The shape as the device is given it.
+    pub(crate) fn device_shape(&self) -> Shape {
+        let known = self.known_shape();
+        if matches!(self.told, Told::ByHost | Told::Slots) {
+            return known;
+        }
+        let (sequences, tokens) = (known.sequences() + 2, known.seq_len + 5);
+        let mut shape = Shape::packed_at_most(sequences, tokens, known.max_len(), known.heads)
+            .with_kv_heads(known.kv_heads);
+        shape.slots = known.slots.map(|slots| slots + 2);
+        shape
     }
 
     /// Inputs of the case, the same for the same seed.

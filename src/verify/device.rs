@@ -6,28 +6,34 @@ use super::case::{Case, Drawn};
 use super::compare::Row;
 use crate::plan::F32_SIZE;
 use crate::reference::{self, Output64, phi};
-use crate::{Error, LinearAttention, Output, Plan, Readback, Stage, StateBinding, Tensors, Tuning};
+use crate::segments::Segment;
+use crate::{
+    Error, LinearAttention, Output, Plan, Readback, Stage, Tensors, Tuning, join_states,
+    split_states,
+};
 
 /// Every tensor of a case on the device, and the scratch between its stages.
 struct Buffers {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
-    initial: Option<[wgpu::Buffer; 2]>,
     out: wgpu::Buffer,
-    mu: wgpu::Buffer,
-    nu: wgpu::Buffer,
+    /// The states of the sequences, unless they are in a pool.
+    initial: Option<wgpu::Buffer>,
+    final_: wgpu::Buffer,
+    sequences: wgpu::Buffer,
     scratch: wgpu::Buffer,
 }
-
-/// mu and nu of every segment, as scratch holds them.
-type States = (Vec<f32>, Vec<f32>);
 
 struct Run<'a> {
     device: &'a wgpu::Device,
     queue: &'a wgpu::Queue,
     attention: &'a LinearAttention,
+    case: &'a Case,
+    /// What the device runs.
     plan: Plan,
+    /// The same where the host knows every length.
+    known: Plan,
     drawn: Drawn,
 }
 
@@ -39,71 +45,70 @@ pub(crate) fn check(
     case: &Case,
     seed: u64,
 ) -> Vec<Row> {
-    let made = Plan::with_tuning(&case.config, &case.shape, &device.limits(), tuning);
-    let made = made.map_err(Error::from);
-    let rows = made.and_then(|plan| {
-        let drawn = case.draw(seed, plan.lens());
-        Run { device, queue, attention, plan, drawn }.rows(case)
+    let limits = device.limits();
+    let planned = |shape| Plan::with_tuning(&case.config, &shape, &limits, tuning);
+    let made = planned(case.device_shape())
+        .and_then(|plan| Ok((plan, planned(case.known_shape())?)))
+        .map_err(Error::from);
+    let rows = made.and_then(|(plan, known)| {
+        let drawn = case.draw(seed, known.lens());
+        Run { device, queue, attention, case, plan, known, drawn }.rows()
     });
     rows.unwrap_or_else(|error| vec![Row::failed(case, "whole", error.to_string())])
 }
 
 impl Run<'_> {
-    fn rows(&self, case: &Case) -> Result<Vec<Row>, Error> {
-        let inputs = self.drawn.inputs();
+    fn rows(&self) -> Result<Vec<Row>, Error> {
+        let (case, inputs) = (self.case, self.drawn.inputs());
         let truth = reference::recurrent(&case.config, &case.shape, inputs)?;
-        let mirror = reference::chunked_with_plan(&self.plan, inputs)?;
+        let mirror = reference::chunked_with_plan(&self.known, inputs)?;
         let (found, _) = self.run(&Stage::ALL, None)?;
         let mut rows = compare(case, "whole", &truth, &mirror, &found);
-        if self.plan.segments() == 1 {
+        // With one segment there is nothing between the stages; and what a buffer says of the
+        // lengths is in numbers that the host does not know.
+        let Some(segments) = self.plan.segment_list().filter(|_| self.plan.segments() > 1) else {
             return Ok(rows);
-        }
+        };
 
-        let (state_mu, state_nu) = reference::segment_state(&self.plan, inputs);
-        let (_, scratch) = self.run(&[Stage::SegmentState], None)?;
-        let (truth_mu, truth_nu) = self.segment_state_truth();
+        let adding: Vec<_> = segments.iter().filter(|segment| !segment.is_last).collect();
+        let added = reference::segment_state(&self.plan, inputs);
+        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::SegmentState], None)?;
+        let truths: Vec<f64> = adding.iter().flat_map(|s| self.added_truth(s)).collect();
+        let of = |states: &[f32]| -> Vec<f32> {
+            adding.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
+        };
         let name = Stage::SegmentState.name();
-        // The last segment's place is nobody's in this stage, and must stay poisoned.
-        let mu = self.without_last_segment(&scratch.0);
-        let nu = self.without_last_segment(&scratch.1);
-        let (m, n) = (self.without_last_segment(&state_mu), self.without_last_segment(&state_nu));
-        rows.push(Row::new(case, name, "mu", &self.without_last_segment(&truth_mu), &m, &mu));
-        rows.push(Row::new(case, name, "nu", &self.without_last_segment(&truth_nu), &n, &nu));
+        rows.push(Row::new(case, name, "states", &truths, &of(&added), &of(&scratch)));
 
-        let (mut scan_mu, mut scan_nu) = (state_mu.clone(), state_nu.clone());
-        reference::state_scan(&self.plan, inputs, &mut scan_mu, &mut scan_nu);
-        let (_, scratch) = self.run(&[Stage::StateScan], Some((&state_mu, &state_nu)))?;
+        let mut starts = added.clone();
+        reference::state_scan(&self.plan, inputs, &mut starts);
+        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::StateScan], Some(&added))?;
+        let of = |states: &[f32]| -> Vec<f32> {
+            segments.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
+        };
+        let truths = self.scan_truth(&segments, &added);
         let name = Stage::StateScan.name();
-        let initial = inputs.initial;
-        let truth_mu = self.scan_truth(&state_mu, initial.map(|i| i.mu));
-        let truth_nu = self.scan_truth(&state_nu, initial.map(|i| i.nu));
-        rows.push(Row::new(case, name, "mu", &truth_mu, &scan_mu, &scratch.0));
-        rows.push(Row::new(case, name, "nu", &truth_nu, &scan_nu, &scratch.1));
+        rows.push(Row::new(case, name, "states", &truths, &of(&starts), &of(&scratch)));
 
-        let (found, _) = self.run(&[Stage::SegmentOutput], Some((&scan_mu, &scan_nu)))?;
+        let (found, _) = self.run(&[Stage::SequenceTable, Stage::SegmentOutput], Some(&starts))?;
         rows.extend(compare(case, Stage::SegmentOutput.name(), &truth, &mirror, &found));
         Ok(rows)
     }
 
-    /// Runs some stages on poisoned buffers, with `scratch` put there first if it is given.
-    fn run(
-        &self,
-        stages: &[Stage],
-        scratch: Option<(&[f32], &[f32])>,
-    ) -> Result<(Output, States), Error> {
+    /// Runs some stages on poisoned buffers, with states put into scratch first if they are
+    /// given, and returns the output and the states then in scratch.
+    fn run(&self, stages: &[Stage], scratch: Option<&[f32]>) -> Result<(Output, Vec<f32>), Error> {
         let buffers = self.buffers(scratch);
-        let tensors = Tensors {
-            initial: buffers.initial.as_ref().map(|[mu, nu]| StateBinding {
-                mu: mu.as_entire_buffer_binding(),
-                nu: nu.as_entire_buffer_binding(),
-            }),
-            final_: Some(StateBinding {
-                mu: buffers.mu.as_entire_buffer_binding(),
-                nu: buffers.nu.as_entire_buffer_binding(),
-            }),
-            ..Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out)
-        };
-        let scratch = buffers.scratch.as_entire_buffer_binding();
+        let whole = wgpu::Buffer::as_entire_buffer_binding;
+        let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out);
+        if self.plan.shape().slots.is_some() {
+            tensors.pool = Some(whole(&buffers.final_));
+        } else {
+            tensors.initial = buffers.initial.as_ref().map(whole);
+            tensors.final_ = Some(whole(&buffers.final_));
+        }
+        tensors.sequences = self.plan.reads_sequences().then(|| whole(&buffers.sequences));
+        let scratch = whole(&buffers.scratch);
         let bound = self.attention.bind(self.device, &self.plan, &tensors, scratch)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.verify"),
@@ -114,116 +119,172 @@ impl Run<'_> {
                 self.attention.dispatch_stage(&mut pass, &bound, *stage);
             }
         }
-        let sources = [&buffers.out, &buffers.mu, &buffers.nu, &buffers.scratch];
+        let sources = [&buffers.out, &buffers.final_, &buffers.scratch, &buffers.sequences];
         let readback = Readback::record(self.device, &mut encoder, &sources)?;
         self.queue.submit([encoder.finish()]);
         let mut tensors = readback.wait(self.device)?.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
-        let output = Output::new(next(), next(), next());
-        let scratch = next();
-        let part = |range: std::ops::Range<u64>| {
-            scratch[(range.start / F32_SIZE) as usize..(range.end / F32_SIZE) as usize].to_vec()
-        };
-        Ok((output, (part(self.plan.scratch_mu()), part(self.plan.scratch_nu()))))
+        let output = self.output(next(), next());
+        let mut scratch = next();
+        scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
+        let ignored = next().first().map_or(0, |status| status.to_bits());
+        if ignored > 0 {
+            let message = format!("{ignored} entries were ignored that are as they must be");
+            return Err(Error::Device { message });
+        }
+        Ok((output, scratch))
     }
 
-    fn buffers(&self, scratch: Option<(&[f32], &[f32])>) -> Buffers {
-        let buffer = |label, data: &[f32]| {
+    /// What is the case's of the output, and the states of its sequences. What is nobody's
+    /// must be as it was, not a number: otherwise nothing is returned, which no row accepts.
+    fn output(&self, mut o: Vec<f32>, states: Vec<f32>) -> Output {
+        let lens = self.known.lens();
+        let beyond = o.split_off(lens.o as usize);
+        let sequences = self.known.shape().sequences() as usize;
+        let len = self.state_len();
+        let mut of_sequences = Vec::with_capacity(lens.state as usize);
+        let mut is_clean = beyond.iter().all(|x| x.is_nan());
+        if let Some(slots) = self.plan.shape().slots {
+            for n in 0..sequences {
+                of_sequences.extend_from_slice(self.state(&states, slot(n, slots)));
+            }
+            let free = 0..slots as usize - sequences;
+            is_clean &= states[..free.end * len].iter().all(|x| x.is_nan());
+        } else {
+            of_sequences = states[..sequences * len].to_vec();
+        }
+        if !is_clean {
+            of_sequences.clear();
+        }
+        let (mu, nu) = split_states(sequences, lens.mu as usize, &of_sequences);
+        Output::new(o, mu, nu)
+    }
+
+    fn state_len(&self) -> usize {
+        (self.plan.state_size() / F32_SIZE) as usize
+    }
+
+    fn state<'s>(&self, states: &'s [f32], number: usize) -> &'s [f32] {
+        let len = self.state_len();
+        states.get(number * len..(number + 1) * len).unwrap_or_default()
+    }
+
+    fn buffers(&self, scratch: Option<&[f32]>) -> Buffers {
+        let filled = |label, bytes: &[u8]| {
             let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
-                size: F32_SIZE * data.len() as u64,
+                size: bytes.len() as u64,
                 usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+            self.queue.write_buffer(&buffer, 0, bytes);
             buffer
         };
-        let poison = |label, len: u64| buffer(label, &vec![f32::NAN; len as usize]);
-        let lens = self.plan.lens();
-        let mut scratch_data =
-            vec![f32::NAN; (self.plan.scratch_size() / F32_SIZE).max(1) as usize];
-        if let Some((mu, nu)) = scratch {
-            let at = (self.plan.scratch_nu().start / F32_SIZE) as usize;
-            scratch_data[..mu.len()].copy_from_slice(mu);
-            scratch_data[at..at + nu.len()].copy_from_slice(nu);
+        // Poisoned where nothing is put.
+        let buffer = |label, data: &[f32], len: u64| {
+            let mut data = data.to_vec();
+            data.resize((len as usize).max(1), f32::NAN);
+            filled(label, bytemuck::cast_slice(&data))
+        };
+        let (lens, shape) = (self.plan.lens(), self.plan.shape());
+        let sequences = self.known.shape().sequences() as usize;
+        let initial = self.drawn.initial.as_ref();
+        let mut initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
+        let mut final_ = Vec::new();
+        let mut final_len = lens.state;
+        if let Some(slots) = shape.slots {
+            // A new slot is zero; those of others are poisoned.
+            let len = self.state_len();
+            let states = initial.take().unwrap_or_else(|| vec![0.0; sequences * len]);
+            final_len = u64::from(slots) * len as u64;
+            final_ = vec![f32::NAN; final_len as usize];
+            for (n, state) in states.chunks(len).enumerate() {
+                final_[slot(n, slots) * len..][..len].copy_from_slice(state);
+            }
         }
         Buffers {
-            q: buffer("q", &self.drawn.q),
-            k: buffer("k", &self.drawn.k),
-            v: buffer("v", &self.drawn.v),
-            initial: self
-                .drawn
-                .initial
-                .as_ref()
-                .map(|(mu, nu)| [buffer("initial mu", mu), buffer("initial nu", nu)]),
-            out: poison("out", lens.o),
-            mu: poison("final mu", lens.mu),
-            nu: poison("final nu", lens.nu),
-            scratch: buffer("scratch", &scratch_data),
+            q: buffer("q", &self.drawn.q, lens.q),
+            k: buffer("k", &self.drawn.k, lens.k),
+            v: buffer("v", &self.drawn.v, lens.v),
+            out: buffer("out", &[], lens.o),
+            initial: initial.map(|states| buffer("initial", &states, lens.state)),
+            final_: buffer("final", &final_, final_len),
+            sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
+            scratch: buffer(
+                "scratch",
+                scratch.unwrap_or_default(),
+                self.plan.scratch_size() / F32_SIZE,
+            ),
         }
     }
 
-    /// What each segment adds, in f64, straight from the sums.
-    fn segment_state_truth(&self) -> (Vec<f64>, Vec<f64>) {
-        let (config, shape) = (self.plan.config(), self.plan.shape());
-        let [batch, seq_len, kv_heads, key_dim, value_dim, segments] = [
-            shape.batch,
-            shape.seq_len,
-            shape.kv_heads,
-            config.key_dim,
-            config.value_dim,
-            self.plan.segments(),
-        ]
-        .map(|size| size as usize);
-        let segment_len = self.plan.segment_len() as usize;
-        let mut mu = vec![0.0; self.plan.lens().mu as usize * segments];
-        let mut nu = vec![0.0; self.plan.lens().nu as usize * segments];
-        for n in 0..batch {
-            for t in 0..seq_len {
-                for g in 0..kv_heads {
-                    let row = (n * seq_len + t) * kv_heads + g;
-                    let state = (n * segments + t / segment_len) * kv_heads + g;
-                    for f in 0..key_dim {
-                        let k = f64::from(self.drawn.k[row * key_dim + f]);
-                        let k = phi(config.feature_map, k);
-                        nu[state * key_dim + f] += k;
-                        for c in 0..value_dim {
-                            mu[(state * key_dim + f) * value_dim + c] +=
-                                k * f64::from(self.drawn.v[row * value_dim + c]);
-                        }
+    /// What `Tensors::sequences` says: the case's sequences, then entries not in use.
+    fn sequence_words(&self) -> Vec<u32> {
+        let shape = self.plan.shape();
+        let ranges = self.known.shape().token_ranges().unwrap_or_default();
+        let mut words = vec![0];
+        if shape.is_packed() {
+            let end = ranges.last().map_or(0, |range| range.end as u32);
+            words.extend(ranges.iter().map(|range| range.start as u32));
+            words.resize(shape.sequences() as usize + 2, end);
+        }
+        if let Some(slots) = shape.slots {
+            let unused = shape.sequences() as usize - ranges.len();
+            words.extend((0..ranges.len()).map(|n| slot(n, slots) as u32));
+            words.extend(vec![u32::MAX; unused]);
+        }
+        words
+    }
+
+    /// What a segment adds, in f64, straight from the sums.
+    fn added_truth(&self, segment: &Segment) -> Vec<f64> {
+        let (config, kv_heads) = (&self.case.config, self.case.shape.kv_heads as usize);
+        let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
+        let mut state = vec![0.0; self.state_len()];
+        let (mu, nu) = state.split_at_mut(kv_heads * key_dim * value_dim);
+        for t in segment.tokens.clone() {
+            for g in 0..kv_heads {
+                let row = t * kv_heads + g;
+                for f in 0..key_dim {
+                    let k = phi(config.feature_map, f64::from(self.drawn.k[row * key_dim + f]));
+                    nu[g * key_dim + f] += k;
+                    for c in 0..value_dim {
+                        mu[(g * key_dim + f) * value_dim + c] +=
+                            k * f64::from(self.drawn.v[row * value_dim + c]);
                     }
                 }
             }
         }
-        (mu, nu)
+        state
     }
 
     /// What each segment starts from, in f64, of states given in f32.
-    fn scan_truth(&self, added: &[f32], initial: Option<&[f32]>) -> Vec<f64> {
-        let segments = self.plan.segments() as usize;
-        let len = added.len() / segments / self.plan.shape().batch as usize;
-        let mut starts = vec![0.0; added.len()];
-        for (n, sequence) in starts.chunks_mut(segments * len).enumerate() {
-            for i in 0..len {
-                let mut sum = initial.map_or(0.0, |initial| f64::from(initial[n * len + i]));
-                for s in 0..segments {
-                    sequence[s * len + i] = sum;
-                    sum += f64::from(added[(n * segments + s) * len + i]);
-                }
+    fn scan_truth(&self, segments: &[Segment], added: &[f32]) -> Vec<f64> {
+        let len = self.state_len();
+        let sequences = self.known.shape().sequences() as usize;
+        let initial = self.drawn.initial.as_ref();
+        let initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
+        let mut sum = vec![0.0; len];
+        let mut truth = Vec::with_capacity(segments.len() * len);
+        let mut current = usize::MAX;
+        for segment in segments {
+            if segment.n != current {
+                current = segment.n;
+                let begin = |i| initial.as_ref().map_or(0.0, |x| f64::from(x[current * len + i]));
+                sum = (0..len).map(begin).collect();
+            }
+            truth.extend_from_slice(&sum);
+            for (sum, added) in sum.iter_mut().zip(self.state(added, segment.number)) {
+                *sum += f64::from(*added);
             }
         }
-        starts
+        truth
     }
+}
 
-    fn without_last_segment<T: Copy>(&self, states: &[T]) -> Vec<T> {
-        let segments = self.plan.segments() as usize;
-        let len = states.len() / segments / self.plan.shape().batch as usize;
-        states
-            .chunks(segments * len)
-            .flat_map(|sequence| &sequence[..(segments - 1) * len])
-            .copied()
-            .collect()
-    }
+/// The slot of sequence n: the last ones, in reverse.
+fn slot(n: usize, slots: u32) -> usize {
+    slots as usize - 1 - n
 }
 
 fn compare(

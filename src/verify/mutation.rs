@@ -22,11 +22,17 @@ pub enum Mutation {
     MaskedBeforePhi,
     /// The scan of the segments' states leaves the initial state out.
     ScanWithoutInitial,
+    /// A sequence has the state of its number and not that of its slot.
+    SlotIgnored,
+    /// A packed sequence has the first token of the next.
+    LengthOffByOne,
+    /// A step of decoding leaves the state as it was.
+    StepNotWritten,
 }
 
 impl Mutation {
     /// Every mistake.
-    pub const ALL: [Mutation; 7] = [
+    pub const ALL: [Mutation; 10] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
         Self::LastChunkSkipped,
@@ -34,6 +40,9 @@ impl Mutation {
         Self::NormalizerForgotten,
         Self::MaskedBeforePhi,
         Self::ScanWithoutInitial,
+        Self::SlotIgnored,
+        Self::LengthOffByOne,
+        Self::StepNotWritten,
     ];
 
     /// The stage it is made in, and for each way the stage is written, the text it replaces
@@ -45,8 +54,8 @@ impl Mutation {
                 Stage::SegmentOutput,
                 &[
                     (
-                        "add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));",
-                        "if (token > 0u) { add_outer(&mu, features_of(token - 1u, feature_thread), \
+                        "add_outer(mu, features_of(token, feature_thread), values_of(token, column_thread));",
+                        "if (token > 0u) { add_outer(mu, features_of(token - 1u, feature_thread), \
                          values_of(token - 1u, column_thread)); }",
                     ),
                     (
@@ -71,12 +80,12 @@ impl Mutation {
             Self::StateNotCarried => (
                 Stage::SegmentOutput,
                 &[
-                    ("start_tile(start, place.value_block, thread)", "Tile()"),
+                    ("start_tile(start_state, place.value_block, thread)", "Tile()"),
                     ("select(KEY_DIM, 0u, START == START_ZERO)", "0u"),
                 ],
             ),
             Self::NormalizerForgotten => {
-                (Stage::SegmentOutput, &[("if (NORMALIZE)", "if (NORMALIZE && false)")])
+                (Stage::SegmentOutput, &[("if (!NORMALIZE)", "if (true)")])
             }
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,
@@ -86,8 +95,25 @@ impl Mutation {
                 )],
             ),
             Self::ScanWithoutInitial => {
-                (Stage::StateScan, &[("sum = start_mu[n * mu_len + element];", "sum = Element();")])
+                (Stage::StateScan, &[("sum = start[state * len + element];", "sum = Element();")])
             }
+            Self::SlotIgnored => {
+                (Stage::DecodeStep, &[("state_at(sequence.state, g)", "state_at(n, g)")])
+            }
+            Self::LengthOffByOne => (
+                Stage::SequenceTable,
+                &[(
+                    "sequence.end = length_entry(n + 1u);",
+                    "sequence.end = min(length_entry(n + 1u) + 1u, params.tokens);",
+                )],
+            ),
+            Self::StepNotWritten => (
+                Stage::DecodeStep,
+                &[
+                    ("store_tile(&mu, state, value_block, thread);", ""),
+                    ("store_row(state, feature, quad, a);", ""),
+                ],
+            ),
         }
     }
 

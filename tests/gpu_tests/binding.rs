@@ -3,8 +3,8 @@
 use libtest_mimic::Failed;
 use linear_attention::wgpu::{self, BufferBinding, BufferUsages};
 use linear_attention::{
-    BindError, Config, Inputs, Layout, LinearAttention, Plan, Readback, Shape, StateBinding,
-    Tensors,
+    BindError, Config, Inputs, Layout, LinearAttention, MAX_DECODE_LEN, Plan, Readback, Shape,
+    Tensors, join_states, split_states,
 };
 
 use super::Test;
@@ -94,14 +94,16 @@ fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         v: at(2, LEN),
         out: at(3, LEN),
         initial: None,
-        final_: Some(StateBinding { mu: at(4, D * D * 4), nu: at(5, D * 4) }),
+        final_: Some(at(4, (D * D + D) * 4)),
+        pool: None,
+        sequences: None,
     };
     let bound = a.bind(&gpu.device, &plan, &tensors, at(6, plan.scratch_size().max(4)))?;
     let found = submit(gpu, a, &bound, &arena)?;
     let from = |slot: u64| (slot * stride / 4) as usize;
+    let state = [expected.mu, expected.nu].concat();
     let same = found[from(3)..from(3) + expected.o.len()] == expected.o
-        && found[from(4)..from(4) + expected.mu.len()] == expected.mu
-        && found[from(5)..from(5) + expected.nu.len()] == expected.nu;
+        && found[from(4)..from(4) + state.len()] == state;
     if !same {
         return Err(Failed::from("not what separate buffers give"));
     }
@@ -112,8 +114,8 @@ fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    // One segment and several: both carry the state, by different ways.
-    for (t, segment_len) in [(20usize, 16_384), (400, 100)] {
+    // A short run, one segment and several: all carry the state, by different ways.
+    for (t, segment_len) in [(5usize, 16_384), (20, 16_384), (400, 100)] {
         let shape = Shape::new(2, t as u32, 1);
         let [q, k, v] = [1, 2, 3].map(|salt| numbers(2 * t * 16, salt));
         let mu = numbers(512, 4);
@@ -125,14 +127,13 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         tuning.min_segment_len = u32::MAX;
         tuning.max_segment_len = segment_len;
         let plan = Plan::with_tuning(a.config(), &shape, &gpu.device.limits(), &tuning)?;
-        let [q, k, v, mu, nu] = [&q, &k, &v, &mu, &nu].map(|data| tensor(gpu, data));
+        let states = tensor(gpu, &join_states(2, &mu, &nu));
+        let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
         let out = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
         let scratch = tensor(gpu, &vec![f32::NAN; plan.scratch_size() as usize / 4 + 1]);
-        let state =
-            StateBinding { mu: mu.as_entire_buffer_binding(), nu: nu.as_entire_buffer_binding() };
         let tensors = Tensors {
-            initial: Some(state.clone()),
-            final_: Some(state),
+            initial: Some(states.as_entire_buffer_binding()),
+            final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)
         };
         let bound = a.bind(&gpu.device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
@@ -141,11 +142,11 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         // The submission above has updated the state once.
         let mut encoder =
             gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let readback = Readback::record(&gpu.device, &mut encoder, &[&mu, &nu])?;
+        let readback = Readback::record(&gpu.device, &mut encoder, &[&states])?;
         gpu.queue.submit([encoder.finish()]);
-        let found = readback.wait(&gpu.device)?;
-        super::properties::close("mu", &f32s(&truth.mu), &found[0])?;
-        super::properties::close("nu", &f32s(&truth.nu), &found[1])?;
+        let (mu, nu) = split_states(2, mu.len(), &readback.wait(&gpu.device)?[0]);
+        super::properties::close("mu", &f32s(&truth.mu), &mu)?;
+        super::properties::close("nu", &f32s(&truth.nu), &nu)?;
     }
     Ok(())
 }
@@ -169,13 +170,12 @@ fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut tuning = *a.tuning();
     tuning.min_segment_len = u32::MAX;
     let plan = Plan::with_tuning(&config, &shape, &gpu.device.limits(), &tuning)?;
-    let [q, k, v, mu, nu] = [&q, &k, &v, &mu, &nu].map(|data| tensor(gpu, data));
+    let states = tensor(gpu, &join_states(4, &mu, &nu));
+    let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
     let out = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
-    let state =
-        StateBinding { mu: mu.as_entire_buffer_binding(), nu: nu.as_entire_buffer_binding() };
     let tensors = Tensors {
-        initial: Some(state.clone()),
-        final_: Some(state),
+        initial: Some(states.as_entire_buffer_binding()),
+        final_: Some(states.as_entire_buffer_binding()),
         ..Tensors::new(&q, &k, &v, &out)
     };
     match a.bind(&gpu.device, &plan, &tensors, out.as_entire_buffer_binding()) {
@@ -193,7 +193,7 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let plan = a.plan(&Shape::new(1, T as u32, 1))?;
     let align = u64::from(gpu.device.limits().min_storage_buffer_offset_alignment);
     let good = Tensors::new(&q, &k, &v, &out);
-    let state = StateBinding { mu: part(&large, 0, D * D * 4), nu: part(&large, 2 * LEN, D * 4) };
+    let state_size = (D * D + D) * 4;
     let with = |edit: &dyn Fn(&mut Tensors<'_>)| {
         let mut tensors = good.clone();
         // The closure's tensors may borrow for as long as the good ones.
@@ -232,11 +232,19 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     );
     case(
         Tensors {
-            initial: Some(StateBinding { mu: part(&large, 256, D * D * 4), ..state.clone() }),
-            final_: Some(state.clone()),
+            initial: Some(part(&large, 256, state_size)),
+            final_: Some(part(&large, 0, state_size)),
             ..good.clone()
         },
-        BindError::Overlap { first: "final mu", second: "initial mu", bytes: D * D * 4 - 256 },
+        BindError::Overlap { first: "final", second: "initial", bytes: state_size - 256 },
+    );
+    case(
+        Tensors { pool: Some(part(&large, 0, state_size)), ..good.clone() },
+        BindError::Unexpected { tensor: "pool" },
+    );
+    case(
+        Tensors { sequences: Some(part(&large, 0, 64)), ..good.clone() },
+        BindError::Unexpected { tensor: "sequences" },
     );
     let other = Plan::with_tuning(
         &Config::new(8, 8),
@@ -301,25 +309,27 @@ fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Fail
     Ok(())
 }
 
-/// More workgroups than one dimension holds: 70,000 heads of one token.
+/// More workgroups than one dimension holds: 70,000 heads, a place each.
 fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // One place a workgroup, so that few heads are many workgroups.
+    let config = Config::new(4, 4);
     let mut tuning = *a.tuning();
-    tuning.short_len = 0;
-    if let Layout::Thread { threads, .. } = &mut tuning.layout {
-        *threads = 1;
-    }
+    tuning.layout = match tuning.layout {
+        Layout::Thread { .. } => Layout::Thread { value_quads: 1, threads: 1 },
+        _ => Layout::Workgroup { column_threads: 1, chunk_tokens: 16, chunk_queries: 16 },
+    };
     let mut options = linear_attention::Options::default();
     options.tuning = Some(tuning);
-    let a = &LinearAttention::with_options(&gpu.device, *a.config(), &options)?;
-    let heads = 70_000;
-    let shape = Shape::new(1, 1, heads);
-    let len = heads as usize * 16;
-    let (q, v) = (vec![0.5; len], numbers(len, 3));
+    let a = &LinearAttention::with_options(&gpu.device, config, &options)?;
+    // Longer than a short run, which has several places to a workgroup.
+    let (heads, tokens) = (70_000, MAX_DECODE_LEN + 1);
+    let shape = Shape::new(1, tokens, heads);
+    let v = numbers(heads as usize * 4, 3).repeat(tokens as usize);
+    let q = vec![0.5; v.len()];
     if a.plan(&shape)?.dispatches()[0].workgroups[1] < 2 {
         return Err(Failed::from("not folded"));
     }
-    // One token sees itself alone, so o = v up to eps.
+    // All of a head's values are the same, so o = v up to eps.
     let out = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &q, &v))?;
     super::properties::close("o", &v, &out.o)
 }

@@ -3,6 +3,7 @@
 mod binding;
 mod compile;
 mod properties;
+mod serving;
 mod tuning;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         .iter()
         .chain(binding::TESTS)
         .chain(compile::TESTS)
+        .chain(serving::TESTS)
         .chain(tuning::TESTS)
         .copied()
         .collect();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Bound, LinearAttention, Options, Plan, Stage, StateBinding, Tensors, Tuning, reference,
+    Bound, LinearAttention, Options, Plan, Shape, Stage, Tensors, Tuning, join_states, reference,
 };
 
 use crate::random::Drawn;
@@ -51,9 +51,12 @@ impl Job {
         let mut options = Options::default();
         options.tuning = tuning;
         let attention = LinearAttention::with_options(device, sizes.config(), &options)?;
-        let plan = attention.plan(&sizes.shape())?;
-        let carries_state = carries_state(&plan);
-        attention.prepare(device, &plan, carries_state, carries_state)?;
+        let mut shape = sizes.shape();
+        if sizes.is_step() {
+            shape = shape.with_slots(sizes.b);
+        }
+        let plan = attention.plan(&shape)?;
+        attention.prepare(device, &plan, false, false)?;
         let pipeline_ms = milliseconds(start);
         Ok(Self { attention, plan, pipeline_ms })
     }
@@ -68,7 +71,7 @@ impl Job {
     /// stage; by the median of `iterations`.
     ///
     /// A single token is a step of decoding, which carries a state on: it is measured with
-    /// an initial and a final state, one and the same where the plan allows it.
+    /// states in a pool, whose slots a buffer tells.
     ///
     /// # Errors
     ///
@@ -81,7 +84,7 @@ impl Job {
     ) -> Result<Row, MeasureError> {
         let Self { attention, plan, .. } = self;
         let device = timer.device();
-        let buffers = Buffers::new(device, plan, carries_state(plan));
+        let buffers = Buffers::new(device, plan);
         let bound = buffers.bind(device, attention, plan)?;
         // The upload is done before the first dispatch is submitted.
         timer.by_wall_clock(device.create_command_encoder(&Default::default()))?;
@@ -113,11 +116,11 @@ impl Job {
 
     /// Whether the first tokens of this shape come out right.
     fn check(&self, device: &Device, queue: &Queue) -> Result<(), MeasureError> {
-        let mut shape = *self.plan.shape();
-        shape.seq_len = shape.seq_len.min(CHECKED_TOKENS);
-        shape.batch = shape.batch.min(CHECKED_BATCH);
+        let sizes = self.sizes();
+        let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
+        let shape = Shape::new(batch, tokens, sizes.h).with_kv_heads(sizes.g);
         let config = self.plan.config();
-        let drawn = Drawn::new(&shape.lens(config)?, carries_state(&self.plan));
+        let drawn = Drawn::new(&shape.lens(config)?, sizes.is_step());
         let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         let actual = relative_error(&found.o, &expected.o);
@@ -149,11 +152,6 @@ impl Job {
     }
 }
 
-/// A single token is a step of decoding.
-fn carries_state(plan: &Plan) -> bool {
-    plan.shape().seq_len == 1
-}
-
 /// Every tensor of a shape, whole.
 struct Buffers {
     q: Buffer,
@@ -161,19 +159,19 @@ struct Buffers {
     v: Buffer,
     out: Buffer,
     scratch: Buffer,
-    initial: Option<[Buffer; 2]>,
-    /// Apart from the initial state only where a plan cannot update in place.
-    final_: Option<[Buffer; 2]>,
+    /// The states of a step of decoding, and which sequence has which.
+    pool: Option<[Buffer; 2]>,
 }
 
 impl Buffers {
-    fn new(device: &Device, plan: &Plan, with_state: bool) -> Self {
+    fn new(device: &Device, plan: &Plan) -> Self {
         let lens = plan.lens();
-        let drawn = Drawn::new(lens, with_state);
-        let filled = |data: &[f32]| {
+        let slots = plan.shape().slots;
+        let drawn = Drawn::new(lens, slots.is_some());
+        let filled = |bytes: &[u8]| {
             device.create_buffer_init(&BufferInitDescriptor {
                 label: Some("linear-attention.input"),
-                contents: bytemuck::cast_slice(data),
+                contents: bytes,
                 usage: BufferUsages::STORAGE,
             })
         };
@@ -185,16 +183,20 @@ impl Buffers {
                 mapped_at_creation: false,
             })
         };
-        let initial = drawn.state.as_ref().map(|[mu, nu]| [filled(mu), filled(nu)]);
-        let apart = with_state && !plan.updates_in_place();
+        let pool = slots.zip(drawn.state.as_ref()).map(|(slots, [mu, nu])| {
+            let states = join_states(slots as usize, mu, nu);
+            // A status, then a slot for each sequence: in no order, as they are in use.
+            let mut words: Vec<u32> = vec![0];
+            words.extend((0..slots).rev());
+            [filled(bytemuck::cast_slice(&states)), filled(bytemuck::cast_slice(&words))]
+        });
         Self {
-            q: filled(&drawn.q),
-            k: filled(&drawn.k),
-            v: filled(&drawn.v),
+            q: filled(bytemuck::cast_slice(&drawn.q)),
+            k: filled(bytemuck::cast_slice(&drawn.k)),
+            v: filled(bytemuck::cast_slice(&drawn.v)),
             out: empty(plan.config().dtype.size() * lens.o),
             scratch: empty(plan.scratch_size().max(4)),
-            final_: apart.then(|| [empty(4 * lens.mu), empty(4 * lens.nu)]),
-            initial,
+            pool,
         }
     }
 
@@ -204,27 +206,22 @@ impl Buffers {
         attention: &LinearAttention,
         plan: &Plan,
     ) -> Result<Bound, MeasureError> {
-        let final_ = self.final_.as_ref().or(self.initial.as_ref());
-        let tensors = Tensors {
-            initial: self.initial.as_ref().map(state_binding),
-            final_: final_.map(state_binding),
-            ..Tensors::new(&self.q, &self.k, &self.v, &self.out)
-        };
+        let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
+        if let Some([pool, sequences]) = &self.pool {
+            tensors.pool = Some(pool.as_entire_buffer_binding());
+            tensors.sequences = Some(sequences.as_entire_buffer_binding());
+        }
         Ok(attention.bind(device, plan, &tensors, self.scratch.as_entire_buffer_binding())?)
     }
 
     fn state_bytes(&self) -> u64 {
-        [&self.initial, &self.final_].into_iter().flatten().flatten().map(Buffer::size).sum()
+        self.pool.as_ref().map_or(0, |[pool, _]| pool.size())
     }
 
     fn total_bytes(&self) -> u64 {
         let all = [&self.q, &self.k, &self.v, &self.out, &self.scratch];
-        all.into_iter().map(Buffer::size).sum::<u64>() + self.state_bytes()
+        all.into_iter().chain(self.pool.iter().flatten()).map(Buffer::size).sum()
     }
-}
-
-fn state_binding([mu, nu]: &[Buffer; 2]) -> StateBinding<'_> {
-    StateBinding { mu: mu.as_entire_buffer_binding(), nu: nu.as_entire_buffer_binding() }
 }
 
 fn milliseconds(start: Instant) -> f64 {

@@ -30,5 +30,5 @@ pub use job::Job;
 pub use latency::Latency;
 pub use peers::{Against, Computes, PeerRow, Peers, fastest};
 pub use report::{Report, Row, StageTime, driver};
-pub use sizes::{Sizes, Sweep, standard_sizes};
+pub use sizes::{Sizes, Sweep, parse_step, standard_sizes};
 pub use timer::Timer;

@@ -34,7 +34,7 @@ use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
 /// | `tuning` | the sizes it ran with, a [`Tuning`]; chosen by measuring with `--tune` |
 /// | `segments` | S, the segments of a sequence |
 /// | `scratch_bytes` | scratch that the plan needs |
-/// | `state_bytes` | initial and final state, bound where T = 1; else 0 |
+/// | `state_bytes` | the states of a step of decoding, where T = 1; else 0 |
 /// | `total_bytes` | all that was asked of the device for the row: q, k, v, o, scratch, state |
 /// | `pipeline_ms`, `first_dispatch_ms`, `record_us`, `finish_us` | see [`Latency`] |
 /// | `stages` | `stage` and `ms` of each stage timed alone, where there are several |
@@ -123,7 +123,7 @@ pub struct Row {
     pub segments: u32,
     /// Bytes of scratch.
     pub scratch_bytes: u64,
-    /// Bytes of the initial and final state.
+    /// Bytes of the states of a step of decoding.
     pub state_bytes: u64,
     /// Bytes asked of the device.
     pub total_bytes: u64,
@@ -162,8 +162,7 @@ impl Row {
         let Measured { seconds, stages, total_bytes, state_bytes, latency } = measured;
         let sizes = Sizes::from(plan);
         // A bound state is read once and written once; the plan does not count it.
-        let lens = plan.lens();
-        let state_moved = if state_bytes > 0 { 8 * (lens.mu + lens.nu) } else { 0 };
+        let state_moved = 2 * state_bytes;
         let bytes = (plan.bytes_moved() + state_moved) as f64 / seconds;
         let flops = plan.flops() as f64 / seconds;
         Self {

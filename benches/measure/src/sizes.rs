@@ -44,6 +44,12 @@ impl Sizes {
         Config::new(self.k, self.v)
     }
 
+    /// Whether it is a step of decoding: one token for each sequence.
+    #[must_use]
+    pub fn is_step(&self) -> bool {
+        self.t == 1
+    }
+
     /// The same but for T.
     #[must_use]
     pub fn with_t(self, t: u32) -> Self {
@@ -90,6 +96,20 @@ impl FromStr for Sizes {
             Ok([b, t, h, k, v]) => Self::new([*b, *t, *h, *k, *v]).check(),
             _ => Err(format!("expected B,T,H,K or B,T,H,K,V, found {text}")),
         }
+    }
+}
+
+/// The sizes of a step of decoding, one token for each of N sequences: `N,H,K[,V]`.
+///
+/// # Errors
+///
+/// What is wrong with the text.
+pub fn parse_step(text: &str) -> Result<Sizes, String> {
+    let sizes: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    match sizes.as_deref() {
+        Ok([n, h, k]) => Sizes::new([*n, 1, *h, *k, *k]).check(),
+        Ok([n, h, k, v]) => Sizes::new([*n, 1, *h, *k, *v]).check(),
+        _ => Err(format!("expected N,H,K or N,H,K,V, found {text}")),
     }
 }
 
@@ -159,6 +179,16 @@ mod tests {
         assert_eq!(lengths("1,7..7,2,4,8"), Ok(vec![7]));
         assert_eq!(lengths(Sweep::GROWTH).map(|l| l.len()), Ok(9));
         assert_eq!(lengths(Sweep::SOFTMAX).map(|l| l.len()), Ok(6));
+    }
+
+    #[test]
+    fn steps() {
+        assert_eq!(parse_step("32,8,64"), Ok(Sizes::new([32, 1, 8, 64, 64])));
+        assert_eq!(parse_step("32,8,64,16"), Ok(Sizes::new([32, 1, 8, 64, 16])));
+        for (text, part) in [("32,8", "found 32,8"), ("0,8,64", "batch"), ("1,1,999", "999")] {
+            let error = parse_step(text).err().unwrap_or_default();
+            assert!(error.contains(part), "{part} in {error}");
+        }
     }
 
     #[test]

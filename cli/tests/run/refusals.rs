@@ -52,7 +52,11 @@ fn bad_tensors() {
         ),
         (
             with("cu_seqlens", Tensor::new(Dtype::I32, &[2], &[0; 8])),
-            ["tensor cu_seqlens", "not supported yet"],
+            ["tensor cu_seqlens: element 1, the last", "expected T = 2, found 0"],
+        ),
+        (
+            with("cu_seqlens", Tensor::f32(&[2], &[0.0, 2.0])),
+            ["tensor cu_seqlens", "expected dtype I32 or I64, found F32"],
         ),
     ] {
         let line = refused_file(&bytes, reference);

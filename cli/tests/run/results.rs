@@ -60,6 +60,36 @@ fn initial_state() {
     assert_eq!(f32s(file.tensor("final_nu").unwrap().data()), [6.0, 3.0]);
 }
 
+/// `tiny` as two sequences of a token, and an empty one before, between and after them, which
+/// leaves its state as it was: o_2 = q_2 (mu_0 + k_2^T v_2) = [5, 6] + [7, 0].
+#[test]
+fn packed_sequences() {
+    let entries = [0, 0, 1, 1, 2, 2];
+    let i32s: Vec<u8> = entries.iter().flat_map(|x: &i32| x.to_le_bytes()).collect();
+    let i64s: Vec<u8> = entries.iter().flat_map(|x| i64::from(*x).to_le_bytes()).collect();
+    let mu: Vec<f32> = [1.0, 0.0, 2.0, 7.0, 3.0].iter().flat_map(|x| [*x, 0.0, 0.0, 0.0]).collect();
+    for (dtype, data) in [(Dtype::I32, i32s), (Dtype::I64, i64s)] {
+        let mut tensors = tiny();
+        tensors.push(("cu_seqlens", Tensor::new(dtype, &[6], &data)));
+        tensors.push(("initial_mu", Tensor::f32(&[5, 1, 2, 2], &mu)));
+        tensors.push(("initial_nu", Tensor::f32(&[5, 1, 2], &[1.0; 10])));
+        let bytes = computed(&tensors, &PLAIN);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let o = file.tensor("o").unwrap();
+        assert_eq!(o.shape(), &[1, 2, 1, 2]);
+        assert_eq!(f32s(o.data()), [3.0, 4.0, 12.0, 6.0]);
+        let found = file.tensor("final_mu").unwrap();
+        assert_eq!(found.shape(), &[5, 1, 2, 2]);
+        let found = f32s(found.data());
+        for empty in [0, 2, 4] {
+            assert_eq!(found[4 * empty..4 * empty + 4], mu[4 * empty..4 * empty + 4]);
+        }
+        assert_eq!(found[4..8], [3.0, 4.0, 6.0, 8.0]);
+        assert_eq!(found[12..16], [7.0, 0.0, 5.0, 6.0]);
+        assert_eq!(file.tensor("final_nu").unwrap().shape(), &[5, 1, 2]);
+    }
+}
+
 #[test]
 fn f16_in_f16_out() {
     let tensors: Vec<_> = tiny().into_iter().map(|(name, x)| (name, x.to_f16())).collect();
