@@ -43,8 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Those who come back, then those who are new, as long as there are slots.
         while server.pool.available() > 0 {
             if let Some((mut user, file)) = parked.pop_front() {
-                let restored = server.pool.restore(&server.queue, &std::fs::read(&file)?)?;
-                user.slot = Some(restored);
+                user.slot = Some(server.restore(&std::fs::read(&file)?)?);
                 std::fs::remove_file(file)?;
                 active.push(user);
             } else if let Some(mut user) = waiting.pop_front() {
@@ -210,6 +209,13 @@ impl Server {
         let snapshot = self.pool.snapshot(&self.device, &mut encoder, slot)?;
         self.queue.submit([encoder.finish()]);
         Ok(snapshot.wait(&self.device)?)
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Result<Slot, Box<dyn Error>> {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let slot = self.pool.restore(&self.device, &mut encoder, bytes)?;
+        self.queue.submit([encoder.finish()]);
+        Ok(slot)
     }
 
     /// A piece of prompt for some users, a token for those who decode; returns how many tokens.

@@ -7,6 +7,10 @@
 alias Element = f32;
 const ELEMENT_LEN: u32 = 1u;
 
+// Quads of values of a thread in thread/decode_step.wgsl: one, since with an access for each
+// number four of them are more than some compilers live through.
+const SLICE_QUADS: u32 = 1u;
+
 @group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
 @group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
 @group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
@@ -34,12 +38,6 @@ fn v_quad(row: u32, quad: u32) -> vec4<f32> {
     return vec4<f32>(v[value_at(row, x)], v[value_at(row, x + 1u)], v[value_at(row, x + 2u)], v[value_at(row, x + 3u)]);
 }
 
-// What store_o_quad left there; beyond the row its last number.
-fn o_quad(row: u32, quad: u32) -> vec4<f32> {
-    let x = 4u * quad;
-    return vec4<f32>(o[value_at(row, x)], o[value_at(row, x + 1u)], o[value_at(row, x + 2u)], o[value_at(row, x + 3u)]);
-}
-
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
     let first = 4u * quad;
     let at = row * VALUE_DIM + first;
@@ -57,14 +55,21 @@ fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
 // The same for a feature that is known to be inside.
 fn start_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
     if (START == START_ZERO) { return vec4<f32>(0.0); }
+    if (START == START_IN_PLACE) { return end_mu_inside(state, feature, quad); }
+    let at = mu_places(state, feature, quad);
+    return vec4<f32>(start[at.x], start[at.y], start[at.z], start[at.w]);
+}
+
+fn end_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    let at = mu_places(state, feature, quad);
+    return vec4<f32>(end[at.x], end[at.y], end[at.z], end[at.w]);
+}
+
+fn mu_places(state: StateAt, feature: u32, quad: u32) -> vec4<u32> {
     let x = 4u * quad;
-    let at = vec4<u32>(state.mu) + vec4<u32>(
+    return vec4<u32>(state.mu) + vec4<u32>(
         value_at(feature, x), value_at(feature, x + 1u),
         value_at(feature, x + 2u), value_at(feature, x + 3u));
-    if (START == START_IN_PLACE) {
-        return vec4<f32>(end[at.x], end[at.y], end[at.z], end[at.w]);
-    }
-    return vec4<f32>(start[at.x], start[at.y], start[at.z], start[at.w]);
 }
 
 // Features beyond K start at zero: 0 times what a row ends with could be NaN.

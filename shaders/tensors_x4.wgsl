@@ -6,6 +6,9 @@
 alias Element = vec4<f32>;
 const ELEMENT_LEN: u32 = 4u;
 
+// Quads of values of a thread in thread/decode_step.wgsl.
+const SLICE_QUADS: u32 = 4u;
+
 @group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
 @group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
 @group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
@@ -30,11 +33,6 @@ fn v_quad(row: u32, quad: u32) -> vec4<f32> {
     return v[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
 }
 
-// What store_o_quad left there.
-fn o_quad(row: u32, quad: u32) -> vec4<f32> {
-    return o[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
-}
-
 fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
     if (quad < VALUE_DIM_QUADS) { o[row * VALUE_DIM_QUADS + quad] = x; }
 }
@@ -46,10 +44,13 @@ fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
 
 // The same for a place that is known to be inside.
 fn start_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
-    let at = state.mu + feature * VALUE_DIM_QUADS + quad;
     if (START == START_ZERO) { return vec4<f32>(0.0); }
-    if (START == START_IN_PLACE) { return end[at]; }
-    return start[at];
+    if (START == START_IN_PLACE) { return end_mu_inside(state, feature, quad); }
+    return start[state.mu + feature * VALUE_DIM_QUADS + quad];
+}
+
+fn end_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
+    return end[state.mu + feature * VALUE_DIM_QUADS + quad];
 }
 
 fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {

@@ -192,13 +192,14 @@ pub(crate) fn feature_threads(config: &Config) -> u32 {
 }
 
 /// Key/value heads of a workgroup of `decode_step`. In [`Layout::Thread`] each takes a thread
-/// for every 16 values, and a software device runs threads in eights.
+/// for every `SLICE_QUADS` quads of values, and a software device runs threads in eights.
 pub(crate) fn decode_places(config: &Config, layout: Layout) -> u32 {
     let Layout::Thread { .. } = layout else { return 1 };
-    match config.value_dim.div_ceil(16) {
-        slices if slices.is_multiple_of(8) => 1,
-        slices if slices.is_multiple_of(4) => 2,
-        slices if slices.is_multiple_of(2) => 4,
+    let slice = if config.is_quads() { 16 } else { 4 };
+    match config.value_dim.div_ceil(slice) {
+        slices if slices.is_multiple_of(8) || slices > 32 => 1,
+        slices if slices.is_multiple_of(4) || slices > 16 => 2,
+        slices if slices.is_multiple_of(2) || slices > 8 => 4,
         _ => 8,
     }
 }

@@ -333,18 +333,44 @@ impl StatePool {
         )
     }
 
-    /// A new slot with the state that a [`Snapshot`] held. Nothing waits: the bytes are written
-    /// before the next submission to the queue begins.
+    /// A new slot, to which the encoder copies the state that a [`Snapshot`] held.
     ///
     /// # Errors
     ///
     /// [`PoolError::Snapshot`] where the bytes are damaged, of another version, or of a state
-    /// that this pool does not hold; or [`PoolError::Full`]. No slot is taken then.
-    pub fn restore(&self, queue: &wgpu::Queue, bytes: &[u8]) -> Result<Slot, PoolError> {
+    /// that this pool does not hold; [`PoolError::Full`]; or no memory for the copy. No slot is
+    /// taken then.
+    pub fn restore(
+        &self,
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        bytes: &[u8],
+    ) -> Result<Slot, PoolError> {
         let header = snapshot::Header::new(&self.config, self.kv_heads);
         let state = header.open(bytes, self.state_size)?;
+        let failed = |message| PoolError::Device { message };
+        let upload = scoped(device, || {
+            let upload = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.restore"),
+                size: self.state_size,
+                usage: BufferUsages::COPY_SRC,
+                mapped_at_creation: true,
+            });
+            // In scope as well: without memory there is nothing to map.
+            let mapped =
+                upload.get_mapped_range_mut(..).map(|mut range| range.copy_from_slice(state));
+            upload.unmap();
+            mapped.map(|()| upload)
+        });
+        let upload = upload.map_err(failed)?.map_err(|error| failed(error.to_string()))?;
         let slot = self.take(1)?[0];
-        queue.write_buffer(&self.buffer, self.at(slot.index), state);
+        encoder.copy_buffer_to_buffer(
+            &upload,
+            0,
+            &self.buffer,
+            self.at(slot.index),
+            self.state_size,
+        );
         Ok(slot)
     }
 

@@ -174,9 +174,12 @@ impl Plan {
         let entries = u64::from(shape.sequences()) + 2;
         let rows = tokens * (group + 2);
         if let Layout::Thread { .. } = self.layout() {
-            // Four features at a time; then for each row all of nu, which is a sum over tokens.
+            // As many rows at a time as there is room for, four features at a time; then for
+            // each row all of nu, which is a sum over tokens.
             let quads = u64::from(config.key_dim.div_ceil(4));
-            return entries + quads * (rows + 2) + quads * (rows * (tokens + 3) + tokens + 3);
+            let walks = tokens.div_ceil((16 / group).max(1)) * group.div_ceil(16);
+            let per_walk = 16 + quads * (tokens * (group.min(16) + 2) + 3);
+            return entries + walks * (per_walk + 2) + quads * (rows * (tokens + 3) + tokens + 3);
         }
         let per_token = self.iterations_per_chunk() / u64::from(self.chunk_len()) + 1;
         let blocks = u64::from(self.value_blocks());

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Write every comparison to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Only the cases with this in their name
+    #[arg(long, value_name = "SUBSTRING")]
+    case: Option<String>,
     /// Where the inputs come from, to repeat a run
     #[arg(long, default_value_t = verify::Options::default().seed)]
     seed: u64,
@@ -40,7 +43,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
             println!("{}: skipped, {reason}", device::name(adapter));
             continue;
         }
-        let report = check_one(adapter, args.seed)?;
+        let report = check_one(adapter, args)?;
         failed += usize::from(!report.passed());
         checked.push(to_json(adapter, &report));
     }
@@ -74,13 +77,19 @@ fn reason_to_skip(adapter: &Adapter, adapters: &[Adapter]) -> Option<String> {
     Some(format!("the same device as {}; --adapter gl checks it", device::name(other)))
 }
 
-fn check_one(adapter: &Adapter, seed: u64) -> Result<Report, Failure> {
+fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
     let name = device::name(adapter);
     let (device, queue) = device::open(adapter)?;
-    println!("{name}: seed {seed}");
+    println!("{name}: seed {}", args.seed);
     let mut options = verify::Options::default();
-    options.seed = seed;
-    let progress = Progress::new(verify::case_count(&options));
+    options.seed = args.seed;
+    options.filter.clone_from(&args.case);
+    let count = verify::case_count(&options);
+    if let (0, Some(case)) = (count, &args.case) {
+        let expected = "expected a part of a case's name, as `check` prints them";
+        return Err(Failure::Input(format!("--case {case}: {expected}, found none")));
+    }
+    let progress = Progress::new(count);
     let mut last = String::new();
     let report = verify::run_with(&device, &queue, &options, &mut |row| {
         // The rows of a case come one after the other.

@@ -3,7 +3,7 @@
 //     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// A thread has a slice of 16 values of a key/value head of a sequence, and goes through its
+// A thread has a slice of values of a key/value head of a sequence, and goes through its
 // rows: they come into registers, take in the tokens, leave their share of each token's q' mu,
 // and go back. The slices of a head lie side by side in a workgroup, as do their rows in
 // memory; all of them read nu before any writes its part of it.
@@ -16,10 +16,11 @@
 override PLACES: u32;  // key/value heads of a workgroup
 override RUN: bool;    // whether a key/value head may have more than one query row
 
-override SLICES: u32 = (VALUE_DIM + 15u) / 16u;
+override SLICES: u32 = (VALUE_DIM + 4u * SLICE_QUADS - 1u) / (4u * SLICE_QUADS);
 override THREADS: u32 = PLACES * SLICES;
 
-// Four features by the slice. A column of a matrix is a feature, a row a value.
+// Four features by the slice, whose quads beyond SLICE_QUADS stay zero and are not touched. A
+// column of a matrix is a feature, a row a value.
 struct Tile { a: mat4x4<f32>, b: mat4x4<f32>, c: mat4x4<f32>, d: mat4x4<f32> }
 // The slice of a row of v or o.
 struct Values { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
@@ -50,9 +51,9 @@ fn decode_step(
     let state = state_at(sequence.state, g);
     if (takes_part) {
         if (!RUN && (!LENGTHS_GIVEN || sequence.begin < sequence.end)) {
-            step(state, sequence.begin, g, 4u * slice);
+            step(state, sequence.begin, g, SLICE_QUADS * slice);
         } else {
-            run(state, sequence, g, 4u * slice);
+            run(state, sequence, g, SLICE_QUADS * slice);
         }
     }
     storageBarrier();
@@ -66,7 +67,7 @@ fn decode_step(
 // One token with one query row, its share of o in registers all the while.
 fn step(state: StateAt, t: u32, g: u32, quad: u32) {
     let row = kv_row(t, g);
-    let v = Values(v_quad(row, quad), v_quad(row, quad + 1u), v_quad(row, quad + 2u), v_quad(row, quad + 3u));
+    let v = load_v(row, quad);
     let o_row = t * params.heads + g * params.group;
     var o = Values();
     for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
@@ -83,44 +84,90 @@ fn step(state: StateAt, t: u32, g: u32, quad: u32) {
 // A row of mu at a time: a software driver spills what lives longer.
 fn step_row(o: ptr<function, Values>, state: StateAt, feature: u32, quad: u32, k: f32, v: Values, q: f32) {
     let a = load_row(state, feature, quad) + k * v.a;
-    let b = load_row(state, feature, quad + 1u) + k * v.b;
-    let c = load_row(state, feature, quad + 2u) + k * v.c;
-    let d = load_row(state, feature, quad + 3u) + k * v.d;
     (*o).a += q * a;
-    (*o).b += q * b;
-    (*o).c += q * c;
-    (*o).d += q * d;
-    if (WRITE_END) {
-        store_row(state, feature, quad, a);
-        store_row(state, feature, quad + 1u, b);
-        store_row(state, feature, quad + 2u, c);
-        store_row(state, feature, quad + 3u, d);
+    if (WRITE_END) { store_row(state, feature, quad, a); }
+    if (SLICE_QUADS > 1u) {
+        let b = load_row(state, feature, quad + 1u) + k * v.b;
+        let c = load_row(state, feature, quad + 2u) + k * v.c;
+        let d = load_row(state, feature, quad + 3u) + k * v.d;
+        (*o).b += q * b;
+        (*o).c += q * c;
+        (*o).d += q * d;
+        if (WRITE_END) {
+            store_row(state, feature, quad + 1u, b);
+            store_row(state, feature, quad + 2u, c);
+            store_row(state, feature, quad + 3u, d);
+        }
     }
 }
 
-// Any number of tokens and query rows. Their shares of o are added up in o itself, since no
-// register has an index.
+// Any number of tokens and query rows, as many at a time as there is room for their sums: the
+// state is read and written once for each ROWS of them.
 fn run(state: StateAt, sequence: Sequence, g: u32, quad: u32) {
-    for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
-        var mu = Tile(
-            load_rows(state, feature, quad), load_rows(state, feature, quad + 1u),
-            load_rows(state, feature, quad + 2u), load_rows(state, feature, quad + 3u));
-        for (var t = sequence.begin; t < sequence.end; t++) {
-            add_token(&mu, t, g, feature, quad);
-            add_shares(&mu, t, g, feature, quad);
+    let tokens = max(ROWS / params.group, 1u);
+    let heads = min(params.group, ROWS);
+    var rows: Rows;
+    rows.g = g;
+    rows.begin = sequence.begin;
+    rows.first = sequence.begin;
+    // An empty sequence has its state carried on.
+    loop {
+        rows.end = min(rows.first + tokens, sequence.end);
+        for (rows.first_head = 0u; rows.first_head < params.group; rows.first_head += heads) {
+            rows.heads = min(heads, params.group - rows.first_head);
+            walk(state, rows, quad);
         }
-        if (WRITE_END) {
+        rows.first = rows.end;
+        if (rows.first >= sequence.end) { break; }
+    }
+}
+
+// Query rows of a sequence: tokens first .. end, heads first_head .. first_head + heads of the
+// group. `begin` is the first token of the sequence.
+struct Rows { begin: u32, first: u32, end: u32, first_head: u32, heads: u32, g: u32 }
+
+const ROWS: u32 = 16u;
+
+fn walk(state: StateAt, rows: Rows, quad: u32) {
+    // What went before is in `end`, with the tokens up to here; where there is no `end`, each
+    // walk begins at the start and takes in all of them again.
+    let is_first = !WRITE_END || (rows.first == rows.begin && rows.first_head == 0u);
+    let since = select(rows.first, rows.begin, !WRITE_END);
+    let is_new = !WRITE_END || rows.first_head == 0u;
+    var o: array<Values, ROWS>;
+    for (var row = 0u; row < ROWS; row++) { o[row] = Values(); }
+
+    for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
+        var mu = load_tile(state, feature, quad, is_first);
+        for (var t = since; t < rows.end; t++) {
+            if (is_new) { add_token(&mu, t, rows.g, feature, quad); }
+            if (t < rows.first) { continue; }
+            let first_row = t * params.heads + rows.g * params.group + rows.first_head;
+            for (var head = 0u; head < rows.heads; head++) {
+                let q = feature_quad(q_quad(first_row + head, feature / 4u), feature / 4u);
+                let row = (t - rows.first) * rows.heads + head;
+                o[row].a += mu.a * q;
+                if (SLICE_QUADS > 1u) {
+                    o[row].b += mu.b * q;
+                    o[row].c += mu.c * q;
+                    o[row].d += mu.d * q;
+                }
+            }
+        }
+        if (WRITE_END && is_new) {
             store_rows(mu.a, state, feature, quad);
-            store_rows(mu.b, state, feature, quad + 1u);
-            store_rows(mu.c, state, feature, quad + 2u);
-            store_rows(mu.d, state, feature, quad + 3u);
+            if (SLICE_QUADS > 1u) {
+                store_rows(mu.b, state, feature, quad + 1u);
+                store_rows(mu.c, state, feature, quad + 2u);
+                store_rows(mu.d, state, feature, quad + 3u);
+            }
         }
     }
-    for (var t = sequence.begin; t < sequence.end; t++) {
-        let first_row = t * params.heads + g * params.group;
-        for (var row = first_row; row < first_row + params.group; row++) {
-            let factor = factor_of_row(state, sequence.begin, t, g, row);
-            store_o(row, quad, scaled(load_o(row, quad), factor));
+    for (var t = rows.first; t < rows.end; t++) {
+        let first_row = t * params.heads + rows.g * params.group + rows.first_head;
+        for (var head = 0u; head < rows.heads; head++) {
+            let factor = factor_of_row(state, rows.begin, t, rows.g, first_row + head);
+            store_o(first_row + head, quad, scaled(o[(t - rows.first) * rows.heads + head], factor));
         }
     }
 }
@@ -129,25 +176,12 @@ fn run(state: StateAt, sequence: Sequence, g: u32, quad: u32) {
 fn add_token(mu: ptr<function, Tile>, t: u32, g: u32, feature: u32, quad: u32) {
     let row = kv_row(t, g);
     let k = feature_quad(k_quad(row, feature / 4u), feature / 4u);
-    (*mu).a += outer(k, v_quad(row, quad));
-    (*mu).b += outer(k, v_quad(row, quad + 1u));
-    (*mu).c += outer(k, v_quad(row, quad + 2u));
-    (*mu).d += outer(k, v_quad(row, quad + 3u));
-}
-
-// o += q' mu, over these four features, for every query head of the token. The first four
-// find in o what some earlier call left there.
-fn add_shares(mu: ptr<function, Tile>, t: u32, g: u32, feature: u32, quad: u32) {
-    let first_row = t * params.heads + g * params.group;
-    for (var row = first_row; row < first_row + params.group; row++) {
-        let q = feature_quad(q_quad(row, feature / 4u), feature / 4u);
-        var o = Values();
-        if (feature > 0u) { o = load_o(row, quad); }
-        o.a += (*mu).a * q;
-        o.b += (*mu).b * q;
-        o.c += (*mu).c * q;
-        o.d += (*mu).d * q;
-        store_o(row, quad, o);
+    let v = load_v(row, quad);
+    (*mu).a += outer(k, v.a);
+    if (SLICE_QUADS > 1u) {
+        (*mu).b += outer(k, v.b);
+        (*mu).c += outer(k, v.c);
+        (*mu).d += outer(k, v.d);
     }
 }
 
@@ -178,21 +212,49 @@ fn scaled(x: Values, factor: f32) -> Values {
     return Values(factor * x.a, factor * x.b, factor * x.c, factor * x.d);
 }
 
-fn load_o(row: u32, quad: u32) -> Values {
-    return Values(o_quad(row, quad), o_quad(row, quad + 1u), o_quad(row, quad + 2u), o_quad(row, quad + 3u));
+fn load_v(row: u32, quad: u32) -> Values {
+    var v = Values();
+    v.a = v_quad(row, quad);
+    if (SLICE_QUADS > 1u) {
+        v.b = v_quad(row, quad + 1u);
+        v.c = v_quad(row, quad + 2u);
+        v.d = v_quad(row, quad + 3u);
+    }
+    return v;
 }
 
 fn store_o(row: u32, quad: u32, o: Values) {
     store_o_quad(row, quad, o.a);
-    store_o_quad(row, quad + 1u, o.b);
-    store_o_quad(row, quad + 2u, o.c);
-    store_o_quad(row, quad + 3u, o.d);
+    if (SLICE_QUADS > 1u) {
+        store_o_quad(row, quad + 1u, o.b);
+        store_o_quad(row, quad + 2u, o.c);
+        store_o_quad(row, quad + 3u, o.d);
+    }
 }
 
-fn load_rows(state: StateAt, feature: u32, quad: u32) -> mat4x4<f32> {
+fn load_tile(state: StateAt, feature: u32, quad: u32, is_first: bool) -> Tile {
+    var mu = Tile();
+    mu.a = load_rows(state, feature, quad, is_first);
+    if (SLICE_QUADS > 1u) {
+        mu.b = load_rows(state, feature, quad + 1u, is_first);
+        mu.c = load_rows(state, feature, quad + 2u, is_first);
+        mu.d = load_rows(state, feature, quad + 3u, is_first);
+    }
+    return mu;
+}
+
+fn load_rows(state: StateAt, feature: u32, quad: u32, is_first: bool) -> mat4x4<f32> {
     return mat4x4<f32>(
-        load_row(state, feature, quad), load_row(state, feature + 1u, quad),
-        load_row(state, feature + 2u, quad), load_row(state, feature + 3u, quad));
+        load_row_of(state, feature, quad, is_first), load_row_of(state, feature + 1u, quad, is_first),
+        load_row_of(state, feature + 2u, quad, is_first),
+        load_row_of(state, feature + 3u, quad, is_first));
+}
+
+// From `start`, or from `end` where an earlier walk has written it.
+fn load_row_of(state: StateAt, feature: u32, quad: u32, is_first: bool) -> vec4<f32> {
+    if (START == START_IN_PLACE || is_first) { return load_row(state, feature, quad); }
+    if (is_inside(feature, quad)) { return end_mu_inside(state, feature, quad); }
+    return vec4<f32>(0.0);
 }
 
 fn store_rows(rows: mat4x4<f32>, state: StateAt, feature: u32, quad: u32) {
@@ -202,10 +264,10 @@ fn store_rows(rows: mat4x4<f32>, state: StateAt, feature: u32, quad: u32) {
     store_row(state, feature + 3u, quad, rows[3]);
 }
 
-// Where fours fill K and sixteens V, a compiler need not ask.
+// Where fours fill K and slices V, a compiler need not ask.
 fn is_inside(feature: u32, quad: u32) -> bool {
     return (KEY_DIM % 4u == 0u || feature < KEY_DIM)
-        && (VALUE_DIM % 16u == 0u || 4u * quad < VALUE_DIM);
+        && (VALUE_DIM % (4u * SLICE_QUADS) == 0u || 4u * quad < VALUE_DIM);
 }
 
 fn load_row(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {

@@ -132,6 +132,7 @@ fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let polled = pool.snapshot(&gpu.device, &mut encoder, slots[1])?;
     gpu.queue.submit([encoder.finish()]);
     let bytes = blocking.wait(&gpu.device)?;
+    let mut encoder = self::encoder(gpu);
     is(pollster::block_on(polled.read(&gpu.device))? == bytes, "both ways give the same")?;
     let other = StatePool::new(&gpu.device, a.config(), 1, 1)?;
     let mut damaged = bytes.clone();
@@ -141,18 +142,19 @@ fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         (&bytes[..bytes.len() - 4], "length after the header"),
         (&bytes[..10], "length"),
     ] {
-        match other.restore(&gpu.queue, bytes) {
+        match other.restore(&gpu.device, &mut encoder, bytes) {
             Err(PoolError::Snapshot { what: found, .. }) if found == what => {}
             found => return Err(format!("{found:?} where {what} was due").into()),
         }
     }
     let two_heads = StatePool::new(&gpu.device, a.config(), 2, 1)?;
-    let refused = two_heads.restore(&gpu.queue, &bytes);
+    let refused = two_heads.restore(&gpu.device, &mut encoder, &bytes);
     is(matches!(refused, Err(PoolError::Snapshot { what: "kv_heads", .. })), "two heads for one")?;
     is(other.available() == 1, "what was refused took no slot")?;
-    let restored = other.restore(&gpu.queue, &bytes)?;
+    let restored = other.restore(&gpu.device, &mut encoder, &bytes)?;
+    gpu.queue.submit([encoder.finish()]);
     is(state(&states(gpu, &other)?, restored) == state_of(slots[1].index()), "restored")?;
-    let full = other.restore(&gpu.queue, &bytes);
+    let full = other.restore(&gpu.device, &mut self::encoder(gpu), &bytes);
     is(matches!(full, Err(PoolError::Full { .. })), "no slot is left")
 }
 
@@ -487,17 +489,15 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
                 gpu.queue.submit([encoder.finish()]);
                 let bytes = snapshot.wait(&gpu.device)?;
                 pool.free(users[index].slot)?;
-                // Someone takes the slot meanwhile.
+                // Someone takes the slot meanwhile, if there is another for the one who returns.
                 encoder = self::encoder(gpu);
                 let other = pool.allocate(&mut encoder)?;
-                if let Ok(slot) = pool.restore(&gpu.queue, &bytes) {
-                    users[index].slot = slot;
+                if pool.available() == 0 {
                     pool.free(other)?;
-                } else {
+                }
+                users[index].slot = pool.restore(&gpu.device, &mut encoder, &bytes)?;
+                if pool.index(other).is_ok() {
                     pool.free(other)?;
-                    gpu.queue.submit([encoder.finish()]);
-                    encoder = self::encoder(gpu);
-                    users[index].slot = pool.restore(&gpu.queue, &bytes)?;
                 }
             }
             Act::Feed(wanted) => {
