@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{
-    Batch, Bound, Config, Entry, Inputs, LinearAttention, Plan, Readback, Shape, Slot, StatePool,
-    Tensors,
+    Batch, Bound, Config, Entry, Inputs, LinearAttention, Plan, Readback, Sequences, Shape, Slot,
+    StatePool, Tensors,
 };
 
 const HEADS: usize = 8;
@@ -29,6 +29,9 @@ const PIECE: usize = 128;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let users: u32 = std::env::args().nth(1).map_or(Ok(300), |given| given.parse())?;
+    if users == 0 {
+        return Err("expected at least one user".into());
+    }
     let mut server = Server::new()?;
     let mut waiting: VecDeque<User> = (1..=users).map(User::new).collect();
     let mut parked: VecDeque<(User, PathBuf)> = VecDeque::new();
@@ -289,7 +292,7 @@ impl Call {
         shape: &Shape,
     ) -> Result<Self, Box<dyn Error>> {
         let plan = attention.plan(shape)?;
-        let batch = Batch::new(device, &plan)?;
+        let batch = Batch::new(device, &plan, pool)?;
         let buffer = |elements: u64| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tokens"),
@@ -303,7 +306,7 @@ impl Call {
         let scratch = buffer(plan.scratch_size() / 4);
         let tensors = Tensors {
             pool: Some(pool.binding()),
-            sequences: Some(batch.binding()),
+            sequences: Some(Sequences::Host(&batch)),
             ..Tensors::new(&q, &k, &v, &out)
         };
         let bound = attention.bind(device, &plan, &tensors, scratch.as_entire_buffer_binding())?;

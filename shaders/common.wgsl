@@ -15,6 +15,7 @@ override STARTS_IN_SCRATCH: bool;  // whether each segment has a state to start 
 override WRITE_END: bool;       // whether the final state is wanted
 override LENGTHS_GIVEN: bool;   // whether a buffer says which tokens a sequence has
 override SLOTS_GIVEN: bool;     // whether a buffer says which slot of a pool it has
+override MAY_CLASH: bool;       // whether what the buffer says was checked by nobody
 
 const START_ZERO: u32 = 0u;
 const START_GIVEN: u32 = 1u;
@@ -24,7 +25,7 @@ const START_IN_PLACE: u32 = 2u;
 struct Params {
     sequences: u32,     // N
     seq_len: u32,       // T of a sequence, where all have as many tokens
-    tokens: u32,        // tokens of all sequences
+    tokens: u32,        // M, tokens of all sequences
     max_len: u32,       // tokens of the longest
     heads: u32,         // H
     kv_heads: u32,      // G
@@ -81,7 +82,7 @@ fn state_len() -> u32 {
     return params.kv_heads * (KEY_DIM * VALUE_DIM / ELEMENT_LEN + KEY_DIM / ELEMENT_LEN);
 }
 
-// Row of token t in k and v, seen as [N T G, width]. Tokens count through all sequences.
+// Row of token t in k and v, seen as [M G, width]. Tokens count through all sequences.
 fn kv_row(t: u32, g: u32) -> u32 {
     return t * params.kv_heads + g;
 }

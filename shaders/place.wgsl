@@ -61,7 +61,7 @@ fn place_in_table(index: u32, head_blocks: u32) -> Place {
     place.is_last = s + 1u == segments;
     place.state = entry.z;
     place.begin = entry.x + s * params.segment_len;
-    place.end = min(place.begin + params.segment_len, entry.y);
+    place.end = place.begin + min(params.segment_len, entry.y - place.begin);
     return place;
 }
 

@@ -16,16 +16,18 @@ fn sequence_table(
     if (n >= params.sequences) {
         return;
     }
-    var sequence = sequence_of(n);
+    let sequence = sequence_of(n);
     var is_bad = sequence.is_bad;
     // The latest beginning so far. It never decreases, whatever the entries say, and the
     // search for the sequence of a segment rests on that.
     var latest = min(sequence.begin, params.tokens);
-    for (var m = 0u; m < params.sequences; m++) {
-        if (LENGTHS_GIVEN) {
-            if (m < n) { latest = max(latest, min(length_entry(m), params.tokens)); }
+    if (MAY_CLASH) {
+        for (var m = 0u; m < params.sequences; m++) {
+            if (LENGTHS_GIVEN) {
+                if (m < n) { latest = max(latest, min(length_entry(m), params.tokens)); }
+            }
+            is_bad = is_bad || (sequence.is_used && clashes(n, sequence, m));
         }
-        is_bad = is_bad || (sequence.is_used && clashes(n, sequence, m));
     }
     if (is_bad) {
         atomicAdd(&sequences.status, 1u);

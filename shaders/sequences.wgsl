@@ -1,5 +1,6 @@
-// What the caller's buffer says of the sequences, and whether that can be. An entry that
-// cannot be is ignored: no state changes, no output is written, and the status counts it.
+// What a buffer says of the sequences, and whether that can be. An entry that cannot be is
+// ignored: no state changes, no output is written, and the status counts it. Entries are compared
+// with one another only where the device wrote them: what the host wrote, it has checked.
 
 struct Sequences {
     status: atomic<u32>,   // entries ignored since the caller last cleared it

@@ -11,10 +11,10 @@ const ELEMENT_LEN: u32 = 1u;
 // number four of them are more than some compilers live through.
 const SLICE_QUADS: u32 = 1u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [N,T,H,V]
+@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]
+@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [M,G,K]
+@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [M,G,V]
+@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [M,H,V]
 @group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
 @group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 

@@ -9,10 +9,10 @@ const ELEMENT_LEN: u32 = 4u;
 // Quads of values of a thread in thread/decode_step.wgsl.
 const SLICE_QUADS: u32 = 4u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [N,T,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [N,T,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [N,T,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [N,T,H,V]
+@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]
+@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [M,G,K]
+@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [M,G,V]
+@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [M,H,V]
 @group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
 @group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 

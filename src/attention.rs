@@ -149,12 +149,16 @@ impl LinearAttention {
             return Err(ConfigError::Tuning { what: "layout", required, actual: 0 });
         }
         let in_place = plan.shape().slots.is_some();
+        // Told by the host and by the device.
+        let tellers: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
         for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
-            let variant = variant(plan, stage, initial, in_place, final_ || in_place);
-            self.pipelines.get(device, stage, variant).map_err(|message| ConfigError::Device {
-                what: stage.label().to_owned(),
-                message,
-            })?;
+            for may_clash in tellers {
+                let final_ = final_ || in_place;
+                let variant = variant(plan, stage, initial, in_place, final_, *may_clash);
+                let refused =
+                    |message| ConfigError::Device { what: stage.label().to_owned(), message };
+                self.pipelines.get(device, stage, variant).map_err(refused)?;
+            }
         }
         Ok(())
     }
@@ -224,6 +228,7 @@ impl LinearAttention {
                 checked.initial.is_some(),
                 checked.in_place,
                 checked.final_.is_some(),
+                checked.may_clash,
             );
             let refused = |message| BindError::Device { what: stage.label().to_owned(), message };
             let pipeline = pipelines.get(device, stage, variant).map_err(refused)?;

@@ -1,23 +1,27 @@
-//! What a call is told about its sequences: the buffer, written from the host.
+//! What a call is told about its sequences: by the host, and what became of it on the device.
 
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::pipeline::scoped;
-use crate::{Error, Plan, PoolError, Readback, Slot, StatePool};
+use crate::{BindError, Error, Plan, PoolError, Readback, Shape, Slot, StatePool};
 
-/// The buffer to bind as [`Tensors::sequences`](crate::Tensors::sequences), for callers whose
-/// host knows which sequences take part in a step.
+/// Which sequences a call has, as the host says before each run.
 ///
-/// It is made and bound once for a plan; [`Batch::write`] then says before each step which
-/// sequences there are. A caller whose own work on the device decides binds a buffer of its own.
+/// It is made for a plan and a pool and bound once, as [`Sequences::Host`]; [`Batch::write`] then
+/// says before each step which sequences there are, and checks them, so that the shaders need not.
+/// A caller whose own work on the device decides binds a buffer of its own, as
+/// [`Sequences::Device`].
+///
+/// [`Sequences::Host`]: crate::Sequences::Host
+/// [`Sequences::Device`]: crate::Sequences::Device
 #[derive(Debug)]
 pub struct Batch {
+    /// Nobody else writes it.
     buffer: wgpu::Buffer,
-    sequences: u32,
-    tokens: u32,
-    max_len: u32,
-    is_packed: bool,
-    slots: Option<u32>,
+    shape: Shape,
+    pool: u64,
+    pool_buffer: wgpu::Buffer,
+    pool_offset: u64,
 }
 
 /// A sequence of a step.
@@ -31,36 +35,52 @@ pub struct Entry {
 }
 
 impl Batch {
-    /// For a plan whose shape has slots. It begins with no sequence.
+    /// For a plan whose shape has the slots of this pool. It begins with no sequence.
     ///
     /// # Errors
     ///
-    /// [`PoolError::NotPooled`] for a plan without slots, or no memory for the buffer.
-    pub fn new(device: &wgpu::Device, plan: &Plan) -> Result<Self, PoolError> {
+    /// [`PoolError::NotPooled`] for a plan without slots, [`PoolError::Pool`] where the pool has
+    /// other slots than the plan, or no memory for the buffer.
+    pub fn new(device: &wgpu::Device, plan: &Plan, pool: &StatePool) -> Result<Self, PoolError> {
         let shape = plan.shape();
-        if shape.slots.is_none() {
-            return Err(PoolError::NotPooled);
-        }
-        let mut batch = Self {
-            buffer: scoped(device, || {
-                device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("linear_attention.sequences"),
-                    size: plan.sequences_size(),
-                    usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-                    mapped_at_creation: true,
-                })
+        let slots = shape.slots.ok_or(PoolError::NotPooled)?;
+        pool.check_plan(plan, slots)?;
+        let buffer = scoped(device, || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.sequences"),
+                size: plan.sequences_size(),
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
+                mapped_at_creation: true,
             })
-            .map_err(|message| PoolError::Device { message })?,
-            sequences: shape.sequences(),
-            tokens: shape.seq_len,
-            max_len: shape.max_len(),
-            is_packed: shape.is_packed(),
-            slots: shape.slots,
+        })
+        .map_err(|message| PoolError::Device { message })?;
+        let binding = pool.binding();
+        let mut batch = Self {
+            buffer,
+            shape: shape.clone(),
+            pool: pool.id(),
+            pool_buffer: binding.buffer.clone(),
+            pool_offset: binding.offset,
         };
         let mut words = vec![0];
         words.extend(batch.words(&[], &[]));
         batch.fill(&words)?;
         Ok(batch)
+    }
+
+    /// Whether it belongs to what is bound with it.
+    pub(crate) fn check(
+        &self,
+        plan: &Plan,
+        pool: Option<&BufferBinding<'_>>,
+    ) -> Result<(), BindError> {
+        if &self.shape != plan.shape() {
+            return Err(BindError::Batch { what: "plan" });
+        }
+        let is_pool = |pool: &BufferBinding<'_>| {
+            pool.buffer == &self.pool_buffer && pool.offset == self.pool_offset
+        };
+        if pool.is_some_and(is_pool) { Ok(()) } else { Err(BindError::Batch { what: "pool" }) }
     }
 
     fn fill(&mut self, words: &[u32]) -> Result<(), PoolError> {
@@ -72,9 +92,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The whole buffer.
-    #[must_use]
-    pub fn binding(&self) -> BufferBinding<'_> {
+    pub(crate) fn binding(&self) -> BufferBinding<'_> {
         self.buffer.as_entire_buffer_binding()
     }
 
@@ -82,44 +100,44 @@ impl Batch {
     /// along T, or in a shape that is not packed along the batch. Fewer than the shape has will
     /// do: what is beyond them is not touched, neither its rows of o.
     ///
-    /// Nothing waits: the queue writes before its next submission begins. The status is kept.
+    /// Nothing waits: the queue writes before its next submission begins, so submit one step
+    /// before you write the next.
     ///
     /// # Errors
     ///
     /// [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Entries`] where there are
-    /// more sequences or tokens than the shape has, or [`PoolError::Pool`] where the pool has
-    /// another number of slots. Nothing is written then.
+    /// more sequences or tokens than the shape has, or [`PoolError::Pool`] where it was made for
+    /// another pool. Nothing is written then.
     pub fn write(
         &self,
         queue: &wgpu::Queue,
         pool: &StatePool,
         entries: &[Entry],
     ) -> Result<(), PoolError> {
-        if Some(pool.capacity()) != self.slots {
-            let required = self.slots.unwrap_or(0);
-            return Err(PoolError::Pool { required, actual: pool.capacity() });
+        if pool.id() != self.pool {
+            let required = "the one that the batch was made for".to_owned();
+            let actual = "another".to_owned();
+            return Err(PoolError::Pool { what: "pool", required, actual });
         }
+        let (sequences, tokens) = (self.shape.sequences(), self.shape.seq_len);
+        let (max_len, is_packed) = (self.shape.max_len(), self.shape.is_packed());
         let slots: Vec<Slot> = entries.iter().map(|entry| entry.slot).collect();
         let slots = pool.indices(&slots)?;
         let refuse = |what, required: u32, actual: u64| {
             Err(PoolError::Entries { what, required: required.into(), actual })
         };
-        if entries.len() > self.sequences as usize {
-            return refuse("sequences", self.sequences, entries.len() as u64);
+        if entries.len() > sequences as usize {
+            return refuse("sequences", sequences, entries.len() as u64);
         }
         for entry in entries {
-            let is_wrong = if self.is_packed {
-                entry.tokens > self.max_len
-            } else {
-                entry.tokens != self.tokens
-            };
+            let is_wrong = if is_packed { entry.tokens > max_len } else { entry.tokens != tokens };
             if is_wrong {
-                return refuse("tokens of a sequence", self.max_len, entry.tokens.into());
+                return refuse("tokens of a sequence", max_len, entry.tokens.into());
             }
         }
-        let tokens = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
-        if self.is_packed && tokens > u64::from(self.tokens) {
-            return refuse("tokens", self.tokens, tokens);
+        let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
+        if is_packed && all > u64::from(tokens) {
+            return refuse("tokens", tokens, all);
         }
         let lengths: Vec<u32> = entries.iter().map(|entry| entry.tokens).collect();
         let words = self.words(&lengths, &slots);
@@ -130,9 +148,9 @@ impl Batch {
 
     /// `cu_seqlens` where the shape is packed, then slots; entries beyond these are not in use.
     fn words(&self, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
-        let n = self.sequences as usize;
+        let n = self.shape.sequences() as usize;
         let mut words = Vec::with_capacity(2 * n + 1);
-        if self.is_packed {
+        if self.shape.is_packed() {
             words.push(0);
             let ends = lengths.iter().scan(0u32, |end, len| {
                 // At most `tokens`, as `write` has checked.
@@ -148,35 +166,33 @@ impl Batch {
         words.resize(begin + n, u32::MAX);
         words
     }
-
-    /// Records a copy of the status on its way to the host: how many entries the shaders had to
-    /// ignore since [`Batch::clear_status`]. What [`Batch::write`] writes is never ignored.
-    ///
-    /// # Errors
-    ///
-    /// No memory for the copy.
-    pub fn status(
-        &self,
-        device: &wgpu::Device,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<Status, Error> {
-        let readback = Readback::record_ranges(device, encoder, &[(&self.buffer, 0, 4)])?;
-        Ok(Status { readback })
-    }
-
-    /// Sets the status to zero.
-    pub fn clear_status(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.clear_buffer(&self.buffer, 0, Some(4));
-    }
 }
 
-/// A status on its way to the host.
+/// How many entries the shaders had to ignore, on its way to the host: for what the device tells,
+/// since what the host tells is checked before.
 #[derive(Debug)]
 pub struct Status {
     readback: Readback,
 }
 
 impl Status {
+    /// Records a copy of the first word of what is bound as
+    /// [`Sequences::Device`](crate::Sequences::Device), whose buffer must have the usage
+    /// `COPY_SRC`. The shaders only ever add to it; clear it with
+    /// `encoder.clear_buffer(buffer, offset, Some(4))`.
+    ///
+    /// # Errors
+    ///
+    /// No memory for the copy.
+    pub fn record(
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        sequences: &BufferBinding<'_>,
+    ) -> Result<Self, Error> {
+        let range = (sequences.buffer, sequences.offset, 4);
+        Ok(Self { readback: Readback::record_ranges(device, encoder, &[range])? })
+    }
+
     /// Entries ignored, once the submission that holds the copy has run.
     ///
     /// # Errors

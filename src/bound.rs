@@ -72,11 +72,14 @@ pub(crate) fn bind_group(
         }
     };
     let params = Params::new(plan, dispatch.workgroups[0]);
-    let uniform = init_buffer(device, bytemuck::bytes_of(&params), BufferUsages::UNIFORM)?;
+    let label = "linear_attention.params";
+    let params = bytemuck::bytes_of(&params);
+    let uniform = init_buffer(device, label, params, BufferUsages::UNIFORM)?;
     // Lengths that only the host knows.
     let lengths = match (&checked.sequences, cu_seqlens(plan)) {
         (None, Some(words)) if stage.bindings().contains(&Binding::Sequences) => {
-            Some(init_buffer(device, bytemuck::cast_slice(&words), BufferUsages::STORAGE)?)
+            let (label, words) = ("linear_attention.sequences", bytemuck::cast_slice(&words));
+            Some(init_buffer(device, label, words, BufferUsages::STORAGE)?)
         }
         _ => None,
     };
@@ -130,13 +133,14 @@ fn cu_seqlens(plan: &Plan) -> Option<Vec<u32>> {
     Some(words)
 }
 
-/// What a stage of this plan is compiled for, with these states bound.
+/// What a stage of this plan is compiled for, with these states and sequences bound.
 pub(crate) fn variant(
     plan: &Plan,
     stage: Stage,
     initial: bool,
     in_place: bool,
     final_: bool,
+    may_clash: bool,
 ) -> Variant {
     let is_last = matches!(stage, Stage::SegmentOutput | Stage::DecodeStep);
     let starts_in_scratch = stage == Stage::SegmentOutput && plan.has_scratch_states();
@@ -157,6 +161,7 @@ pub(crate) fn variant(
         write_end: is_last && final_,
         lengths_given: if reads_entries { packed } else { plan.has_table() },
         slots_given: if reads_entries { slots } else { plan.has_table() },
+        may_clash: reads_entries && may_clash,
         run: stage == Stage::DecodeStep && plan.rows_per_state() > 1,
     }
 }
@@ -168,11 +173,12 @@ pub(crate) const ABSENT_SLOTS: u64 = Binding::Sequences as u64 - Binding::Start 
 
 fn init_buffer(
     device: &wgpu::Device,
+    label: &str,
     bytes: &[u8],
     usage: BufferUsages,
 ) -> Result<wgpu::Buffer, String> {
     let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("linear_attention.params"),
+        label: Some(label),
         size: bytes.len() as u64,
         usage,
         mapped_at_creation: true,

@@ -235,6 +235,20 @@ pub enum BindError {
         /// The tensor.
         tensor: &'static str,
     },
+    /// A pool's binding has a size, and it is not that of the plan's slots: it holds other states.
+    #[error("pool must bind {required} bytes, the plan's slots, found {actual}")]
+    PoolSize {
+        /// Bytes of the plan's slots.
+        required: u64,
+        /// The bytes bound.
+        actual: u64,
+    },
+    /// A [`Batch`](crate::Batch) was made for another plan or pool.
+    #[error("sequences: the batch must have been made for this {what}")]
+    Batch {
+        /// `plan` or `pool`.
+        what: &'static str,
+    },
     /// The buffer was made without `STORAGE`.
     #[error("{tensor} must be a buffer with usage STORAGE, found {actual}")]
     Usage {
@@ -350,13 +364,15 @@ pub enum PoolError {
         /// The step's.
         actual: u64,
     },
-    /// The plan was made for a pool of another size.
-    #[error("the pool must have {required} slots as in the plan, found {actual}")]
+    /// A plan and a pool, or a batch and a pool, that do not belong together.
+    #[error("pool: {what} must be {required}, found {actual}")]
     Pool {
-        /// The plan's.
-        required: u32,
+        /// `config`, `kv_heads`, `slots` or `pool`.
+        what: &'static str,
+        /// The plan's or the batch's.
+        required: String,
         /// The pool's.
-        actual: u32,
+        actual: String,
     },
     /// The plan's states are not in a pool.
     #[error("the plan's shape must have slots, found none")]

@@ -160,6 +160,7 @@ impl Layout {
             return refuse("value_quads", "1, 2, 4 or 8", value_quads);
         }
         let threads = self.threads(config).max(SCAN_THREADS.into());
+        let threads = threads.max(decode_threads(config, self).into());
         for (what, required, actual) in [
             (
                 "max_compute_invocations_per_workgroup",
@@ -195,11 +196,22 @@ pub(crate) fn feature_threads(config: &Config) -> u32 {
 /// for every `SLICE_QUADS` quads of values, and a software device runs threads in eights.
 pub(crate) fn decode_places(config: &Config, layout: Layout) -> u32 {
     let Layout::Thread { .. } = layout else { return 1 };
-    let slice = if config.is_quads() { 16 } else { 4 };
-    match config.value_dim.div_ceil(slice) {
+    match decode_slices(config) {
         slices if slices.is_multiple_of(8) || slices > 32 => 1,
         slices if slices.is_multiple_of(4) || slices > 16 => 2,
         slices if slices.is_multiple_of(2) || slices > 8 => 4,
         _ => 8,
     }
+}
+
+/// Threads of a workgroup of `decode_step`, where it has its own number.
+fn decode_threads(config: &Config, layout: Layout) -> u32 {
+    match layout {
+        Layout::Workgroup { .. } => 0,
+        Layout::Thread { .. } => decode_slices(config) * decode_places(config, layout),
+    }
+}
+
+fn decode_slices(config: &Config) -> u32 {
+    config.value_dim.div_ceil(if config.is_quads() { 16 } else { 4 })
 }

@@ -36,7 +36,7 @@ pub use readback::Readback;
 pub use shape::{Lens, Packing, Shape};
 pub use snapshot::Snapshot;
 pub use stage::Stage;
-pub use tensors::Tensors;
+pub use tensors::{Sequences, Tensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tune::{Candidate, tune, tune_with};
 pub use tuning::Tuning;

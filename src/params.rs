@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Plan;
 
-/// Mirror of `Params` in `shaders/common.wgsl`; `tests/shaders.rs` compares the offsets.
+/// Mirror of `Params` in `shaders/common.wgsl`; a test below compares the offsets.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub(crate) struct Params {

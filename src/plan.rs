@@ -7,8 +7,8 @@ use crate::segments::{Cut, Segment};
 use crate::shape::{Packing, elements, state_len};
 use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
 
-/// Tokens up to which a sequence is a short run: `decode_step` reads and writes each state
-/// once and holds no segment's state anywhere else.
+/// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
+/// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
 pub const MAX_DECODE_LEN: u32 = 16;
 
 /// One dispatch of a plan.
@@ -146,6 +146,8 @@ impl Plan {
             ("o", self.lens.o * size, required),
             (states.0, states.1, required),
             ("scratch", self.scratch_states.end, required),
+            ("table", self.scratch_table.end - self.scratch_table.start, required),
+            ("sequences", self.sequences_size(), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ] {
             if actual <= required {
@@ -279,7 +281,7 @@ impl Plan {
         self.scratch_states.end.max(self.scratch_table.end)
     }
 
-    /// Bytes of [`Tensors::sequences`](crate::Tensors::sequences), 0 where the plan needs none.
+    /// Bytes of [`Sequences::Device`](crate::Sequences::Device), 0 where the plan needs none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
         let n = u64::from(self.shape.sequences());

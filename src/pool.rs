@@ -10,7 +10,7 @@ use wgpu::{BufferAddress, BufferBinding, BufferUsages};
 use crate::pipeline::scoped;
 use crate::shape::{elements, state_len};
 use crate::snapshot::{self, Snapshot};
-use crate::{Config, PoolError};
+use crate::{Config, Plan, PoolError};
 
 /// A slot that was allocated from a [`StatePool`]. It is a name, not an owner: a copy of it is
 /// the same slot, and after [`StatePool::free`] every copy is refused, also where another has
@@ -23,8 +23,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its number in the pool, which [`Tensors::sequences`](crate::Tensors::sequences) names it
-    /// by. [`StatePool::index`] also says whether it is still allocated.
+    /// Its number in the pool, by which [`Sequences::Device`](crate::Sequences::Device) names
+    /// it. [`StatePool::index`] also says whether it is still allocated.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
@@ -372,6 +372,34 @@ impl StatePool {
             self.state_size,
         );
         Ok(slot)
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether a plan's states are this pool's.
+    pub(crate) fn check_plan(&self, plan: &Plan, slots: u32) -> Result<(), PoolError> {
+        let states = |config: &Config, kv_heads| snapshot::Header::new(config, kv_heads);
+        let refuse = |what, required: String, actual: String| {
+            Err(PoolError::Pool { what, required, actual })
+        };
+        let kv_heads = plan.shape().kv_heads;
+        if kv_heads != self.kv_heads {
+            return refuse("kv_heads", kv_heads.to_string(), self.kv_heads.to_string());
+        }
+        if slots != self.capacity() {
+            return refuse("slots", slots.to_string(), self.capacity().to_string());
+        }
+        // Of the config only what a snapshot names as well: sizes and the feature map.
+        if states(plan.config(), kv_heads) != states(&self.config, kv_heads) {
+            let [required, actual] = [plan.config(), &self.config].map(|config| {
+                let (k, v) = (config.key_dim, config.value_dim);
+                format!("K = {k}, V = {v}, {}", config.feature_map.name())
+            });
+            return refuse("config", required, actual);
+        }
+        Ok(())
     }
 
     fn take(&self, count: u32) -> Result<Vec<Slot>, PoolError> {

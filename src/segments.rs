@@ -172,14 +172,16 @@ impl Plan {
         let tokens = u64::from(shape.max_len());
         let group = u64::from(shape.heads / shape.kv_heads);
         let entries = u64::from(shape.sequences()) + 2;
-        let rows = tokens * (group + 2);
         if let Layout::Thread { .. } = self.layout() {
-            // As many rows at a time as there is room for, four features at a time; then for
-            // each row all of nu, which is a sum over tokens.
+            // As many rows at a time as there is room for, four features at a time, for which
+            // all tokens up to those rows enter nu; then what is left of nu.
             let quads = u64::from(config.key_dim.div_ceil(4));
-            let walks = tokens.div_ceil((16 / group).max(1)) * group.div_ceil(16);
-            let per_walk = 16 + quads * (tokens * (group.min(16) + 2) + 3);
-            return entries + walks * (per_walk + 2) + quads * (rows * (tokens + 3) + tokens + 3);
+            let heads = group.min(16);
+            let at_a_time = (16 / group).max(1);
+            let walks = tokens.div_ceil(at_a_time) * group.div_ceil(16);
+            let outputs = at_a_time * (heads + 2);
+            let per_walk = 20 + quads * (tokens + outputs + 3) + outputs;
+            return entries + walks * (per_walk + 2) + quads * (tokens + 3);
         }
         let per_token = self.iterations_per_chunk() / u64::from(self.chunk_len()) + 1;
         let blocks = u64::from(self.value_blocks());

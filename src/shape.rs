@@ -73,10 +73,9 @@ impl Shape {
     }
 
     /// Up to `sequences` sequences of up to `max_len` tokens each and `tokens` together, side
-    /// by side along T. Which they are is read from [`Tensors::sequences`] when the call runs,
-    /// so one plan and one binding serve every step of an engine.
-    ///
-    /// [`Tensors::sequences`]: crate::Tensors::sequences
+    /// by side along T. Which they are is read when the call runs, from what
+    /// [`Sequences`](crate::Sequences) says, so one plan and one binding serve every step of an
+    /// engine.
     #[must_use]
     pub fn packed_at_most(sequences: u32, tokens: u32, max_len: u32, heads: u32) -> Self {
         let packing = Packing::AtMost { sequences, max_len };
@@ -166,7 +165,10 @@ impl Shape {
             return Err(PlanError::PackedBatch { actual: self.batch });
         }
         if let Packing::Lengths(lengths) = &self.packing {
-            let sum = lengths.iter().map(|len| u64::from(*len)).sum();
+            let sum: u64 = lengths.iter().map(|len| u64::from(*len)).sum();
+            if sum > u64::from(u32::MAX) {
+                return Err(PlanError::TooManyElements { what: "q", actual: sum });
+            }
             if sum != u64::from(self.seq_len) {
                 return Err(PlanError::Lengths { required: self.seq_len, actual: sum });
             }

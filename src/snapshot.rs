@@ -104,7 +104,8 @@ impl Header {
         let state = tensors.first().ok_or_else(|| failed("nothing was read back".to_owned()))?;
         let mut header = self.with_len(4 * state.len() as u64);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
-        bytes.extend(state.iter().flat_map(|x| x.to_le_bytes()));
+        // As the device has them: wgpu's buffers are little-endian, whatever the host.
+        bytes.extend_from_slice(bytemuck::cast_slice(state));
         header.checksum = checksum(&bytes).to_le();
         bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
         Ok(bytes)

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use crate::layout::{SCAN_THREADS, decode_places, feature_threads};
 use crate::{Config, Layout};
 
-/// A dispatch of the pipeline. Its name is the name of its shader file, entry point,
-/// mirror (`reference::chunked`), GPU label, test trial and bench row.
+/// A dispatch of the pipeline. Its name is the name of its shader file, entry point, mirror
+/// (`reference::chunked`; `decode_step` has that of `segment_output`), GPU label, test trial and
+/// bench row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -54,18 +55,26 @@ pub(crate) struct Variant {
     pub(crate) write_end: bool,
     pub(crate) lengths_given: bool,
     pub(crate) slots_given: bool,
+    /// Whether entries were checked by nobody, so that one may contradict another.
+    pub(crate) may_clash: bool,
     /// Whether a key/value head may have more than one query row in `decode_step`.
     pub(crate) run: bool,
 }
 
 impl Variant {
-    pub(crate) const COUNT: usize = 96;
+    pub(crate) const COUNT: usize = 192;
 
     /// A number below [`Variant::COUNT`], another for each.
     pub(crate) fn index(self) -> usize {
-        [self.starts_in_scratch, self.write_end, self.lengths_given, self.slots_given, self.run]
-            .into_iter()
-            .fold(self.start as usize, |index, flag| 2 * index + usize::from(flag))
+        let flags = [
+            self.starts_in_scratch,
+            self.write_end,
+            self.lengths_given,
+            self.slots_given,
+            self.may_clash,
+            self.run,
+        ];
+        flags.into_iter().fold(self.start as usize, |index, flag| 2 * index + usize::from(flag))
     }
 }
 
@@ -200,6 +209,7 @@ impl Stage {
             ("WRITE_END", flag(variant.write_end)),
             ("LENGTHS_GIVEN", flag(variant.lengths_given)),
             ("SLOTS_GIVEN", flag(variant.slots_given)),
+            ("MAY_CLASH", flag(variant.may_clash)),
         ];
         match (self, layout) {
             (Self::SequenceTable | Self::StateScan, _) => {

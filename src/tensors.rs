@@ -3,7 +3,7 @@
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::plan::F32_SIZE;
-use crate::{BindError, Plan};
+use crate::{Batch, BindError, Plan};
 
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
 /// ranges of one buffer; none may overlap one that is written (`out`, `final_`, `pool`,
@@ -31,8 +31,18 @@ pub struct Tensors<'a> {
     /// [`StatePool::binding`](crate::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
     /// What the call is told about its sequences when it runs, for a shape that has slots or is
-    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one. It is u32, of
-    /// [`Plan::sequences_size`] bytes:
+    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one.
+    pub sequences: Option<Sequences<'a>>,
+}
+
+/// Who tells a call which sequences it has.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Sequences<'a> {
+    /// The host, which has checked them.
+    Host(&'a Batch),
+    /// The caller's own work on the device, through a buffer of u32 with
+    /// [`Plan::sequences_size`] bytes that is written before each run:
     ///
     /// | elements | what | where |
     /// | --- | --- | --- |
@@ -40,11 +50,12 @@ pub struct Tensors<'a> {
     /// | N + 1 | `cu_seqlens`: sequence n has the tokens `cu_seqlens[n] .. cu_seqlens[n+1]` | where the shape is packed |
     /// | N | the slot of each sequence, `u32::MAX` for one that takes no part | where it has slots |
     ///
-    /// The caller writes it from the host (see [`Batch`](crate::Batch)) or from its own work on
-    /// the device, before each run. An entry that cannot be is ignored: a slot that the pool has
-    /// not or that several sequences have, and lengths that do not begin at 0, decrease or go
-    /// beyond T or `max_len`. Its sequence keeps its state and gets no output.
-    pub sequences: Option<BufferBinding<'a>>,
+    /// An entry that cannot be is ignored: a slot that the pool has not or that several
+    /// sequences have, and lengths that do not begin at 0, decrease or go beyond T or `max_len`.
+    /// Its sequence keeps its state and gets no output; where the final states are not the
+    /// initial ones, its final state is not written. The last of `cu_seqlens` may be less than
+    /// T: what is beyond it is not touched. See [`Status`](crate::Status).
+    Device(BufferBinding<'a>),
 }
 
 impl<'a> Tensors<'a> {
@@ -111,6 +122,8 @@ pub(crate) struct Checked<'a> {
     /// The final states, or the pool.
     pub(crate) final_: Option<Range<'a>>,
     pub(crate) sequences: Option<Range<'a>>,
+    /// Whether nobody has checked them.
+    pub(crate) may_clash: bool,
     pub(crate) scratch: Option<Range<'a>>,
     /// Whether the initial state lies in `final_`.
     pub(crate) in_place: bool,
@@ -145,8 +158,22 @@ pub(crate) fn check<'a>(
             return Err(BindError::Unexpected { tensor });
         }
     }
-    let state_size = plan.state_size();
     let states = lens.state * F32_SIZE;
+    let pool_size = u64::from(slots.unwrap_or(0)) * plan.state_size();
+    // A pool of other states has another size: of more heads, say.
+    if let Some(actual) = tensors.pool.as_ref().and_then(|pool| pool.size)
+        && actual.get() != pool_size
+    {
+        return Err(BindError::PoolSize { required: pool_size, actual: actual.get() });
+    }
+    let sequences = match &tensors.sequences {
+        Some(Sequences::Host(batch)) => {
+            batch.check(plan, tensors.pool.as_ref())?;
+            Some(batch.binding())
+        }
+        Some(Sequences::Device(binding)) => Some(binding.clone()),
+        None => None,
+    };
     let checked = Checked {
         q: range("q", &tensors.q, lens.q * size, false)?,
         k: range("k", &tensors.k, lens.k * size, false)?,
@@ -155,9 +182,12 @@ pub(crate) fn check<'a>(
         initial: optional("initial", &tensors.initial, states, false)?,
         final_: match slots {
             None => optional("final", &tensors.final_, states, true)?,
-            Some(slots) => optional("pool", &tensors.pool, u64::from(slots) * state_size, true)?,
+            Some(_) => optional("pool", &tensors.pool, pool_size, true)?,
         },
-        sequences: optional("sequences", &tensors.sequences, plan.sequences_size(), true)?,
+        sequences: sequences
+            .map(|b| range("sequences", &b, plan.sequences_size(), true))
+            .transpose()?,
+        may_clash: matches!(tensors.sequences, Some(Sequences::Device(_))),
         scratch: match plan.scratch_size() {
             0 => None,
             len => Some(range("scratch", scratch, len, true)?),

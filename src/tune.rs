@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use wgpu::BufferUsages;
 
 use crate::pipeline::scoped;
-use crate::{Config, Error, LinearAttention, Options, Plan, Shape, Tensors, Tuning};
+use crate::{
+    Batch, Config, Entry, Error, LinearAttention, Options, Packing, Plan, Sequences, Shape,
+    StatePool, Tensors, Tuning,
+};
 
 /// A tuning and how long a call took with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,12 +88,77 @@ pub fn tune_with(
     Ok(measured)
 }
 
+/// What a shape with slots, or one whose lengths a buffer tells, is told: all it has room for.
+struct Told {
+    pool: Option<(StatePool, Batch)>,
+    sequences: Option<wgpu::Buffer>,
+}
+
+impl Told {
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue, plan: &Plan) -> Result<Self, Error> {
+        let shape = plan.shape();
+        let mut left = shape.seq_len;
+        let lengths: Vec<u32> = (0..shape.sequences())
+            .map(|n| match &shape.packing {
+                Packing::Equal => shape.seq_len,
+                Packing::Lengths(lengths) => lengths.get(n as usize).copied().unwrap_or(0),
+                Packing::AtMost { .. } => {
+                    let len = shape.max_len().min(left);
+                    left -= len;
+                    len
+                }
+            })
+            .collect();
+        let failed = |error: crate::PoolError| Error::Device { message: error.to_string() };
+        if let Some(slots) = shape.slots {
+            let pool = StatePool::new(device, plan.config(), shape.kv_heads, slots);
+            let pool = pool.map_err(failed)?;
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut entries = Vec::with_capacity(lengths.len());
+            for tokens in lengths.into_iter().take(slots as usize) {
+                let slot = pool.allocate(&mut encoder).map_err(failed)?;
+                entries.push(Entry { slot, tokens });
+            }
+            queue.submit([encoder.finish()]);
+            let batch = Batch::new(device, plan, &pool).map_err(failed)?;
+            batch.write(queue, &pool, &entries).map_err(failed)?;
+            return Ok(Self { pool: Some((pool, batch)), sequences: None });
+        }
+        let mut words = vec![0, 0];
+        words.extend(lengths.iter().scan(0u32, |end, len| {
+            *end += len;
+            Some(*end)
+        }));
+        let sequences = plan.reads_sequences().then(|| {
+            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.tune.sequences"),
+                size: plan.sequences_size(),
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+            buffer
+        });
+        Ok(Self { pool: None, sequences })
+    }
+
+    fn add_to<'a>(&'a self, tensors: &mut Tensors<'a>) {
+        if let Some((pool, batch)) = &self.pool {
+            tensors.pool = Some(pool.binding());
+            tensors.sequences = Some(Sequences::Host(batch));
+        } else if let Some(sequences) = &self.sequences {
+            tensors.sequences = Some(Sequences::Device(sequences.as_entire_buffer_binding()));
+        }
+    }
+}
+
 /// One buffer holds q, k and v, which nobody writes: their numbers do not matter here, as
 /// long as they are numbers.
 struct Buffers {
     inputs: wgpu::Buffer,
     out: wgpu::Buffer,
     scratch: wgpu::Buffer,
+    told: Told,
 }
 
 /// Runs of a candidate that count, after one that does not.
@@ -126,13 +194,16 @@ impl Buffers {
                 let len = (input_len - at).min(block.len() as u64) as usize;
                 queue.write_buffer(&inputs, at, &block[..len]);
             }
-            Self {
+            // All plans are of one shape.
+            let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
+            Ok(Self {
                 inputs,
                 out: buffer("linear_attention.tune.out", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
-            }
+                told: told.unwrap_or(Told { pool: None, sequences: None }),
+            })
         });
-        made.map_err(|message| Error::Device { message })
+        made.map_err(|message| Error::Device { message })?
     }
 
     /// The least time of a few runs: whatever else the device does only makes it longer.
@@ -143,7 +214,8 @@ impl Buffers {
         attention: &LinearAttention,
         plan: &Plan,
     ) -> Result<Duration, Error> {
-        let tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
+        let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
+        self.told.add_to(&mut tensors);
         let scratch = self.scratch.as_entire_buffer_binding();
         let bound = attention.bind(device, plan, &tensors, scratch)?;
         let mut least = Duration::MAX;

@@ -120,7 +120,7 @@ fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failu
         let sizes = job.sizes();
         progress.step(&format!("tuning {sizes}"));
         let mut best: Option<Candidate> = None;
-        tune_with(device, queue, &sizes.config(), &sizes.shape(), &mut |candidate| {
+        tune_with(device, queue, &sizes.config(), job.shape(), &mut |candidate| {
             progress.print(&candidate_line(&sizes, candidate));
             if best.is_none_or(|best| candidate.time < best.time) {
                 best = Some(*candidate);
@@ -149,7 +149,10 @@ fn plan(device: &Device, sizes: &[(Sizes, bool)]) -> Result<Vec<Job>, Failure> {
             }
             Err(error) => {
                 return Err(match Failure::from(error) {
-                    Failure::Input(message) => Failure::Input(format!("--shape: {message}")),
+                    Failure::Input(message) => {
+                        let option = if sizes.is_step() { "--decode" } else { "--shape" };
+                        Failure::Input(format!("{option} {sizes}: {message}"))
+                    }
                     other => other,
                 });
             }

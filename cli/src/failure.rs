@@ -65,7 +65,7 @@ impl From<MeasureError> for Failure {
             MeasureError::Config(error) => error.into(),
             MeasureError::Plan(error) => error.into(),
             MeasureError::Attention(error) => error.into(),
-            MeasureError::Wrong { .. } => Self::NotHeld(format!("--shape {error}")),
+            MeasureError::Wrong { .. } => Self::NotHeld(error.to_string()),
             _ => Self::Device(error.to_string()),
         }
     }

@@ -67,8 +67,9 @@ impl Info {
             tensor.get(key)?.as_array()?.iter().map(Value::as_u64).collect()
         };
         let size = match tensor.get("dtype")?.as_str()? {
-            "F32" => Some(4u64),
+            "F32" | "I32" => Some(4u64),
             "F16" | "BF16" => Some(2),
+            "I64" => Some(8),
             _ => None,
         };
         let shape = numbers("shape")?;

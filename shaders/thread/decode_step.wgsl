@@ -8,8 +8,8 @@
 // and go back. The slices of a head lie side by side in a workgroup, as do their rows in
 // memory; all of them read nu before any writes its part of it.
 //
-// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start: a state for each sequence
-// writes  o [N,T,H,V]  end: a state for each sequence, or that of its slot
+// reads   q [M,H,K]  k [M,G,K]  v [M,G,V]  start: a state for each sequence
+// writes  o [M,H,V]  end: a state for each sequence, or that of its slot
 // grid    PLACES of N G to a workgroup, folded
 // memory  none
 
@@ -38,7 +38,7 @@ fn decode_step(
     var sequence: Sequence;
     if (n < params.sequences) {
         sequence = sequence_of(n);
-        if (LENGTHS_GIVEN || SLOTS_GIVEN) {
+        if (MAY_CLASH) {
             for (var m = 0u; m < params.sequences; m++) {
                 if (clashes(n, sequence, m)) { sequence.is_bad = sequence.is_used; }
             }
@@ -70,15 +70,19 @@ fn step(state: StateAt, t: u32, g: u32, quad: u32) {
     let v = load_v(row, quad);
     let o_row = t * params.heads + g * params.group;
     var o = Values();
+    // q' . nu, in four shares.
+    var shares = vec4<f32>(0.0);
     for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
         let k = feature_quad(k_quad(row, feature / 4u), feature / 4u);
         let q = feature_quad(q_quad(o_row, feature / 4u), feature / 4u);
+        shares += (start_nu_quad(state, feature / 4u) + k) * q;
         step_row(&o, state, feature, quad, k.x, v, q.x);
         step_row(&o, state, feature + 1u, quad, k.y, v, q.y);
         step_row(&o, state, feature + 2u, quad, k.z, v, q.z);
         step_row(&o, state, feature + 3u, quad, k.w, v, q.w);
     }
-    store_o(o_row, quad, scaled(o, factor_of_row(state, t, t, g, o_row)));
+    let factor = factor_of(shares.x + shares.y + shares.z + shares.w);
+    store_o(o_row, quad, scaled(o, factor));
 }
 
 // A row of mu at a time: a software driver spills what lives longer.
@@ -109,16 +113,15 @@ fn run(state: StateAt, sequence: Sequence, g: u32, quad: u32) {
     var rows: Rows;
     rows.g = g;
     rows.begin = sequence.begin;
-    rows.first = sequence.begin;
     // An empty sequence has its state carried on.
-    loop {
+    let turns = max((sequence.end - sequence.begin + tokens - 1u) / tokens, 1u);
+    for (var turn = 0u; turn < turns; turn++) {
+        rows.first = sequence.begin + turn * tokens;
         rows.end = min(rows.first + tokens, sequence.end);
         for (rows.first_head = 0u; rows.first_head < params.group; rows.first_head += heads) {
             rows.heads = min(heads, params.group - rows.first_head);
             walk(state, rows, quad);
         }
-        rows.first = rows.end;
-        if (rows.first >= sequence.end) { break; }
     }
 }
 
@@ -132,20 +135,29 @@ fn walk(state: StateAt, rows: Rows, quad: u32) {
     // What went before is in `end`, with the tokens up to here; where there is no `end`, each
     // walk begins at the start and takes in all of them again.
     let is_first = !WRITE_END || (rows.first == rows.begin && rows.first_head == 0u);
-    let since = select(rows.first, rows.begin, !WRITE_END);
     let is_new = !WRITE_END || rows.first_head == 0u;
+    let since = select(rows.first, rows.begin, !WRITE_END);
     var o: array<Values, ROWS>;
-    for (var row = 0u; row < ROWS; row++) { o[row] = Values(); }
+    // q' . nu, in four shares.
+    var shares: array<vec4<f32>, ROWS>;
+    for (var row = 0u; row < ROWS; row++) {
+        o[row] = Values();
+        shares[row] = vec4<f32>(0.0);
+    }
 
     for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
         var mu = load_tile(state, feature, quad, is_first);
-        for (var t = since; t < rows.end; t++) {
-            if (is_new) { add_token(&mu, t, rows.g, feature, quad); }
+        var nu = start_nu_quad(state, feature / 4u);
+        for (var t = rows.begin; t < rows.end; t++) {
+            let k = feature_quad(k_quad(kv_row(t, rows.g), feature / 4u), feature / 4u);
+            nu += k;
+            if (is_new && t >= since) { add_token(&mu, k, t, rows.g, quad); }
             if (t < rows.first) { continue; }
             let first_row = t * params.heads + rows.g * params.group + rows.first_head;
             for (var head = 0u; head < rows.heads; head++) {
                 let q = feature_quad(q_quad(first_row + head, feature / 4u), feature / 4u);
                 let row = (t - rows.first) * rows.heads + head;
+                shares[row] += nu * q;
                 o[row].a += mu.a * q;
                 if (SLICE_QUADS > 1u) {
                     o[row].b += mu.b * q;
@@ -166,17 +178,16 @@ fn walk(state: StateAt, rows: Rows, quad: u32) {
     for (var t = rows.first; t < rows.end; t++) {
         let first_row = t * params.heads + rows.g * params.group + rows.first_head;
         for (var head = 0u; head < rows.heads; head++) {
-            let factor = factor_of_row(state, rows.begin, t, rows.g, first_row + head);
-            store_o(first_row + head, quad, scaled(o[(t - rows.first) * rows.heads + head], factor));
+            let row = (t - rows.first) * rows.heads + head;
+            let sum = shares[row].x + shares[row].y + shares[row].z + shares[row].w;
+            store_o(first_row + head, quad, scaled(o[row], factor_of(sum)));
         }
     }
 }
 
 // mu += k'^T v
-fn add_token(mu: ptr<function, Tile>, t: u32, g: u32, feature: u32, quad: u32) {
-    let row = kv_row(t, g);
-    let k = feature_quad(k_quad(row, feature / 4u), feature / 4u);
-    let v = load_v(row, quad);
+fn add_token(mu: ptr<function, Tile>, k: vec4<f32>, t: u32, g: u32, quad: u32) {
+    let v = load_v(kv_row(t, g), quad);
     (*mu).a += outer(k, v.a);
     if (SLICE_QUADS > 1u) {
         (*mu).b += outer(k, v.b);
@@ -185,23 +196,9 @@ fn add_token(mu: ptr<function, Tile>, t: u32, g: u32, feature: u32, quad: u32) {
     }
 }
 
-// What the row of token t, with the sequence's tokens from `begin`, is multiplied by.
-fn factor_of_row(state: StateAt, begin: u32, t: u32, g: u32, row: u32) -> f32 {
-    var shares = vec4<f32>(0.0);
-    if (NORMALIZE) {
-        for (var quad = 0u; 4u * quad < KEY_DIM; quad++) {
-            shares += nu_after(state, begin, t + 1u, g, quad) * feature_quad(q_quad(row, quad), quad);
-        }
-    }
-    return factor_of(shares.x + shares.y + shares.z + shares.w);
-}
-
 // A quad of nu after the tokens begin .. end.
 fn nu_after(state: StateAt, begin: u32, end: u32, g: u32, quad: u32) -> vec4<f32> {
     var nu = start_nu_quad(state, quad);
-    if (!RUN && !LENGTHS_GIVEN) {
-        return nu + feature_quad(k_quad(kv_row(begin, g), quad), quad);
-    }
     for (var t = begin; t < end; t++) {
         nu += feature_quad(k_quad(kv_row(t, g), quad), quad);
     }

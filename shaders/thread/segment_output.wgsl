@@ -6,8 +6,8 @@
 // A thread has all features of TILE_QUADS quads of values, and one query head. It adds the
 // token to its part of mu, multiplies q through it, and has its part of o.
 //
-// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start: a state for each segment
-// writes  o [N,T,H,V]; in the last segment of a sequence end: a state for each sequence
+// reads   q [M,H,K]  k [M,G,K]  v [M,G,V]  start: a state for each segment
+// writes  o [M,H,V]; in the last segment of a sequence end: a state for each sequence
 // grid    one thread for each of segments x H x slices of V, folded
 // memory  none
 

@@ -2,7 +2,7 @@
 //
 // A thread has all features of TILE_QUADS quads of values.
 //
-// reads   k [N,T,G,K]  v [N,T,G,V]
+// reads   k [M,G,K]  v [M,G,V]
 // writes  end: a state for each segment that another follows
 // grid    one thread for each of segments x G x slices of V, folded
 // memory  none

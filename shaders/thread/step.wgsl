@@ -12,8 +12,8 @@ struct Step {
     feature: u32,
     start: StateAt,
     end: StateAt,
-    q_row: u32,       // row of q and o, seen as [N T H, width]
-    kv_row: u32,      // row of k and v, seen as [N T G, width]
+    q_row: u32,       // row of q and o, seen as [M H, width]
+    kv_row: u32,      // row of k and v, seen as [M G, width]
     value_quad: u32,  // first quad of the thread's values
 }
 

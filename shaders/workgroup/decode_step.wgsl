@@ -6,8 +6,8 @@
 // A workgroup has a whole key/value head of a sequence, so that it alone reads and writes
 // that state: slice of V by slice, each read once into registers and written once.
 //
-// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start: a state for each sequence
-// writes  o [N,T,H,V]  end: a state for each sequence, or that of its slot
+// reads   q [M,H,K]  k [M,G,K]  v [M,G,V]  start: a state for each sequence
+// writes  o [M,H,V]  end: a state for each sequence, or that of its slot
 // grid    N G, folded
 // memory  as segment_output
 
@@ -65,7 +65,7 @@ var<workgroup> any_clash: atomic<u32>;
 // Sequence n, the same for all threads, each of which compares it with some of the others.
 fn workgroup_sequence(n: u32, thread: u32) -> Sequence {
     var sequence = sequence_of(n);
-    if (LENGTHS_GIVEN || SLOTS_GIVEN) {
+    if (MAY_CLASH) {
         if (thread == 0u) {
             atomicStore(&any_clash, 0u);
         }

@@ -89,7 +89,7 @@ fn sum_of_shares(row: u32, quad: u32) -> vec4<f32> {
     return sum;
 }
 
-// Row of q and o, seen as [N T H, width], of one of a chunk's query rows.
+// Row of q and o, seen as [M H, width], of one of a chunk's query rows.
 fn o_row(chunk: Chunk, row: u32) -> u32 {
     return (chunk.first + row / chunk.heads) * params.heads + chunk.first_head + row % chunk.heads;
 }

@@ -7,8 +7,8 @@
 // It adds the token to its tile, multiplies q through it, and leaves its share of o in
 // workgroup memory, where the shares of all threads along F are added up.
 //
-// reads   q [N,T,H,K]  k [N,T,G,K]  v [N,T,G,V]  start: a state for each segment
-// writes  o [N,T,H,V]; in the last segment of a sequence end: a state for each sequence
+// reads   q [M,H,K]  k [M,G,K]  v [M,G,V]  start: a state for each segment
+// writes  o [M,H,V]; in the last segment of a sequence end: a state for each sequence
 // grid    segments x G x blocks of query heads x slices of V, folded
 // memory  (tokens + rows) F + tokens columns + rows (F/tile columns + F/4 + 1) + F floats
 

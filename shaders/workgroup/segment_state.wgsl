@@ -1,6 +1,6 @@
 // What one segment adds to the state:  mu = sum phi(k_i)^T v_i   nu = sum phi(k_i)
 //
-// reads   k [N,T,G,K]  v [N,T,G,V]
+// reads   k [M,G,K]  v [M,G,V]
 // writes  end: a state for each segment that another follows
 // grid    segments x G x slices of V, folded
 // memory  (tokens + rows) F + tokens columns + F floats

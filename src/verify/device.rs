@@ -8,7 +8,7 @@ use crate::plan::F32_SIZE;
 use crate::reference::{self, Output64, phi};
 use crate::segments::Segment;
 use crate::{
-    Error, LinearAttention, Output, Plan, Readback, Stage, Tensors, Tuning, join_states,
+    Error, LinearAttention, Output, Plan, Readback, Sequences, Stage, Tensors, Tuning, join_states,
     split_states,
 };
 
@@ -107,7 +107,8 @@ impl Run<'_> {
             tensors.initial = buffers.initial.as_ref().map(whole);
             tensors.final_ = Some(whole(&buffers.final_));
         }
-        tensors.sequences = self.plan.reads_sequences().then(|| whole(&buffers.sequences));
+        let sequences = || Sequences::Device(whole(&buffers.sequences));
+        tensors.sequences = self.plan.reads_sequences().then(sequences);
         let scratch = whole(&buffers.scratch);
         let bound = self.attention.bind(self.device, &self.plan, &tensors, scratch)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
@@ -218,7 +219,7 @@ impl Run<'_> {
         }
     }
 
-    /// What `Tensors::sequences` says: the case's sequences, then entries not in use.
+    /// What `Sequences::Device` says: the case's sequences, then entries not in use.
     fn sequence_words(&self) -> Vec<u32> {
         let shape = self.plan.shape();
         let ranges = self.known.shape().token_ranges().unwrap_or_default();

@@ -3,8 +3,8 @@
 use libtest_mimic::Failed;
 use linear_attention::wgpu::{self, BufferBinding, BufferUsages};
 use linear_attention::{
-    BindError, Config, Inputs, Layout, LinearAttention, MAX_DECODE_LEN, Plan, Readback, Shape,
-    Tensors, join_states, split_states,
+    BindError, Config, Inputs, Layout, LinearAttention, MAX_DECODE_LEN, Plan, Readback, Sequences,
+    Shape, Tensors, join_states, split_states,
 };
 
 use super::Test;
@@ -243,7 +243,7 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         BindError::Unexpected { tensor: "pool" },
     );
     case(
-        Tensors { sequences: Some(part(&large, 0, 64)), ..good.clone() },
+        Tensors { sequences: Some(Sequences::Device(part(&large, 0, 64))), ..good.clone() },
         BindError::Unexpected { tensor: "sequences" },
     );
     let other = Plan::with_tuning(

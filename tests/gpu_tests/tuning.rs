@@ -11,6 +11,7 @@ use crate::common::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::every_candidate_is_right", every_candidate_is_right),
     ("tune::finds_the_fastest", finds_the_fastest),
+    ("tune::states_in_a_pool", states_in_a_pool),
     ("tune::is_serialisable", is_serialisable),
 ];
 
@@ -72,6 +73,22 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;
     let expected = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
     close("o", &expected.o, &found.o)
+}
+
+/// What a buffer tells is there when a candidate is measured.
+fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    for shape in [
+        Shape::new(3, 1, 2).with_slots(4),
+        Shape::packed_at_most(3, 90, 40, 2).with_slots(4),
+        Shape::packed_at_most(3, 90, 40, 2),
+        Shape::packed(&[30, 0, 60], 2).with_slots(2),
+    ] {
+        let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| {})?;
+        if measured.is_empty() {
+            return Err(format!("nothing was measured of {shape:?}").into());
+        }
+    }
+    Ok(())
 }
 
 fn is_serialisable(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {

@@ -18,6 +18,9 @@ pub enum MeasureError {
     /// Its tensors cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Its states make no pool.
+    #[error(transparent)]
+    Pool(#[from] linear_attention::PoolError),
     /// What the library says of a whole call, as for the check.
     #[error(transparent)]
     Attention(#[from] linear_attention::Error),

@@ -5,7 +5,8 @@ use std::time::Instant;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Bound, LinearAttention, Options, Plan, Shape, Stage, Tensors, Tuning, join_states, reference,
+    Batch, Bound, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot, Stage,
+    StatePool, Tensors, Tuning, join_states, reference,
 };
 
 use crate::random::Drawn;
@@ -67,6 +68,12 @@ impl Job {
         Sizes::from(&self.plan)
     }
 
+    /// What the library calls the shape, as it is measured.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        self.plan.shape()
+    }
+
     /// Checks the first tokens, then times the whole and, where there are several, each
     /// stage; by the median of `iterations`.
     ///
@@ -84,14 +91,18 @@ impl Job {
     ) -> Result<Row, MeasureError> {
         let Self { attention, plan, .. } = self;
         let device = timer.device();
-        let buffers = Buffers::new(device, plan);
+        let buffers = Buffers::new(device, timer.queue(), plan)?;
         let bound = buffers.bind(device, attention, plan)?;
         // The upload is done before the first dispatch is submitted.
         timer.by_wall_clock(device.create_command_encoder(&Default::default()))?;
         let mut encoder = device.create_command_encoder(&Default::default());
         attention.record(&mut encoder, &bound);
         let first_dispatch = timer.by_wall_clock(encoder)?;
-        self.check(device, timer.queue())?;
+        if self.sizes().is_step() {
+            self.check_step(device, timer.queue(), &buffers)?;
+        } else {
+            self.check(device, timer.queue())?;
+        }
 
         let seconds = timer.median(iterations, &|pass| attention.dispatch(pass, &bound))?;
         let stages = self.time_stages(timer, &bound, iterations)?;
@@ -123,7 +134,40 @@ impl Job {
         let drawn = Drawn::new(&shape.lens(config)?, sizes.is_step());
         let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
-        let actual = relative_error(&found.o, &expected.o);
+        self.hold(&found.o, &expected.o)
+    }
+
+    /// Whether the step that has just run came out right for the first sequences.
+    fn check_step(
+        &self,
+        device: &Device,
+        queue: &Queue,
+        buffers: &Buffers,
+    ) -> Result<(), MeasureError> {
+        let (sizes, config) = (self.sizes(), self.plan.config());
+        let checked = sizes.b.min(CHECKED_BATCH);
+        let mut drawn = Drawn::new(self.plan.lens(), true);
+        let of_one = |x: &[f32]| x.len() / sizes.b as usize;
+        for x in [&mut drawn.q, &mut drawn.k, &mut drawn.v] {
+            let len = of_one(x) * checked as usize;
+            x.truncate(len);
+        }
+        // Sequence n has the slot that was allocated n-th from the end.
+        drawn.state = drawn.state.map(|state| {
+            state.map(|x| x.rchunks(of_one(&x)).take(checked as usize).flatten().copied().collect())
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let len = u64::from(checked) * buffers.out.size() / u64::from(sizes.b);
+        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, len)])?;
+        queue.submit([encoder.finish()]);
+        let found = readback.wait(device)?.concat();
+        let shape = Shape::new(checked, 1, sizes.h).with_kv_heads(sizes.g);
+        let expected = reference::recurrent(config, &shape, drawn.inputs())?;
+        self.hold(&found, &expected.o)
+    }
+
+    fn hold(&self, found: &[f32], expected: &[f64]) -> Result<(), MeasureError> {
+        let actual = relative_error(found, expected);
         if actual <= TOLERANCE {
             return Ok(());
         }
@@ -160,18 +204,18 @@ struct Buffers {
     out: Buffer,
     scratch: Buffer,
     /// The states of a step of decoding, and which sequence has which.
-    pool: Option<[Buffer; 2]>,
+    pool: Option<(StatePool, Batch)>,
 }
 
 impl Buffers {
-    fn new(device: &Device, plan: &Plan) -> Self {
+    fn new(device: &Device, queue: &Queue, plan: &Plan) -> Result<Self, MeasureError> {
         let lens = plan.lens();
         let slots = plan.shape().slots;
         let drawn = Drawn::new(lens, slots.is_some());
-        let filled = |bytes: &[u8]| {
+        let filled = |data: &[f32]| {
             device.create_buffer_init(&BufferInitDescriptor {
                 label: Some("linear-attention.input"),
-                contents: bytes,
+                contents: bytemuck::cast_slice(data),
                 usage: BufferUsages::STORAGE,
             })
         };
@@ -179,25 +223,19 @@ impl Buffers {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("linear-attention.output"),
                 size,
-                usage: BufferUsages::STORAGE,
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             })
         };
-        let pool = slots.zip(drawn.state.as_ref()).map(|(slots, [mu, nu])| {
-            let states = join_states(slots as usize, mu, nu);
-            // A status, then a slot for each sequence: in no order, as they are in use.
-            let mut words: Vec<u32> = vec![0];
-            words.extend((0..slots).rev());
-            [filled(bytemuck::cast_slice(&states)), filled(bytemuck::cast_slice(&words))]
-        });
-        Self {
-            q: filled(bytemuck::cast_slice(&drawn.q)),
-            k: filled(bytemuck::cast_slice(&drawn.k)),
-            v: filled(bytemuck::cast_slice(&drawn.v)),
+        let pool = slots.map(|slots| pool(device, queue, plan, slots, &drawn)).transpose()?;
+        Ok(Self {
+            q: filled(&drawn.q),
+            k: filled(&drawn.k),
+            v: filled(&drawn.v),
             out: empty(plan.config().dtype.size() * lens.o),
             scratch: empty(plan.scratch_size().max(4)),
             pool,
-        }
+        })
     }
 
     fn bind(
@@ -207,21 +245,45 @@ impl Buffers {
         plan: &Plan,
     ) -> Result<Bound, MeasureError> {
         let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
-        if let Some([pool, sequences]) = &self.pool {
-            tensors.pool = Some(pool.as_entire_buffer_binding());
-            tensors.sequences = Some(sequences.as_entire_buffer_binding());
+        if let Some((pool, batch)) = &self.pool {
+            tensors.pool = Some(pool.binding());
+            tensors.sequences = Some(Sequences::Host(batch));
         }
         Ok(attention.bind(device, plan, &tensors, self.scratch.as_entire_buffer_binding())?)
     }
 
     fn state_bytes(&self) -> u64 {
-        self.pool.as_ref().map_or(0, |[pool, _]| pool.size())
+        self.pool.as_ref().and_then(|(pool, _)| pool.binding().size).map_or(0, u64::from)
     }
 
     fn total_bytes(&self) -> u64 {
         let all = [&self.q, &self.k, &self.v, &self.out, &self.scratch];
-        all.into_iter().chain(self.pool.iter().flatten()).map(Buffer::size).sum()
+        all.into_iter().map(Buffer::size).sum::<u64>() + self.state_bytes()
     }
+}
+
+/// A pool full of states, and a batch that has them in reverse: slots are in no order in use.
+fn pool(
+    device: &Device,
+    queue: &Queue,
+    plan: &Plan,
+    slots: u32,
+    drawn: &Drawn,
+) -> Result<(StatePool, Batch), MeasureError> {
+    let pool = StatePool::new(device, plan.config(), plan.shape().kv_heads, slots)?;
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let handles: Result<Vec<Slot>, _> = (0..slots).map(|_| pool.allocate(&mut encoder)).collect();
+    queue.submit([encoder.finish()]);
+    if let Some([mu, nu]) = &drawn.state {
+        let states = join_states(slots as usize, mu, nu);
+        queue.write_buffer(pool.binding().buffer, 0, bytemuck::cast_slice(&states));
+    }
+    let tokens = plan.shape().seq_len;
+    let entries: Vec<Entry> =
+        handles?.into_iter().rev().map(|slot| Entry { slot, tokens }).collect();
+    let batch = Batch::new(device, plan, &pool)?;
+    batch.write(queue, &pool, &entries)?;
+    Ok((pool, batch))
 }
 
 fn milliseconds(start: Instant) -> f64 {
