@@ -1,6 +1,6 @@
 //! What is compiled: the part of a problem that pipelines are specialised on.
 
-use crate::ConfigError;
+use crate::{ConfigError, Dtype};
 
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
@@ -91,33 +91,6 @@ impl Normalization {
         match self {
             Self::None => None,
             Self::Sum { eps } | Self::SignedSum { eps } => Some(eps),
-        }
-    }
-}
-
-/// How q, k, v and o are stored. The state and every sum are f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Dtype {
-    /// 32-bit floating point.
-    #[default]
-    F32,
-}
-
-impl Dtype {
-    /// Bytes of an element.
-    #[must_use]
-    pub fn size(self) -> u64 {
-        match self {
-            Self::F32 => 4,
-        }
-    }
-
-    /// The name safetensors gives it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
         }
     }
 }

@@ -1,10 +1,12 @@
 //! From host slices to host vectors: for tools, tests and first use.
 
+use std::borrow::Cow;
+
 use wgpu::BufferUsages;
 
 use crate::pipeline::scoped;
 use crate::readback::Readback;
-use crate::{Bound, Error, Lens, LinearAttention, Packing, Plan, Shape, Tensors};
+use crate::{Bound, Dtype, Error, Lens, LinearAttention, Packing, Plan, Shape, Tensors};
 
 /// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +17,8 @@ pub struct StateSlices<'a> {
     pub nu: &'a [f32],
 }
 
-/// The inputs of a call as slices, row-major.
+/// The inputs of a call as slices, row-major. q, k and v are rounded to
+/// [`Config::dtype`](crate::Config::dtype) before anything is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// q `[B,T,H,K]`.
@@ -65,11 +68,32 @@ impl<'a> Inputs<'a> {
     }
 }
 
+impl Inputs<'_> {
+    /// Whether what a dtype stores of q, k and v is finite as well.
+    fn check_range(&self, dtype: Dtype) -> Result<(), Error> {
+        for (tensor, slice) in [("q", self.q), ("k", self.k), ("v", self.v)] {
+            if let Some(index) = slice.iter().position(|x| !dtype.round(*x).is_finite()) {
+                let actual = format!("{}, infinite in {}", slice[index], dtype.name());
+                return Err(Error::NonFinite { tensor, index: index as u64, actual });
+            }
+        }
+        Ok(())
+    }
+
+    /// q, k and v as a dtype stores them.
+    pub(crate) fn rounded(&self, dtype: Dtype) -> [Cow<'_, [f32]>; 3] {
+        [self.q, self.k, self.v].map(|x| match dtype {
+            Dtype::F32 => Cow::Borrowed(x),
+            _ => x.iter().map(|x| dtype.round(*x)).collect(),
+        })
+    }
+}
+
 /// What a call returns.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
-    /// o `[B,T,H,V]`.
+    /// o `[B,T,H,V]`, from a device as [`Config::dtype`](crate::Config::dtype) stores it.
     pub o: Vec<f32>,
     /// The final mu `[N,G,F,V]`.
     pub mu: Vec<f32>,
@@ -177,6 +201,7 @@ impl LinearAttention {
         }
         let plan = self.plan(shape)?;
         inputs.check(plan.lens())?;
+        inputs.check_range(self.config().dtype)?;
         let failed = |message| Error::Device { message };
         let uploaded = scoped(device, || self.upload(device, &plan, inputs)).map_err(failed)??;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
@@ -195,10 +220,11 @@ impl LinearAttention {
         plan: &Plan,
         inputs: Inputs<'_>,
     ) -> Result<Uploaded, Error> {
-        let upload = |label, data: &[f32]| upload(device, label, data);
-        let q = upload("linear_attention.q", inputs.q)?;
-        let k = upload("linear_attention.k", inputs.k)?;
-        let v = upload("linear_attention.v", inputs.v)?;
+        let dtype = plan.config().dtype;
+        let rows = |label, data: &[f32]| upload(device, label, &dtype.encode(data));
+        let q = rows("linear_attention.q", inputs.q)?;
+        let k = rows("linear_attention.k", inputs.k)?;
+        let v = rows("linear_attention.v", inputs.v)?;
         let empty = |label, size: u64| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -207,14 +233,15 @@ impl LinearAttention {
                 mapped_at_creation: false,
             })
         };
-        let out = empty("linear_attention.out", 4 * plan.lens().o);
+        let out = empty("linear_attention.out", dtype.bytes(plan.lens().o));
         let scratch = empty("linear_attention.scratch", plan.scratch_size().max(4));
         let states = empty("linear_attention.final", 4 * plan.lens().state);
         let joined =
             |mu: &[f32], nu: &[f32]| join_states(plan.shape().sequences() as usize, mu, nu);
         let initial = match inputs.initial {
             Some(initial) => {
-                Some(upload("linear_attention.initial", &joined(initial.mu, initial.nu))?)
+                let states = joined(initial.mu, initial.nu);
+                Some(upload(device, "linear_attention.initial", bytemuck::cast_slice(&states))?)
             }
             None => None,
         };
@@ -228,8 +255,7 @@ impl LinearAttention {
     }
 }
 
-fn upload(device: &wgpu::Device, label: &str, data: &[f32]) -> Result<wgpu::Buffer, Error> {
-    let bytes: &[u8] = bytemuck::cast_slice(data);
+fn upload(device: &wgpu::Device, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer, Error> {
     let buffer = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         size: bytes.len() as u64,
@@ -249,6 +275,7 @@ fn output_of(plan: &Plan, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
     match <[Vec<f32>; 2]>::try_from(tensors) {
         Ok([o, states]) => {
             let (mu, nu) = split_states(sequences, plan.lens().mu as usize, &states);
+            let o = plan.config().dtype.decode(&o, plan.lens().o as usize);
             Ok(Output::new(o, mu, nu))
         }
         Err(_) => Err(Error::Device { message: "a tensor was not read back".to_owned() }),

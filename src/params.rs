@@ -56,7 +56,7 @@ mod tests {
 
     use super::Params;
     use crate::stage::Variant;
-    use crate::{Config, Layout, Stage, Tuning};
+    use crate::{Config, Dtype, Layout, Stage, Tuning};
 
     #[test]
     fn fields_lie_where_the_shaders_read_them() {
@@ -94,12 +94,15 @@ mod tests {
 
     #[test]
     fn bindings_and_overrides_are_those_the_shaders_declare() {
-        let config = Config::new(64, 64);
-        for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
-            let limits = wgpu::Limits::default();
-            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
-            for stage in Stage::ALL {
-                check(stage, &config, tuning.layout);
+        for (dtype, width) in Dtype::ALL.into_iter().flat_map(|dtype| [(dtype, 64), (dtype, 63)]) {
+            let mut config = Config::new(width, width);
+            config.dtype = dtype;
+            for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
+                let limits = wgpu::Limits::default();
+                let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+                for stage in Stage::ALL {
+                    check(stage, &config, tuning.layout);
+                }
             }
         }
     }

@@ -131,7 +131,7 @@ impl Plan {
     }
 
     fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let size = self.config.dtype.size();
+        let dtype = self.config.dtype;
         let binding = limits.max_storage_buffer_binding_size;
         let required = binding.min(limits.max_buffer_size);
         let state_bytes = F32_SIZE * u64::from(self.state_len);
@@ -140,10 +140,10 @@ impl Plan {
             None => ("state", self.lens.state * F32_SIZE),
         };
         for (what, actual, required) in [
-            ("q", self.lens.q * size, required),
-            ("k", self.lens.k * size, required),
-            ("v", self.lens.v * size, required),
-            ("o", self.lens.o * size, required),
+            ("q", dtype.bytes(self.lens.q), required),
+            ("k", dtype.bytes(self.lens.k), required),
+            ("v", dtype.bytes(self.lens.v), required),
+            ("o", dtype.bytes(self.lens.o), required),
             (states.0, states.1, required),
             ("scratch", self.scratch_states.end, required),
             ("table", self.scratch_table.end - self.scratch_table.start, required),

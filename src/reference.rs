@@ -3,6 +3,9 @@
 //! [`naive`] is the definition in f64, every weight written out; [`recurrent`] the same
 //! sums carried from token to token in f64; [`chunked`] mirrors the shaders in f32, stage
 //! by stage. They are written apart, so that each is a check on the others.
+//!
+//! All round q, k and v to the config's dtype first, as a caller who stores them so has done, and
+//! none rounds o: that is the last thing a device does.
 
 mod chunked;
 mod naive;

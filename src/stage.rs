@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::layout::{SCAN_THREADS, decode_places, feature_threads};
-use crate::{Config, Layout};
+use crate::{Config, Dtype, Layout};
 
 /// A dispatch of the pipeline. Its name is the name of its shader file, entry point, mirror
 /// (`reference::chunked`; `decode_step` has that of `segment_output`), GPU label, test trial and
@@ -79,9 +79,14 @@ impl Variant {
 }
 
 const COMMON: &str = include_str!("../shaders/common.wgsl");
-const TENSORS_X1: &str = include_str!("../shaders/tensors_x1.wgsl");
-const TENSORS_X4: &str = include_str!("../shaders/tensors_x4.wgsl");
-
+/// How q, k, v and o are read and written: by dtype, and by whether K and V are fours.
+const ROWS_F32_X1: &str = include_str!("../shaders/rows_f32_x1.wgsl");
+const ROWS_F32_X4: &str = include_str!("../shaders/rows_f32_x4.wgsl");
+const ROWS_HALF_X1: &str = include_str!("../shaders/rows_half_x1.wgsl");
+const ROWS_HALF_X4: &str = include_str!("../shaders/rows_half_x4.wgsl");
+const HALF: &str = include_str!("../shaders/half.wgsl");
+const STATES_X1: &str = include_str!("../shaders/states_x1.wgsl");
+const STATES_X4: &str = include_str!("../shaders/states_x4.wgsl");
 const PLACE: &str = include_str!("../shaders/place.wgsl");
 const SEQUENCES: &str = include_str!("../shaders/sequences.wgsl");
 
@@ -171,11 +176,10 @@ impl Stage {
         }
     }
 
-    /// The whole WGSL module of the stage: its file, then what its layout shares, how
-    /// tensors are read, and what all stages share, one after the other and nothing replaced.
+    /// The whole WGSL module of the stage: its file, then what its layout shares, how tensors
+    /// are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
     pub fn wgsl(self, config: &Config, layout: Layout) -> Cow<'static, str> {
-        let tensors = if config.is_quads() { TENSORS_X4 } else { TENSORS_X1 };
         let mut files = self.files(layout).to_vec();
         let bindings = self.bindings();
         if bindings.contains(&Binding::Table) {
@@ -184,8 +188,25 @@ impl Stage {
         if bindings.contains(&Binding::Sequences) {
             files.push(SEQUENCES);
         }
-        files.extend([tensors, COMMON]);
+        if self.reads_rows() {
+            files.push(match (config.is_quads(), config.dtype) {
+                (true, Dtype::F32) => ROWS_F32_X4,
+                (false, Dtype::F32) => ROWS_F32_X1,
+                (true, Dtype::F16 | Dtype::Bf16) => ROWS_HALF_X4,
+                (false, Dtype::F16 | Dtype::Bf16) => ROWS_HALF_X1,
+            });
+            if config.dtype != Dtype::F32 {
+                files.push(HALF);
+            }
+        }
+        files.push(if config.is_quads() { STATES_X4 } else { STATES_X1 });
+        files.push(COMMON);
         Cow::Owned(files.join("\n"))
+    }
+
+    /// Whether it reads q, k or v.
+    fn reads_rows(self) -> bool {
+        self.bindings().contains(&Binding::K)
     }
 
     /// The values of the module's overrides: the one list there is.
@@ -211,6 +232,9 @@ impl Stage {
             ("SLOTS_GIVEN", flag(variant.slots_given)),
             ("MAY_CLASH", flag(variant.may_clash)),
         ];
+        if self.reads_rows() && config.dtype != Dtype::F32 {
+            overrides.push(("DTYPE", config.dtype.code().into()));
+        }
         match (self, layout) {
             (Self::SequenceTable | Self::StateScan, _) => {
                 overrides.push(("SCAN_THREADS", SCAN_THREADS.into()));

@@ -10,6 +10,9 @@ use crate::{Batch, BindError, Plan};
 /// `sequences`), except that the initial state may be the very binding of the final one, which
 /// updates it in place where [`Plan::updates_in_place`] says so.
 ///
+/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, without gaps; a binding
+/// has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
+///
 /// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
 /// ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
@@ -136,7 +139,7 @@ pub(crate) fn check<'a>(
     limits: &wgpu::Limits,
 ) -> Result<Checked<'a>, BindError> {
     let align = u64::from(limits.min_storage_buffer_offset_alignment);
-    let size = plan.config().dtype.size();
+    let dtype = plan.config().dtype;
     let lens = plan.lens();
     let range = |tensor, binding: &BufferBinding<'a>, len, written| {
         check_one(Range { tensor, binding: binding.clone(), len, written }, align)
@@ -175,10 +178,10 @@ pub(crate) fn check<'a>(
         None => None,
     };
     let checked = Checked {
-        q: range("q", &tensors.q, lens.q * size, false)?,
-        k: range("k", &tensors.k, lens.k * size, false)?,
-        v: range("v", &tensors.v, lens.v * size, false)?,
-        out: range("out", &tensors.out, lens.o * size, true)?,
+        q: range("q", &tensors.q, dtype.bytes(lens.q), false)?,
+        k: range("k", &tensors.k, dtype.bytes(lens.k), false)?,
+        v: range("v", &tensors.v, dtype.bytes(lens.v), false)?,
+        out: range("out", &tensors.out, dtype.bytes(lens.o), true)?,
         initial: optional("initial", &tensors.initial, states, false)?,
         final_: match slots {
             None => optional("final", &tensors.final_, states, true)?,

@@ -171,9 +171,9 @@ impl Buffers {
         let largest = |size: &dyn Fn(&Plan) -> u64| plans.iter().map(size).max().unwrap_or(0);
         let input_len = largest(&|plan| {
             let lens = plan.lens();
-            lens.q.max(lens.k).max(lens.v) * plan.config().dtype.size()
+            plan.config().dtype.bytes(lens.q.max(lens.k).max(lens.v))
         });
-        let out_len = largest(&|plan| plan.lens().o * plan.config().dtype.size());
+        let out_len = largest(&|plan| plan.config().dtype.bytes(plan.lens().o));
         let scratch_len = largest(&|plan| plan.scratch_size().max(4));
         let made = scoped(device, || {
             let buffer = |label, size| {

@@ -5,17 +5,20 @@ use std::io::Write;
 use std::process::Command;
 
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{Config, Stage, Tuning};
+use linear_attention::{Config, Dtype, Stage, Tuning};
 
 /// Every text there is: stages, layouts and ways to read tensors.
 fn modules() -> Vec<(String, String)> {
     let mut modules = Vec::new();
-    for (tensors, config) in [("x4", Config::new(64, 64)), ("x1", Config::new(63, 65))] {
+    let dtypes = Dtype::ALL.into_iter();
+    let both = |dtype| [("x4", Config::new(64, 64), dtype), ("x1", Config::new(63, 65), dtype)];
+    for (tensors, mut config, dtype) in dtypes.flat_map(both) {
+        config.dtype = dtype;
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             let tuning = Tuning::new(&config, &Limits::default(), device_type).unwrap();
             let layout = if device_type == DeviceType::Cpu { "thread" } else { "workgroup" };
             for stage in Stage::ALL {
-                let name = format!("{}-{layout}-{tensors}", stage.name());
+                let name = format!("{}-{layout}-{tensors}-{}", stage.name(), dtype.name());
                 modules.push((name, stage.wgsl(&config, tuning.layout).into_owned()));
             }
         }

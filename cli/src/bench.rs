@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use linear_attention::wgpu::{Device, DeviceType, Queue};
-use linear_attention::{Candidate, tune_with};
+use linear_attention::{Candidate, Dtype, tune_with};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
     standard_sizes, table,
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     #[arg(long = "sweep", value_name = "B,FIRST..LAST,H,K[,V]", num_args = 0..,
           default_missing_values = [Sweep::GROWTH, Sweep::SOFTMAX])]
     sweeps: Vec<Sweep>,
+    /// How q, k, v and o are stored
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    dtype: String,
     /// Compare with the fastest peer of equal sizes in a file that a script of benches/peers
     /// wrote, any number of times
     #[arg(long, value_name = "FILE")]
@@ -79,7 +82,8 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     };
     let (device, queue) = device::open(&adapter)?;
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
-    let jobs = plan(&device, &args.sizes(adapter.get_info().device_type))?;
+    let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
+    let jobs = plan(&device, &args.sizes(adapter.get_info().device_type), dtype)?;
     let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
 
     let timer = Timer::new(&device, &queue);
@@ -120,13 +124,16 @@ fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failu
         let sizes = job.sizes();
         progress.step(&format!("tuning {sizes}"));
         let mut best: Option<Candidate> = None;
-        tune_with(device, queue, &sizes.config(), job.shape(), &mut |candidate| {
+        let mut config = sizes.config();
+        config.dtype = job.dtype();
+        tune_with(device, queue, &config, job.shape(), &mut |candidate| {
             progress.print(&candidate_line(&sizes, candidate));
             if best.is_none_or(|best| candidate.time < best.time) {
                 best = Some(*candidate);
             }
         })?;
-        tuned.push(Job::with_tuning(device, &sizes, best.map(|best| best.tuning))?);
+        let tuning = best.map(|best| best.tuning);
+        tuned.push(Job::with_tuning(device, &sizes, job.dtype(), tuning)?);
     }
     progress.finish();
     Ok(tuned)
@@ -139,10 +146,10 @@ fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
 
 /// The shapes that fit the device. One that was asked for by name must; the others are
 /// passed over visibly.
-fn plan(device: &Device, sizes: &[(Sizes, bool)]) -> Result<Vec<Job>, Failure> {
+fn plan(device: &Device, sizes: &[(Sizes, bool)], dtype: Dtype) -> Result<Vec<Job>, Failure> {
     let mut jobs = Vec::with_capacity(sizes.len());
     for (sizes, must_fit) in sizes {
-        match Job::new(device, sizes) {
+        match Job::new(device, sizes, dtype) {
             Ok(job) => jobs.push(job),
             Err(MeasureError::Plan(error)) if !must_fit => {
                 eprintln!("SKIPPED {sizes}: {error}");

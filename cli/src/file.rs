@@ -107,6 +107,11 @@ impl Input {
         })
     }
 
+    /// The library's name for the dtype of q, k and v, which `new` has checked.
+    pub(crate) fn dtype(&self) -> linear_attention::Dtype {
+        linear_attention::Dtype::from_name(&self.dtype.to_string()).unwrap_or_default()
+    }
+
     /// What the library takes.
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let inputs = Inputs::new(&self.q, &self.k, &self.v);

@@ -35,6 +35,8 @@ pub fn chunked_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Erro
     if plan.segment_list().is_none() {
         return Err(Error::HostShape { what: "packed_at_most" });
     }
+    let [q, k, v] = inputs.rounded(plan.config().dtype);
+    let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let mut states = segment_state(plan, inputs);
     state_scan(plan, inputs, &mut states);
     Ok(segment_output(plan, inputs, &states))

@@ -14,6 +14,8 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
     config.validate()?;
     let lens = shape.lens(config)?;
     inputs.check(&lens)?;
+    let [q, k, v] = inputs.rounded(config.dtype);
+    let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
     let rows = Rows::new(shape);
     let mapped = |x: &[f32]| -> Vec<f64> {

@@ -15,6 +15,8 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
     config.validate()?;
     let lens = shape.lens(config)?;
     inputs.check(&lens)?;
+    let [q, k, v] = inputs.rounded(config.dtype);
+    let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
     let rows = Rows::new(shape);
     let map = |row: &[f32], to: &mut [f64]| {

@@ -1,6 +1,6 @@
 //! The table of cases, and their inputs.
 
-use crate::{Config, FeatureMap, Inputs, Lens, Normalization, Shape, StateSlices, Tuning};
+use crate::{Config, Dtype, FeatureMap, Inputs, Lens, Normalization, Shape, StateSlices, Tuning};
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]
@@ -77,7 +77,34 @@ pub fn cases() -> Vec<Case> {
     large_eps.config.scale = 0.125;
     cases.push(large_eps);
     cases.extend(packed_cases());
+    cases.extend(half_cases());
     cases
+}
+
+/// q, k, v and o in 16 bits, in words and across them.
+fn half_cases() -> Vec<Case> {
+    use Dtype::{Bf16, F16};
+    use Told::{ByHost, LengthsAndSlots, Slots};
+    let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+        let mut config = Config::new(k, v);
+        config.dtype = dtype;
+        Case { name, config, shape: shape.with_kv_heads(g), initial, segments, told }
+    };
+    let (equal, packed) = (Shape::new, Shape::packed);
+    vec![
+        // name, dtype, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
+        case("f16", F16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("f16-odd", F16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
+        case("f16-v1", F16, equal(1, 33, 3), [3, 8, 1], false, 1, ByHost),
+        case("f16-packed-odd", F16, packed(&[5, 0, 90, 1, 41], 6), [3, 9, 7], true, 4, Slots),
+        case("f16-step", F16, equal(5, 1, 4), [2, 16, 16], true, 0, Slots),
+        case("f16-run-odd", F16, packed(&[3, 0, 9], 2), [2, 9, 7], true, 0, LengthsAndSlots),
+        case("bf16", Bf16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("bf16-odd", Bf16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
+        case("bf16-wide", Bf16, equal(1, 20, 1), [1, 132, 8], true, 1, ByHost),
+        case("bf16-step-odd", Bf16, equal(5, 1, 2), [2, 9, 7], true, 0, Slots),
+        case("bf16-run", Bf16, packed(&[4, 16, 1], 4), [2, 16, 16], true, 0, Slots),
+    ]
 }
 
 /// Sequences of different lengths, states in a pool, short runs.
@@ -159,7 +186,10 @@ impl Case {
         });
         let mut random = Random(seed ^ hash);
         let mut draw = |len: u64| (0..len).map(|_| random.normal()).collect::<Vec<f32>>();
-        let (q, k, v) = (draw(lens.q), draw(lens.k), draw(lens.v));
+        let mut stored = |len: u64| -> Vec<f32> {
+            draw(len).iter().map(|x| self.config.dtype.round(*x)).collect()
+        };
+        let (q, k, v) = (stored(lens.q), stored(lens.k), stored(lens.v));
         // nu is a sum of features, which are positive for the maps that are normalised.
         let initial = self.initial.then(|| {
             let nu = draw(lens.nu).iter().map(|x| x.abs() + 0.5).collect();

@@ -125,7 +125,8 @@ impl Run<'_> {
         self.queue.submit([encoder.finish()]);
         let mut tensors = readback.wait(self.device)?.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
-        let output = self.output(next(), next());
+        let o = self.plan.config().dtype.decode(&next(), self.plan.lens().o as usize);
+        let output = self.output(o, next());
         let mut scratch = next();
         scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
         let ignored = next().first().map_or(0, |status| status.to_bits());
@@ -181,7 +182,14 @@ impl Run<'_> {
             self.queue.write_buffer(&buffer, 0, bytes);
             buffer
         };
-        // Poisoned where nothing is put.
+        let dtype = self.plan.config().dtype;
+        // Poisoned where nothing is put: not a number in any dtype.
+        let rows = |label, data: &[f32], len: u64| {
+            let mut bytes = dtype.encode(data).into_owned();
+            bytes.truncate(data.len() * dtype.size() as usize);
+            bytes.resize(dtype.bytes(len) as usize, 0xFF);
+            filled(label, &bytes)
+        };
         let buffer = |label, data: &[f32], len: u64| {
             let mut data = data.to_vec();
             data.resize((len as usize).max(1), f32::NAN);
@@ -204,10 +212,10 @@ impl Run<'_> {
             }
         }
         Buffers {
-            q: buffer("q", &self.drawn.q, lens.q),
-            k: buffer("k", &self.drawn.k, lens.k),
-            v: buffer("v", &self.drawn.v, lens.v),
-            out: buffer("out", &[], lens.o),
+            q: rows("q", &self.drawn.q, lens.q),
+            k: rows("k", &self.drawn.k, lens.k),
+            v: rows("v", &self.drawn.v, lens.v),
+            out: rows("out", &[], lens.o),
             initial: initial.map(|states| buffer("initial", &states, lens.state)),
             final_: buffer("final", &final_, final_len),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),

@@ -2,6 +2,7 @@
 
 mod binding;
 mod compile;
+mod half;
 mod properties;
 mod serving;
 mod tuning;
@@ -31,6 +32,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         .iter()
         .chain(binding::TESTS)
         .chain(compile::TESTS)
+        .chain(half::TESTS)
         .chain(serving::TESTS)
         .chain(tuning::TESTS)
         .copied()

@@ -5,8 +5,8 @@ use std::time::Instant;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Batch, Bound, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot, Stage,
-    StatePool, Tensors, Tuning, join_states, reference,
+    Batch, Bound, Dtype, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot,
+    Stage, StatePool, Tensors, Tuning, join_states, reference,
 };
 
 use crate::random::Drawn;
@@ -29,13 +29,19 @@ pub struct Job {
 }
 
 impl Job {
+    /// The dtype of q, k, v and o.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.plan.config().dtype
+    }
+
     /// Compiles and plans, so that a shape which does not fit is refused before any waits.
     ///
     /// # Errors
     ///
     /// [`MeasureError::Config`] or [`MeasureError::Plan`].
-    pub fn new(device: &Device, sizes: &Sizes) -> Result<Self, MeasureError> {
-        Self::with_tuning(device, sizes, None)
+    pub fn new(device: &Device, sizes: &Sizes, dtype: Dtype) -> Result<Self, MeasureError> {
+        Self::with_tuning(device, sizes, dtype, None)
     }
 
     /// The same with sizes that were found by measuring.
@@ -46,12 +52,15 @@ impl Job {
     pub fn with_tuning(
         device: &Device,
         sizes: &Sizes,
+        dtype: Dtype,
         tuning: Option<Tuning>,
     ) -> Result<Self, MeasureError> {
         let start = Instant::now();
         let mut options = Options::default();
         options.tuning = tuning;
-        let attention = LinearAttention::with_options(device, sizes.config(), &options)?;
+        let mut config = sizes.config();
+        config.dtype = dtype;
+        let attention = LinearAttention::with_options(device, config, &options)?;
         let mut shape = sizes.shape();
         if sizes.is_step() {
             shape = shape.with_slots(sizes.b);
@@ -157,17 +166,18 @@ impl Job {
             state.map(|x| x.rchunks(of_one(&x)).take(checked as usize).flatten().copied().collect())
         });
         let mut encoder = device.create_command_encoder(&Default::default());
-        let len = u64::from(checked) * buffers.out.size() / u64::from(sizes.b);
-        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, len)])?;
+        let len = u64::from(checked) * self.plan.lens().o / u64::from(sizes.b);
+        let bytes = config.dtype.bytes(len);
+        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, bytes)])?;
         queue.submit([encoder.finish()]);
-        let found = readback.wait(device)?.concat();
+        let found = config.dtype.decode(&readback.wait(device)?.concat(), len as usize);
         let shape = Shape::new(checked, 1, sizes.h).with_kv_heads(sizes.g);
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found, &expected.o)
     }
 
     fn hold(&self, found: &[f32], expected: &[f64]) -> Result<(), MeasureError> {
-        let actual = relative_error(found, expected);
+        let actual = relative_error(found, expected, self.plan.config().dtype);
         if actual <= TOLERANCE {
             return Ok(());
         }
@@ -212,10 +222,11 @@ impl Buffers {
         let lens = plan.lens();
         let slots = plan.shape().slots;
         let drawn = Drawn::new(lens, slots.is_some());
+        let dtype = plan.config().dtype;
         let filled = |data: &[f32]| {
             device.create_buffer_init(&BufferInitDescriptor {
                 label: Some("linear-attention.input"),
-                contents: bytemuck::cast_slice(data),
+                contents: &dtype.encode(data),
                 usage: BufferUsages::STORAGE,
             })
         };
@@ -232,7 +243,7 @@ impl Buffers {
             q: filled(&drawn.q),
             k: filled(&drawn.k),
             v: filled(&drawn.v),
-            out: empty(plan.config().dtype.size() * lens.o),
+            out: empty(dtype.bytes(lens.o)),
             scratch: empty(plan.scratch_size().max(4)),
             pool,
         })

@@ -1,7 +1,6 @@
-// The tensors where K or V is no multiple of four: rows begin anywhere, so every
-// access is 4 bytes, and a quad at the end of a row may hold fewer than four numbers.
+// The states, where K or V is no multiple of four: every access is 4 bytes.
 //
-// All are declared read_write, because WebGPU refuses one buffer as both read and
+// All bindings are declared read_write, because WebGPU refuses one buffer as both read and
 // read_write in a dispatch, and callers carve all tensors from one buffer.
 
 alias Element = f32;
@@ -11,10 +10,6 @@ const ELEMENT_LEN: u32 = 1u;
 // number four of them are more than some compilers live through.
 const SLICE_QUADS: u32 = 1u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [M,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [M,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [M,H,V]
 @group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
 @group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 
@@ -22,30 +17,6 @@ const SLICE_QUADS: u32 = 1u;
 // feature_quad masks what is no feature, and what is no value is never stored.
 fn key_at(row: u32, x: u32) -> u32 { return row * KEY_DIM + min(x, KEY_DIM - 1u); }
 fn value_at(row: u32, x: u32) -> u32 { return row * VALUE_DIM + min(x, VALUE_DIM - 1u); }
-
-fn q_quad(row: u32, quad: u32) -> vec4<f32> {
-    let x = 4u * quad;
-    return vec4<f32>(q[key_at(row, x)], q[key_at(row, x + 1u)], q[key_at(row, x + 2u)], q[key_at(row, x + 3u)]);
-}
-
-fn k_quad(row: u32, quad: u32) -> vec4<f32> {
-    let x = 4u * quad;
-    return vec4<f32>(k[key_at(row, x)], k[key_at(row, x + 1u)], k[key_at(row, x + 2u)], k[key_at(row, x + 3u)]);
-}
-
-fn v_quad(row: u32, quad: u32) -> vec4<f32> {
-    let x = 4u * quad;
-    return vec4<f32>(v[value_at(row, x)], v[value_at(row, x + 1u)], v[value_at(row, x + 2u)], v[value_at(row, x + 3u)]);
-}
-
-fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
-    let first = 4u * quad;
-    let at = row * VALUE_DIM + first;
-    if (first < VALUE_DIM) { o[at] = x.x; }
-    if (first + 1u < VALUE_DIM) { o[at + 1u] = x.y; }
-    if (first + 2u < VALUE_DIM) { o[at + 2u] = x.z; }
-    if (first + 3u < VALUE_DIM) { o[at + 3u] = x.w; }
-}
 
 fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
     if (feature >= KEY_DIM) { return vec4<f32>(0.0); }

@@ -1,6 +1,6 @@
-// The tensors where K and V are multiples of four: every access is 16 bytes.
+// The states, where K and V are multiples of four: every access is 16 bytes.
 //
-// All are declared read_write, because WebGPU refuses one buffer as both read and
+// All bindings are declared read_write, because WebGPU refuses one buffer as both read and
 // read_write in a dispatch, and callers carve all tensors from one buffer.
 
 alias Element = vec4<f32>;
@@ -9,33 +9,11 @@ const ELEMENT_LEN: u32 = 4u;
 // Quads of values of a thread in thread/decode_step.wgsl.
 const SLICE_QUADS: u32 = 4u;
 
-@group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]
-@group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [M,G,K]
-@group(0) @binding(3) var<storage, read_write> v: array<Element>;      // [M,G,V]
-@group(0) @binding(4) var<storage, read_write> o: array<Element>;      // [M,H,V]
 @group(0) @binding(5) var<storage, read_write> start: array<Element>;  // states: of N, of a pool, of segments
 @group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 
 override KEY_QUADS: u32 = KEY_DIM / 4u;
 override VALUE_DIM_QUADS: u32 = VALUE_DIM / 4u;
-
-// Beyond a row its last quad is read again: feature_quad masks what is no feature, and
-// what is no value belongs to a column that is never stored.
-fn q_quad(row: u32, quad: u32) -> vec4<f32> {
-    return q[row * KEY_QUADS + min(quad, KEY_QUADS - 1u)];
-}
-
-fn k_quad(row: u32, quad: u32) -> vec4<f32> {
-    return k[row * KEY_QUADS + min(quad, KEY_QUADS - 1u)];
-}
-
-fn v_quad(row: u32, quad: u32) -> vec4<f32> {
-    return v[row * VALUE_DIM_QUADS + min(quad, VALUE_DIM_QUADS - 1u)];
-}
-
-fn store_o_quad(row: u32, quad: u32, x: vec4<f32>) {
-    if (quad < VALUE_DIM_QUADS) { o[row * VALUE_DIM_QUADS + quad] = x; }
-}
 
 fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
     if (feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
