@@ -38,11 +38,16 @@ fn state_scan(
     if (START != START_ZERO) {
         sum = start[state * len + element];
     }
+    // What rounding took from the sum so far is given back with the next addition (Kahan), so that
+    // the error does not grow with the number of segments.
+    var lost = Element();
     for (var segment = first; segment < last; segment++) {
         let at = segment * len + element;
-        let added = end[at];
+        let added = end[at] - lost;
         end[at] = sum;
-        sum += added;
+        let next = sum + added;
+        lost = (next - sum) - added;
+        sum = next;
     }
     end[last * len + element] = sum;
 }

@@ -7,7 +7,9 @@ use wgpu::{BufferBinding, BufferUsages};
 use crate::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
 use crate::pipeline::{Pipelines, scoped};
 use crate::tensors;
-use crate::{BindError, Config, ConfigError, Plan, PlanError, Shape, Stage, Tensors, Tuning};
+use crate::{
+    BindError, Config, ConfigError, Plan, PlanError, Shape, Split, Stage, Tensors, Tuning,
+};
 
 /// Whether shaders check their own indices and bound their own loops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -241,7 +243,47 @@ impl LinearAttention {
             let (pipeline, workgroups) = (pipeline.clone(), dispatch.workgroups);
             dispatches.push(BoundDispatch { stage, pipeline, bind_group, workgroups });
         }
-        Ok(Bound { dispatches })
+        Ok(Bound { parts: vec![dispatches] })
+    }
+
+    /// A shape in parts that the device binds: one part where all of it fits, otherwise some of
+    /// the batch or, where a sequence alone is too large, of its tokens at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::new`], where parts do not help either: packed sequences, a pool, tensors that
+    /// no part of which begins where the device can bind it.
+    pub fn split(&self, shape: &Shape) -> Result<Split, PlanError> {
+        Split::new(&self.config, shape, &self.limits, &self.tuning)
+    }
+
+    /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
+    ///
+    /// `scratch` needs [`Split::scratch_size`] bytes. Where a sequence is cut, its state goes from
+    /// part to part in the final state, which must be bound then.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::bind`]; [`BindError::Missing`] for a final state.
+    pub fn bind_split(
+        &self,
+        device: &wgpu::Device,
+        split: &Split,
+        tensors: &Tensors<'_>,
+        scratch: BufferBinding<'_>,
+    ) -> Result<Bound, BindError> {
+        if let [part] = split.parts() {
+            return self.bind(device, &part.plan, tensors, scratch);
+        }
+        if split.carries_state() && tensors.final_.is_none() {
+            return Err(BindError::Missing { tensor: "final" });
+        }
+        let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
+        for part in split.parts() {
+            let tensors = split.tensors_of(part, tensors);
+            bound.parts.extend(self.bind(device, &part.plan, &tensors, scratch.clone())?.parts);
+        }
+        Ok(bound)
     }
 
     /// Records one compute pass with all dispatches. Allocates nothing, cannot fail.
@@ -256,19 +298,25 @@ impl LinearAttention {
     /// Records all dispatches into the caller's compute pass. It sets the pipeline and
     /// bind group 0 and leaves them set.
     pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound) {
-        for stage in Stage::ALL {
-            self.dispatch_stage(pass, bound, stage);
+        for dispatch in bound.parts.iter().flatten() {
+            dispatch.record(pass);
         }
     }
 
     /// Records one stage, for a caller who times or inspects each; nothing where the plan
     /// has no such dispatch.
     pub fn dispatch_stage(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound, stage: Stage) {
-        for dispatch in bound.dispatches.iter().filter(|dispatch| dispatch.stage == stage) {
-            let [x, y, z] = dispatch.workgroups;
-            pass.set_pipeline(&dispatch.pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, z);
+        for dispatch in bound.parts.iter().flatten().filter(|dispatch| dispatch.stage == stage) {
+            dispatch.record(pass);
         }
+    }
+}
+
+impl BoundDispatch {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
     }
 }

@@ -13,7 +13,8 @@ use crate::{Dispatch, Packing, Plan, Stage};
 /// buffers alive.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    pub(crate) dispatches: Vec<BoundDispatch>,
+    /// Of each part, one after the other; most problems have one.
+    pub(crate) parts: Vec<Vec<BoundDispatch>>,
 }
 
 #[derive(Clone, Debug)]

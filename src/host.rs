@@ -6,7 +6,7 @@ use wgpu::BufferUsages;
 
 use crate::pipeline::scoped;
 use crate::readback::Readback;
-use crate::{Bound, Dtype, Error, Lens, LinearAttention, Packing, Plan, Shape, Tensors};
+use crate::{Bound, Config, Dtype, Error, Lens, LinearAttention, Packing, Shape, Split, Tensors};
 
 /// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
 #[derive(Clone, Copy, Debug)]
@@ -166,8 +166,8 @@ impl LinearAttention {
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, plan) = self.submit(device, queue, shape, inputs)?;
-        readback.wait(device).and_then(|tensors| output_of(&plan, tensors))
+        let (readback, split) = self.submit(device, queue, shape, inputs)?;
+        readback.wait(device).and_then(|tensors| output_of(self.config(), &split, tensors))
     }
 
     /// The same without blocking: the future polls the device and yields until it is done.
@@ -182,8 +182,9 @@ impl LinearAttention {
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, plan) = self.submit(device, queue, shape, inputs)?;
-        readback.read(device).await.and_then(|tensors| output_of(&plan, tensors))
+        let (readback, split) = self.submit(device, queue, shape, inputs)?;
+        let tensors = readback.read(device).await?;
+        output_of(self.config(), &split, tensors)
     }
 
     fn submit(
@@ -192,18 +193,21 @@ impl LinearAttention {
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
-    ) -> Result<(Readback, Plan), Error> {
+    ) -> Result<(Readback, Split), Error> {
         if shape.slots.is_some() {
             return Err(Error::HostShape { what: "slots" });
         }
         if matches!(shape.packing, Packing::AtMost { .. }) {
             return Err(Error::HostShape { what: "packed_at_most" });
         }
-        let plan = self.plan(shape)?;
-        inputs.check(plan.lens())?;
+        // What is too large to bind whole goes in parts.
+        let split = self.split(shape)?;
+        let lens = shape.lens(self.config())?;
+        inputs.check(&lens)?;
         inputs.check_range(self.config().dtype)?;
         let failed = |message| Error::Device { message };
-        let uploaded = scoped(device, || self.upload(device, &plan, inputs)).map_err(failed)??;
+        let uploaded =
+            scoped(device, || self.upload(device, &split, &lens, inputs)).map_err(failed)??;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.run"),
         });
@@ -211,16 +215,17 @@ impl LinearAttention {
         let sources = [&uploaded.out, &uploaded.states];
         let readback = Readback::record(device, &mut encoder, &sources)?;
         scoped(device, || queue.submit([encoder.finish()])).map_err(failed)?;
-        Ok((readback, plan))
+        Ok((readback, split))
     }
 
     fn upload(
         &self,
         device: &wgpu::Device,
-        plan: &Plan,
+        split: &Split,
+        lens: &Lens,
         inputs: Inputs<'_>,
     ) -> Result<Uploaded, Error> {
-        let dtype = plan.config().dtype;
+        let dtype = self.config().dtype;
         let rows = |label, data: &[f32]| upload(device, label, &dtype.encode(data));
         let q = rows("linear_attention.q", inputs.q)?;
         let k = rows("linear_attention.k", inputs.k)?;
@@ -233,11 +238,11 @@ impl LinearAttention {
                 mapped_at_creation: false,
             })
         };
-        let out = empty("linear_attention.out", dtype.bytes(plan.lens().o));
-        let scratch = empty("linear_attention.scratch", plan.scratch_size().max(4));
-        let states = empty("linear_attention.final", 4 * plan.lens().state);
+        let out = empty("linear_attention.out", dtype.bytes(lens.o));
+        let scratch = empty("linear_attention.scratch", split.scratch_size().max(4));
+        let states = empty("linear_attention.final", 4 * lens.state);
         let joined =
-            |mu: &[f32], nu: &[f32]| join_states(plan.shape().sequences() as usize, mu, nu);
+            |mu: &[f32], nu: &[f32]| join_states(split.shape().sequences() as usize, mu, nu);
         let initial = match inputs.initial {
             Some(initial) => {
                 let states = joined(initial.mu, initial.nu);
@@ -250,7 +255,7 @@ impl LinearAttention {
             final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)
         };
-        let bound = self.bind(device, plan, &tensors, scratch.as_entire_buffer_binding())?;
+        let bound = self.bind_split(device, split, &tensors, scratch.as_entire_buffer_binding())?;
         Ok(Uploaded { out, states, bound })
     }
 }
@@ -270,13 +275,13 @@ fn upload(device: &wgpu::Device, label: &str, bytes: &[u8]) -> Result<wgpu::Buff
     Ok(buffer)
 }
 
-fn output_of(plan: &Plan, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
-    let sequences = plan.shape().sequences() as usize;
+fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
+    let lens = split.shape().lens(config)?;
+    let sequences = split.shape().sequences() as usize;
     match <[Vec<f32>; 2]>::try_from(tensors) {
         Ok([o, states]) => {
-            let (mu, nu) = split_states(sequences, plan.lens().mu as usize, &states);
-            let o = plan.config().dtype.decode(&o, plan.lens().o as usize);
-            Ok(Output::new(o, mu, nu))
+            let (mu, nu) = split_states(sequences, lens.mu as usize, &states);
+            Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
         }
         Err(_) => Err(Error::Device { message: "a tensor was not read back".to_owned() }),
     }

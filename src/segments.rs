@@ -115,7 +115,11 @@ impl Plan {
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.
     fn segment_bounds(&self, seq_len: u32) -> (u32, u32) {
         let t = self.tuning();
-        let least = seq_len.div_ceil(t.max_segment_len.min(self.longest_segment()));
+        let mut longest = t.max_segment_len.min(self.longest_segment());
+        if seq_len > t.max_segment_len {
+            longest = longest.min(t.cut_segment_len);
+        }
+        let least = seq_len.div_ceil(longest);
         (least, (seq_len / t.min_segment_len).max(least))
     }
 

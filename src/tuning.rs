@@ -17,9 +17,12 @@ pub struct Tuning {
     pub workgroups: u32,
     /// Tokens below which a segment is not worth its state.
     pub min_segment_len: u32,
-    /// Tokens above which a segment is cut however full the device is, so that the
-    /// rounding error of the running sum stops growing with T.
+    /// Tokens above which a sequence is cut however full the device is, so that the rounding
+    /// error of the running sum stops growing with T.
     pub max_segment_len: u32,
+    /// Most tokens of a segment of a sequence that is so cut: each is added to a sum as large as
+    /// all before it, and the fewer follow one another, the less that costs in accuracy.
+    pub cut_segment_len: u32,
     /// Loop iterations that an invocation may make. llvmpipe leaves every loop, silently,
     /// when an invocation has made 65,535 iterations in all of its loops together; GPUs
     /// have no such limit.
@@ -58,6 +61,7 @@ impl Tuning {
                 workgroups,
                 min_segment_len: 128,
                 max_segment_len: 16_384,
+                cut_segment_len: 1024,
                 max_loop_iterations: if software { 65_000 } else { u32::MAX },
             };
             match tuning.check(config, limits) {
@@ -138,6 +142,7 @@ impl Tuning {
             ("workgroups", self.workgroups),
             ("min_segment_len", self.min_segment_len),
             ("max_segment_len", self.max_segment_len),
+            ("cut_segment_len", self.cut_segment_len),
             ("max_loop_iterations", self.max_loop_iterations),
         ] {
             if actual == 0 {

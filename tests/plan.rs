@@ -210,7 +210,8 @@ fn segments_fill_the_device_and_no_more() {
     // Too short to be worth a state.
     assert_eq!(segments(1, 200, 1), 1);
     // Longer than a running sum may be.
-    assert_eq!(segments(1, 40_000, 8), 3);
+    assert_eq!(segments(1, 40_000, 8), 40);
+    assert_eq!(segments(1, 16_384, 8), 1);
 }
 
 /// One long prompt among many short: it is cut, they are not, and the pieces fill the device.

@@ -1,6 +1,7 @@
 //! `adapters`: what wgpu finds here, and what each can run.
 
 use linear_attention::wgpu::Features;
+use linear_attention::{Config, Kernel, Layout, kernels};
 
 use crate::device;
 use crate::failure::Failure;
@@ -22,10 +23,34 @@ pub(crate) fn adapters() -> Result<(), Failure> {
         println!("  invocations        {}", limits.max_compute_invocations_per_workgroup);
         println!("  largest binding    {} bytes", limits.max_storage_buffer_binding_size);
         println!("  timestamps         {}", if timestamps { "yes" } else { "no" });
+        let config = Config::new(64, 64);
+        match kernels(&config, &limits, info.device_type) {
+            Ok(kernels) => print_kernels(&kernels),
+            Err(error) => return Err(error.into()),
+        }
         match device::obstacle(&adapter) {
             None => println!("  linear attention   runs"),
             Some(obstacle) => println!("  linear attention   cannot run: {obstacle}"),
         }
     }
     Ok(())
+}
+
+/// A line for each layout and one for what all of them share.
+fn print_kernels(kernels: &[Kernel]) {
+    for (name, is_it) in [
+        ("workgroup", (|layout| matches!(layout, Some(Layout::Workgroup { .. }))) as fn(_) -> bool),
+        ("thread", |layout| matches!(layout, Some(Layout::Thread { .. }))),
+        ("shared", |layout| layout.is_none()),
+    ] {
+        let of_layout: Vec<_> = kernels.iter().filter(|kernel| is_it(kernel.layout)).collect();
+        let Some(first) = of_layout.first() else { continue };
+        let names: Vec<_> = of_layout.iter().map(|kernel| kernel.stage.name()).collect();
+        let state = match &first.obstacle {
+            Some(obstacle) => format!("not available: {obstacle}"),
+            None if first.is_chosen => "available, chosen".to_owned(),
+            None => "available".to_owned(),
+        };
+        println!("  kernels, {name:<10}{}: {state}", names.join(", "));
+    }
 }

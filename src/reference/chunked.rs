@@ -69,14 +69,19 @@ pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
         Some(initial) => join_states(n, initial.mu, initial.nu),
         None => vec![0.0; n * len],
     };
+    // What rounding took from each sum so far.
+    let mut all_lost = vec![0.0; n * len];
     for segment in segments(plan) {
         let sums = &mut sums[segment.n * len..][..len];
+        let lost = &mut all_lost[segment.n * len..][..len];
         let states = &mut states[segment.number * len..][..len];
-        for (sum, state) in sums.iter_mut().zip(states) {
-            let added = *state;
+        for ((sum, lost), state) in sums.iter_mut().zip(lost).zip(states) {
+            let added = *state - *lost;
             *state = *sum;
             if !segment.is_last {
-                *sum += added;
+                let next = *sum + added;
+                *lost = (next - *sum) - added;
+                *sum = next;
             }
         }
     }

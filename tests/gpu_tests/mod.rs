@@ -5,6 +5,7 @@ mod compile;
 mod half;
 mod properties;
 mod serving;
+mod split;
 mod tuning;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         .chain(compile::TESTS)
         .chain(half::TESTS)
         .chain(serving::TESTS)
+        .chain(split::TESTS)
         .chain(tuning::TESTS)
         .copied()
         .collect();

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("property::permuted_batch_permutes_the_output", permuted_batch),
     ("property::same_bits_every_time", same_bits),
     ("property::nan_stays_in_its_sequence", nan_stays),
+    ("property::error_does_not_grow_with_t", error_does_not_grow),
     ("property::async_without_a_thread", async_path),
 ];
 
@@ -152,6 +153,37 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     }
     if out[..3 * D] != clean[..3 * D] || out[t..] != clean[t..] {
         return Err(Failed::from("the NaN left its sequence or went back in time"));
+    }
+    Ok(())
+}
+
+/// All keys positive, which is the worst for a running sum: at a million tokens, o and the state are
+/// at most four times as far off as at 4,096.
+fn error_does_not_grow(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let mut config = linear_attention::Config::new(4, 4);
+    config.feature_map = linear_attention::FeatureMap::Relu;
+    let a = LinearAttention::new(&gpu.device, config)?;
+    let errors = |t: usize| -> Result<[f64; 3], Failed> {
+        let positive = |salt| -> Vec<f32> {
+            numbers(4 * t, salt).iter().map(|x| 0.1 + (x + 2.0) / 4.0).collect()
+        };
+        let [q, k, v] = [1, 2, 3].map(positive);
+        let (shape, inputs) = (Shape::new(1, t as u32, 1), Inputs::new(&q, &k, &v));
+        let found = run(gpu, &a, &shape, inputs)?;
+        let truth = linear_attention::reference::recurrent(&config, &shape, inputs)?;
+        let worst = |truth: &[f64], found: &[f32]| {
+            let errors = truth.iter().zip(found).map(|(x, y)| (f64::from(*y) / x - 1.0).abs());
+            errors.fold(0.0, f64::max)
+        };
+        Ok([worst(&truth.o, &found.o), worst(&truth.mu, &found.mu), worst(&truth.nu, &found.nu)])
+    };
+    let (short, long) = (errors(1 << 12)?, errors(1 << 20)?);
+    println!("errors of o, mu, nu at T = 2^12: {short:?}, at 2^20: {long:?}");
+    for (tensor, (short, long)) in ["o", "mu", "nu"].iter().zip(short.iter().zip(long)) {
+        // Below a few ulp, luck decides.
+        if long.is_nan() || long > 4.0 * short.max(2.5e-7) {
+            return Err(format!("{tensor}: {short:e} at 2^12, {long:e} at 2^20").into());
+        }
     }
     Ok(())
 }

@@ -1,0 +1,92 @@
+//! Problems larger than a binding: a device that was asked for small ones has them soon.
+
+use libtest_mimic::Failed;
+use linear_attention::wgpu::{self, Limits};
+use linear_attention::{
+    BindError, Config, Dtype, Inputs, LinearAttention, PlanError, Shape, Tensors, reference,
+};
+
+use super::Test;
+use super::properties::{close, numbers};
+use crate::common::Gpu;
+
+pub(crate) const TESTS: &[(&str, Test)] = &[("split::parts_are_the_whole", parts_are_the_whole)];
+
+/// Bytes that the device of this test binds at most.
+const BINDING: u64 = 1 << 16;
+
+fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let limits = Limits {
+        max_storage_buffer_binding_size: BINDING,
+        max_buffer_size: 1 << 24,
+        ..gpu.adapter.limits()
+    };
+    let opened = gpu.adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("small bindings"),
+        required_limits: limits,
+        ..Default::default()
+    });
+    let (device, queue) = pollster::block_on(opened)?;
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let mut config = Config::new(16, 16);
+        config.dtype = dtype;
+        let a = LinearAttention::new(&device, config)?;
+        // Part of the batch at a time; part of a sequence; both, with heads in groups.
+        for (shape, cuts) in [
+            (Shape::new(24, 100, 2), false),
+            (Shape::new(1, 5000, 1), true),
+            (Shape::new(2, 2560, 4).with_kv_heads(2), true),
+        ] {
+            if !matches!(a.plan(&shape), Err(PlanError::TooLarge { .. })) {
+                return Err(format!("{shape:?} was to be too large").into());
+            }
+            let split = a.split(&shape)?;
+            let is_cut = split.parts().iter().any(|part| part.continues());
+            if split.parts().len() < 2 || is_cut != cuts {
+                return Err(format!("{shape:?}: {:?}", split.parts()).into());
+            }
+            let lens = shape.lens(&config)?;
+            let [q, k, v] = [(lens.q, 1), (lens.k, 2), (lens.v, 3)]
+                .map(|(len, salt)| numbers(len as usize, salt));
+            let mu = numbers(lens.mu as usize, 4);
+            let nu: Vec<f32> = numbers(lens.nu as usize, 5).iter().map(|x| x.abs() + 1.0).collect();
+            let inputs = Inputs::new(&q, &k, &v).with_initial(&mu, &nu);
+            // `run` splits by itself.
+            let found = a.run(&device, &queue, &shape, inputs)?;
+            let truth = reference::recurrent(&config, &shape, inputs)?;
+            let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
+            let stored: Vec<f32> = f32s(&truth.o).iter().map(|x| dtype.round(*x)).collect();
+            match dtype {
+                Dtype::F32 => close("o", &stored, &found.o)?,
+                _ => {
+                    let far = stored.iter().zip(&found.o).find(|(x, y)| (*x - *y).abs() > 2e-3);
+                    if let Some(far) = far {
+                        return Err(format!("{far:?}").into());
+                    }
+                }
+            }
+            close("mu", &f32s(&truth.mu), &found.mu)?;
+            close("nu", &f32s(&truth.nu), &found.nu)?;
+
+            // A sequence that is cut needs somewhere to carry its state.
+            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("test"),
+                size: 1 << 22,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            });
+            let at = |n: u64| wgpu::BufferBinding { buffer: &buffer, offset: n << 20, size: None };
+            let tensors = Tensors::from_bindings(at(0), at(1), at(2), at(3));
+            let bound = a.bind_split(&device, &split, &tensors, at(0));
+            if cuts && bound.err() != Some(BindError::Missing { tensor: "final" }) {
+                return Err("a cut sequence without a final state".into());
+            }
+        }
+        // Sequences along one axis are not taken apart, and are refused as before.
+        let packed = Shape::packed(&[3000, 3000], 2);
+        if !matches!(a.split(&packed), Err(PlanError::TooLarge { .. })) {
+            return Err("packed sequences were split".into());
+        }
+    }
+    Ok(())
+}
