@@ -30,32 +30,43 @@ fn decode_step(
         return;
     }
     let state = state_at(sequence.state, g);
-
-    var chunk: Chunk;
-    chunk.g = g;
-    for (var value_block = 0u; value_block < params.value_blocks; value_block++) {
-        var mu = start_tile(state, value_block, thread);
-        load_start_nu(state, thread);
-        chunk.value_block = value_block;
-        for (var first = sequence.begin; first < sequence.end; first += params.chunk_len) {
-            chunk.first = first;
-            chunk.count = min(params.chunk_len, sequence.end - first);
-            // With more than one block of query heads a chunk has one token.
-            for (var head_block = 0u; head_block < params.head_blocks; head_block++) {
-                let before = head_block * params.head_tile;
-                chunk.first_head = g * params.group + before;
-                chunk.heads = min(params.head_tile, params.group - before);
-                chunk.is_new = head_block == 0u;
-                chunk_outputs(&mu, chunk, thread);
-            }
-        }
-        if (WRITE_END) {
-            store_tile(&mu, state, value_block, thread);
+    if (SLICES == 1u) {
+        // Not as a loop, which some software drivers do not live through around the others.
+        walk_slice(state, sequence, g, 0u, thread);
+    } else {
+        for (var slice = 0u; slice < SLICES; slice++) {
+            walk_slice(state, sequence, g, slice, thread);
         }
     }
     // Every slice has read nu by now, each quad in the thread that writes it.
     if (WRITE_END) {
         store_end_nu(state, thread);
+    }
+}
+
+override SLICES: u32 = (VALUE_DIM + 4u * COLUMN_THREADS - 1u) / (4u * COLUMN_THREADS);
+
+// The tokens through one slice of mu.
+fn walk_slice(state: StateAt, sequence: Sequence, g: u32, slice: u32, thread: u32) {
+    var mu = start_tile(state, slice, thread);
+    load_start_nu(state, thread);
+    var chunk: Chunk;
+    chunk.g = g;
+    chunk.value_block = slice;
+    for (var first = sequence.begin; first < sequence.end; first += params.chunk_len) {
+        chunk.first = first;
+        chunk.count = min(params.chunk_len, sequence.end - first);
+        // With more than one block of query heads a chunk has one token.
+        for (var head_block = 0u; head_block < params.head_blocks; head_block++) {
+            let before = head_block * params.head_tile;
+            chunk.first_head = g * params.group + before;
+            chunk.heads = min(params.head_tile, params.group - before);
+            chunk.is_new = head_block == 0u;
+            chunk_outputs(&mu, chunk, thread);
+        }
+    }
+    if (WRITE_END) {
+        store_tile(&mu, state, slice, thread);
     }
 }
 

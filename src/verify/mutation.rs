@@ -110,7 +110,7 @@ impl Mutation {
             Self::StepNotWritten => (
                 Stage::DecodeStep,
                 &[
-                    ("store_tile(&mu, state, value_block, thread);", ""),
+                    ("store_tile(&mu, state, slice, thread);", ""),
                     ("store_row(state, feature, quad, a);", ""),
                 ],
             ),

@@ -31,11 +31,12 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let mut config = Config::new(16, 16);
         config.dtype = dtype;
         let a = LinearAttention::new(&device, config)?;
-        // Part of the batch at a time; part of a sequence; both, with heads in groups.
+        // Part of the batch at a time; part of a sequence; both, with heads in groups and states
+        // whose size is a multiple of every device's alignment.
         for (shape, cuts) in [
             (Shape::new(24, 100, 2), false),
             (Shape::new(1, 5000, 1), true),
-            (Shape::new(2, 2560, 4).with_kv_heads(2), true),
+            (Shape::new(2, 2560, 8).with_kv_heads(4), true),
         ] {
             if !matches!(a.plan(&shape), Err(PlanError::TooLarge { .. })) {
                 return Err(format!("{shape:?} was to be too large").into());
