@@ -131,11 +131,15 @@ impl Split {
         self.parts.iter().any(Part::continues)
     }
 
+    /// Tokens before a part, of all sequences.
+    fn first_row(&self, part: &Part) -> u64 {
+        u64::from(part.batch.start) * u64::from(self.shape.seq_len) + u64::from(part.tokens.start)
+    }
+
     /// What a part has of tensors that are whole.
     pub(crate) fn tensors_of<'a>(&self, part: &Part, whole: &Tensors<'a>) -> Tensors<'a> {
         let (config, shape) = (part.plan.config(), &self.shape);
-        let row =
-            u64::from(part.batch.start) * u64::from(shape.seq_len) + u64::from(part.tokens.start);
+        let row = self.first_row(part);
         let rows = |binding: &BufferBinding<'a>, heads: u32, width: u32, len: u64| {
             let skipped = row * u64::from(heads) * u64::from(width) * config.dtype.size();
             part_of(binding, skipped, config.dtype.bytes(len))
@@ -207,4 +211,44 @@ fn largest(most: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
         if fits(middle * step) { low = middle } else { high = middle }
     }
     (low > 0).then_some(low * step)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use super::*;
+
+    fn split(shape: &Shape) -> Result<Split, PlanError> {
+        let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+        let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other)?;
+        Split::new(&config, shape, &limits, &tuning)
+    }
+
+    /// Tensors of 2^42 elements, which 32 bits are far from indexing: every token is in one part,
+    /// every part is within the default limits, and where it begins is counted in 64 bits.
+    #[test]
+    fn beyond_32_bits() {
+        for shape in [Shape::new(1 << 18, 1 << 14, 16), Shape::new(1 << 10, 1 << 22, 16)] {
+            let split = split(&shape).unwrap();
+            let mut row = 0;
+            for part in split.parts() {
+                assert_eq!(split.first_row(part), row);
+                let tokens =
+                    u64::from(part.plan.shape().batch) * u64::from(part.plan.shape().seq_len);
+                assert!(part.plan.lens().q * 4 <= 128 << 20 && tokens > 0);
+                assert!((row * 16 * 64 * 4).is_multiple_of(256));
+                row += tokens;
+            }
+            assert_eq!(row, 1 << 32);
+            assert_eq!(split.carries_state(), shape.seq_len > 1 << 14);
+        }
+    }
+
+    #[test]
+    fn what_parts_do_not_help() {
+        let too_large = |shape: Shape| matches!(split(&shape), Err(PlanError::TooLarge { .. }));
+        assert!(too_large(Shape::packed(&[1 << 20, 1 << 20], 16)));
+        // One token, whose heads have states larger than a binding.
+        assert!(too_large(Shape::new(1, 1, 1 << 19)));
+    }
 }
