@@ -1,35 +1,15 @@
 //! A pool of states of fixed size: one for each conversation, whatever its length.
 
-use std::collections::HashSet;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wgpu::{BufferAddress, BufferBinding, BufferUsages};
 
 use crate::pipeline::scoped;
 use crate::shape::{elements, state_len};
+use crate::slots::{Slot, Slots};
 use crate::snapshot::{self, Snapshot};
 use crate::{Config, Plan, PoolError};
-
-/// A slot that was allocated from a [`StatePool`]. It is a name, not an owner: a copy of it is
-/// the same slot, and after [`StatePool::free`] every copy is refused, also where another has
-/// the slot by then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Slot {
-    pool: u64,
-    index: u32,
-    generation: u32,
-}
-
-impl Slot {
-    /// Its number in the pool, by which [`Sequences::Device`](crate::Sequences::Device) names
-    /// it. [`StatePool::index`] also says whether it is still allocated.
-    #[must_use]
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-}
 
 /// A buffer of states, and which of them are in use.
 ///
@@ -43,7 +23,6 @@ impl Slot {
 /// encoders in the order in which they were recorded.
 #[derive(Debug)]
 pub struct StatePool {
-    id: u64,
     config: Config,
     kv_heads: u32,
     buffer: wgpu::Buffer,
@@ -52,14 +31,6 @@ pub struct StatePool {
     /// A copy passes through here: WebGPU refuses one within a buffer.
     passage: wgpu::Buffer,
     slots: Mutex<Slots>,
-}
-
-/// Which slots are in use.
-#[derive(Debug)]
-struct Slots {
-    /// How often each slot was allocated or freed: odd while it is allocated.
-    generations: Vec<u32>,
-    free: Vec<u32>,
 }
 
 /// What a pool's buffer is used for.
@@ -161,20 +132,14 @@ impl StatePool {
             })
         })
         .map_err(|message| PoolError::Device { message })?;
-        static POOLS: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
-            id: POOLS.fetch_add(1, Ordering::Relaxed),
             config: *config,
             kv_heads,
             buffer: buffer.clone(),
             offset,
             state_size,
             passage,
-            slots: Mutex::new(Slots {
-                generations: vec![0; slots as usize],
-                // The last is taken first.
-                free: (0..slots).rev().collect(),
-            }),
+            slots: Mutex::new(Slots::new(slots)),
         })
     }
 
@@ -188,13 +153,13 @@ impl StatePool {
     /// Slots there are, for [`Shape::with_slots`](crate::Shape::with_slots).
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.lock().generations.len() as u32
+        self.lock().capacity()
     }
 
     /// Slots that are not allocated.
     #[must_use]
     pub fn available(&self) -> u32 {
-        self.lock().free.len() as u32
+        self.lock().available()
     }
 
     /// G of its states.
@@ -220,16 +185,7 @@ impl StatePool {
     ///
     /// [`PoolError::Slot`] where it is not allocated, or belongs to another pool.
     pub fn free(&self, slot: Slot) -> Result<(), PoolError> {
-        let mut slots = self.lock();
-        let index = self.check(&slots, slot)?;
-        // Even: free. A generation that came round to 0 could meet a handle of long ago, after
-        // two thousand million allocations of one slot: then the slot is retired.
-        let generation = &mut slots.generations[index as usize];
-        *generation = generation.wrapping_add(1);
-        if *generation != 0 {
-            slots.free.push(index);
-        }
-        Ok(())
+        self.lock().release(slot)
     }
 
     /// Sets the state of a slot to zero: its sequence begins again.
@@ -292,7 +248,7 @@ impl StatePool {
     ///
     /// [`PoolError::Slot`] where it is not, or belongs to another pool.
     pub fn index(&self, slot: Slot) -> Result<u32, PoolError> {
-        self.check(&self.lock(), slot)
+        self.lock().check(slot)
     }
 
     /// The numbers of the slots of one call.
@@ -302,15 +258,7 @@ impl StatePool {
     /// [`PoolError::Slot`], or [`PoolError::Duplicate`] where one occurs twice: two sequences
     /// cannot both update one state.
     pub fn indices(&self, slots: &[Slot]) -> Result<Vec<u32>, PoolError> {
-        let mut seen = HashSet::with_capacity(slots.len());
-        let known = self.lock();
-        slots
-            .iter()
-            .map(|slot| {
-                let index = self.check(&known, *slot)?;
-                if seen.insert(index) { Ok(index) } else { Err(PoolError::Duplicate { index }) }
-            })
-            .collect()
+        self.lock().check_all(slots)
     }
 
     /// Records a copy of a slot's state on its way to the host: see [`Snapshot`].
@@ -368,14 +316,14 @@ impl StatePool {
             &upload,
             0,
             &self.buffer,
-            self.at(slot.index),
+            self.at(slot.index()),
             self.state_size,
         );
         Ok(slot)
     }
 
     pub(crate) fn id(&self) -> u64 {
-        self.id
+        self.lock().pool()
     }
 
     /// Whether a plan's states are this pool's.
@@ -403,41 +351,18 @@ impl StatePool {
     }
 
     fn take(&self, count: u32) -> Result<Vec<Slot>, PoolError> {
-        let mut slots = self.lock();
-        let left = slots.free.len().checked_sub(count as usize).ok_or(PoolError::Full {
-            required: count,
-            available: slots.free.len() as u32,
-            capacity: slots.generations.len() as u32,
-        })?;
-        let taken = slots.free.split_off(left);
-        let slot = |index: u32| {
-            let generation = &mut slots.generations[index as usize];
-            *generation = generation.wrapping_add(1);
-            Slot { pool: self.id, index, generation: *generation }
-        };
-        Ok(taken.into_iter().rev().map(slot).collect())
-    }
-
-    fn check(&self, slots: &Slots, slot: Slot) -> Result<u32, PoolError> {
-        let refuse = |required| Err(PoolError::Slot { index: slot.index, required });
-        if slot.pool != self.id {
-            return refuse("of this pool");
-        }
-        if slots.generations.get(slot.index as usize) != Some(&slot.generation) {
-            return refuse("allocated and not freed since");
-        }
-        Ok(slot.index)
+        self.lock().take(count)
     }
 
     fn clear(&self, encoder: &mut wgpu::CommandEncoder, slot: Slot) {
-        encoder.clear_buffer(&self.buffer, self.at(slot.index), Some(self.state_size));
+        encoder.clear_buffer(&self.buffer, self.at(slot.index()), Some(self.state_size));
     }
 
     fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, from: Slot, to: &[Slot]) {
         let (size, passage) = (self.state_size, &self.passage);
-        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index), passage, 0, size);
+        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index()), passage, 0, size);
         for slot in to {
-            encoder.copy_buffer_to_buffer(passage, 0, &self.buffer, self.at(slot.index), size);
+            encoder.copy_buffer_to_buffer(passage, 0, &self.buffer, self.at(slot.index()), size);
         }
     }
 
