@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use linear_attention::{Dtype, verify, wgpu};
+use linear_attention::{verify, wgpu};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Row, Sizes, Timer, driver, standard_sizes, table,
 };
@@ -110,7 +110,7 @@ impl Gpu {
         println!("{}\n{}", table::ceilings(&ceilings), table::header(false));
         let mut rows = Vec::with_capacity(sizes.len());
         for sizes in sizes {
-            match Job::new(&self.device, sizes, Dtype::F32) {
+            match Job::new(&self.device, sizes, &sizes.config()) {
                 Ok(job) => {
                     let row = job.measure(&timer, &ceilings, iterations)?;
                     println!("{}", table::line(&row, false));

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (device, queue) = open_device()?;
     // One head of many tokens: the sequence is cut into segments, so scratch is needed.
     let (config, shape) = (Config::new(32, 32), Shape::new(1, 2048, 1));
-    let attention = LinearAttention::new(&device, config)?;
+    let attention = LinearAttention::new(&device, config.clone())?;
     let plan = attention.plan(&shape)?;
 
     // K = V and H = G here, so that all tensors have one length: q, k, v and out of a layer are

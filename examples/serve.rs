@@ -178,7 +178,7 @@ impl Server {
     fn new() -> Result<Self, Box<dyn Error>> {
         let (device, queue) = open_device()?;
         let config = Config::new(WIDTH as u32, WIDTH as u32);
-        let attention = LinearAttention::new(&device, config)?;
+        let attention = LinearAttention::new(&device, config.clone())?;
         let pool = StatePool::new(&device, &config, KV_HEADS as u32, SLOTS)?;
         let shape = |sequences: u32, tokens, max_len| {
             Shape::packed_at_most(sequences, tokens, max_len, HEADS as u32)

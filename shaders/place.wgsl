@@ -13,6 +13,7 @@ struct Place {
     g: u32,            // key/value head
     head_block: u32,
     value_block: u32,
+    feature_block: u32,
     begin: u32,        // tokens begin .. end, counted through all sequences
     end: u32,
 }
@@ -24,6 +25,8 @@ fn place_of(index: u32, head_blocks: u32, segments: u32) -> Place {
     var rest = index;
     place.value_block = rest % params.value_blocks;
     rest /= params.value_blocks;
+    place.feature_block = rest % FEATURE_BLOCKS;
+    rest /= FEATURE_BLOCKS;
     place.head_block = rest % head_blocks;
     rest /= head_blocks;
     place.g = rest % params.kv_heads;
@@ -43,7 +46,7 @@ fn place_of(index: u32, head_blocks: u32, segments: u32) -> Place {
 
 // The same where lengths differ or states have slots.
 fn place_in_table(index: u32, head_blocks: u32) -> Place {
-    let segment = index / params.value_blocks / head_blocks / params.kv_heads;
+    let segment = index / params.value_blocks / FEATURE_BLOCKS / head_blocks / params.kv_heads;
     var place = place_of(index, head_blocks, 1u);
     // The last sequence whose numbers begin at or before this one.
     var n = 0u;

@@ -1,4 +1,4 @@
-// q, k, v and o in f32, where K or V is no multiple of four: rows begin anywhere, so every access is
+// q, k, v and o in f32, where K, V or F is no multiple of four: rows begin anywhere, so every access is
 // 4 bytes, and a quad at the end of a row may hold fewer than four numbers.
 
 @group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]

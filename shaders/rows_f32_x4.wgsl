@@ -1,4 +1,4 @@
-// q, k, v and o in f32, where K and V are multiples of four: every access is 16 bytes.
+// q, k, v and o in f32, where K, V and F are multiples of four: every access is 16 bytes.
 
 @group(0) @binding(1) var<storage, read_write> q: array<Element>;      // [M,H,K]
 @group(0) @binding(2) var<storage, read_write> k: array<Element>;      // [M,G,K]

@@ -1,4 +1,4 @@
-// q, k, v and o in f16 or bf16, where K or V is no multiple of four: rows begin anywhere, also in
+// q, k, v and o in f16 or bf16, where K, V or F is no multiple of four: rows begin anywhere, also in
 // the middle of a word, which two threads may then write to.
 
 @group(0) @binding(1) var<storage, read_write> q: array<u32>;          // [M,H,K], two to a word

@@ -1,4 +1,4 @@
-// q, k, v and o in f16 or bf16, where K and V are multiples of four: every access is 8 bytes.
+// q, k, v and o in f16 or bf16, where K, V and F are multiples of four: every access is 8 bytes.
 
 @group(0) @binding(1) var<storage, read_write> q: array<vec2<u32>>;  // [M,H,K/4]
 @group(0) @binding(2) var<storage, read_write> k: array<vec2<u32>>;  // [M,G,K/4]

@@ -1,4 +1,4 @@
-// The states, where K or V is no multiple of four: every access is 4 bytes.
+// The states, where K, V or F is no multiple of four: every access is 4 bytes.
 //
 // All bindings are declared read_write, because WebGPU refuses one buffer as both read and
 // read_write in a dispatch, and callers carve all tensors from one buffer.
@@ -19,7 +19,7 @@ fn key_at(row: u32, x: u32) -> u32 { return row * KEY_DIM + min(x, KEY_DIM - 1u)
 fn value_at(row: u32, x: u32) -> u32 { return row * VALUE_DIM + min(x, VALUE_DIM - 1u); }
 
 fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
-    if (feature >= KEY_DIM) { return vec4<f32>(0.0); }
+    if (feature >= FEATURE_DIM) { return vec4<f32>(0.0); }
     return start_mu_inside(state, feature, quad);
 }
 
@@ -43,7 +43,7 @@ fn mu_places(state: StateAt, feature: u32, quad: u32) -> vec4<u32> {
         value_at(feature, x + 2u), value_at(feature, x + 3u));
 }
 
-// Features beyond K start at zero: 0 times what a row ends with could be NaN.
+// Features beyond F start at zero: 0 times what a row ends with could be NaN.
 fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {
     let x = 4u * quad;
     return vec4<f32>(start_nu_element(state, x), start_nu_element(state, x + 1u),
@@ -51,7 +51,7 @@ fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {
 }
 
 fn start_nu_element(state: StateAt, feature: u32) -> f32 {
-    if (START == START_ZERO || feature >= KEY_DIM) { return 0.0; }
+    if (START == START_ZERO || feature >= FEATURE_DIM) { return 0.0; }
     if (START == START_IN_PLACE) { return end[state.nu + feature]; }
     return start[state.nu + feature];
 }
@@ -78,5 +78,5 @@ fn store_end_nu_quad(state: StateAt, quad: u32, x: vec4<f32>) {
 }
 
 fn store_end_nu_element(state: StateAt, feature: u32, x: f32) {
-    if (feature < KEY_DIM) { end[state.nu + feature] = x; }
+    if (feature < FEATURE_DIM) { end[state.nu + feature] = x; }
 }

@@ -1,4 +1,4 @@
-// The states, where K and V are multiples of four: every access is 16 bytes.
+// The states, where K, V and F are multiples of four: every access is 16 bytes.
 //
 // All bindings are declared read_write, because WebGPU refuses one buffer as both read and
 // read_write in a dispatch, and callers carve all tensors from one buffer.
@@ -13,10 +13,11 @@ const SLICE_QUADS: u32 = 4u;
 @group(0) @binding(6) var<storage, read_write> end: array<Element>;    // the same
 
 override KEY_QUADS: u32 = KEY_DIM / 4u;
+override FEATURE_DIM_QUADS: u32 = FEATURE_DIM / 4u;
 override VALUE_DIM_QUADS: u32 = VALUE_DIM / 4u;
 
 fn start_mu_quad(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
-    if (feature >= KEY_DIM || quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
+    if (feature >= FEATURE_DIM || quad >= VALUE_DIM_QUADS) { return vec4<f32>(0.0); }
     return start_mu_inside(state, feature, quad);
 }
 
@@ -32,7 +33,7 @@ fn end_mu_inside(state: StateAt, feature: u32, quad: u32) -> vec4<f32> {
 }
 
 fn start_nu_quad(state: StateAt, quad: u32) -> vec4<f32> {
-    if (START == START_ZERO || quad >= KEY_QUADS) { return vec4<f32>(0.0); }
+    if (START == START_ZERO || quad >= FEATURE_DIM_QUADS) { return vec4<f32>(0.0); }
     if (START == START_IN_PLACE) { return end[state.nu + quad]; }
     return start[state.nu + quad];
 }
@@ -46,7 +47,7 @@ fn store_end_mu_inside(state: StateAt, feature: u32, quad: u32, x: vec4<f32>) {
 }
 
 fn store_end_nu_quad(state: StateAt, quad: u32, x: vec4<f32>) {
-    if (quad < KEY_QUADS) { end[state.nu + quad] = x; }
+    if (quad < FEATURE_DIM_QUADS) { end[state.nu + quad] = x; }
 }
 
 fn start_nu_element(state: StateAt, feature: u32) -> f32 {

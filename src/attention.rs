@@ -125,7 +125,7 @@ impl LinearAttention {
             what: "linear_attention.absent".to_owned(),
             message,
         })?;
-        let pipelines = Pipelines::new(device, config, tuning.layout, options, &edit);
+        let pipelines = Pipelines::new(device, config.clone(), tuning.layout, options, &edit);
         Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
     }
 

@@ -35,6 +35,7 @@ pub(crate) fn bind_group(
     absent: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup, String> {
     let stage = dispatch.stage;
+    let bindings = stage.bindings(plan.config(), plan.layout());
     let whole = |range: &tensors::Range<'_>| {
         (range.binding.buffer.clone(), range.binding.offset, range.len)
     };
@@ -72,20 +73,19 @@ pub(crate) fn bind_group(
             scratch(plan.scratch_states(), binding)
         }
     };
-    let params = Params::new(plan, dispatch.workgroups[0]);
+    let params = Params::new(plan, checked.weight_heads, dispatch.workgroups[0]);
     let label = "linear_attention.params";
     let params = bytemuck::bytes_of(&params);
     let uniform = init_buffer(device, label, params, BufferUsages::UNIFORM)?;
     // Lengths that only the host knows.
     let lengths = match (&checked.sequences, cu_seqlens(plan)) {
-        (None, Some(words)) if stage.bindings().contains(&Binding::Sequences) => {
+        (None, Some(words)) if bindings.contains(&Binding::Sequences) => {
             let (label, words) = ("linear_attention.sequences", bytemuck::cast_slice(&words));
             Some(init_buffer(device, label, words, BufferUsages::STORAGE)?)
         }
         _ => None,
     };
-    let bound: Vec<_> = stage
-        .bindings()
+    let bound: Vec<_> = bindings
         .iter()
         .map(|binding| match *binding {
             Binding::Params => (uniform.clone(), 0, size_of::<Params>() as u64),
@@ -100,10 +100,11 @@ pub(crate) fn bind_group(
                 Some(buffer) => (buffer.clone(), 0, buffer.size()),
                 None => or_absent(checked.sequences.as_ref(), *binding),
             },
+            Binding::Weights => or_absent(checked.weights.as_ref(), *binding),
+            Binding::Shares => scratch(plan.scratch_shares(), *binding),
         })
         .collect();
-    let entries: Vec<_> = stage
-        .bindings()
+    let entries: Vec<_> = bindings
         .iter()
         .zip(&bound)
         .map(|(binding, (buffer, offset, len))| wgpu::BindGroupEntry {
@@ -147,7 +148,7 @@ pub(crate) fn variant(
     let starts_in_scratch = stage == Stage::SegmentOutput && plan.has_scratch_states();
     let start = match stage {
         // They read no state.
-        Stage::SegmentState | Stage::SequenceTable => Start::Zero,
+        Stage::SegmentState | Stage::SequenceTable | Stage::OutputSum => Start::Zero,
         _ if starts_in_scratch => Start::Given,
         _ if in_place && is_last => Start::InPlace,
         _ if initial || in_place => Start::Given,
@@ -170,7 +171,7 @@ pub(crate) fn variant(
 /// Bytes of the absent buffer that stand for one tensor: no smaller than any device's
 /// offset alignment, and a range each, since writable bindings must not overlap.
 pub(crate) const ABSENT_STRIDE: u64 = 256;
-pub(crate) const ABSENT_SLOTS: u64 = Binding::Sequences as u64 - Binding::Start as u64 + 1;
+pub(crate) const ABSENT_SLOTS: u64 = Binding::Weights as u64 - Binding::Start as u64 + 1;
 
 fn init_buffer(
     device: &wgpu::Device,

@@ -1,6 +1,6 @@
 //! What is compiled: the part of a problem that pipelines are specialised on.
 
-use crate::{ConfigError, Dtype};
+use crate::{ConfigError, Dtype, FeatureMap};
 
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
@@ -8,69 +8,19 @@ pub const MAX_DIM: u32 = 256;
 /// eps of the normalised form where none is given, as in fast-transformers.
 pub const DEFAULT_EPS: f32 = 1e-6;
 
-/// The feature map φ, applied to each element of q and k.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FeatureMap {
-    /// φ(x) = x. Can be negative, so the normalised form must be asked for by name:
-    /// see [`Normalization::SignedSum`].
-    Identity,
-    /// φ(x) = max(x, 0).
-    Relu,
-    /// φ(x) = x + 1 where x >= 0, exp(x) elsewhere; that is elu(x) + 1, formed without
-    /// its cancellation. Katharopoulos et al., "Transformers are RNNs", 2020, eq. 7.
-    #[default]
-    Elu,
-}
-
-impl FeatureMap {
-    /// Every map, in the order of their shader codes.
-    pub const ALL: [FeatureMap; 3] = [Self::Identity, Self::Relu, Self::Elu];
-
-    /// The map's name as the command line and the harness spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Identity => "identity",
-            Self::Relu => "relu",
-            Self::Elu => "elu",
-        }
-    }
-
-    /// The map called `name`, as [`FeatureMap::name`] spells it.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|map| map.name() == name)
-    }
-
-    /// Whether φ(x) >= 0 for every x, so that the denominator is a sum of weights.
-    #[must_use]
-    pub fn is_non_negative(self) -> bool {
-        !matches!(self, Self::Identity)
-    }
-
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::Identity => 0,
-            Self::Relu => 1,
-            Self::Elu => 2,
-        }
-    }
-}
-
 /// What the numerator s q' mu is divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Normalization {
     /// By nothing: `o = s q' mu`.
     None,
-    /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused for a
-    /// [`FeatureMap`] that can be negative.
+    /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
+    /// [`Config::is_non_negative`] is false.
     Sum {
         /// Added to the denominator; finite, not negative.
         eps: f32,
     },
-    /// The same quotient for a map that can be negative, where the denominator may cross
+    /// The same quotient for weights that can be negative, where the denominator may cross
     /// zero and the quotient is then as large as rounding makes it.
     SignedSum {
         /// Added to the denominator; finite, not negative.
@@ -106,15 +56,20 @@ impl Normalization {
 /// assert_eq!(config.normalization, Normalization::Sum { eps: 1e-6 });
 /// config.validate().unwrap();
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// K, the width of q and k: 1 to [`MAX_DIM`].
     pub key_dim: u32,
     /// V, the width of v and o: 1 to [`MAX_DIM`].
     pub value_dim: u32,
-    /// φ.
+    /// φ, of keys and, unless `query_map` says otherwise, of queries.
     pub feature_map: FeatureMap,
+    /// Another φ for queries, of as many features.
+    pub query_map: Option<FeatureMap>,
+    /// Whether rows of q and k are divided by their lengths before φ:
+    /// x / (Σ x_i² + 1e-6)^(1/2), with flash-linear-attention's eps.
+    pub l2_norm: bool,
     /// Whether and by what the output is divided.
     pub normalization: Normalization,
     /// s, which multiplies q' before anything else; finite.
@@ -131,6 +86,8 @@ impl Config {
             key_dim,
             value_dim,
             feature_map: FeatureMap::default(),
+            query_map: None,
+            l2_norm: false,
             normalization: Normalization::default(),
             scale: 1.0,
             dtype: Dtype::default(),
@@ -156,16 +113,82 @@ impl Config {
         {
             return Err(ConfigError::Eps { actual: eps.to_string() });
         }
-        if matches!(self.normalization, Normalization::Sum { .. })
-            && !self.feature_map.is_non_negative()
+        self.key_map().validate(self.key_dim)?;
+        self.query_map().validate(self.key_dim)?;
+        let own: Vec<_> = self.custom_maps().collect();
+        if let [keys, queries] = own[..]
+            && keys != queries
         {
-            return Err(ConfigError::SignedSum { feature_map: self.feature_map.name() });
+            return Err(ConfigError::TwoCustomMaps {
+                keys: keys.name().to_owned(),
+                queries: queries.name().to_owned(),
+            });
+        }
+        let (required, actual) = (self.features(), self.query_map().features(self.key_dim));
+        if required != actual {
+            return Err(ConfigError::FeatureMap {
+                feature_map: self.query_map().name().to_owned(),
+                what: "features",
+                required: format!("the {required} of the keys' map {}", self.key_map()),
+                actual,
+            });
+        }
+        if matches!(self.normalization, Normalization::Sum { .. }) && !self.is_non_negative() {
+            let is_negative = |map: &&FeatureMap| !map.has_non_negative_features();
+            let map = Some(self.key_map()).filter(is_negative).unwrap_or(self.query_map());
+            return Err(ConfigError::SignedSum { feature_map: map.to_string() });
         }
         Ok(())
     }
 
-    /// Whether tensors are read sixteen bytes at a time.
+    /// φ of keys.
+    #[must_use]
+    pub fn key_map(&self) -> &FeatureMap {
+        &self.feature_map
+    }
+
+    /// φ of queries.
+    #[must_use]
+    pub fn query_map(&self) -> &FeatureMap {
+        self.query_map.as_ref().unwrap_or(&self.feature_map)
+    }
+
+    /// F.
+    #[must_use]
+    pub fn features(&self) -> u32 {
+        self.key_map().features(self.key_dim)
+    }
+
+    /// Whether no weight φ(q) . φ(k) can be negative, so that the denominator is their sum.
+    #[must_use]
+    pub fn is_non_negative(&self) -> bool {
+        let (keys, queries) = (self.key_map(), self.query_map());
+        (keys == queries && keys.is_non_negative())
+            || (keys.has_non_negative_features() && queries.has_non_negative_features())
+    }
+
+    /// Whether feature f is a function of number f alone, so that nothing else of a row need be
+    /// known; but for a query's largest number, where its map is [`FeatureMap::Exp`].
+    pub(crate) fn is_element_wise(&self) -> bool {
+        self.key_map().is_element_wise() && self.query_map().is_element_wise() && !self.l2_norm
+    }
+
+    /// Whether a map needs weights.
+    #[must_use]
+    pub fn needs_weights(&self) -> bool {
+        [self.key_map(), self.query_map()].into_iter().any(|map| map.projections(self.key_dim) > 0)
+    }
+
+    /// The caller's own maps.
+    pub(crate) fn custom_maps(&self) -> impl Iterator<Item = &crate::CustomMap> {
+        [self.key_map(), self.query_map()].into_iter().filter_map(|map| match map {
+            FeatureMap::Custom(map) => Some(&**map),
+            _ => None,
+        })
+    }
+
+    /// Whether tensors and states are read sixteen bytes at a time.
     pub(crate) fn is_quads(&self) -> bool {
-        self.key_dim.is_multiple_of(4) && self.value_dim.is_multiple_of(4)
+        [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))
     }
 }

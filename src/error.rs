@@ -33,7 +33,45 @@ pub enum ConfigError {
     )]
     SignedSum {
         /// The map's name.
-        feature_map: &'static str,
+        feature_map: String,
+    },
+    /// A feature map's own size is out of range, or does not go with the other map's.
+    #[error("feature map {feature_map}: {what} must be {required}, found {actual}")]
+    FeatureMap {
+        /// The map's name.
+        feature_map: String,
+        /// The size.
+        what: &'static str,
+        /// The condition it fails.
+        required: String,
+        /// The value found.
+        actual: u32,
+    },
+    /// Keys and queries have two custom maps: there is room for the text of one.
+    #[error("custom maps of keys and queries must be the same, found {keys} and {queries}")]
+    TwoCustomMaps {
+        /// The name of the keys' map.
+        keys: String,
+        /// The name of the queries' map.
+        queries: String,
+    },
+    /// No feature map has this name, or its size is missing or not wanted.
+    #[error(
+        "feature map must be one of identity, relu, relu-squared, elu, exp, silu, sigmoid, \
+         softmax, hedgehog, hedgehog-joint, taylor or, with a size, t2r:F, product:F, favor:F, \
+         favor-hyperbolic:F, fourier:F, dpfp:NU; found {actual}"
+    )]
+    UnknownFeatureMap {
+        /// The text found.
+        actual: String,
+    },
+    /// The text of a [`CustomMap`](crate::CustomMap) is no feature map.
+    #[error("feature map {feature_map}: {message}")]
+    Phi {
+        /// The map's name.
+        feature_map: String,
+        /// What was expected and found; for what is no WGSL, naga's message with the line.
+        message: String,
     },
     /// The device gives too little for any layout.
     #[error("{what} of the device must be at least {required}, found {actual}")]
@@ -62,6 +100,67 @@ pub enum ConfigError {
         what: String,
         /// wgpu's message.
         message: String,
+    },
+}
+
+/// Why [`Weights`](crate::Weights) of a feature map cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The config itself is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A slice has another length.
+    #[error("{what} must have {required} elements, found {actual}")]
+    Len {
+        /// `weight` or `bias`.
+        what: &'static str,
+        /// The elements required.
+        required: u64,
+        /// The elements found.
+        actual: u64,
+    },
+    /// A number is infinite or none.
+    #[error("{what} must be finite, found {actual} at {index}")]
+    NonFinite {
+        /// `weight` or `bias`.
+        what: &'static str,
+        /// Where.
+        index: u64,
+        /// The number, printed.
+        actual: String,
+    },
+    /// A map needs weights that were not given.
+    #[error("the feature map of {what} needs weights, found none")]
+    Missing {
+        /// `keys` or `queries`.
+        what: &'static str,
+    },
+    /// Weights were given to a map that has none.
+    #[error("the feature map of {what} has no weights, found some")]
+    Unexpected {
+        /// `keys` or `queries`.
+        what: &'static str,
+    },
+    /// They are of another number of heads.
+    #[error("weights of {what} must be of {required} heads, found {actual}")]
+    Heads {
+        /// `keys` or `queries`.
+        what: &'static str,
+        /// Those that would do.
+        required: String,
+        /// Those found.
+        actual: u32,
+    },
+    /// W has other sizes.
+    #[error("weights of {what} must be [P,K] = {required:?}, found {actual:?}")]
+    Sizes {
+        /// `keys` or `queries`.
+        what: &'static str,
+        /// P and K that the map has.
+        required: [u32; 2],
+        /// P and K found.
+        actual: [u32; 2],
     },
 }
 
@@ -267,6 +366,9 @@ pub enum BindError {
         /// How many bytes both have.
         bytes: u64,
     },
+    /// The weights are not those that the feature maps need.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// The initial state is bound as the final one, but several places of the grid read it, and
     /// one could read what another has written already.
     #[error(
@@ -398,6 +500,9 @@ pub enum Error {
     /// See [`BindError`].
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// See [`WeightsError`].
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
     /// [`Shape::packed_at_most`](crate::Shape::packed_at_most).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]

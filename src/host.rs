@@ -6,7 +6,10 @@ use wgpu::BufferUsages;
 
 use crate::pipeline::scoped;
 use crate::readback::Readback;
-use crate::{Bound, Config, Dtype, Error, Lens, LinearAttention, Packing, Shape, Split, Tensors};
+use crate::{
+    Bound, Config, Dtype, Error, Lens, LinearAttention, Packing, Shape, Split, Tensors, Weights,
+    WeightsBuffer,
+};
 
 /// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +32,27 @@ pub struct Inputs<'a> {
     pub v: &'a [f32],
     /// The state before the first token; `None` is zero.
     pub initial: Option<StateSlices<'a>>,
+    /// The weights of the feature maps, where they need any.
+    pub weights: Option<&'a Weights>,
 }
 
 impl<'a> Inputs<'a> {
     /// From a zero state.
     #[must_use]
     pub fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        Self { q, k, v, initial: None }
+        Self { q, k, v, initial: None, weights: None }
     }
 
     /// From the state that an earlier call ended with.
     #[must_use]
     pub fn with_initial(self, mu: &'a [f32], nu: &'a [f32]) -> Self {
         Self { initial: Some(StateSlices { mu, nu }), ..self }
+    }
+
+    /// With the weights of the feature maps.
+    #[must_use]
+    pub fn with_weights(self, weights: &'a Weights) -> Self {
+        Self { weights: Some(weights), ..self }
     }
 
     /// Whether every slice has the length the shape asks for, and every number is finite.
@@ -250,7 +261,9 @@ impl LinearAttention {
             }
             None => None,
         };
+        let weights = inputs.weights.map(|w| w.upload(device, self.config())).transpose()?;
         let tensors = Tensors {
+            weights: weights.as_ref().map(WeightsBuffer::binding),
             initial: initial.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
             final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)

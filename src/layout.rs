@@ -1,6 +1,7 @@
 //! Who holds mu in registers, and in tiles of which size.
 
-use crate::{Config, ConfigError};
+use crate::stage::is_mapped;
+use crate::{Config, ConfigError, FeatureMap};
 
 /// Threads of `state_scan`, which has one a state element.
 pub(crate) const SCAN_THREADS: u32 = 64;
@@ -118,6 +119,17 @@ impl Layout {
             .saturating_add(features)
             .saturating_add(queries.saturating_mul(threads * columns))
             .saturating_add(queries * (features / 4 + 1));
+        // Rows as they are, the projections kept of them, and what all features of one share.
+        let mapped = match is_mapped(config) {
+            false => 0,
+            true => {
+                let kept = |map: &FeatureMap| map.kept_projections(config.key_dim);
+                let kept = kept(config.key_map()).max(kept(config.query_map()));
+                let quads = config.key_dim.div_ceil(4) + kept + 1;
+                4 * ((tokens + queries) * u64::from(quads) + 1)
+            }
+        };
+        let floats = floats.saturating_add(mapped);
         // Arrays of vec4 begin at multiples of 16 bytes; four arrays follow one another, and the
         // place or sequence that all threads share.
         floats.saturating_mul(4).saturating_add(64 + 64)
@@ -154,10 +166,14 @@ impl Layout {
                 return refuse(what, "1 to 65536", actual);
             }
         }
-        if let Self::Thread { value_quads, .. } = self
-            && ![1, 2, 4, 8].contains(&value_quads)
-        {
-            return refuse("value_quads", "1, 2, 4 or 8", value_quads);
+        if let Self::Thread { value_quads, .. } = self {
+            if ![1, 2, 4, 8].contains(&value_quads) {
+                return refuse("value_quads", "1, 2, 4 or 8", value_quads);
+            }
+            if !config.is_element_wise() {
+                let required = "workgroup for a feature map that needs more of a row than a number";
+                return refuse("layout", required, 0);
+            }
         }
         let threads = self.threads(config).max(SCAN_THREADS.into());
         let threads = threads.max(decode_threads(config, self).into());
@@ -187,9 +203,23 @@ impl Layout {
     }
 }
 
-/// Threads along F of [`Layout::Workgroup`]: K over the 16 features of each, rounded up.
+/// Features up to which the threads of one workgroup hold all.
+const WHOLE_FEATURES: u32 = 256;
+/// Features of a block where they do not. Fewer would make more shares of o, more would leave less
+/// workgroup memory for rows.
+const BLOCK_FEATURES: u32 = 128;
+
+/// Threads along a block of F of [`Layout::Workgroup`], each with 16 features.
 pub(crate) fn feature_threads(config: &Config) -> u32 {
-    config.key_dim.div_ceil(16)
+    match config.features() {
+        features @ ..=WHOLE_FEATURES => features.div_ceil(16),
+        _ => BLOCK_FEATURES / 16,
+    }
+}
+
+/// Blocks that F falls into.
+pub(crate) fn feature_blocks(config: &Config) -> u32 {
+    config.features().div_ceil(16 * feature_threads(config).max(1)).max(1)
 }
 
 /// Key/value heads of a workgroup of `decode_step`. In [`Layout::Thread`] each takes a thread

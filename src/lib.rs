@@ -4,8 +4,10 @@ mod attention;
 mod batch;
 mod bound;
 mod config;
+mod custom;
 mod dtype;
 mod error;
+mod feature_map;
 mod host;
 mod kernels;
 mod layout;
@@ -13,6 +15,7 @@ mod params;
 mod pipeline;
 mod plan;
 mod pool;
+mod random;
 mod readback;
 pub mod reference;
 mod segments;
@@ -26,13 +29,16 @@ mod tensors;
 mod tune;
 mod tuning;
 pub mod verify;
+mod weights;
 
 pub use attention::{LinearAttention, Options, ShaderChecks};
 pub use batch::{Batch, Entry, Status};
 pub use bound::Bound;
-pub use config::{Config, DEFAULT_EPS, FeatureMap, MAX_DIM, Normalization};
+pub use config::{Config, DEFAULT_EPS, MAX_DIM, Normalization};
+pub use custom::CustomMap;
 pub use dtype::Dtype;
-pub use error::{BindError, ConfigError, Error, PlanError, PoolError};
+pub use error::{BindError, ConfigError, Error, PlanError, PoolError, WeightsError};
+pub use feature_map::{FeatureMap, MAX_FEATURES};
 pub use host::{Inputs, Output, StateSlices, join_states, split_states};
 pub use kernels::{Kernel, kernels};
 pub use layout::Layout;
@@ -48,6 +54,7 @@ pub use tensors::{Sequences, Tensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tune::{Candidate, tune, tune_with};
 pub use tuning::Tuning;
+pub use weights::{Projection, WeightHeads, Weights, WeightsBinding, WeightsBuffer};
 pub use wgpu;
 
 #[cfg(doctest)]

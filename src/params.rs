@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Plan;
+use crate::{Plan, WeightHeads};
 
 /// Mirror of `Params` in `shaders/common.wgsl`; a test below compares the offsets.
 #[repr(C)]
@@ -22,12 +22,18 @@ pub(crate) struct Params {
     pub(crate) segment_len: u32,
     pub(crate) chunk_len: u32,
     pub(crate) states: u32,
+    pub(crate) key_weights: u32,
+    pub(crate) query_begin: u32,
+    pub(crate) query_weights: u32,
+    pub(crate) query_group: u32,
     pub(crate) grid_width: u32,
 }
 
 impl Params {
-    pub(crate) fn new(plan: &Plan, grid_width: u32) -> Self {
+    pub(crate) fn new(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Self {
         let shape = plan.shape();
+        let group = shape.heads / shape.kv_heads;
+        let weights = weights.places(plan.config(), group);
         Self {
             sequences: shape.sequences(),
             seq_len: shape.seq_len,
@@ -36,7 +42,7 @@ impl Params {
             max_len: shape.max_len(),
             heads: shape.heads,
             kv_heads: shape.kv_heads,
-            group: shape.heads / shape.kv_heads,
+            group,
             head_tile: plan.head_tile(),
             head_blocks: plan.head_blocks(),
             value_blocks: plan.value_blocks(),
@@ -44,6 +50,10 @@ impl Params {
             segment_len: plan.segment_len(),
             chunk_len: plan.chunk_len(),
             states: shape.slots.unwrap_or(shape.sequences()),
+            key_weights: weights.key_stride,
+            query_begin: weights.query_begin,
+            query_weights: weights.query_stride,
+            query_group: weights.group,
             grid_width,
         }
     }
@@ -56,7 +66,7 @@ mod tests {
 
     use super::Params;
     use crate::stage::Variant;
-    use crate::{Config, Dtype, Layout, Stage, Tuning};
+    use crate::{Config, CustomMap, Dtype, FeatureMap, Layout, Stage, Tuning};
 
     #[test]
     fn fields_lie_where_the_shaders_read_them() {
@@ -85,6 +95,10 @@ mod tests {
             ("segment_len", offset_of!(Params, segment_len)),
             ("chunk_len", offset_of!(Params, chunk_len)),
             ("states", offset_of!(Params, states)),
+            ("key_weights", offset_of!(Params, key_weights)),
+            ("query_begin", offset_of!(Params, query_begin)),
+            ("query_weights", offset_of!(Params, query_weights)),
+            ("query_group", offset_of!(Params, query_group)),
             ("grid_width", offset_of!(Params, grid_width)),
         ];
         let theirs: Vec<_> =
@@ -107,6 +121,65 @@ mod tests {
         }
     }
 
+    #[test]
+    fn so_they_are_where_rows_are_mapped() {
+        let limits = wgpu::Limits::default();
+        for (map, width) in [
+            (FeatureMap::Softmax, 64),
+            (FeatureMap::Exp, 63),
+            (FeatureMap::Hedgehog, 8),
+            (FeatureMap::Favor { features: 1000 }, 64),
+            (FeatureMap::Taylor, 64),
+        ] {
+            let mut config = Config::new(width, width);
+            config.feature_map = map;
+            for dtype in Dtype::ALL {
+                config.dtype = dtype;
+                let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other).unwrap();
+                let stages = Stage::ALL.into_iter();
+                // What F in blocks has no use for.
+                let is_used =
+                    |stage: &Stage| *stage != Stage::DecodeStep || config.features() <= 256;
+                stages.filter(is_used).for_each(|stage| check(stage, &config, tuning.layout));
+            }
+        }
+    }
+
+    #[test]
+    fn feature_maps_have_the_numbers_the_shaders_give_them() {
+        let config = Config::new(64, 64);
+        let layout = Layout::Thread { value_quads: 1, threads: 8 };
+        let wgsl = Stage::SegmentOutput.wgsl(&config, layout);
+        let module = naga::front::wgsl::parse_str(&wgsl).unwrap();
+        let maps = FeatureMap::ELEMENT_WISE.into_iter().chain([
+            FeatureMap::Softmax,
+            FeatureMap::T2r { features: 1 },
+            FeatureMap::Hedgehog,
+            FeatureMap::HedgehogJoint,
+            FeatureMap::Product { features: 1 },
+            FeatureMap::Favor { features: 1 },
+            FeatureMap::FavorHyperbolic { features: 8 },
+            FeatureMap::Fourier { features: 8 },
+            FeatureMap::Taylor,
+            FeatureMap::Dpfp { nu: 1 },
+        ]);
+        let code = |name: String| {
+            let constant = module.constants.iter().find(|(_, c)| c.name.as_deref() == Some(&name));
+            let init = constant.map(|(_, c)| &module.global_expressions[c.init]);
+            match init {
+                Some(naga::Expression::Literal(naga::Literal::U32(code))) => *code,
+                _ => panic!("no constant {name}"),
+            }
+        };
+        for map in maps {
+            assert_eq!(code(map.name().to_uppercase().replace('-', "_")), map.code(), "{map}");
+        }
+        let custom = CustomMap::new("custom", PHI, 1, |_, _, _| {}).unwrap();
+        assert_eq!(code("CUSTOM".to_owned()), FeatureMap::Custom(custom.into()).code());
+    }
+
+    const PHI: &str = "fn phi(row: Row, feature: u32) -> f32 { return x(row, feature); }";
+
     fn check(stage: Stage, config: &Config, layout: Layout) {
         let name = format!("{} of {:?}", stage.name(), layout);
         let module = naga::front::wgsl::parse_str(&stage.wgsl(config, layout)).unwrap();
@@ -124,7 +197,7 @@ mod tests {
             .filter_map(|(_, v)| Some(v.binding?.binding))
             .collect();
         declared.sort_unstable();
-        let ours: Vec<u32> = stage.bindings().iter().map(|b| *b as u32).collect();
+        let ours: Vec<u32> = stage.bindings(config, layout).iter().map(|b| *b as u32).collect();
         assert_eq!(declared, ours, "{name}");
         assert_eq!(module.entry_points[0].name, stage.name());
         let mut overrides: Vec<_> = module

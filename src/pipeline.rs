@@ -39,12 +39,15 @@ impl Pipelines {
         edit: &dyn Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
     ) -> Self {
         let stages = Stage::ALL.map(|stage| StagePipelines {
-            bindings: bind_group_layout(device, stage),
+            bindings: bind_group_layout(device, &stage.bindings(&config, layout), stage),
             wgsl: edit(stage, stage.wgsl(&config, layout)),
             module: OnceLock::new(),
             pipelines: std::array::from_fn(|_| OnceLock::new()),
         });
-        Self { config, layout, checks: options.checks, cache: options.cache.cloned(), stages }
+        // Of a caller's own text nothing is known.
+        let is_ours = config.custom_maps().next().is_none();
+        let checks = if is_ours { options.checks } else { ShaderChecks::Checked };
+        Self { config, layout, checks, cache: options.cache.cloned(), stages }
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -106,9 +109,12 @@ impl Pipelines {
     }
 }
 
-fn bind_group_layout(device: &wgpu::Device, stage: Stage) -> wgpu::BindGroupLayout {
-    let entries: Vec<_> = stage
-        .bindings()
+fn bind_group_layout(
+    device: &wgpu::Device,
+    bindings: &[Binding],
+    stage: Stage,
+) -> wgpu::BindGroupLayout {
+    let entries: Vec<_> = bindings
         .iter()
         .map(|binding| BindGroupLayoutEntry {
             binding: *binding as u32,

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::layout::{SCAN_THREADS, decode_places};
+use crate::layout::{SCAN_THREADS, decode_places, feature_blocks};
 use crate::segments::{Cut, Segment};
 use crate::shape::{Packing, elements, state_len};
-use crate::{Config, Layout, Lens, PlanError, Shape, Stage, Tuning};
+use crate::{Config, FeatureMap, Layout, Lens, PlanError, Shape, Stage, Tuning};
 
 /// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
 /// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
@@ -45,6 +45,7 @@ pub struct Plan {
     state_len: u32,
     scratch_states: Range<u64>,
     scratch_table: Range<u64>,
+    scratch_shares: Range<u64>,
     dispatches: Vec<Dispatch>,
 }
 
@@ -83,7 +84,7 @@ impl Plan {
             elements("pool", &[slots, state_len])?;
         }
         let mut plan = Self {
-            config: *config,
+            config: config.clone(),
             shape: shape.clone(),
             tuning: *tuning,
             lens,
@@ -92,10 +93,12 @@ impl Plan {
             state_len,
             scratch_states: 0..0,
             scratch_table: 0..0,
+            scratch_shares: 0..0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
         plan.is_decode = shape.max_len() <= MAX_DECODE_LEN
+            && plan.feature_blocks() == 1
             && plan.decode_iterations() <= u64::from(tuning.max_loop_iterations);
         plan.cut = plan.choose_cut();
         if !plan.is_decode {
@@ -107,6 +110,14 @@ impl Plan {
             if plan.has_table() {
                 let begin = plan.scratch_states.end.next_multiple_of(align);
                 plan.scratch_table = begin..begin + TABLE_ENTRY_SIZE * u64::from(shape.sequences());
+            }
+            if plan.feature_blocks() > 1 {
+                let begin = plan.scratch_states.end.max(plan.scratch_table.end);
+                let begin = begin.next_multiple_of(align);
+                // A row of q' mu in quads, and in one more q' . nu.
+                let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + 1);
+                let rows = plan.o_rows() * u64::from(plan.feature_blocks());
+                plan.scratch_shares = begin..begin + scratch(F32_SIZE * len, rows)?;
             }
         }
         plan.check_sizes(limits)?;
@@ -147,6 +158,7 @@ impl Plan {
             (states.0, states.1, required),
             ("scratch", self.scratch_states.end, required),
             ("table", self.scratch_table.end - self.scratch_table.start, required),
+            ("shares", self.scratch_shares.end - self.scratch_shares.start, required),
             ("sequences", self.sequences_size(), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ] {
@@ -179,7 +191,9 @@ impl Plan {
         if self.has_table() {
             self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
         }
-        let per_segment = u64::from(self.shape.kv_heads) * u64::from(self.value_blocks());
+        let per_segment = u64::from(self.shape.kv_heads)
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
         if self.cut.most > 1 {
             // Where all sequences have as many, the last of each has no place here.
             let adding = self.cut.places - if self.has_table() { 0 } else { sequences };
@@ -194,6 +208,12 @@ impl Plan {
         let blocks = u64::from(self.head_blocks());
         let outputs = self.cut.places.saturating_mul(per_segment).saturating_mul(blocks);
         self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
+        if self.feature_blocks() > 1 {
+            let tokens = self.cut.places.saturating_mul(self.cut.len.into());
+            let quads = u64::from(self.shape.heads) * u64::from(self.config.value_dim.div_ceil(4));
+            let items = tokens.saturating_mul(quads);
+            self.dispatches.push(fold(Stage::OutputSum, items, SCAN_THREADS, limits)?);
+        }
         Ok(())
     }
 
@@ -278,7 +298,7 @@ impl Plan {
     /// between calls, so plans that run one after the other can share it.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
-        self.scratch_states.end.max(self.scratch_table.end)
+        self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_shares.end)
     }
 
     /// Bytes of [`Sequences::Device`](crate::Sequences::Device), 0 where the plan needs none.
@@ -314,9 +334,11 @@ impl Plan {
     }
 
     /// Bytes the dispatches read and write, without those of an initial and final state or of
-    /// a pool: q and k once for each workgroup that has a slice of V, k and v once for each
-    /// that has a block of query heads, o once, k and v of all segments but the last once more,
-    /// and the segments' states. Threads of one workgroup that read the same row read it once.
+    /// a pool: q and k once for each workgroup that has a slice of V or a block of F, k and v once
+    /// for each that has a block of query heads, o once, k and v of all segments but the last once
+    /// more, the segments' states, and where F falls into blocks the share of each in o. Threads of
+    /// one workgroup that read the same row read it once. Weights, which all workgroups read,
+    /// are not counted.
     #[must_use]
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
@@ -326,30 +348,42 @@ impl Plan {
         }
         let places = self.layout().places();
         let slices = u64::from(self.value_blocks().div_ceil(places));
+        let features = u64::from(self.feature_blocks());
         let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
-        let mut bytes = (slices * (lens.q + blocks * lens.k) + blocks * lens.v + lens.o) * size;
+        let mut bytes =
+            (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)
+                * size;
         if self.has_scratch_states() {
             let per_token = u64::from(self.shape.kv_heads)
+                * features
                 * (slices * u64::from(self.config.key_dim) + u64::from(self.config.value_dim));
             bytes += self.cut.again * per_token * size;
             // Written by segment_state, read and written by state_scan, read by segment_output.
             let states = 4 * self.cut.count - 2 * u64::from(self.shape.sequences());
             bytes += states * self.state_size();
         }
-        bytes
+        bytes + 2 * (self.scratch_shares.end - self.scratch_shares.start)
     }
 
-    /// Floating-point operations, a multiply-add counted as two.
+    /// Floating-point operations, a multiply-add counted as two; of φ the projections alone, once
+    /// for each slice of V.
     #[must_use]
     pub fn flops(&self) -> u64 {
-        let (k, v) = (u64::from(self.config.key_dim), u64::from(self.config.value_dim));
+        let config = &self.config;
+        let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
         let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
         let kv_heads = u64::from(self.shape.kv_heads);
         let o_rows = tokens * u64::from(self.shape.heads);
         let blocks = if self.is_decode { 1 } else { u64::from(self.head_blocks()) };
-        let add_token = 2 * k * v + k;
-        let read =
-            2 * k * v + if self.config.normalization.eps().is_some() { 2 * k } else { 0 } + v;
+        let project = |map: &FeatureMap| {
+            let projections = u64::from(map.projections(config.key_dim));
+            2 * u64::from(config.key_dim) * projections * u64::from(self.value_blocks())
+        };
+        let add_token = 2 * f * v + f + project(config.key_map());
+        let read = 2 * f * v
+            + if config.normalization.eps().is_some() { 2 * f } else { 0 }
+            + v
+            + project(config.query_map());
         let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
         if self.cut.most > 1 {
             flops += self.cut.again * kv_heads * add_token;
@@ -378,6 +412,10 @@ impl Plan {
         self.scratch_states.clone()
     }
 
+    pub(crate) fn scratch_shares(&self) -> Range<u64> {
+        self.scratch_shares.clone()
+    }
+
     pub(crate) fn scratch_table(&self) -> Range<u64> {
         self.scratch_table.clone()
     }
@@ -394,6 +432,19 @@ impl Plan {
 
     pub(crate) fn head_blocks(&self) -> u32 {
         (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+    }
+
+    /// Blocks that F falls into, each with places of its own: with more than one, each leaves a
+    /// share of every row of o in scratch, and `output_sum` adds them up.
+    #[must_use]
+    pub fn feature_blocks(&self) -> u32 {
+        feature_blocks(&self.config)
+    }
+
+    /// Rows of q and o, seen as `[rows, width]`.
+    fn o_rows(&self) -> u64 {
+        let Shape { batch, seq_len, heads, .. } = self.shape;
+        u64::from(batch) * u64::from(seq_len) * u64::from(heads)
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {

@@ -133,7 +133,7 @@ impl StatePool {
         })
         .map_err(|message| PoolError::Device { message })?;
         Ok(Self {
-            config: *config,
+            config: config.clone(),
             kv_heads,
             buffer: buffer.clone(),
             offset,

@@ -9,15 +9,20 @@
 
 mod chunked;
 mod naive;
+mod phi;
 mod recurrent;
+mod softmax;
 
 pub use chunked::{chunked, chunked_with_plan, segment_output, segment_state, state_scan};
 pub use naive::naive;
 pub use recurrent::recurrent;
+pub use softmax::softmax;
+
+pub(crate) use phi::{Phi, Real};
 
 use std::ops::Range;
 
-use crate::{Error, FeatureMap, Lens, Shape};
+use crate::{Config, Error, Lens, Shape, Weights};
 
 /// What the f64 forms return, laid out as [`Output`](crate::Output).
 #[derive(Clone, Debug, PartialEq)]
@@ -40,20 +45,26 @@ impl Output64 {
     }
 }
 
-/// φ(x) in f64.
-#[must_use]
-pub fn phi(map: FeatureMap, x: f64) -> f64 {
-    match map {
-        FeatureMap::Identity => x,
-        FeatureMap::Relu => x.max(0.0),
-        FeatureMap::Elu => {
-            if x >= 0.0 {
-                x + 1.0
-            } else {
-                x.exp()
-            }
-        }
-    }
+/// The features φ(k) of rows of k, in f64: `[rows,F]` of `[rows,K]`, rows of G heads in turn.
+///
+/// # Errors
+///
+/// A config that no call would accept; weights that are not the config's.
+pub fn key_features(
+    config: &Config,
+    kv_heads: u32,
+    k: &[f32],
+    weights: Option<&Weights>,
+) -> Result<Vec<f64>, Error> {
+    check_weights(config, &Shape::new(1, 1, kv_heads), weights)?;
+    Ok(Phi::of_keys(config, weights).rows(k, kv_heads as usize).0)
+}
+
+/// Whether the weights are those that the maps need.
+fn check_weights(config: &Config, shape: &Shape, weights: Option<&Weights>) -> Result<(), Error> {
+    config.validate()?;
+    let none = Weights::default();
+    Ok(weights.unwrap_or(&none).check(config, shape)?)
 }
 
 /// Where rows of each tensor begin. Tokens count through all sequences.
@@ -90,7 +101,7 @@ fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
 }
 
 /// s x / (s w + eps), or s x; 0 where the denominator is 0.
-fn normalized(config: &crate::Config, x: f64, weight: f64) -> f64 {
+fn normalized(config: &Config, x: f64, weight: f64) -> f64 {
     let scale = f64::from(config.scale);
     match config.normalization.eps() {
         None => scale * x,

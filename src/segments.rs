@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::layout::feature_threads;
 use crate::shape::Packing;
-use crate::{Layout, Plan};
+use crate::stage::is_mapped;
+use crate::{FeatureMap, Layout, Plan};
 
 /// Most iterations of the search for the sequence of a segment.
 const SEARCH: u32 = 33;
@@ -132,7 +133,9 @@ impl Plan {
     /// ends at most the longest of them after an even one. A token costs half as much in
     /// `segment_state` as in `segment_output`.
     fn packed_cost(&self, cut: &Cut) -> u64 {
-        let per_token = u64::from(self.shape().kv_heads) * u64::from(self.value_blocks());
+        let per_token = u64::from(self.shape().kv_heads)
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
         let shared = |tokens: u64, places: u64| {
             (tokens.saturating_mul(places) / self.at_a_time()).saturating_add(cut.len.into())
         };
@@ -151,7 +154,8 @@ impl Plan {
         let at_a_time = self.at_a_time();
         let state_places = u64::from(self.shape().batch)
             * u64::from(self.shape().kv_heads)
-            * u64::from(self.value_blocks());
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
         let output_places = state_places * u64::from(self.head_blocks());
         let half_time = |segments: u32| {
             let len = u64::from(seq_len.div_ceil(segments));
@@ -179,12 +183,14 @@ impl Plan {
         if let Layout::Thread { .. } = self.layout() {
             // As many rows at a time as there is room for, four features at a time, for which
             // all tokens up to those rows enter nu; then what is left of nu.
-            let quads = u64::from(config.key_dim.div_ceil(4));
+            let quads = u64::from(config.features().div_ceil(4));
             let heads = group.min(16);
             let at_a_time = (16 / group).max(1);
             let walks = tokens.div_ceil(at_a_time) * group.div_ceil(16);
             let outputs = at_a_time * (heads + 2);
-            let per_walk = 20 + quads * (tokens + outputs + 3) + outputs;
+            // EXP looks for the largest number of each query first.
+            let looks = if *config.query_map() == FeatureMap::Exp { 16 * (quads + 1) } else { 0 };
+            let per_walk = 20 + looks + quads * (tokens + outputs + 3) + outputs;
             return entries + walks * (per_walk + 2) + quads * (tokens + 3);
         }
         let per_token = self.iterations_per_chunk() / u64::from(self.chunk_len()) + 1;
@@ -197,7 +203,7 @@ impl Plan {
     fn longest_segment(&self) -> u32 {
         let Layout::Workgroup { .. } = self.layout() else {
             // A token is an iteration, and so is a row of the state that enters or leaves.
-            let per_segment = 2 * self.config().key_dim + 2 + SEARCH;
+            let per_segment = 2 * self.config().features() + 2 + SEARCH;
             return self.tuning().max_loop_iterations.saturating_sub(per_segment).max(1);
         };
         // nu enters and leaves.
@@ -223,10 +229,37 @@ impl Plan {
         1 + load(tokens * feature_quads)
             + load(tokens * value_quads)
             + load(rows * feature_quads)
+            + self.iterations_to_map(tokens + rows)
             + tokens * (heads + 2)
             + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
             + rows.div_ceil(threads) * (feature_quads + 2)
             + (rows * value_quads).div_ceil(threads) * (features + 2)
             + 4
+    }
+
+    /// Those of `rows` rows in `map_chunk`, where rows are mapped in workgroup memory. A caller's
+    /// own map may have a loop over the row or over what is kept of it for each feature.
+    fn iterations_to_map(&self, rows: u64) -> u64 {
+        let config = self.config();
+        if !is_mapped(config) {
+            return 0;
+        }
+        let maps = [config.key_map(), config.query_map()];
+        let threads = self.layout().threads(config);
+        let feature_quads = u64::from(feature_threads(config)) * 4;
+        let row_quads = u64::from(config.key_dim.div_ceil(4));
+        let kept = maps.map(|map| u64::from(map.kept_projections(config.key_dim)));
+        let kept = kept[0].max(kept[1]);
+        let is_custom = config.custom_maps().next().is_some();
+        let per_feature_quad = match is_custom {
+            true => 4 * (4 * (row_quads + kept) + 1),
+            false => 2 * (row_quads + 1),
+        };
+        let each = |count: u64, iterations: u64| count.div_ceil(threads) * (iterations + 2) + 1;
+        each(rows * row_quads, 0)
+            + each(rows, 2 * (row_quads + 1))
+            + each(rows * kept, row_quads + 1)
+            + each(rows, 2 * (row_quads + 1))
+            + each(rows * feature_quads, per_feature_quad)
     }
 }

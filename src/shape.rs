@@ -175,13 +175,14 @@ impl Shape {
         }
         let (b, t, h, g) = (self.batch, self.seq_len, self.heads, self.kv_heads);
         let (k, v, n) = (config.key_dim, config.value_dim, self.sequences());
+        let f = config.features();
         Ok(Lens {
             q: elements("q", &[b, t, h, k])?,
             k: elements("k", &[b, t, g, k])?,
             v: elements("v", &[b, t, g, v])?,
             o: elements("o", &[b, t, h, v])?,
-            mu: elements("mu", &[n, g, k, v])?,
-            nu: elements("nu", &[n, g, k])?,
+            mu: elements("mu", &[n, g, f, v])?,
+            nu: elements("nu", &[n, g, f])?,
             state: elements("state", &[n, state_len(config, g)?])?,
         })
     }
@@ -189,7 +190,8 @@ impl Shape {
 
 /// Elements of the state of one sequence: mu `[G,F,V]`, then nu `[G,F]`.
 pub(crate) fn state_len(config: &Config, kv_heads: u32) -> Result<u32, PlanError> {
-    let len = elements("state", &[kv_heads, config.key_dim, config.value_dim.saturating_add(1)])?;
+    let len =
+        elements("state", &[kv_heads, config.features(), config.value_dim.saturating_add(1)])?;
     // `elements` refuses what 32 bits cannot index.
     Ok(len as u32)
 }

@@ -86,9 +86,10 @@ impl Header {
             version: VERSION.to_le(),
             checksum: 0,
             kv_heads: kv_heads.to_le(),
-            features: config.key_dim.to_le(),
+            features: config.features().to_le(),
             value_dim: config.value_dim.to_le(),
-            feature_map: config.feature_map.code().to_le(),
+            // Divided by their lengths, rows have another map.
+            feature_map: (config.key_map().code() | u32::from(config.l2_norm) << 16).to_le(),
             len: [0; 2],
         }
     }

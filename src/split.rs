@@ -127,7 +127,8 @@ impl Split {
     }
 
     /// Whether a sequence is cut, so that its state has to go from part to part.
-    pub(crate) fn carries_state(&self) -> bool {
+    #[must_use]
+    pub fn carries_state(&self) -> bool {
         self.parts.iter().any(Part::continues)
     }
 
@@ -165,6 +166,7 @@ impl Split {
             final_,
             pool: None,
             sequences: None,
+            weights: whole.weights.clone(),
         }
     }
 }
@@ -197,7 +199,7 @@ impl Step {
         let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
         let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let states = steps(g * k * (v + 1) * F32_SIZE);
+        let states = steps(g * u64::from(config.features()) * (v + 1) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
         Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
     }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::layout::{SCAN_THREADS, decode_places, feature_threads};
-use crate::{Config, Dtype, Layout};
+use crate::layout::{SCAN_THREADS, decode_places, feature_blocks, feature_threads};
+use crate::{Config, Dtype, FeatureMap, Layout};
 
 /// A dispatch of the pipeline. Its name is the name of its shader file, entry point, mirror
 /// (`reference::chunked`; `decode_step` has that of `segment_output`), GPU label, test trial and
@@ -17,8 +17,10 @@ pub enum Stage {
     SegmentState,
     /// From that what each segment starts from.
     StateScan,
-    /// The outputs of each segment.
+    /// The outputs of each segment; where F falls into several blocks, the share of each.
     SegmentOutput,
+    /// From those shares the outputs.
+    OutputSum,
     /// The outputs of sequences of a few tokens, each state updated where it lies.
     DecodeStep,
 }
@@ -35,6 +37,8 @@ pub(crate) enum Binding {
     End = 6,
     Table = 7,
     Sequences = 8,
+    Weights = 9,
+    Shares = 10,
 }
 
 /// What a sequence starts from; the shaders' `START_*`.
@@ -78,6 +82,8 @@ impl Variant {
     }
 }
 
+/// Where no map is the caller's own.
+const PHI: &str = include_str!("../shaders/workgroup/phi.wgsl");
 const COMMON: &str = include_str!("../shaders/common.wgsl");
 /// How q, k, v and o are read and written: by dtype, and by whether K and V are fours.
 const ROWS_F32_X1: &str = include_str!("../shaders/rows_f32_x1.wgsl");
@@ -92,11 +98,12 @@ const SEQUENCES: &str = include_str!("../shaders/sequences.wgsl");
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 5] = [
+    pub const ALL: [Stage; 6] = [
         Self::SequenceTable,
         Self::SegmentState,
         Self::StateScan,
         Self::SegmentOutput,
+        Self::OutputSum,
         Self::DecodeStep,
     ];
 
@@ -108,6 +115,7 @@ impl Stage {
             Self::SegmentState => "segment_state",
             Self::StateScan => "state_scan",
             Self::SegmentOutput => "segment_output",
+            Self::OutputSum => "output_sum",
             Self::DecodeStep => "decode_step",
         }
     }
@@ -119,19 +127,21 @@ impl Stage {
             Self::SegmentState => "linear_attention.segment_state",
             Self::StateScan => "linear_attention.state_scan",
             Self::SegmentOutput => "linear_attention.segment_output",
+            Self::OutputSum => "linear_attention.output_sum",
             Self::DecodeStep => "linear_attention.decode_step",
         }
     }
 
     /// The stage's file, then what it shares with others of its layout.
-    fn files(self, layout: Layout) -> &'static [&'static str] {
+    fn files(self, config: &Config, layout: Layout) -> Vec<&'static str> {
         macro_rules! files {
-            ($($name:literal),*) => { &[$(include_str!(concat!("../shaders/", $name, ".wgsl"))),*] };
+            ($($name:literal),*) => { vec![$(include_str!(concat!("../shaders/", $name, ".wgsl"))),*] };
         }
-        match (self, layout) {
+        let mut files = match (self, layout) {
             (Self::SequenceTable, _) => files!("sequence_table"),
-            // It goes through states element by element, whoever holds mu.
+            // They go through states and outputs element by element, whoever holds mu.
             (Self::StateScan, _) => files!("state_scan"),
+            (Self::OutputSum, _) => files!("output_sum"),
             (Self::SegmentState, Layout::Workgroup { .. }) => {
                 files!(
                     "workgroup/segment_state",
@@ -162,33 +172,74 @@ impl Stage {
                 files!("thread/segment_output", "thread/tile", "thread/step", "thread/place")
             }
             (Self::DecodeStep, Layout::Thread { .. }) => files!("thread/decode_step"),
+        };
+        if let (true, Layout::Workgroup { .. }) = (self.reads_rows(), layout) {
+            files.extend(match is_mapped(config) {
+                true => files!("workgroup/mapped"),
+                false => files!("workgroup/direct"),
+            });
+            if matches!(self, Self::SegmentOutput | Self::DecodeStep) {
+                files.extend(match feature_blocks(config) {
+                    1 => files!("workgroup/leave_outputs"),
+                    _ => files!("workgroup/leave_shares"),
+                });
+            }
         }
+        files
     }
 
-    pub(crate) fn bindings(self) -> &'static [Binding] {
-        use Binding::{End, K, O, Params, Q, Sequences, Start, Table, V};
-        match self {
-            Self::SequenceTable => &[Params, Table, Sequences],
-            Self::SegmentState => &[Params, K, V, End, Table],
-            Self::StateScan => &[Params, Start, End, Table],
-            Self::SegmentOutput => &[Params, Q, K, V, O, Start, End, Table],
-            Self::DecodeStep => &[Params, Q, K, V, O, Start, End, Sequences],
+    /// Whether it maps rows of q or k, and needs all of a row for it.
+    fn maps_rows(self, config: &Config, layout: Layout) -> bool {
+        self.reads_rows() && is_mapped(config) && matches!(layout, Layout::Workgroup { .. })
+    }
+
+    pub(crate) fn bindings(self, config: &Config, layout: Layout) -> Vec<Binding> {
+        use Binding::{End, K, O, Params, Q, Sequences, Shares, Start, Table, V, Weights};
+        let mut bindings = match self {
+            Self::SequenceTable => vec![Params, Table, Sequences],
+            Self::SegmentState => vec![Params, K, V, End, Table],
+            Self::StateScan => vec![Params, Start, End, Table],
+            Self::SegmentOutput => vec![Params, Q, K, V, O, Start, End, Table],
+            Self::OutputSum => vec![Params, O, Table, Shares],
+            Self::DecodeStep => vec![Params, Q, K, V, O, Start, End, Sequences],
+        };
+        if self.maps_rows(config, layout) {
+            bindings.push(Weights);
         }
+        if self == Self::SegmentOutput && feature_blocks(config) > 1 {
+            bindings.retain(|binding| *binding != O);
+            bindings.push(Shares);
+        }
+        bindings
+    }
+
+    /// Whether it finds places in the table.
+    fn has_places(self) -> bool {
+        !matches!(self, Self::SequenceTable | Self::DecodeStep)
     }
 
     /// The whole WGSL module of the stage: its file, then what its layout shares, how tensors
     /// are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
     pub fn wgsl(self, config: &Config, layout: Layout) -> Cow<'static, str> {
-        let mut files = self.files(layout).to_vec();
-        let bindings = self.bindings();
-        if bindings.contains(&Binding::Table) {
+        let phi = config.custom_maps().next().map_or(PHI, |map| map.wgsl());
+        Cow::Owned(self.module(config, layout, phi))
+    }
+
+    fn module(self, config: &Config, layout: Layout, phi: &str) -> String {
+        let mut files: Vec<&str> = Vec::new();
+        if self.maps_rows(config, layout) {
+            // First, so that what a compiler has to say of it names its own lines.
+            files.push(phi);
+        }
+        files.extend(self.files(config, layout));
+        if self.has_places() || self == Self::SequenceTable {
             files.push(PLACE);
         }
-        if bindings.contains(&Binding::Sequences) {
+        if matches!(self, Self::SequenceTable | Self::DecodeStep) {
             files.push(SEQUENCES);
         }
-        if self.reads_rows() {
+        if self.reads_rows() || self == Self::OutputSum {
             files.push(match (config.is_quads(), config.dtype) {
                 (true, Dtype::F32) => ROWS_F32_X4,
                 (false, Dtype::F32) => ROWS_F32_X1,
@@ -201,12 +252,12 @@ impl Stage {
         }
         files.push(if config.is_quads() { STATES_X4 } else { STATES_X1 });
         files.push(COMMON);
-        Cow::Owned(files.join("\n"))
+        files.join("\n")
     }
 
     /// Whether it reads q, k or v.
     fn reads_rows(self) -> bool {
-        self.bindings().contains(&Binding::K)
+        matches!(self, Self::SegmentState | Self::SegmentOutput | Self::DecodeStep)
     }
 
     /// The values of the module's overrides: the one list there is.
@@ -221,7 +272,10 @@ impl Stage {
         let mut overrides = vec![
             ("KEY_DIM", config.key_dim.into()),
             ("VALUE_DIM", config.value_dim.into()),
-            ("FEATURE_MAP", config.feature_map.code().into()),
+            ("FEATURE_DIM", config.features().into()),
+            ("FEATURE_BLOCKS", feature_blocks(config).into()),
+            ("KEY_MAP", config.key_map().code().into()),
+            ("QUERY_MAP", config.query_map().code().into()),
             ("NORMALIZE", flag(eps.is_some())),
             ("SCALE", config.scale.into()),
             ("EPS", eps.unwrap_or(0.0).into()),
@@ -232,11 +286,11 @@ impl Stage {
             ("SLOTS_GIVEN", flag(variant.slots_given)),
             ("MAY_CLASH", flag(variant.may_clash)),
         ];
-        if self.reads_rows() && config.dtype != Dtype::F32 {
+        if (self.reads_rows() || self == Self::OutputSum) && config.dtype != Dtype::F32 {
             overrides.push(("DTYPE", config.dtype.code().into()));
         }
         match (self, layout) {
-            (Self::SequenceTable | Self::StateScan, _) => {
+            (Self::SequenceTable | Self::StateScan | Self::OutputSum, _) => {
                 overrides.push(("SCAN_THREADS", SCAN_THREADS.into()));
             }
             (Self::DecodeStep, Layout::Thread { .. }) => overrides.extend([
@@ -250,6 +304,10 @@ impl Stage {
                     ("CHUNK_TOKENS", chunk_tokens.into()),
                     ("CHUNK_QUERIES", chunk_queries.into()),
                 ]);
+                if is_mapped(config) {
+                    overrides.push(("CHUNK_ROWS", (chunk_tokens + chunk_queries).into()));
+                    overrides.extend(mapped_overrides(config));
+                }
             }
             (_, Layout::Thread { value_quads, threads }) => {
                 overrides.extend([("TILE_QUADS", value_quads.into()), ("THREADS", threads.into())]);
@@ -257,4 +315,36 @@ impl Stage {
         }
         overrides
     }
+}
+
+/// What `workgroup/mapped.wgsl` wants to know.
+fn mapped_overrides(config: &Config) -> Vec<(&'static str, f64)> {
+    let f32 = |x: f64| f64::from(x as f32);
+    let (keys, queries) = (config.key_map(), config.query_map());
+    let kept = [keys, queries].map(|map| map.kept_projections(config.key_dim));
+    let row = |map: &FeatureMap| map.matrices() * map.matrix_rows(config.key_dim).div_ceil(4);
+    vec![
+        ("L2_NORM", f64::from(u8::from(config.l2_norm))),
+        ("ROOT_SCALE", f32(f64::from(config.key_dim).powf(-0.25))),
+        ("FEATURE_SCALE", f32(f64::from(config.features()).powf(-0.5))),
+        ("KEY_KEPT_QUADS", kept[0].into()),
+        ("QUERY_KEPT_QUADS", kept[1].into()),
+        ("KEPT_QUADS", kept[0].max(kept[1]).into()),
+        ("KEY_WEIGHT_QUADS", row(keys).into()),
+        ("QUERY_WEIGHT_QUADS", row(queries).into()),
+    ]
+}
+
+/// Whether a feature is a function of more than the number at its place.
+pub(crate) fn is_mapped(config: &Config) -> bool {
+    !config.is_element_wise() || *config.query_map() == FeatureMap::Exp
+}
+
+/// The module in which the text of a caller's own map comes to stand.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn phi_module(phi: &str) -> String {
+    let mut config = Config::new(4, 4);
+    config.feature_map = FeatureMap::Softmax;
+    let layout = Layout::Workgroup { column_threads: 1, chunk_tokens: 1, chunk_queries: 1 };
+    Stage::SegmentOutput.module(&config, layout, phi)
 }

@@ -3,7 +3,7 @@
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::plan::F32_SIZE;
-use crate::{Batch, BindError, Plan};
+use crate::{Batch, BindError, Plan, WeightHeads, WeightsBinding};
 
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
 /// ranges of one buffer; none may overlap one that is written (`out`, `final_`, `pool`,
@@ -36,6 +36,9 @@ pub struct Tensors<'a> {
     /// What the call is told about its sequences when it runs, for a shape that has slots or is
     /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one.
     pub sequences: Option<Sequences<'a>>,
+    /// The weights of the feature maps, where [`Config::needs_weights`](crate::Config::needs_weights),
+    /// and only there.
+    pub weights: Option<WeightsBinding<'a>>,
 }
 
 /// Who tells a call which sequences it has.
@@ -86,7 +89,17 @@ impl<'a> Tensors<'a> {
         v: BufferBinding<'a>,
         out: BufferBinding<'a>,
     ) -> Self {
-        Self { q, k, v, out, initial: None, final_: None, pool: None, sequences: None }
+        Self {
+            q,
+            k,
+            v,
+            out,
+            initial: None,
+            final_: None,
+            pool: None,
+            sequences: None,
+            weights: None,
+        }
     }
 
     /// Whether the initial state is the final state's own binding.
@@ -125,6 +138,8 @@ pub(crate) struct Checked<'a> {
     /// The final states, or the pool.
     pub(crate) final_: Option<Range<'a>>,
     pub(crate) sequences: Option<Range<'a>>,
+    pub(crate) weights: Option<Range<'a>>,
+    pub(crate) weight_heads: WeightHeads,
     /// Whether nobody has checked them.
     pub(crate) may_clash: bool,
     pub(crate) scratch: Option<Range<'a>>,
@@ -177,7 +192,12 @@ pub(crate) fn check<'a>(
         Some(Sequences::Device(binding)) => Some(binding.clone()),
         None => None,
     };
+    let weight_heads = tensors.weights.as_ref().map_or(WeightHeads::default(), |w| w.heads);
+    weight_heads.check(plan.config(), plan.shape())?;
+    let weights = tensors.weights.as_ref().map(|weights| &weights.buffer);
     let checked = Checked {
+        weights: optional("weights", &weights.cloned(), weight_heads.size(plan.config()), false)?,
+        weight_heads,
         q: range("q", &tensors.q, dtype.bytes(lens.q), false)?,
         k: range("k", &tensors.k, dtype.bytes(lens.k), false)?,
         v: range("v", &tensors.v, dtype.bytes(lens.v), false)?,
@@ -209,6 +229,7 @@ impl<'a> Checked<'a> {
         let mut all: Vec<&Range<'a>> = vec![&self.q, &self.k, &self.v, &self.out];
         all.extend(&self.final_);
         all.extend(&self.sequences);
+        all.extend(&self.weights);
         all.extend(&self.scratch);
         if !self.in_place {
             all.extend(&self.initial);

@@ -7,7 +7,7 @@ use wgpu::BufferUsages;
 use crate::pipeline::scoped;
 use crate::{
     Batch, Config, Entry, Error, LinearAttention, Options, Packing, Plan, Sequences, Shape,
-    StatePool, Tensors, Tuning,
+    StatePool, Tensors, Tuning, Weights, WeightsBuffer,
 };
 
 /// A tuning and how long a call took with it.
@@ -76,7 +76,7 @@ pub fn tune_with(
             Some(index) => index,
             None => {
                 let options = Options { tuning: Some(tuning), ..Options::default() };
-                compiled.push(LinearAttention::with_options(device, *config, &options)?);
+                compiled.push(LinearAttention::with_options(device, config.clone(), &options)?);
                 compiled.len() - 1
             }
         };
@@ -159,6 +159,7 @@ struct Buffers {
     out: wgpu::Buffer,
     scratch: wgpu::Buffer,
     told: Told,
+    weights: Option<WeightsBuffer>,
 }
 
 /// Runs of a candidate that count, after one that does not.
@@ -194,13 +195,18 @@ impl Buffers {
                 let len = (input_len - at).min(block.len() as u64) as usize;
                 queue.write_buffer(&inputs, at, &block[..len]);
             }
-            // All plans are of one shape.
+            // All plans are of one shape and config.
+            let config = plans.first().map(Plan::config);
+            let weights = config.map(|config| Weights::draw(config, 0)).transpose()?.flatten();
+            let upload = |weights: &Weights, config| weights.upload(device, config);
+            let weights = weights.zip(config).map(|(weights, config)| upload(&weights, config));
             let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
             Ok(Self {
                 inputs,
                 out: buffer("linear_attention.tune.out", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
                 told: told.unwrap_or(Told { pool: None, sequences: None }),
+                weights: weights.transpose()?,
             })
         });
         made.map_err(|message| Error::Device { message })?
@@ -216,6 +222,7 @@ impl Buffers {
     ) -> Result<Duration, Error> {
         let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
         self.told.add_to(&mut tensors);
+        tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = self.scratch.as_entire_buffer_binding();
         let bound = attention.bind(device, plan, &tensors, scratch)?;
         let mut least = Duration::MAX;

@@ -51,7 +51,8 @@ impl Tuning {
             _ => 512,
         };
         let mut refused = None;
-        let layouts = match software {
+        // A thread on its own would map rows that others have mapped.
+        let layouts = match software && config.is_element_wise() {
             true => vec![Layout::thread(config)],
             false => Layout::workgroups(config),
         };

@@ -17,7 +17,9 @@ pub use case::{Case, Told, cases};
 pub use compare::{FLOOR_ULP, Row};
 pub use mutation::Mutation;
 
-use crate::{ConfigError, LinearAttention, Options as AttentionOptions, ShaderChecks, Tuning};
+use crate::{
+    Config, ConfigError, LinearAttention, Options as AttentionOptions, ShaderChecks, Tuning,
+};
 
 /// What a run covers.
 #[derive(Clone, Debug)]
@@ -29,10 +31,14 @@ pub struct Options {
     pub checks: ShaderChecks,
     /// Only the cases whose name contains this.
     pub filter: Option<String>,
-    /// Sizes for every case, where the device allows them; what the library chooses if `None`.
+    /// Sizes for the cases that they fit, the others being left out; what the library chooses if
+    /// `None`.
     pub tuning: Option<Tuning>,
     /// A shader made wrong on purpose: the report must then fail.
     pub mutation: Option<Mutation>,
+    /// A config of the caller's own, with a custom map, say: it alone is then checked, on a few
+    /// shapes, with weights that are drawn.
+    pub config: Option<Config>,
 }
 
 impl Default for Options {
@@ -43,6 +49,7 @@ impl Default for Options {
             filter: None,
             tuning: None,
             mutation: None,
+            config: None,
         }
     }
 }
@@ -65,10 +72,16 @@ impl Report {
     }
 }
 
-/// Cases that a run with these options has, for a progress bar.
+/// The cases that a run with these options has on a device with these limits.
 #[must_use]
-pub fn case_count(options: &Options) -> usize {
-    chosen(options).count()
+pub fn cases_of_run(limits: &wgpu::Limits, options: &Options) -> Vec<Case> {
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let mut all = options.config.as_ref().map_or_else(cases, case::cases_of);
+    all.retain(|case| case.name.contains(filter));
+    if let Some(tuning) = options.tuning {
+        all.retain(|case| tuning.check(&case.config, limits).is_ok());
+    }
+    all
 }
 
 /// Runs the cases and returns what was found. Blocks until the device is done.
@@ -86,7 +99,7 @@ pub fn run_with(
 ) -> Report {
     let mut report = Report { seed: options.seed, rows: Vec::new() };
     let mut compiled: Vec<LinearAttention> = Vec::new();
-    for case in chosen(options) {
+    for case in cases_of_run(&device.limits(), options) {
         let rows = match attention(device, options, &case, &mut compiled) {
             Ok((attention, tuning)) => {
                 device::check(device, queue, attention, &tuning, &case, options.seed)
@@ -104,11 +117,6 @@ pub fn run_with(
     report
 }
 
-fn chosen(options: &Options) -> impl Iterator<Item = Case> {
-    let filter = options.filter.clone().unwrap_or_default();
-    cases().into_iter().filter(move |case| case.name.contains(&filter))
-}
-
 /// The pipelines of a case, compiled once for all cases that share them.
 fn attention<'a>(
     device: &wgpu::Device,
@@ -116,11 +124,10 @@ fn attention<'a>(
     case: &Case,
     compiled: &'a mut Vec<LinearAttention>,
 ) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
-    let limits = device.limits();
-    let fits = |tuning: &Tuning| tuning.check(&case.config, &limits).is_ok();
-    let mut tuning = match options.tuning.filter(fits) {
+    let device_type = device.adapter_info().device_type;
+    let mut tuning = match options.tuning {
         Some(tuning) => tuning,
-        None => Tuning::new(&case.config, &limits, device.adapter_info().device_type)?,
+        None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
     case.cut(&mut tuning);
     let is_it =
@@ -130,13 +137,15 @@ fn attention<'a>(
     }
     let attention_options =
         AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
-    let attention =
-        LinearAttention::with_shaders(device, case.config, &attention_options, |stage, wgsl| {
-            match options.mutation {
-                Some(mutation) => mutation.edit(stage, wgsl),
-                None => wgsl,
-            }
-        })?;
+    let attention = LinearAttention::with_shaders(
+        device,
+        case.config.clone(),
+        &attention_options,
+        |stage, wgsl| match options.mutation {
+            Some(mutation) => mutation.edit(stage, wgsl),
+            None => wgsl,
+        },
+    )?;
     compiled.push(attention);
     Ok((&compiled[compiled.len() - 1], tuning))
 }

@@ -25,7 +25,10 @@ fn configs_out_of_range_are_refused() {
     assert_eq!(config.validate(), Err(ConfigError::Eps { actual: "-1".to_owned() }));
     config.normalization = Normalization::default();
     config.feature_map = FeatureMap::Identity;
-    assert_eq!(config.validate(), Err(ConfigError::SignedSum { feature_map: "identity" }));
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::SignedSum { feature_map: "identity".to_owned() })
+    );
     config.normalization = Normalization::SignedSum { eps: 1e-6 };
     assert_eq!(config.validate(), Ok(()));
 }

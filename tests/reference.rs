@@ -3,7 +3,7 @@
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use linear_attention::reference::{chunked, naive, recurrent};
-use linear_attention::{Config, Error, FeatureMap, Inputs, Normalization, Shape};
+use linear_attention::{Config, Error, FeatureMap, Inputs, Normalization, Shape, Weights};
 use proptest::prelude::*;
 
 /// docs/algorithm.md, "A worked example": relu, K = 2, V = 1, T = 3.
@@ -89,6 +89,7 @@ struct Problem {
     v: Vec<f32>,
     mu: Vec<f32>,
     nu: Vec<f32>,
+    weights: Option<Weights>,
 }
 
 fn problems() -> impl Strategy<Value = Problem> {
@@ -98,16 +99,40 @@ fn problems() -> impl Strategy<Value = Problem> {
         .prop_map(|lengths| Shape::packed(&lengths, 1));
     let shapes = prop_oneof![equal, packed];
     let sizes = (shapes, 1u32..3, 1u32..4, 1u32..9, 1u32..9);
-    let maps =
-        prop_oneof![Just(FeatureMap::Identity), Just(FeatureMap::Relu), Just(FeatureMap::Elu)];
-    (sizes, maps, any::<bool>(), 0.1f32..2.0).prop_flat_map(
-        |((mut shape, g, group, k, v), map, normalize, scale)| {
+    let maps = prop::sample::select(
+        [
+            "identity",
+            "relu",
+            "relu-squared",
+            "elu",
+            "exp",
+            "silu",
+            "sigmoid",
+            "softmax",
+            "hedgehog",
+            "hedgehog-joint",
+            "taylor",
+            "t2r:6",
+            "product:5",
+            "favor:7",
+            "favor-hyperbolic:8",
+            "fourier:8",
+            "dpfp:1",
+        ]
+        .map(|name| name.parse::<FeatureMap>().unwrap())
+        .to_vec(),
+    );
+    (sizes, maps, any::<[bool; 2]>(), 0.1f32..2.0).prop_flat_map(
+        |((mut shape, g, group, k, v), map, [normalize, l2_norm], scale)| {
             let mut config = Config::new(k, v);
             config.feature_map = map;
             config.scale = scale;
-            if !normalize || !map.is_non_negative() {
+            config.l2_norm = l2_norm;
+            // Features of taylor can be negative, with which a state of any kind could cancel.
+            if !normalize || !config.is_non_negative() || config.feature_map == FeatureMap::Taylor {
                 config.normalization = Normalization::None;
             }
+            let weights = Weights::draw(&config, 1).unwrap();
             (shape.heads, shape.kv_heads) = (g * group, g);
             let lens = shape.lens(&config).unwrap();
             let tensor = |len: u64, low: f32| prop::collection::vec(low..2.0f32, len as usize);
@@ -119,7 +144,8 @@ fn problems() -> impl Strategy<Value = Problem> {
                 tensor(lens.nu, 0.1),
             )
                 .prop_map(move |(q, k, v, mu, nu)| Problem {
-                    config,
+                    config: config.clone(),
+                    weights: weights.clone(),
                     shape: shape.clone(),
                     q,
                     k,
@@ -133,7 +159,13 @@ fn problems() -> impl Strategy<Value = Problem> {
 
 impl Problem {
     fn inputs(&self) -> Inputs<'_> {
-        Inputs::new(&self.q, &self.k, &self.v).with_initial(&self.mu, &self.nu)
+        self.inputs_from_zero().with_initial(&self.mu, &self.nu)
+    }
+
+    fn inputs_from_zero(&self) -> Inputs<'_> {
+        let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
+        inputs.weights = self.weights.as_ref();
+        inputs
     }
 }
 
@@ -180,7 +212,8 @@ proptest! {
             let k_i = rows(&problem.k, tokens, g * k);
             let v_i = rows(&problem.v, tokens, g * v);
             let one = Shape::new(1, tokens.len() as u32, shape.heads).with_kv_heads(g);
-            let inputs = Inputs::new(&q_i, &k_i, &v_i).with_initial(&mu_0, &nu_0);
+            let inputs = Inputs { weights: problem.weights.as_ref(), ..Inputs::new(&q_i, &k_i, &v_i) };
+            let inputs = inputs.with_initial(&mu_0, &nu_0);
             let alone = naive(config, &one, inputs).unwrap();
             o.extend(alone.o);
             mu.extend(alone.mu);
@@ -194,7 +227,7 @@ proptest! {
     #[test]
     fn scaling_v_scales_o(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
-        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let inputs = problem.inputs_from_zero();
         let once = recurrent(config, shape, inputs).unwrap();
         let twice: Vec<f32> = problem.v.iter().map(|v| 2.0 * v).collect();
         let twice = recurrent(config, shape, Inputs { v: &twice, ..inputs }).unwrap();
@@ -207,7 +240,7 @@ proptest! {
     fn output_lies_within_the_values_so_far(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
         prop_assume!(config.normalization != Normalization::None);
-        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let inputs = problem.inputs_from_zero();
         let out = recurrent(config, shape, inputs).unwrap();
         // eps and rows without weight pull towards 0, so 0 counts as a value.
         let (low, high) = problem.v.iter().fold((0.0f32, 0.0f32), |(l, h), v| (l.min(*v), h.max(*v)));
@@ -218,14 +251,14 @@ proptest! {
     fn grouped_heads_are_repeated_heads(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
         let group = (shape.heads / shape.kv_heads) as usize;
-        let inputs = Inputs::new(&problem.q, &problem.k, &problem.v);
+        let inputs = problem.inputs_from_zero();
         let grouped = recurrent(config, shape, inputs).unwrap();
         let repeat = |x: &[f32], width: u32| -> Vec<f32> {
             x.chunks(width as usize).flat_map(|row| row.repeat(group)).collect()
         };
         let (k, v) = (repeat(&problem.k, config.key_dim), repeat(&problem.v, config.value_dim));
         let all = shape.clone().with_kv_heads(shape.heads);
-        let repeated = recurrent(config, &all, Inputs::new(&problem.q, &k, &v)).unwrap();
+        let repeated = recurrent(config, &all, Inputs { k: &k, v: &v, ..inputs }).unwrap();
         prop_assert_eq!(grouped.o, repeated.o);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{Config, Dtype, Stage, Tuning};
+use linear_attention::{Config, CustomMap, Dtype, FeatureMap, Stage, Tuning};
 
 /// Every text there is: stages, layouts and ways to read tensors.
 fn modules() -> Vec<(String, String)> {
@@ -20,6 +20,22 @@ fn modules() -> Vec<(String, String)> {
             for stage in Stage::ALL {
                 let name = format!("{}-{layout}-{tensors}-{}", stage.name(), dtype.name());
                 modules.push((name, stage.wgsl(&config, tuning.layout).into_owned()));
+            }
+        }
+    }
+    // Maps that need all of a row, F in one block and in several, and a caller's own text.
+    let own = "fn phi(row: Row, feature: u32) -> f32 { return abs(x(row, feature)); }";
+    let own = CustomMap::new("own", own, 64, |_, _, _| {}).unwrap().non_negative();
+    for map in [FeatureMap::Softmax, FeatureMap::Taylor, FeatureMap::Custom(own.into())] {
+        for (tensors, width) in [("x4", 64), ("x1", 63)] {
+            for dtype in Dtype::ALL {
+                let mut config = Config::new(width, width);
+                (config.feature_map, config.dtype) = (map.clone(), dtype);
+                let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
+                for stage in Stage::ALL {
+                    let name = format!("{}-{map}-{tensors}-{}", stage.name(), dtype.name());
+                    modules.push((name, stage.wgsl(&config, tuning.layout).into_owned()));
+                }
             }
         }
     }

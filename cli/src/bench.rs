@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use linear_attention::wgpu::{Device, DeviceType, Queue};
-use linear_attention::{Candidate, Dtype, tune_with};
+use linear_attention::{
+    Candidate, Config, DEFAULT_EPS, Dtype, FeatureMap, Normalization, tune_with,
+};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
     standard_sizes, table,
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// How q, k, v and o are stored
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     dtype: String,
+    /// φ, as `run` takes it; given more than once, each shape is measured with each
+    #[arg(long, value_name = "MAP", default_value = "elu")]
+    feature_map: Vec<FeatureMap>,
     /// Compare with the fastest peer of equal sizes in a file that a script of benches/peers
     /// wrote, any number of times
     #[arg(long, value_name = "FILE")]
@@ -83,7 +88,9 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     let (device, queue) = device::open(&adapter)?;
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
-    let jobs = plan(&device, &args.sizes(adapter.get_info().device_type), dtype)?;
+    let configs: Vec<Config> =
+        args.feature_map.iter().map(|map| config(map.clone(), dtype)).collect();
+    let jobs = plan(&device, &args.sizes(adapter.get_info().device_type), &configs)?;
     let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
 
     let timer = Timer::new(&device, &queue);
@@ -116,6 +123,22 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is measured of a map, but for its widths: the quotient, and for maps whose features are
+/// negative for any rows the numerator alone, since another quotient could not be checked.
+fn config(feature_map: FeatureMap, dtype: Dtype) -> Config {
+    let mut config = Config::new(1, 1);
+    (config.feature_map, config.dtype) = (feature_map, dtype);
+    if !config.is_non_negative() {
+        config.normalization = match config.feature_map {
+            FeatureMap::Identity | FeatureMap::Silu => {
+                Normalization::SignedSum { eps: DEFAULT_EPS }
+            }
+            _ => Normalization::None,
+        };
+    }
+    config
+}
+
 /// The same shapes, each with the fastest of the device's candidates.
 fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failure> {
     let progress = Progress::new(jobs.len());
@@ -124,16 +147,14 @@ fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failu
         let sizes = job.sizes();
         progress.step(&format!("tuning {sizes}"));
         let mut best: Option<Candidate> = None;
-        let mut config = sizes.config();
-        config.dtype = job.dtype();
-        tune_with(device, queue, &config, job.shape(), &mut |candidate| {
+        tune_with(device, queue, job.config(), job.shape(), &mut |candidate| {
             progress.print(&candidate_line(&sizes, candidate));
             if best.is_none_or(|best| candidate.time < best.time) {
                 best = Some(*candidate);
             }
         })?;
         let tuning = best.map(|best| best.tuning);
-        tuned.push(Job::with_tuning(device, &sizes, job.dtype(), tuning)?);
+        tuned.push(Job::with_tuning(device, &sizes, job.config(), tuning)?);
     }
     progress.finish();
     Ok(tuned)
@@ -146,10 +167,11 @@ fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
 
 /// The shapes that fit the device. One that was asked for by name must; the others are
 /// passed over visibly.
-fn plan(device: &Device, sizes: &[(Sizes, bool)], dtype: Dtype) -> Result<Vec<Job>, Failure> {
+fn plan(device: &Device, sizes: &[(Sizes, bool)], configs: &[Config]) -> Result<Vec<Job>, Failure> {
     let mut jobs = Vec::with_capacity(sizes.len());
-    for (sizes, must_fit) in sizes {
-        match Job::new(device, sizes, dtype) {
+    let each = sizes.iter().flat_map(|sizes| configs.iter().map(move |config| (sizes, config)));
+    for ((sizes, must_fit), config) in each {
+        match Job::new(device, sizes, config) {
             Ok(job) => jobs.push(job),
             Err(MeasureError::Plan(error)) if !must_fit => {
                 eprintln!("SKIPPED {sizes}: {error}");

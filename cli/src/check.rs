@@ -84,7 +84,7 @@ fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
     let mut options = verify::Options::default();
     options.seed = args.seed;
     options.filter.clone_from(&args.case);
-    let count = verify::case_count(&options);
+    let count = verify::cases_of_run(&device.limits(), &options).len();
     if let (0, Some(case)) = (count, &args.case) {
         let expected = "expected a part of a case's name, as `check` prints them";
         return Err(Failure::Input(format!("--case {case}: {expected}, found none")));

@@ -5,28 +5,31 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use linear_attention::reference::Output64;
-use linear_attention::{Inputs, MAX_DIM, Output, Shape};
+use linear_attention::{Config, Inputs, MAX_DIM, Output, Shape, Weights};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::cu_seqlens;
 use crate::failure::Failure;
 use crate::header;
+use crate::maps::{self, Missing};
 
 /// The tensors of an input file.
 pub(crate) struct Input {
     pub(crate) shape: Shape,
-    pub(crate) key_dim: u32,
     pub(crate) value_dim: u32,
+    /// F.
+    features: u32,
     /// That of q, k and v, and so of o.
     pub(crate) dtype: Dtype,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
     initial: Option<State>,
+    weights: Option<Weights>,
 }
 
-/// mu `[N,G,K,V]` and nu `[N,G,K]`.
+/// mu `[N,G,F,V]` and nu `[N,G,F]`.
 struct State {
     mu: Vec<f32>,
     nu: Vec<f32>,
@@ -53,8 +56,13 @@ impl From<Output64> for Results {
 }
 
 impl Input {
-    /// Reads and checks a file. Tensors that are not asked for are ignored.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+    /// Reads and checks a file, and gives `config` its sizes and dtype. Tensors that are not asked
+    /// for are ignored; `missing` says what to do about weights that the file does not have.
+    pub(crate) fn read(
+        path: &Path,
+        config: &mut Config,
+        missing: Missing,
+    ) -> Result<Self, Failure> {
         let shown = path.display();
         let bytes = fs::read(path).map_err(|error| {
             Failure::Input(format!("{shown}: expected a readable file, found {error}"))
@@ -62,10 +70,15 @@ impl Input {
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
             Failure::Input(format!("{shown}: {}", header::explain(&bytes, &error)))
         })?;
-        Self::new(&tensors).map_err(|message| Failure::Input(format!("{shown}: {message}")))
+        Self::new(&tensors, config, missing)
+            .map_err(|message| Failure::Input(format!("{shown}: {message}")))
     }
 
-    fn new(tensors: &SafeTensors<'_>) -> Result<Self, String> {
+    fn new(
+        tensors: &SafeTensors<'_>,
+        config: &mut Config,
+        missing: Missing,
+    ) -> Result<Self, String> {
         let [q, k, v] = ["q", "k", "v"].map(|name| required(tensors, name));
         let (q, k, v) = (q?, k?, v?);
         let dtype = q.dtype();
@@ -94,31 +107,38 @@ impl Input {
             Some(lengths) => Shape::packed(&lengths, h),
             None => Shape::new(b, t, h),
         };
-        let initial = initial_state(tensors, [shape.sequences(), g, key_dim, value_dim])?;
+        (config.key_dim, config.value_dim) = (key_dim, value_dim);
+        config.dtype = linear_attention::Dtype::from_name(&dtype.to_string()).unwrap_or_default();
+        config.validate().map_err(|error| error.to_string())?;
+        let features = config.features();
+        let initial = initial_state(tensors, [shape.sequences(), g, features, value_dim])?;
+        let weights = maps::weights(tensors, config, [h, g], missing)?;
         Ok(Self {
             shape: shape.with_kv_heads(g),
-            key_dim,
             value_dim,
+            features,
             dtype,
             q: to_f32(&q),
             k: to_f32(&k),
             v: to_f32(&v),
             initial,
+            weights,
         })
-    }
-
-    /// The library's name for the dtype of q, k and v, which `new` has checked.
-    pub(crate) fn dtype(&self) -> linear_attention::Dtype {
-        linear_attention::Dtype::from_name(&self.dtype.to_string()).unwrap_or_default()
     }
 
     /// What the library takes.
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let inputs = Inputs::new(&self.q, &self.k, &self.v);
+        let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
+        inputs.weights = self.weights.as_ref();
         match &self.initial {
             Some(State { mu, nu }) => inputs.with_initial(mu, nu),
             None => inputs,
         }
+    }
+
+    /// Multiplies q and k.
+    pub(crate) fn scale_queries_and_keys(&mut self, by: f64) {
+        self.q.iter_mut().chain(&mut self.k).for_each(|x| *x = (f64::from(*x) * by) as f32);
     }
 
     /// The bytes of the output file that belongs to this input.
@@ -126,13 +146,13 @@ impl Input {
         let size = |n: u32| n as usize;
         let Shape { batch, seq_len, heads, kv_heads, .. } = self.shape;
         let (n, g) = (size(self.shape.sequences()), size(kv_heads));
-        let (k, v) = (size(self.key_dim), size(self.value_dim));
+        let (f, v) = (size(self.features), size(self.value_dim));
         let o = from_f32(&output.o, self.dtype);
         let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));
         let views = [
             ("o", self.dtype, vec![size(batch), size(seq_len), size(heads), v], &o),
-            ("final_mu", Dtype::F32, vec![n, g, k, v], &mu),
-            ("final_nu", Dtype::F32, vec![n, g, k], &nu),
+            ("final_mu", Dtype::F32, vec![n, g, f, v], &mu),
+            ("final_nu", Dtype::F32, vec![n, g, f], &nu),
         ];
         let views: Result<Vec<_>, _> = views
             .into_iter()
@@ -156,7 +176,7 @@ impl Input {
 
 fn initial_state(
     tensors: &SafeTensors<'_>,
-    [n, g, k, v]: [u32; 4],
+    [n, g, f, v]: [u32; 4],
 ) -> Result<Option<State>, String> {
     if ["initial_mu", "initial_nu"].iter().all(|name| tensors.tensor(name).is_err()) {
         return Ok(None);
@@ -164,12 +184,15 @@ fn initial_state(
     let (mu, nu) = (required(tensors, "initial_mu")?, required(tensors, "initial_nu")?);
     expect_dtype("initial_mu", &mu, Dtype::F32)?;
     expect_dtype("initial_nu", &nu, Dtype::F32)?;
-    expect_shape("initial_mu", &mu, &[n, g, k, v])?;
-    expect_shape("initial_nu", &nu, &[n, g, k])?;
+    expect_shape("initial_mu", &mu, &[n, g, f, v])?;
+    expect_shape("initial_nu", &nu, &[n, g, f])?;
     Ok(Some(State { mu: to_f32(&mu), nu: to_f32(&nu) }))
 }
 
-fn required<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
+pub(crate) fn required<'a>(
+    tensors: &SafeTensors<'a>,
+    name: &str,
+) -> Result<TensorView<'a>, String> {
     tensors.tensor(name).map_err(|_| {
         let mut names = tensors.names();
         names.sort_unstable();
@@ -177,7 +200,11 @@ fn required<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>,
     })
 }
 
-fn expect_dtype(name: &str, tensor: &TensorView<'_>, expected: Dtype) -> Result<(), String> {
+pub(crate) fn expect_dtype(
+    name: &str,
+    tensor: &TensorView<'_>,
+    expected: Dtype,
+) -> Result<(), String> {
     let found = tensor.dtype();
     if found == expected {
         return Ok(());
@@ -204,7 +231,11 @@ fn sizes(name: &str, letters: &str, tensor: &TensorView<'_>) -> Result<[u32; 4],
     }
 }
 
-fn expect_shape(name: &str, tensor: &TensorView<'_>, expected: &[u32]) -> Result<(), String> {
+pub(crate) fn expect_shape(
+    name: &str,
+    tensor: &TensorView<'_>,
+    expected: &[u32],
+) -> Result<(), String> {
     let found = tensor.shape();
     let is_expected = found.len() == expected.len()
         && found.iter().zip(expected).all(|(found, expected)| *found == *expected as usize);
@@ -215,7 +246,7 @@ fn expect_shape(name: &str, tensor: &TensorView<'_>, expected: &[u32]) -> Result
 }
 
 /// The numbers of a tensor, byte by byte: a file may place its data at any address.
-fn to_f32(tensor: &TensorView<'_>) -> Vec<f32> {
+pub(crate) fn to_f32(tensor: &TensorView<'_>) -> Vec<f32> {
     let data = tensor.data();
     match tensor.dtype() {
         Dtype::F16 => {

@@ -6,11 +6,13 @@
 mod adapters;
 mod bench;
 mod check;
+mod compare;
 mod cu_seqlens;
 mod device;
 mod failure;
 mod file;
 mod header;
+mod maps;
 mod output;
 mod plot;
 mod progress;
@@ -39,6 +41,8 @@ enum Command {
     Check(check::Args),
     /// Measure how fast an adapter computes, beside what its memory and arithmetic allow
     Bench(bench::Args),
+    /// See how near each feature map comes to softmax attention on a file, and what it costs
+    Compare(compare::Args),
     /// Draw how time grows with T, from the rows that bench wrote
     Plot(plot::Args),
 }
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Compare(args) => compare::compare(&args),
         Command::Plot(args) => plot::plot(&args),
     });
     match done {
@@ -81,7 +86,8 @@ fn parse() -> Result<Cli, Failure> {
         let text = error.to_string();
         // A bare `linear-attention` gets the help as its error; one line has to do.
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            let expected = "expected a command: adapters, run, check, bench or plot (see --help)";
+            let expected =
+                "expected a command: adapters, run, check, bench, compare or plot (see --help)";
             return Failure::Input(expected.to_owned());
         }
         // clap says what is wrong first, then how to use the program: keep the first.

@@ -1,6 +1,6 @@
 //! `plot`: how time grows with T, from the rows of `bench` and of its peers.
 
-mod draw;
+pub(crate) mod draw;
 mod panels;
 
 use std::path::PathBuf;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, DEFAULT_EPS, Dtype, FeatureMap, LinearAttention, Normalization, Packing, reference,
-    wgpu::Adapter,
+    Config, DEFAULT_EPS, Dtype, LinearAttention, Normalization, Packing, reference, wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
 use crate::device;
 use crate::failure::Failure;
 use crate::file::{Input, Results};
+use crate::maps::{Maps, Missing};
 use crate::output::OutputFile;
 
 /// Tokens up to which the definition, which costs their square, checks the recurrence.
@@ -20,17 +20,18 @@ const NAIVE_TOKENS: u32 = 2048;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,G,V]` and, if wanted, the
-    /// state to begin with, initial_mu `[N,G,K,V]` and initial_nu `[N,G,K]`; N is B, or with
-    /// cu_seqlens `[N+1]` the sequences packed along T
+    /// state to begin with, initial_mu `[N,G,F,V]` and initial_nu `[N,G,F]`; N is B, or with
+    /// cu_seqlens `[N+1]` the sequences packed along T. A trained feature map has its weights
+    /// there, too: key_weight `[P,K]` or `[G,P,K]` and key_bias `[P]` or `[G,P]`, and where those
+    /// of queries are others, query_weight `[P,K]` or `[H,P,K]` and query_bias
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Safetensors file to write: o, final_mu, final_nu
     #[arg(short, long, value_name = "OUT", required_unless_present = "verify")]
     output: Option<PathBuf>,
-    /// What is applied to each element of q and k
-    #[arg(long, value_name = "MAP", default_value = "elu", value_parser = ["identity", "relu", "elu"])]
-    feature_map: String,
-    /// Divide by the sum of weights (the default for relu and elu)
+    #[command(flatten)]
+    maps: Maps,
+    /// Divide by the sum of weights (the default for maps whose weights cannot be negative)
     #[arg(long)]
     normalize: bool,
     /// Divide by nothing
@@ -57,24 +58,25 @@ impl Args {
     /// The config but for its sizes.
     fn config(&self) -> Result<Config, Failure> {
         let mut config = Config::new(1, 1);
-        config.feature_map = FeatureMap::from_name(&self.feature_map).unwrap_or_default();
+        self.maps.apply(&mut config);
         config.scale = self.scale;
         let eps = self.eps;
-        config.normalization = match config.feature_map.is_non_negative() {
+        config.normalization = match config.is_non_negative() {
             _ if self.no_normalize => Normalization::None,
             true => Normalization::Sum { eps },
             false if self.normalize => Normalization::SignedSum { eps },
             false => {
                 return Err(Failure::Input(format!(
-                    "--feature-map {}: expected --normalize or --no-normalize with a map that \
-                     can be negative, found neither",
-                    self.feature_map
+                    "{}: expected --normalize or --no-normalize with a map that can be negative, \
+                     found neither",
+                    self.maps
                 )));
             }
         };
-        if let Err(error) = config.validate() {
-            return Err(Failure::Input(format!("--{error}")));
-        }
+        // What the maps need of K is known with the file.
+        let mut numbers = Config::new(1, 1);
+        (numbers.scale, numbers.normalization) = (config.scale, config.normalization);
+        numbers.validate().map_err(|error| Failure::Input(format!("--{error}")))?;
         Ok(config)
     }
 }
@@ -84,9 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut config = args.config()?;
     let output_file =
         args.output.as_deref().map(|path| OutputFile::new("--output", path)).transpose()?;
-    let input = Input::read(&args.input)?;
-    (config.key_dim, config.value_dim) = (input.key_dim, input.value_dim);
-    config.dtype = input.dtype();
+    let input = Input::read(&args.input, &mut config, Missing::DrawRandom(args.maps.seed))?;
     input.inputs().check(&input.shape.lens(&config)?)?;
     let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
     if adapter.is_none() && !args.reference {
@@ -134,7 +134,7 @@ fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<
     };
     let (device, queue) = device::open(adapter)?;
     let start = Instant::now();
-    let attention = LinearAttention::new(&device, *config)?;
+    let attention = LinearAttention::new(&device, config.clone())?;
     let plan = attention.plan(&input.shape)?;
     // A final state is always written.
     attention.prepare(&device, &plan, input.inputs().initial.is_some(), true)?;

@@ -58,7 +58,7 @@ fn decode_step(
     }
     storageBarrier();
     if (WRITE_END && takes_part) {
-        for (var quad = slice; 4u * quad < KEY_DIM; quad += SLICES) {
+        for (var quad = slice; 4u * quad < FEATURE_DIM; quad += SLICES) {
             store_end_nu_quad(state, quad, nu_after(state, sequence.begin, sequence.end, g, quad));
         }
     }
@@ -69,20 +69,31 @@ fn step(state: StateAt, t: u32, g: u32, quad: u32) {
     let row = kv_row(t, g);
     let v = load_v(row, quad);
     let o_row = t * params.heads + g * params.group;
+    let shift = query_shift(o_row);
     var o = Values();
     // q' . nu, in four shares.
     var shares = vec4<f32>(0.0);
-    for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
-        let k = feature_quad(k_quad(row, feature / 4u), feature / 4u);
-        let q = feature_quad(q_quad(o_row, feature / 4u), feature / 4u);
+    for (var feature = 0u; feature < FEATURE_DIM; feature += 4u) {
+        let k = feature_quad(KEY_MAP, k_quad(row, feature / 4u), feature / 4u);
+        let q = query_feature_quad(q_quad(o_row, feature / 4u), feature / 4u, shift);
         shares += (start_nu_quad(state, feature / 4u) + k) * q;
         step_row(&o, state, feature, quad, k.x, v, q.x);
         step_row(&o, state, feature + 1u, quad, k.y, v, q.y);
         step_row(&o, state, feature + 2u, quad, k.z, v, q.z);
         step_row(&o, state, feature + 3u, quad, k.w, v, q.w);
     }
-    let factor = factor_of(shares.x + shares.y + shares.z + shares.w);
+    let factor = factor_of(shares.x + shares.y + shares.z + shares.w, shift);
     store_o(o_row, quad, scaled(o, factor));
+}
+
+// The largest number of a query, for the map that takes it off.
+fn query_shift(o_row: u32) -> f32 {
+    if (QUERY_MAP != EXP) { return 0.0; }
+    var most = or_lowest(q_quad(o_row, 0u), 0u);
+    for (var quad = 1u; 4u * quad < FEATURE_DIM; quad++) {
+        most = max(most, or_lowest(q_quad(o_row, quad), quad));
+    }
+    return max(max(most.x, most.y), max(most.z, most.w));
 }
 
 // A row of mu at a time: a software driver spills what lives longer.
@@ -140,23 +151,29 @@ fn walk(state: StateAt, rows: Rows, quad: u32) {
     var o: array<Values, ROWS>;
     // q' . nu, in four shares.
     var shares: array<vec4<f32>, ROWS>;
+    var shifts: array<f32, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
         o[row] = Values();
         shares[row] = vec4<f32>(0.0);
+        if (QUERY_MAP == EXP && row < (rows.end - rows.first) * rows.heads) {
+            shifts[row] = query_shift((rows.first + row / rows.heads) * params.heads
+                + rows.g * params.group + rows.first_head + row % rows.heads);
+        }
     }
 
-    for (var feature = 0u; feature < KEY_DIM; feature += 4u) {
+    for (var feature = 0u; feature < FEATURE_DIM; feature += 4u) {
         var mu = load_tile(state, feature, quad, is_first);
         var nu = start_nu_quad(state, feature / 4u);
         for (var t = rows.begin; t < rows.end; t++) {
-            let k = feature_quad(k_quad(kv_row(t, rows.g), feature / 4u), feature / 4u);
+            let k = feature_quad(KEY_MAP, k_quad(kv_row(t, rows.g), feature / 4u), feature / 4u);
             nu += k;
             if (is_new && t >= since) { add_token(&mu, k, t, rows.g, quad); }
             if (t < rows.first) { continue; }
             let first_row = t * params.heads + rows.g * params.group + rows.first_head;
             for (var head = 0u; head < rows.heads; head++) {
-                let q = feature_quad(q_quad(first_row + head, feature / 4u), feature / 4u);
                 let row = (t - rows.first) * rows.heads + head;
+                let x = q_quad(first_row + head, feature / 4u);
+                let q = query_feature_quad(x, feature / 4u, shifts[row]);
                 shares[row] += nu * q;
                 o[row].a += mu.a * q;
                 if (SLICE_QUADS > 1u) {
@@ -180,7 +197,7 @@ fn walk(state: StateAt, rows: Rows, quad: u32) {
         for (var head = 0u; head < rows.heads; head++) {
             let row = (t - rows.first) * rows.heads + head;
             let sum = shares[row].x + shares[row].y + shares[row].z + shares[row].w;
-            store_o(first_row + head, quad, scaled(o[row], factor_of(sum)));
+            store_o(first_row + head, quad, scaled(o[row], factor_of(sum, shifts[row])));
         }
     }
 }
@@ -200,7 +217,7 @@ fn add_token(mu: ptr<function, Tile>, k: vec4<f32>, t: u32, g: u32, quad: u32) {
 fn nu_after(state: StateAt, begin: u32, end: u32, g: u32, quad: u32) -> vec4<f32> {
     var nu = start_nu_quad(state, quad);
     for (var t = begin; t < end; t++) {
-        nu += feature_quad(k_quad(kv_row(t, g), quad), quad);
+        nu += feature_quad(KEY_MAP, k_quad(kv_row(t, g), quad), quad);
     }
     return nu;
 }
@@ -263,7 +280,7 @@ fn store_rows(rows: mat4x4<f32>, state: StateAt, feature: u32, quad: u32) {
 
 // Where fours fill K and slices V, a compiler need not ask.
 fn is_inside(feature: u32, quad: u32) -> bool {
-    return (KEY_DIM % 4u == 0u || feature < KEY_DIM)
+    return (FEATURE_DIM % 4u == 0u || feature < FEATURE_DIM)
         && (VALUE_DIM % (4u * SLICE_QUADS) == 0u || 4u * quad < VALUE_DIM);
 }
 

@@ -31,9 +31,9 @@ fn segment_output(
     var nu_0 = Features(); var nu_64 = Features(); var nu_128 = Features(); var nu_192 = Features();
 
     // The state enters, the tokens, the state leaves.
-    let tokens_begin = select(KEY_DIM, 0u, START == START_ZERO);
+    let tokens_begin = select(FEATURE_DIM, 0u, START == START_ZERO);
     let tokens_end = tokens_begin + place.end - place.begin;
-    let steps = tokens_end + select(0u, KEY_DIM, writes_end);
+    let steps = tokens_end + select(0u, FEATURE_DIM, writes_end);
     for (var i = 0u; i < steps; i++) {
         var step: Step;
         step.enters = START != START_ZERO && i < tokens_begin;
@@ -52,14 +52,14 @@ fn segment_output(
 
         var row = Row();
         advance(&mu_0, &nu_0, &row, step, 0u);
-        if (KEY_DIM > 64u) { advance(&mu_64, &nu_64, &row, step, 64u); }
-        if (KEY_DIM > 128u) { advance(&mu_128, &nu_128, &row, step, 128u); }
-        if (KEY_DIM > 192u) { advance(&mu_192, &nu_192, &row, step, 192u); }
+        if (FEATURE_DIM > 64u) { advance(&mu_64, &nu_64, &row, step, 64u); }
+        if (FEATURE_DIM > 128u) { advance(&mu_128, &nu_128, &row, step, 128u); }
+        if (FEATURE_DIM > 192u) { advance(&mu_192, &nu_192, &row, step, 192u); }
     }
 }
 
 // What blocks add up to one row of o: q' mu, and q' . nu in four shares.
-struct Row { o: Values, shares: vec4<f32>, factor: f32 }
+struct Row { o: Values, shares: vec4<f32>, factor: f32, shift: f32 }
 
 // One step through one block of the state. The row is whole with the last block, and is
 // written as it comes.
@@ -71,14 +71,16 @@ fn advance(
     first: u32,
 ) {
     let k = load_keys(step, first / 4u);
-    let q = load_queries(step, first / 4u);
+    let x = load_queries(step, first / 4u);
+    if (QUERY_MAP == EXP) { shift_row(row, x, step, first); }
+    let q = map_queries(x, step, first / 4u, (*row).shift);
     // A token counts once in nu; a row of the start state as often as its nu says.
     var weight = 1.0;
     if (step.enters) { weight = start_nu_element(step.start, step.feature); }
     add_keys(nu, k, weight);
     (*row).shares += dot_shares(nu, q);
-    if (first + 64u >= KEY_DIM) {
-        (*row).factor = factor_of_step(step, (*row).shares);
+    if (first + 64u >= FEATURE_DIM) {
+        (*row).factor = factor_of_step(step, (*row).shares, (*row).shift);
     }
     let f = (*row).factor;
     var strip = (*mu).a; (*row).o.a = advance_strip(&strip, k, q, (*row).o.a, f, step, 0u, first); (*mu).a = strip;
@@ -112,28 +114,27 @@ fn advance_strip(
     add_outer(mu, k, value_quad(step, index), features);
     let sum = o + apply(mu, q, features);
     // Written here and not after all strips: software drivers compile small blocks better.
-    if (first + 64u >= KEY_DIM) {
+    if (first + 64u >= FEATURE_DIM) {
         store_value_quad(step, index, factor * sum);
     }
     return sum;
 }
 
 // What a row of q' mu is multiplied by. What leaves with nu leaves here.
-fn factor_of_step(step: Step, shares: vec4<f32>) -> f32 {
+fn factor_of_step(step: Step, shares: vec4<f32>, shift: f32) -> f32 {
     let sum = shares.x + shares.y + shares.z + shares.w;
     if (step.leaves && step.value_quad == 0u) {
         store_end_nu_element(step.end, step.feature, sum);
     }
-    return select(factor_of(sum), 1.0, step.leaves);
+    return select(factor_of(sum, shift), 1.0, step.leaves);
 }
 
 fn query_quad(step: Step, quad: u32) -> vec4<f32> {
-    if (4u * quad >= KEY_DIM) { return vec4<f32>(0.0); }
-    let unit = unit_quad(step.feature, quad);
-    return select(unit, feature_quad(q_quad(step.q_row, quad), quad), step.is_token);
+    if (4u * quad >= FEATURE_DIM) { return vec4<f32>(0.0); }
+    return q_quad(step.q_row, quad);
 }
 
-// Features 4 quad .. + 63 of a row of phi(q).
+// Numbers 4 quad .. + 63 of a row of q.
 fn load_queries(step: Step, quad: u32) -> Features {
     return Features(
         query_quad(step, quad + 0u), query_quad(step, quad + 1u),
@@ -145,6 +146,63 @@ fn load_queries(step: Step, quad: u32) -> Features {
         query_quad(step, quad + 12u), query_quad(step, quad + 13u),
         query_quad(step, quad + 14u), query_quad(step, quad + 15u),
     );
+}
+
+// A row of EXP is mapped less the largest of its first 64 numbers, and only where a later one is
+// far larger is all that was added up so far brought to another measure.
+fn shift_row(row: ptr<function, Row>, x: Features, step: Step, first: u32) {
+    if (!step.is_token) { return; }
+    let largest = largest_of(x, first);
+    if (first == 0u) {
+        (*row).shift = largest;
+    } else if (largest > (*row).shift + 40.0) {
+        let shrink = exp((*row).shift - largest);
+        (*row).shift = largest;
+        (*row).shares *= shrink;
+        (*row).o.a *= shrink; (*row).o.b *= shrink; (*row).o.c *= shrink; (*row).o.d *= shrink;
+        (*row).o.e *= shrink; (*row).o.f *= shrink; (*row).o.g *= shrink; (*row).o.h *= shrink;
+    }
+}
+
+fn largest_of(x: Features, first: u32) -> f32 {
+    let quad = first / 4u;
+    var most = or_lowest(x.a, quad);
+    if (features_from(first) > 4u) { most = max(most, or_lowest(x.b, quad + 1u)); }
+    if (features_from(first) > 8u) { most = max(most, or_lowest(x.c, quad + 2u)); }
+    if (features_from(first) > 12u) { most = max(most, or_lowest(x.d, quad + 3u)); }
+    if (features_from(first) > 16u) { most = max(most, or_lowest(x.e, quad + 4u)); }
+    if (features_from(first) > 20u) { most = max(most, or_lowest(x.f, quad + 5u)); }
+    if (features_from(first) > 24u) { most = max(most, or_lowest(x.g, quad + 6u)); }
+    if (features_from(first) > 28u) { most = max(most, or_lowest(x.h, quad + 7u)); }
+    if (features_from(first) > 32u) { most = max(most, or_lowest(x.i, quad + 8u)); }
+    if (features_from(first) > 36u) { most = max(most, or_lowest(x.j, quad + 9u)); }
+    if (features_from(first) > 40u) { most = max(most, or_lowest(x.k, quad + 10u)); }
+    if (features_from(first) > 44u) { most = max(most, or_lowest(x.l, quad + 11u)); }
+    if (features_from(first) > 48u) { most = max(most, or_lowest(x.m, quad + 12u)); }
+    if (features_from(first) > 52u) { most = max(most, or_lowest(x.n, quad + 13u)); }
+    if (features_from(first) > 56u) { most = max(most, or_lowest(x.o, quad + 14u)); }
+    if (features_from(first) > 60u) { most = max(most, or_lowest(x.p, quad + 15u)); }
+    return max(max(most.x, most.y), max(most.z, most.w));
+}
+
+// phi of numbers that load_queries has read.
+fn map_queries(x: Features, step: Step, quad: u32, shift: f32) -> Features {
+    return Features(
+        map_query(x.a, step, quad + 0u, shift), map_query(x.b, step, quad + 1u, shift),
+        map_query(x.c, step, quad + 2u, shift), map_query(x.d, step, quad + 3u, shift),
+        map_query(x.e, step, quad + 4u, shift), map_query(x.f, step, quad + 5u, shift),
+        map_query(x.g, step, quad + 6u, shift), map_query(x.h, step, quad + 7u, shift),
+        map_query(x.i, step, quad + 8u, shift), map_query(x.j, step, quad + 9u, shift),
+        map_query(x.k, step, quad + 10u, shift), map_query(x.l, step, quad + 11u, shift),
+        map_query(x.m, step, quad + 12u, shift), map_query(x.n, step, quad + 13u, shift),
+        map_query(x.o, step, quad + 14u, shift), map_query(x.p, step, quad + 15u, shift),
+    );
+}
+
+fn map_query(x: vec4<f32>, step: Step, quad: u32, shift: f32) -> vec4<f32> {
+    if (4u * quad >= FEATURE_DIM) { return vec4<f32>(0.0); }
+    let unit = unit_quad(step.feature, quad);
+    return select(unit, query_feature_quad(x, quad, shift), step.is_token);
 }
 
 fn value_quad(step: Step, index: u32) -> vec4<f32> {

@@ -24,14 +24,14 @@ fn segment_state(
     for (var t = place.begin; t < place.end; t++) {
         step.kv_row = kv_row(t, place.g);
         add(&mu_0, &nu_0, step, 0u);
-        if (KEY_DIM > 64u) { add(&mu_64, &nu_64, step, 64u); }
-        if (KEY_DIM > 128u) { add(&mu_128, &nu_128, step, 128u); }
-        if (KEY_DIM > 192u) { add(&mu_192, &nu_192, step, 192u); }
+        if (FEATURE_DIM > 64u) { add(&mu_64, &nu_64, step, 64u); }
+        if (FEATURE_DIM > 128u) { add(&mu_128, &nu_128, step, 128u); }
+        if (FEATURE_DIM > 192u) { add(&mu_192, &nu_192, step, 192u); }
     }
     leave(&mu_0, &nu_0, place, 0u);
-    if (KEY_DIM > 64u) { leave(&mu_64, &nu_64, place, 64u); }
-    if (KEY_DIM > 128u) { leave(&mu_128, &nu_128, place, 128u); }
-    if (KEY_DIM > 192u) { leave(&mu_192, &nu_192, place, 192u); }
+    if (FEATURE_DIM > 64u) { leave(&mu_64, &nu_64, place, 64u); }
+    if (FEATURE_DIM > 128u) { leave(&mu_128, &nu_128, place, 128u); }
+    if (FEATURE_DIM > 192u) { leave(&mu_192, &nu_192, place, 192u); }
 }
 
 // A token enters a block of the state.
@@ -61,7 +61,7 @@ fn leave(mu: ptr<function, Block>, nu: ptr<function, Features>, place: Place, fi
     let state = state_at(place.segment, place.g);
     let quad = place.value_block * TILE_QUADS;
     let n = features_from(first);
-    for (var feature = first; feature < min(first + 64u, KEY_DIM); feature++) {
+    for (var feature = first; feature < min(first + 64u, FEATURE_DIM); feature++) {
         let q = unit_features(feature, first / 4u);
         var strip = (*mu).a; store_end_mu_quad(state, feature, quad, apply(&strip, q, n));
         if (TILE_QUADS > 1u) {

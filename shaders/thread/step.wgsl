@@ -24,9 +24,9 @@ fn unit_quad(feature: u32, quad: u32) -> vec4<f32> {
 }
 
 fn key_quad(step: Step, quad: u32) -> vec4<f32> {
-    if (4u * quad >= KEY_DIM) { return vec4<f32>(0.0); }
+    if (4u * quad >= FEATURE_DIM) { return vec4<f32>(0.0); }
     let unit = select(vec4<f32>(0.0), unit_quad(step.feature, quad), step.enters);
-    return select(unit, feature_quad(k_quad(step.kv_row, quad), quad), step.is_token);
+    return select(unit, feature_quad(KEY_MAP, k_quad(step.kv_row, quad), quad), step.is_token);
 }
 
 // Features 4 quad .. + 63 of a row of phi(k).

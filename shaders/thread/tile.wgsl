@@ -36,7 +36,7 @@ struct Values {
 
 // How many features there are from `first` on.
 fn features_from(first: u32) -> u32 {
-    return KEY_DIM - min(KEY_DIM, first);
+    return FEATURE_DIM - min(FEATURE_DIM, first);
 }
 
 fn outer(k: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {

@@ -40,7 +40,7 @@ fn decode_step(
     }
     // Every slice has read nu by now, each quad in the thread that writes it.
     if (WRITE_END) {
-        store_end_nu(state, thread);
+        store_end_nu(state, 0u, thread);
     }
 }
 
@@ -48,8 +48,8 @@ override SLICES: u32 = (VALUE_DIM + 4u * COLUMN_THREADS - 1u) / (4u * COLUMN_THR
 
 // The tokens through one slice of mu.
 fn walk_slice(state: StateAt, sequence: Sequence, g: u32, slice: u32, thread: u32) {
-    var mu = start_tile(state, slice, thread);
-    load_start_nu(state, thread);
+    var mu = start_tile(state, 0u, slice, thread);
+    load_start_nu(state, 0u, thread);
     var chunk: Chunk;
     chunk.g = g;
     chunk.value_block = slice;
@@ -66,7 +66,7 @@ fn walk_slice(state: StateAt, sequence: Sequence, g: u32, slice: u32, thread: u3
         }
     }
     if (WRITE_END) {
-        store_tile(&mu, state, slice, thread);
+        store_tile(&mu, state, 0u, slice, thread);
     }
 }
 

@@ -3,22 +3,11 @@
 override PARTIAL_LEN: u32 = CHUNK_QUERIES * FEATURE_THREADS * VALUE_QUADS;
 override DOT_LEN: u32 = CHUNK_QUERIES * FEATURE_QUADS;
 
-// Shares of q' mu: [rows, F/tile, columns/4], and of q' . nu: [rows, F/4]
+// Shares of q' mu: [rows, features/16, columns/4], and of q' . nu: [rows, features/4]
 var<workgroup> o_partial: array<vec4<f32>, PARTIAL_LEN>;
 var<workgroup> dot_partial: array<f32, DOT_LEN>;
 // What each row of q' mu is multiplied by: [rows]
 var<workgroup> factor: array<f32, CHUNK_QUERIES>;
-
-// A chunk of tokens, and the query heads that read it.
-struct Chunk {
-    first: u32,        // tokens first .. first + count
-    count: u32,
-    first_head: u32,   // query heads first_head .. first_head + heads
-    heads: u32,
-    g: u32,            // key/value head
-    value_block: u32,
-    is_new: bool,      // false where other heads have brought the tokens into the state
-}
 
 fn chunk_outputs(mu: ptr<function, Tile>, chunk: Chunk, thread: u32) {
     let feature_thread = thread / COLUMN_THREADS;
@@ -26,13 +15,11 @@ fn chunk_outputs(mu: ptr<function, Tile>, chunk: Chunk, thread: u32) {
     let heads = chunk.heads;
     let rows = chunk.count * heads;
     workgroupBarrier();
-    load_keys_and_values(chunk.first, chunk.count, chunk.g, chunk.value_block, thread);
-    for (var i = thread; i < rows * FEATURE_QUADS; i += THREADS) {
-        let quad = i % FEATURE_QUADS;
-        let row = o_row(chunk, i / FEATURE_QUADS);
-        feature_chunk[CHUNK_TOKENS * FEATURE_QUADS + i] = feature_quad(q_quad(row, quad), quad);
-    }
+    load_chunk_keys(chunk, thread);
+    load_chunk_values(chunk, thread);
+    load_chunk_queries(chunk, thread);
     workgroupBarrier();
+    map_chunk(chunk, rows, thread);
 
     // A token sees itself: its key enters the state before its queries read it.
     for (var token = 0u; token < chunk.count; token++) {
@@ -57,23 +44,18 @@ fn chunk_outputs(mu: ptr<function, Tile>, chunk: Chunk, thread: u32) {
     }
     workgroupBarrier();
 
-    for (var row = thread; row < rows; row += THREADS) {
-        var sum = 0.0;
-        if (NORMALIZE) {
-            for (var quad = 0u; quad < FEATURE_QUADS; quad++) {
-                sum += dot_partial[row * FEATURE_QUADS + quad];
-            }
-        }
-        factor[row] = factor_of(sum);
-    }
-    workgroupBarrier();
+    leave_rows(chunk, rows, thread);
+}
 
-    for (var i = thread; i < rows * VALUE_QUADS; i += THREADS) {
-        let row = i / VALUE_QUADS;
-        let quad = i % VALUE_QUADS;
-        store_o_quad(o_row(chunk, row), chunk.value_block * VALUE_QUADS + quad,
-            sum_of_shares(row, quad) * factor[row]);
+// The sum of weights of a row.
+fn sum_of_weights(row: u32) -> f32 {
+    var sum = 0.0;
+    if (NORMALIZE) {
+        for (var quad = 0u; quad < FEATURE_QUADS; quad++) {
+            sum += dot_partial[row * FEATURE_QUADS + quad];
+        }
     }
+    return sum;
 }
 
 fn store_partial(at: u32, o: Values) {
@@ -87,9 +69,4 @@ fn sum_of_shares(row: u32, quad: u32) -> vec4<f32> {
         sum += o_partial[(row * FEATURE_THREADS + share) * VALUE_QUADS + quad];
     }
     return sum;
-}
-
-// Row of q and o, seen as [M H, width], of one of a chunk's query rows.
-fn o_row(chunk: Chunk, row: u32) -> u32 {
-    return (chunk.first + row / chunk.heads) * params.heads + chunk.first_head + row % chunk.heads;
 }

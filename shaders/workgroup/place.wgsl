@@ -13,3 +13,15 @@ fn workgroup_place(index: u32, head_blocks: u32, segments: u32, thread: u32) -> 
     }
     return place;
 }
+
+// What all chunks of a place share.
+fn chunk_of(place: Place) -> Chunk {
+    var chunk: Chunk;
+    chunk.first_head = place.g * params.group + place.head_block * params.head_tile;
+    chunk.heads = min(params.head_tile, params.group - place.head_block * params.head_tile);
+    chunk.g = place.g;
+    chunk.value_block = place.value_block;
+    chunk.feature_block = place.feature_block;
+    chunk.is_new = true;
+    return chunk;
+}

@@ -8,9 +8,11 @@
 // workgroup memory, where the shares of all threads along F are added up.
 //
 // reads   q [M,H,K]  k [M,G,K]  v [M,G,V]  start: a state for each segment
-// writes  o [M,H,V]; in the last segment of a sequence end: a state for each sequence
-// grid    segments x G x blocks of query heads x slices of V, folded
-// memory  (tokens + rows) F + tokens columns + rows (F/tile columns + F/4 + 1) + F floats
+// writes  o [M,H,V], or where F falls into several blocks the shares of each; in the last segment
+//         of a sequence end: a state for each sequence
+// grid    segments x G x blocks of query heads x blocks of F x slices of V, folded
+// memory  with F those of a block: (tokens + rows) F + tokens columns
+//         + rows (F/16 columns + F/4 + 1) + F floats; and mapped.wgsl's
 
 @compute @workgroup_size(THREADS)
 fn segment_output(
@@ -24,15 +26,10 @@ fn segment_output(
     }
     // Of a segment's own, or the initial state, or the one that it will overwrite.
     let start_state = state_at(select(place.state, place.segment, STARTS_IN_SCRATCH), place.g);
-    var mu = start_tile(start_state, place.value_block, thread);
-    load_start_nu(start_state, thread);
+    var mu = start_tile(start_state, place.feature_block, place.value_block, thread);
+    load_start_nu(start_state, place.feature_block, thread);
 
-    var chunk: Chunk;
-    chunk.first_head = place.g * params.group + place.head_block * params.head_tile;
-    chunk.heads = min(params.head_tile, params.group - place.head_block * params.head_tile);
-    chunk.g = place.g;
-    chunk.value_block = place.value_block;
-    chunk.is_new = true;
+    var chunk = chunk_of(place);
     for (var first = place.begin; first < place.end; first += params.chunk_len) {
         chunk.first = first;
         chunk.count = min(params.chunk_len, place.end - first);
@@ -42,9 +39,9 @@ fn segment_output(
     // Blocks of query heads carry the same state; one of them writes it.
     if (WRITE_END && place.is_last && place.head_block == 0u) {
         let end_state = state_at(place.state, place.g);
-        store_tile(&mu, end_state, place.value_block, thread);
+        store_tile(&mu, end_state, place.feature_block, place.value_block, thread);
         if (place.value_block == 0u) {
-            store_end_nu(end_state, thread);
+            store_end_nu(end_state, place.feature_block, thread);
         }
     }
 }

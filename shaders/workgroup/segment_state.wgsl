@@ -2,7 +2,7 @@
 //
 // reads   k [M,G,K]  v [M,G,V]
 // writes  end: a state for each segment that another follows
-// grid    segments x G x slices of V, folded
+// grid    segments x G x blocks of F x slices of V, folded
 // memory  (tokens + rows) F + tokens columns + F floats
 
 @compute @workgroup_size(THREADS)
@@ -22,11 +22,16 @@ fn segment_state(
         nu[quad] = vec4<f32>(0.0);
     }
 
+    var chunk = chunk_of(place);
     for (var first = place.begin; first < place.end; first += params.chunk_len) {
         let count = min(params.chunk_len, place.end - first);
+        chunk.first = first;
+        chunk.count = count;
         workgroupBarrier();
-        load_keys_and_values(first, count, place.g, place.value_block, thread);
+        load_chunk_keys(chunk, thread);
+        load_chunk_values(chunk, thread);
         workgroupBarrier();
+        map_chunk(chunk, 0u, thread);
 
         for (var token = 0u; token < count; token++) {
             add_outer(&mu, features_of(token, feature_thread), values_of(token, column_thread));
@@ -41,8 +46,8 @@ fn segment_state(
     }
 
     let state = state_at(place.segment, place.g);
-    store_tile(&mu, state, place.value_block, thread);
+    store_tile(&mu, state, place.feature_block, place.value_block, thread);
     if (place.value_block == 0u) {
-        store_end_nu(state, thread);
+        store_end_nu(state, place.feature_block, thread);
     }
 }

@@ -48,8 +48,9 @@ fn apply(mu: ptr<function, Tile>, q: Features) -> Values {
     );
 }
 
-fn start_tile(state: StateAt, value_block: u32, thread: u32) -> Tile {
-    let feature_quad = thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
+fn start_tile(state: StateAt, feature_block: u32, value_block: u32, thread: u32) -> Tile {
+    let feature_quad =
+        feature_block * FEATURE_QUADS + thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
     let value_quad = value_block * VALUE_QUADS + thread % COLUMN_THREADS;
     return Tile(
         Strip(start_block(state, feature_quad, value_quad)),
@@ -59,8 +60,15 @@ fn start_tile(state: StateAt, value_block: u32, thread: u32) -> Tile {
     );
 }
 
-fn store_tile(mu: ptr<function, Tile>, state: StateAt, value_block: u32, thread: u32) {
-    let feature_quad = thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
+fn store_tile(
+    mu: ptr<function, Tile>,
+    state: StateAt,
+    feature_block: u32,
+    value_block: u32,
+    thread: u32,
+) {
+    let feature_quad =
+        feature_block * FEATURE_QUADS + thread / COLUMN_THREADS * TILE_FEATURE_QUADS;
     let value_quad = value_block * VALUE_QUADS + thread % COLUMN_THREADS;
     store_end_block((*mu).a.a, state, feature_quad, value_quad);
     store_end_block((*mu).b.a, state, feature_quad + 1u, value_quad);
@@ -81,8 +89,8 @@ fn start_block(state: StateAt, feature_quad: u32, value_quad: u32) -> mat4x4<f32
 
 fn store_end_block(block: mat4x4<f32>, state: StateAt, feature_quad: u32, value_quad: u32) {
     let feature = 4u * feature_quad;
-    if (feature < KEY_DIM) { store_end_mu_quad(state, feature, value_quad, block[0]); }
-    if (feature + 1u < KEY_DIM) { store_end_mu_quad(state, feature + 1u, value_quad, block[1]); }
-    if (feature + 2u < KEY_DIM) { store_end_mu_quad(state, feature + 2u, value_quad, block[2]); }
-    if (feature + 3u < KEY_DIM) { store_end_mu_quad(state, feature + 3u, value_quad, block[3]); }
+    if (feature < FEATURE_DIM) { store_end_mu_quad(state, feature, value_quad, block[0]); }
+    if (feature + 1u < FEATURE_DIM) { store_end_mu_quad(state, feature + 1u, value_quad, block[1]); }
+    if (feature + 2u < FEATURE_DIM) { store_end_mu_quad(state, feature + 2u, value_quad, block[2]); }
+    if (feature + 3u < FEATURE_DIM) { store_end_mu_quad(state, feature + 3u, value_quad, block[3]); }
 }

@@ -5,9 +5,9 @@
 //! matters is kept: tokens one after the other, features in the shares that threads hold.
 
 use crate::segments::Segment;
-use crate::{Config, Error, FeatureMap, Inputs, Output, Plan, Shape, join_states, split_states};
+use crate::{Config, Error, Inputs, Output, Plan, Shape, join_states, split_states};
 
-use super::Rows;
+use super::{Phi, Rows, check_weights};
 
 /// Linear attention in f32 as the shaders compute it, with the plan of a device that has
 /// wgpu's default limits.
@@ -32,6 +32,7 @@ pub fn chunked(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Out
 /// Inputs that do not fit the plan's shape, or lengths that only a buffer knows.
 pub fn chunked_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Error> {
     inputs.check(plan.lens())?;
+    check_weights(plan.config(), plan.shape(), inputs.weights)?;
     if plan.segment_list().is_none() {
         return Err(Error::HostShape { what: "packed_at_most" });
     }
@@ -126,6 +127,8 @@ struct Sizes<'a> {
     config: &'a Config,
     rows: Rows,
     key_dim: usize,
+    /// F.
+    features: usize,
     value_dim: usize,
     tile_features: usize,
 }
@@ -136,6 +139,7 @@ impl<'a> Sizes<'a> {
             config: plan.config(),
             rows: Rows::new(plan.shape()),
             key_dim: plan.config().key_dim as usize,
+            features: plan.config().features() as usize,
             value_dim: plan.config().value_dim as usize,
             tile_features: plan.layout().features() as usize,
         }
@@ -143,7 +147,7 @@ impl<'a> Sizes<'a> {
 
     /// Elements of a state: mu `[G,F,V]`, then nu `[G,F]`.
     fn state_len(&self) -> usize {
-        self.rows.kv_heads * self.key_dim * (self.value_dim + 1)
+        self.rows.kv_heads * self.features * (self.value_dim + 1)
     }
 
     fn states(&self, count: usize) -> Vec<f32> {
@@ -152,25 +156,11 @@ impl<'a> Sizes<'a> {
 
     /// Where mu and nu of a key/value head are among states.
     fn state_at(&self, number: usize, g: usize) -> [std::ops::Range<usize>; 2] {
-        let mu_len = self.key_dim * self.value_dim;
+        let mu_len = self.features * self.value_dim;
         let begin = number * self.state_len();
         let mu = begin + g * mu_len;
-        let nu = begin + self.rows.kv_heads * mu_len + g * self.key_dim;
-        [mu..mu + mu_len, nu..nu + self.key_dim]
-    }
-
-    fn phi(&self, x: f32) -> f32 {
-        match self.config.feature_map {
-            FeatureMap::Identity => x,
-            FeatureMap::Relu => x.max(0.0),
-            FeatureMap::Elu => {
-                if x >= 0.0 {
-                    x + 1.0
-                } else {
-                    x.exp()
-                }
-            }
-        }
+        let nu = begin + self.rows.kv_heads * mu_len + g * self.features;
+        [mu..mu + mu_len, nu..nu + self.features]
     }
 }
 
@@ -182,7 +172,7 @@ struct State {
 
 impl State {
     fn zero(sizes: &Sizes<'_>) -> Self {
-        Self { mu: vec![0.0; sizes.key_dim * sizes.value_dim], nu: vec![0.0; sizes.key_dim] }
+        Self { mu: vec![0.0; sizes.features * sizes.value_dim], nu: vec![0.0; sizes.features] }
     }
 
     fn load(sizes: &Sizes<'_>, states: &[f32], number: usize, g: usize) -> Self {
@@ -199,8 +189,10 @@ impl State {
     fn add_token(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, g: usize) {
         let row = sizes.rows.kv(t, g);
         let value = &inputs.v[row * sizes.value_dim..][..sizes.value_dim];
-        for f in 0..sizes.key_dim {
-            let k = sizes.phi(inputs.k[row * sizes.key_dim + f]);
+        let mut key = vec![0.0; sizes.features];
+        let of_keys = Phi::of_keys(sizes.config, inputs.weights);
+        of_keys.row(&inputs.k[row * sizes.key_dim..][..sizes.key_dim], g, &mut key);
+        for (f, k) in key.into_iter().enumerate() {
             self.nu[f] += k;
             let mu = &mut self.mu[f * sizes.value_dim..][..sizes.value_dim];
             for (mu, v) in mu.iter_mut().zip(value) {
@@ -210,10 +202,11 @@ impl State {
     }
 
     fn apply(&self, sizes: &Sizes<'_>, inputs: Inputs<'_>, row: usize, o: &mut [f32]) {
-        let query: Vec<f32> = inputs.q[row * sizes.key_dim..][..sizes.key_dim]
-            .iter()
-            .map(|x| sizes.phi(*x))
-            .collect();
+        let group = sizes.rows.heads / sizes.rows.kv_heads;
+        let of_queries = Phi::of_queries(sizes.config, inputs.weights, group, true);
+        let mut query = vec![0.0; sizes.features];
+        let x = &inputs.q[row * sizes.key_dim..][..sizes.key_dim];
+        let shift: f32 = of_queries.row(x, row % sizes.rows.heads, &mut query);
         // Each thread along F adds up its own features; the shares are added last.
         o.fill(0.0);
         let mut share = vec![0.0; sizes.value_dim];
@@ -237,9 +230,11 @@ impl State {
         }
         let scale = sizes.config.scale;
         let factor = match sizes.config.normalization.eps() {
-            None => scale,
+            None => scale * shift.exp(),
             Some(eps) => {
-                let denominator = scale * weight + eps;
+                // What a query was mapped too small by, eps is as well.
+                let denominator =
+                    scale * weight + if eps > 0.0 { eps * (-shift).exp() } else { 0.0 };
                 if denominator == 0.0 { 0.0 } else { scale / denominator }
             }
         };

@@ -1,6 +1,6 @@
 //! The recurrence: mu and nu carried from token to token, in f64.
 
-use super::{Output64, Rows, normalized, phi, token_ranges};
+use super::{Output64, Phi, Rows, check_weights, normalized, token_ranges};
 use crate::{Config, Error, Inputs, Shape};
 
 /// Linear attention as a recurrence, O(T):
@@ -15,33 +15,32 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
     config.validate()?;
     let lens = shape.lens(config)?;
     inputs.check(&lens)?;
+    check_weights(config, shape, inputs.weights)?;
     let [q, k, v] = inputs.rounded(config.dtype);
     let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
+    let features = config.features() as usize;
     let rows = Rows::new(shape);
-    let map = |row: &[f32], to: &mut [f64]| {
-        for (to, x) in to.iter_mut().zip(row) {
-            *to = phi(config.feature_map, f64::from(*x));
-        }
-    };
+    let of_queries = Phi::of_queries(config, inputs.weights, rows.heads / rows.kv_heads, false);
+    let of_keys = Phi::of_keys(config, inputs.weights);
 
     let mut out = Output64::zeros(&lens);
     if let Some(initial) = inputs.initial {
         out.mu = initial.mu.iter().map(|x| f64::from(*x)).collect();
         out.nu = initial.nu.iter().map(|x| f64::from(*x)).collect();
     }
-    let (mut key, mut query) = (vec![0.0; key_dim], vec![0.0; key_dim]);
+    let (mut key, mut query) = (vec![0.0; features], vec![0.0; features]);
     let mut sum = vec![0.0; value_dim];
     for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
         for t in tokens {
             for g in 0..rows.kv_heads {
                 let state = n * rows.kv_heads + g;
                 let row = rows.kv(t, g);
-                map(&inputs.k[row * key_dim..][..key_dim], &mut key);
+                of_keys.row(&inputs.k[row * key_dim..][..key_dim], g, &mut key);
                 let value = &inputs.v[row * value_dim..][..value_dim];
                 for (f, k) in key.iter().enumerate() {
-                    out.nu[state * key_dim + f] += k;
-                    let mu = &mut out.mu[(state * key_dim + f) * value_dim..][..value_dim];
+                    out.nu[state * features + f] += k;
+                    let mu = &mut out.mu[(state * features + f) * value_dim..][..value_dim];
                     for (mu, v) in mu.iter_mut().zip(value) {
                         *mu += k * f64::from(*v);
                     }
@@ -50,12 +49,12 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
             for h in 0..rows.heads {
                 let state = n * rows.kv_heads + rows.kv_head(h);
                 let row = rows.q(t, h);
-                map(&inputs.q[row * key_dim..][..key_dim], &mut query);
+                of_queries.row(&inputs.q[row * key_dim..][..key_dim], h, &mut query);
                 let mut weight = 0.0;
                 sum.fill(0.0);
                 for (f, q) in query.iter().enumerate() {
-                    weight += q * out.nu[state * key_dim + f];
-                    let mu = &out.mu[(state * key_dim + f) * value_dim..][..value_dim];
+                    weight += q * out.nu[state * features + f];
+                    let mu = &out.mu[(state * features + f) * value_dim..][..value_dim];
                     for (sum, mu) in sum.iter_mut().zip(mu) {
                         *sum += q * mu;
                     }

@@ -1,6 +1,10 @@
 //! The table of cases, and their inputs.
 
-use crate::{Config, Dtype, FeatureMap, Inputs, Lens, Normalization, Shape, StateSlices, Tuning};
+use crate::random::Random;
+use crate::{
+    Config, CustomMap, Dtype, FeatureMap, Inputs, Lens, Normalization, Projection, Shape,
+    StateSlices, Tuning, WeightHeads, Weights,
+};
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]
@@ -18,6 +22,8 @@ pub struct Case {
     pub segments: u32,
     /// How the device learns of the sequences and their states.
     pub told: Told,
+    /// Whose weights the feature maps have.
+    pub weights: WeightHeads,
 }
 
 /// How a call learns of its sequences and where their states are.
@@ -44,7 +50,15 @@ pub fn cases() -> Vec<Case> {
         config.feature_map = map;
         config.normalization = normalization;
         let shape = Shape::new(b, t, h).with_kv_heads(g);
-        Case { name, config, shape, initial, segments, told: Told::ByHost }
+        Case {
+            name,
+            config,
+            shape,
+            initial,
+            segments,
+            told: Told::ByHost,
+            weights: WeightHeads::default(),
+        }
     };
     let none = Normalization::None;
     let mut cases = vec![
@@ -78,7 +92,140 @@ pub fn cases() -> Vec<Case> {
     cases.push(large_eps);
     cases.extend(packed_cases());
     cases.extend(half_cases());
+    cases.extend(map_cases());
     cases
+}
+
+/// Every feature map, alone and with another, where F is one block and where it is several.
+fn map_cases() -> Vec<Case> {
+    use FeatureMap::{
+        Dpfp, Exp, Favor, FavorHyperbolic, Fourier, Hedgehog, HedgehogJoint, Product, ReluSquared,
+        Sigmoid, Silu, Softmax, T2r, Taylor,
+    };
+    use Told::{ByHost, LengthsAndSlots, Slots};
+    let case = |name, map, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+        let mut config = Config::new(k, v);
+        config.feature_map = map;
+        if !config.is_non_negative() {
+            config.normalization = Normalization::None;
+        }
+        let weights = WeightHeads::new(u32::from(config.needs_weights()), 0);
+        Case { name, config, shape: shape.with_kv_heads(g), initial, segments, told, weights }
+    };
+    let (equal, packed) = (Shape::new, Shape::packed);
+    let mut cases = vec![
+        // name, map, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
+        case("relu-squared", ReluSquared, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("silu", Silu, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, ByHost),
+        case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, ByHost),
+        case("exp-step", Exp, equal(4, 1, 2), [2, 16, 16], true, 0, Slots),
+        case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, ByHost),
+        case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, ByHost),
+        case("softmax-odd", Softmax, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        case("t2r", T2r { features: 24 }, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost),
+        case("t2r-odd", T2r { features: 13 }, equal(1, 37, 2), [1, 9, 7], false, 1, ByHost),
+        case("hedgehog", Hedgehog, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost),
+        case("hedgehog-odd", Hedgehog, packed(&[5, 0, 2], 2), [2, 9, 7], true, 0, Slots),
+        case("hedgehog-joint", HedgehogJoint, equal(1, 37, 2), [2, 16, 16], false, 1, ByHost),
+        case("product", Product { features: 20 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("product-odd", Product { features: 7 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        case("favor", Favor { features: 64 }, equal(1, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("favor-step", Favor { features: 32 }, equal(3, 1, 4), [2, 16, 16], true, 0, Slots),
+        case(
+            "favor-hyperbolic",
+            FavorHyperbolic { features: 64 },
+            equal(1, 37, 2),
+            [2, 16, 16],
+            true,
+            1,
+            ByHost,
+        ),
+        case("fourier", Fourier { features: 64 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("taylor", Taylor, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, ByHost),
+        case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, ByHost),
+        case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        // Beyond 256 features F is taken apart.
+        case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, ByHost),
+        case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, ByHost),
+        case(
+            "blocks-packed",
+            T2r { features: 300 },
+            packed(&[40, 0, 1, 33], 2),
+            [2, 16, 16],
+            true,
+            2,
+            LengthsAndSlots,
+        ),
+        case("blocks-one-token", Dpfp { nu: 5 }, equal(3, 1, 2), [2, 32, 8], true, 0, Slots),
+    ];
+    for case in &mut cases {
+        match case.name {
+            // Of each head, queries apart from keys.
+            "t2r" => case.weights = WeightHeads::new(2, 4),
+            "t2r-odd" => case.weights = WeightHeads::new(1, 2),
+            // Of each key/value head, and of the queries that read it.
+            "hedgehog" | "hedgehog-odd" => case.weights = WeightHeads::new(2, 0),
+            "hedgehog-joint" => case.config.dtype = Dtype::F16,
+            "blocks" => case.config.dtype = Dtype::Bf16,
+            _ => {}
+        }
+    }
+    let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+    apart.config.query_map = Some(Softmax);
+    let mut projected =
+        case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost);
+    projected.config.query_map = Some(T2r { features: 16 });
+    projected.weights = WeightHeads::new(0, 4);
+    let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, ByHost);
+    l2_norm.config.l2_norm = true;
+    let mut l2_exp =
+        case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+    l2_exp.config.l2_norm = true;
+    cases.extend([apart, projected, l2_norm, l2_exp]);
+    // A custom map of numbers and projections, which the shaders are given as a text.
+    if let Ok(map) = CustomMap::new("custom", CUSTOM, 24, |x, y, features| {
+        for (f, feature) in features.iter_mut().enumerate() {
+            *feature = if f < x.len() { x[f].abs() } else { y[f - x.len()].powi(2) };
+        }
+    }) {
+        let map = FeatureMap::Custom(map.with_projections(8).non_negative().into());
+        cases.push(case("custom", map, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost));
+    }
+    cases
+}
+
+const CUSTOM: &str = "
+fn phi(row: Row, feature: u32) -> f32 {
+    if (feature < KEY_DIM) { return abs(x(row, feature)); }
+    return square(y(row, feature - KEY_DIM));
+}
+
+fn square(x: f32) -> f32 { return x * x; }
+";
+
+/// A few shapes for a config of the caller's own.
+pub(crate) fn cases_of(config: &Config) -> Vec<Case> {
+    let heads =
+        |map: &FeatureMap, heads| if map.projections(config.key_dim) > 0 { heads } else { 0 };
+    let case = |name, shape: Shape, initial, segments, told| Case {
+        name,
+        config: config.clone(),
+        shape: shape.with_kv_heads(2),
+        initial,
+        segments,
+        told,
+        weights: WeightHeads::new(heads(config.key_map(), 2), heads(config.query_map(), 1)),
+    };
+    vec![
+        case("own-one-token", Shape::new(2, 1, 2), false, 0, Told::ByHost),
+        case("own", Shape::new(1, 37, 4), true, 1, Told::ByHost),
+        case("own-segments", Shape::new(2, 70, 2), true, 3, Told::ByHost),
+        case("own-packed", Shape::packed(&[20, 0, 1, 33], 4), true, 2, Told::Slots),
+        case("own-step", Shape::new(3, 1, 4), true, 0, Told::Slots),
+    ]
 }
 
 /// q, k, v and o in 16 bits, in words and across them.
@@ -88,7 +235,15 @@ fn half_cases() -> Vec<Case> {
     let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
         let mut config = Config::new(k, v);
         config.dtype = dtype;
-        Case { name, config, shape: shape.with_kv_heads(g), initial, segments, told }
+        Case {
+            name,
+            config,
+            shape: shape.with_kv_heads(g),
+            initial,
+            segments,
+            told,
+            weights: WeightHeads::default(),
+        }
     };
     let (equal, packed) = (Shape::new, Shape::packed);
     vec![
@@ -112,11 +267,27 @@ fn packed_cases() -> Vec<Case> {
     use Told::{ByHost, Lengths, LengthsAndSlots, Slots};
     let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial, segments, told| {
         let shape = Shape::packed(lengths, h).with_kv_heads(g);
-        Case { name, config: Config::new(k, v), shape, initial, segments, told }
+        Case {
+            name,
+            config: Config::new(k, v),
+            shape,
+            initial,
+            segments,
+            told,
+            weights: WeightHeads::default(),
+        }
     };
     let equal = |name, [b, t, h, g, k, v]: [u32; 6], initial, segments| {
         let shape = Shape::new(b, t, h).with_kv_heads(g);
-        Case { name, config: Config::new(k, v), shape, initial, segments, told: Slots }
+        Case {
+            name,
+            config: Config::new(k, v),
+            shape,
+            initial,
+            segments,
+            told: Slots,
+            weights: WeightHeads::default(),
+        }
     };
     vec![
         // name, lengths, [H, G, K, V], initial state, segments, told
@@ -184,8 +355,8 @@ impl Case {
         let hash = self.name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
         });
-        let mut random = Random(seed ^ hash);
-        let mut draw = |len: u64| (0..len).map(|_| random.normal()).collect::<Vec<f32>>();
+        let mut random = Random::new(seed ^ hash);
+        let mut draw = |len: u64| (0..len).map(|_| normal(&mut random)).collect::<Vec<f32>>();
         let mut stored = |len: u64| -> Vec<f32> {
             draw(len).iter().map(|x| self.config.dtype.round(*x)).collect()
         };
@@ -195,7 +366,34 @@ impl Case {
             let nu = draw(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
             (draw(lens.mu), nu)
         });
-        Drawn { q, k, v, initial }
+        let weights = self.config.needs_weights().then(|| self.draw_weights(&mut random));
+        Drawn { q, k, v, initial, weights }
+    }
+
+    /// Random weights for random maps; for others normal ones whose projections are as large as
+    /// what they project, and a bias.
+    fn draw_weights(&self, random: &mut Random) -> Weights {
+        let key_dim = self.config.key_dim;
+        let mut projection = |map: &FeatureMap, heads: u32| {
+            let projections = map.projections(key_dim);
+            let rows = heads as usize * projections as usize;
+            if rows == 0 {
+                return None;
+            }
+            let (weight, bias) = if map.is_random() {
+                (random.orthogonal(rows, key_dim as usize), None)
+            } else {
+                let scale = (key_dim as f32).sqrt().recip();
+                let mut draw = |len, scale: f32| -> Vec<f32> {
+                    (0..len).map(|_| scale * normal(random)).collect()
+                };
+                (draw(rows * key_dim as usize, scale), Some(draw(rows, 0.5)))
+            };
+            Projection::new(heads, projections, key_dim, &weight, bias.as_deref()).ok()
+        };
+        let keys = projection(self.config.key_map(), self.weights.keys);
+        let queries = projection(self.config.query_map(), self.weights.queries);
+        Weights::apart(keys, queries)
     }
 }
 
@@ -205,29 +403,17 @@ pub(crate) struct Drawn {
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
     pub(crate) initial: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) weights: Option<Weights>,
 }
 
 impl Drawn {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let initial = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
-        Inputs { q: &self.q, k: &self.k, v: &self.v, initial }
+        Inputs { q: &self.q, k: &self.k, v: &self.v, initial, weights: self.weights.as_ref() }
     }
 }
 
-/// splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
-struct Random(u64);
-
-impl Random {
-    fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) as u32 as f32 / u32::MAX as f32
-    }
-
-    /// Twelve uniform numbers minus six: near enough to normal, and within ±6.
-    fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
-    }
+/// Twelve uniform numbers minus six: near enough to normal, and within ±6.
+fn normal(random: &mut Random) -> f32 {
+    (0..12).map(|_| random.uniform()).sum::<f32>() - 6.0
 }

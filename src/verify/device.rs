@@ -5,11 +5,11 @@ use wgpu::BufferUsages;
 use super::case::{Case, Drawn};
 use super::compare::Row;
 use crate::plan::F32_SIZE;
-use crate::reference::{self, Output64, phi};
+use crate::reference::{self, Output64, Phi};
 use crate::segments::Segment;
 use crate::{
-    Error, LinearAttention, Output, Plan, Readback, Sequences, Stage, Tensors, Tuning, join_states,
-    split_states,
+    Error, LinearAttention, Output, Plan, Readback, Sequences, Stage, Tensors, Tuning,
+    WeightsBuffer, join_states, split_states,
 };
 
 /// Every tensor of a case on the device, and the scratch between its stages.
@@ -22,6 +22,7 @@ struct Buffers {
     initial: Option<wgpu::Buffer>,
     final_: wgpu::Buffer,
     sequences: wgpu::Buffer,
+    weights: Option<WeightsBuffer>,
     scratch: wgpu::Buffer,
 }
 
@@ -90,7 +91,8 @@ impl Run<'_> {
         let name = Stage::StateScan.name();
         rows.push(Row::new(case, name, "states", &truths, &of(&starts), &of(&scratch)));
 
-        let (found, _) = self.run(&[Stage::SequenceTable, Stage::SegmentOutput], Some(&starts))?;
+        let stages = [Stage::SequenceTable, Stage::SegmentOutput, Stage::OutputSum];
+        let (found, _) = self.run(&stages, Some(&starts))?;
         rows.extend(compare(case, Stage::SegmentOutput.name(), &truth, &mirror, &found));
         Ok(rows)
     }
@@ -98,7 +100,7 @@ impl Run<'_> {
     /// Runs some stages on poisoned buffers, with states put into scratch first if they are
     /// given, and returns the output and the states then in scratch.
     fn run(&self, stages: &[Stage], scratch: Option<&[f32]>) -> Result<(Output, Vec<f32>), Error> {
-        let buffers = self.buffers(scratch);
+        let buffers = self.buffers(scratch)?;
         let whole = wgpu::Buffer::as_entire_buffer_binding;
         let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out);
         if self.plan.shape().slots.is_some() {
@@ -109,6 +111,7 @@ impl Run<'_> {
         }
         let sequences = || Sequences::Device(whole(&buffers.sequences));
         tensors.sequences = self.plan.reads_sequences().then(sequences);
+        tensors.weights = buffers.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = whole(&buffers.scratch);
         let bound = self.attention.bind(self.device, &self.plan, &tensors, scratch)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
@@ -171,7 +174,7 @@ impl Run<'_> {
         states.get(number * len..(number + 1) * len).unwrap_or_default()
     }
 
-    fn buffers(&self, scratch: Option<&[f32]>) -> Buffers {
+    fn buffers(&self, scratch: Option<&[f32]>) -> Result<Buffers, Error> {
         let filled = |label, bytes: &[u8]| {
             let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -211,7 +214,10 @@ impl Run<'_> {
                 final_[slot(n, slots) * len..][..len].copy_from_slice(state);
             }
         }
-        Buffers {
+        let weights = self.drawn.weights.as_ref();
+        let weights = weights.map(|weights| weights.upload(self.device, &self.case.config));
+        Ok(Buffers {
+            weights: weights.transpose()?,
             q: rows("q", &self.drawn.q, lens.q),
             k: rows("k", &self.drawn.k, lens.k),
             v: rows("v", &self.drawn.v, lens.v),
@@ -224,7 +230,7 @@ impl Run<'_> {
                 scratch.unwrap_or_default(),
                 self.plan.scratch_size() / F32_SIZE,
             ),
-        }
+        })
     }
 
     /// What `Sequences::Device` says: the case's sequences, then entries not in use.
@@ -249,16 +255,19 @@ impl Run<'_> {
     fn added_truth(&self, segment: &Segment) -> Vec<f64> {
         let (config, kv_heads) = (&self.case.config, self.case.shape.kv_heads as usize);
         let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
+        let features = config.features() as usize;
+        let phi = Phi::of_keys(config, self.drawn.weights.as_ref());
         let mut state = vec![0.0; self.state_len()];
-        let (mu, nu) = state.split_at_mut(kv_heads * key_dim * value_dim);
+        let (mu, nu) = state.split_at_mut(kv_heads * features * value_dim);
+        let mut key = vec![0.0; features];
         for t in segment.tokens.clone() {
             for g in 0..kv_heads {
                 let row = t * kv_heads + g;
-                for f in 0..key_dim {
-                    let k = phi(config.feature_map, f64::from(self.drawn.k[row * key_dim + f]));
-                    nu[g * key_dim + f] += k;
+                phi.row::<f64>(&self.drawn.k[row * key_dim..][..key_dim], g, &mut key);
+                for (f, k) in key.iter().enumerate() {
+                    nu[g * features + f] += k;
                     for c in 0..value_dim {
-                        mu[(g * key_dim + f) * value_dim + c] +=
+                        mu[(g * features + f) * value_dim + c] +=
                             k * f64::from(self.drawn.v[row * value_dim + c]);
                     }
                 }

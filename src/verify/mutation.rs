@@ -28,11 +28,17 @@ pub enum Mutation {
     LengthOffByOne,
     /// A step of decoding leaves the state as it was.
     StepNotWritten,
+    /// The share of the last block of features is left out.
+    BlockForgotten,
+    /// Projections are without their bias.
+    BiasForgotten,
+    /// A row of FAVOR+ is mapped without its length.
+    LengthForgotten,
 }
 
 impl Mutation {
     /// Every mistake.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 13] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
         Self::LastChunkSkipped,
@@ -43,6 +49,9 @@ impl Mutation {
         Self::SlotIgnored,
         Self::LengthOffByOne,
         Self::StepNotWritten,
+        Self::BlockForgotten,
+        Self::BiasForgotten,
+        Self::LengthForgotten,
     ];
 
     /// The stage it is made in, and for each way the stage is written, the text it replaces
@@ -66,7 +75,7 @@ impl Mutation {
                     ),
                 ],
             ),
-            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + EPS", "SCALE * sum")]),
+            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + eps", "SCALE * sum")]),
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
                 &[
@@ -80,18 +89,21 @@ impl Mutation {
             Self::StateNotCarried => (
                 Stage::SegmentOutput,
                 &[
-                    ("start_tile(start_state, place.value_block, thread)", "Tile()"),
-                    ("select(KEY_DIM, 0u, START == START_ZERO)", "0u"),
+                    (
+                        "start_tile(start_state, place.feature_block, place.value_block, thread)",
+                        "Tile()",
+                    ),
+                    ("select(FEATURE_DIM, 0u, START == START_ZERO)", "0u"),
                 ],
             ),
             Self::NormalizerForgotten => {
-                (Stage::SegmentOutput, &[("if (!NORMALIZE)", "if (true)")])
+                (Stage::SegmentOutput, &[("if (!NORMALIZE) { return", "if (true) { return")])
             }
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,
                 &[(
-                    "select(vec4<f32>(0.0), phi(x), feature < vec4<u32>(KEY_DIM))",
-                    "phi(select(vec4<f32>(0.0), x, feature < vec4<u32>(KEY_DIM)))",
+                    "select(vec4<f32>(0.0), element_wise(map, x), are_features(quad))",
+                    "element_wise(map, select(vec4<f32>(0.0), x, are_features(quad)))",
                 )],
             ),
             Self::ScanWithoutInitial => {
@@ -110,10 +122,23 @@ impl Mutation {
             Self::StepNotWritten => (
                 Stage::DecodeStep,
                 &[
-                    ("store_tile(&mu, state, slice, thread);", ""),
+                    ("store_tile(&mu, state, 0u, slice, thread);", ""),
                     ("store_row(state, feature, quad, a);", ""),
                 ],
             ),
+            Self::BlockForgotten => {
+                (Stage::OutputSum, &[("block < FEATURE_BLOCKS", "block + 1u < FEATURE_BLOCKS")])
+            }
+            Self::BiasForgotten => (
+                Stage::SegmentOutput,
+                &[(
+                    "var sum = weights[at + 4u * ROW_QUADS * stride];",
+                    "var sum = vec4<f32>(0.0);",
+                )],
+            ),
+            Self::LengthForgotten => {
+                (Stage::SegmentOutput, &[("vec4<f32>(0.5 * sum *", "vec4<f32>(0.0 * sum *")])
+            }
         }
     }
 
@@ -131,15 +156,18 @@ impl Mutation {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 mod tests {
     use super::Mutation;
-    use crate::{Config, Tuning};
+    use crate::{Config, FeatureMap, Tuning};
 
     #[test]
     fn each_mutation_edits_one_place() {
-        let config = Config::new(64, 64);
         let limits = wgpu::Limits::default();
         for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
-            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
             for mutation in Mutation::ALL {
+                let mut config = Config::new(64, 64);
+                if matches!(mutation, Mutation::BiasForgotten | Mutation::LengthForgotten) {
+                    config.feature_map = FeatureMap::Favor { features: 64 };
+                }
+                let tuning = Tuning::new(&config, &limits, device_type).unwrap();
                 let (stage, texts) = mutation.texts();
                 let wgsl = stage.wgsl(&config, tuning.layout);
                 let places: usize = texts.iter().map(|(from, _)| wgsl.matches(from).count()).sum();

@@ -35,7 +35,7 @@ fn buffer(gpu: &Gpu, size: u64, usage: BufferUsages) -> wgpu::Buffer {
     })
 }
 
-fn tensor(gpu: &Gpu, data: &[f32]) -> wgpu::Buffer {
+pub(crate) fn tensor(gpu: &Gpu, data: &[f32]) -> wgpu::Buffer {
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
     let buffer = buffer(gpu, 4 * data.len() as u64, usage);
     gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
@@ -62,7 +62,7 @@ pub(crate) fn run_bound(
     submit(gpu, a, &bound, &out)
 }
 
-fn submit(
+pub(crate) fn submit(
     gpu: &Gpu,
     a: &LinearAttention,
     bound: &linear_attention::Bound,
@@ -97,6 +97,7 @@ fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         final_: Some(at(4, (D * D + D) * 4)),
         pool: None,
         sequences: None,
+        weights: None,
     };
     let bound = a.bind(&gpu.device, &plan, &tensors, at(6, plan.scratch_size().max(4)))?;
     let found = submit(gpu, a, &bound, &arena)?;
@@ -155,7 +156,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// has buffers of its own, must be right with it.
 fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(32, 32);
-    let a = LinearAttention::new(&gpu.device, config)?;
+    let a = LinearAttention::new(&gpu.device, config.clone())?;
     let shape = Shape::new(4, 64, 64).with_kv_heads(1);
     let [q, k, v] =
         [(64, 1), (1, 2), (1, 3)].map(|(heads, salt)| numbers(4 * 64 * heads * 32, salt));
@@ -268,17 +269,25 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    let (others, _) = crate::common::gpus();
-    let [q, k, v, out] = [0; 4].map(|_| buffer(gpu, LEN, BufferUsages::STORAGE));
-    let plan = a.plan(&Shape::new(1, T as u32, 1))?;
-    for other in &others {
-        let stranger = buffer(other, LEN, BufferUsages::STORAGE);
-        let tensors =
-            Tensors { k: stranger.as_entire_buffer_binding(), ..Tensors::new(&q, &k, &v, &out) };
-        let found = a.bind(&gpu.device, &plan, &tensors, q.as_entire_buffer_binding());
-        if !matches!(found, Err(BindError::Device { .. })) {
-            return Err(Failed::from(format!("{found:?} for a buffer of another device")));
-        }
+    // Two devices of one instance: wgpu numbers buffers of each instance anew.
+    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
+    let attention = LinearAttention::new(&own, a.config().clone())?;
+    let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
+    let buffer = |device: &wgpu::Device| {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("test"),
+            size: LEN,
+            usage: BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        })
+    };
+    let [q, k, v, out] = [0; 4].map(|_| buffer(&own));
+    let stranger = buffer(&other);
+    let tensors =
+        Tensors { k: stranger.as_entire_buffer_binding(), ..Tensors::new(&q, &k, &v, &out) };
+    let found = attention.bind(&own, &plan, &tensors, q.as_entire_buffer_binding());
+    if !matches!(found, Err(BindError::Device { .. })) {
+        return Err(Failed::from(format!("{found:?} for a buffer of another device")));
     }
     Ok(())
 }
@@ -287,7 +296,7 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // Two devices of one instance: wgpu numbers those of each instance anew.
     let [own, other] = crate::common::two_devices(&gpu.adapter)?;
-    let attention = LinearAttention::new(&own, *a.config())?;
+    let attention = LinearAttention::new(&own, a.config().clone())?;
     let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
     let [q, k, v, out] = [0; 4].map(|_| {
         own.create_buffer(&wgpu::BufferDescriptor {

@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 ];
 
 fn prepare_compiles_for_bind(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    let fresh = LinearAttention::new(&gpu.device, *a.config())?;
+    let fresh = LinearAttention::new(&gpu.device, a.config().clone())?;
     let plan = fresh.plan(&Shape::new(1, 20, 1))?;
     fresh.prepare(&gpu.device, &plan, false, true)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(20 * 16, salt));
@@ -49,7 +49,7 @@ fn pipeline_cache(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let run = |cache: &wgpu::PipelineCache| {
         let mut options = Options::default();
         options.cache = Some(cache);
-        let attention = LinearAttention::with_options(&device, *a.config(), &options)?;
+        let attention = LinearAttention::with_options(&device, a.config().clone(), &options)?;
         let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * 16, salt));
         attention.run(&device, &queue, &Shape::new(1, 40, 1), Inputs::new(&q, &k, &v))
     };

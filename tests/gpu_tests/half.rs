@@ -123,7 +123,7 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for dtype in [Dtype::F16, Dtype::Bf16] {
         let mut config = Config::new(5, 7);
         config.dtype = dtype;
-        let a = LinearAttention::new(&gpu.device, config)?;
+        let a = LinearAttention::new(&gpu.device, config.clone())?;
         for tokens in [1usize, 3, 19] {
             let [q, k, v] =
                 [(5, 1), (5, 2), (7, 3)].map(|(width, salt)| numbers(tokens * width, salt));
@@ -150,7 +150,7 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn out_of_range(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut config = Config::new(1, 1);
     config.dtype = Dtype::F16;
-    let a = LinearAttention::new(&gpu.device, config)?;
+    let a = LinearAttention::new(&gpu.device, config.clone())?;
     let shape = Shape::new(1, 1, 1);
     let run = |v: f32| a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));
     match run(70_000.0) {

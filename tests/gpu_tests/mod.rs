@@ -3,6 +3,7 @@
 mod binding;
 mod compile;
 mod half;
+mod maps;
 mod properties;
 mod serving;
 mod split;
@@ -34,6 +35,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         .chain(binding::TESTS)
         .chain(compile::TESTS)
         .chain(half::TESTS)
+        .chain(maps::TESTS)
         .chain(serving::TESTS)
         .chain(split::TESTS)
         .chain(tuning::TESTS)

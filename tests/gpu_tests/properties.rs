@@ -104,7 +104,7 @@ fn zero_features(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut config = linear_attention::Config::new(D as u32, D as u32);
     config.feature_map = linear_attention::FeatureMap::Relu;
     config.normalization = linear_attention::Normalization::Sum { eps: 0.0 };
-    let a = LinearAttention::new(&gpu.device, config)?;
+    let a = LinearAttention::new(&gpu.device, config.clone())?;
     let t = 20;
     let (q, v) = (vec![-1.0; t * D], numbers(t * D, 3));
     let out = run(gpu, &a, &Shape::new(1, t as u32, 1), Inputs::new(&q, &q, &v))?;
@@ -162,7 +162,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 fn error_does_not_grow(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut config = linear_attention::Config::new(4, 4);
     config.feature_map = linear_attention::FeatureMap::Relu;
-    let a = LinearAttention::new(&gpu.device, config)?;
+    let a = LinearAttention::new(&gpu.device, config.clone())?;
     let errors = |t: usize| -> Result<[f64; 3], Failed> {
         let positive = |salt| -> Vec<f32> {
             numbers(4 * t, salt).iter().map(|x| 0.1 + (x + 2.0) / 4.0).collect()

@@ -67,7 +67,7 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let best = measured.iter().min_by_key(|candidate| candidate.time);
     let mut options = linear_attention::Options::default();
     options.tuning = best.map(|best| best.tuning);
-    let tuned = LinearAttention::with_options(&gpu.device, *a.config(), &options)?;
+    let tuned = LinearAttention::with_options(&gpu.device, a.config().clone(), &options)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * 16, salt));
     let inputs = Inputs::new(&q, &k, &v);
     let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;

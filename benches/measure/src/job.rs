@@ -5,8 +5,8 @@ use std::time::Instant;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Batch, Bound, Dtype, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot,
-    Stage, StatePool, Tensors, Tuning, join_states, reference,
+    Batch, Bound, Config, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot,
+    Stage, StatePool, Tensors, Tuning, WeightsBuffer, join_states, reference,
 };
 
 use crate::random::Drawn;
@@ -29,19 +29,20 @@ pub struct Job {
 }
 
 impl Job {
-    /// The dtype of q, k, v and o.
+    /// What is compiled.
     #[must_use]
-    pub fn dtype(&self) -> Dtype {
-        self.plan.config().dtype
+    pub fn config(&self) -> &Config {
+        self.plan.config()
     }
 
-    /// Compiles and plans, so that a shape which does not fit is refused before any waits.
+    /// Compiles and plans, so that a shape which does not fit is refused before any waits. Of
+    /// `config` K and V are those of `sizes`.
     ///
     /// # Errors
     ///
     /// [`MeasureError::Config`] or [`MeasureError::Plan`].
-    pub fn new(device: &Device, sizes: &Sizes, dtype: Dtype) -> Result<Self, MeasureError> {
-        Self::with_tuning(device, sizes, dtype, None)
+    pub fn new(device: &Device, sizes: &Sizes, config: &Config) -> Result<Self, MeasureError> {
+        Self::with_tuning(device, sizes, config, None)
     }
 
     /// The same with sizes that were found by measuring.
@@ -52,14 +53,14 @@ impl Job {
     pub fn with_tuning(
         device: &Device,
         sizes: &Sizes,
-        dtype: Dtype,
+        config: &Config,
         tuning: Option<Tuning>,
     ) -> Result<Self, MeasureError> {
         let start = Instant::now();
         let mut options = Options::default();
         options.tuning = tuning;
-        let mut config = sizes.config();
-        config.dtype = dtype;
+        let mut config = config.clone();
+        (config.key_dim, config.value_dim) = (sizes.k, sizes.v);
         let attention = LinearAttention::with_options(device, config, &options)?;
         let mut shape = sizes.shape();
         if sizes.is_step() {
@@ -140,7 +141,7 @@ impl Job {
         let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
         let shape = Shape::new(batch, tokens, sizes.h).with_kv_heads(sizes.g);
         let config = self.plan.config();
-        let drawn = Drawn::new(&shape.lens(config)?, sizes.is_step());
+        let drawn = Drawn::new(config, &shape.lens(config)?, sizes.is_step())?;
         let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found.o, &expected.o)
@@ -155,7 +156,7 @@ impl Job {
     ) -> Result<(), MeasureError> {
         let (sizes, config) = (self.sizes(), self.plan.config());
         let checked = sizes.b.min(CHECKED_BATCH);
-        let mut drawn = Drawn::new(self.plan.lens(), true);
+        let mut drawn = Drawn::new(config, self.plan.lens(), true)?;
         let of_one = |x: &[f32]| x.len() / sizes.b as usize;
         for x in [&mut drawn.q, &mut drawn.k, &mut drawn.v] {
             let len = of_one(x) * checked as usize;
@@ -213,6 +214,7 @@ struct Buffers {
     v: Buffer,
     out: Buffer,
     scratch: Buffer,
+    weights: Option<WeightsBuffer>,
     /// The states of a step of decoding, and which sequence has which.
     pool: Option<(StatePool, Batch)>,
 }
@@ -221,7 +223,8 @@ impl Buffers {
     fn new(device: &Device, queue: &Queue, plan: &Plan) -> Result<Self, MeasureError> {
         let lens = plan.lens();
         let slots = plan.shape().slots;
-        let drawn = Drawn::new(lens, slots.is_some());
+        let drawn = Drawn::new(plan.config(), lens, slots.is_some())?;
+        let weights = drawn.weights.as_ref().map(|w| w.upload(device, plan.config()));
         let dtype = plan.config().dtype;
         let filled = |data: &[f32]| {
             device.create_buffer_init(&BufferInitDescriptor {
@@ -245,6 +248,7 @@ impl Buffers {
             v: filled(&drawn.v),
             out: empty(dtype.bytes(lens.o)),
             scratch: empty(plan.scratch_size().max(4)),
+            weights: weights.transpose()?,
             pool,
         })
     }
@@ -256,6 +260,7 @@ impl Buffers {
         plan: &Plan,
     ) -> Result<Bound, MeasureError> {
         let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
+        tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         if let Some((pool, batch)) = &self.pool {
             tensors.pool = Some(pool.binding());
             tensors.sequences = Some(Sequences::Host(batch));

@@ -1,5 +1,7 @@
 //! Inputs to measure with.
 
+use linear_attention::{Config, Error, Inputs, Lens, Normalization, Weights};
+
 /// Numbers from -1 to 1 by splitmix64, the same in every run.
 pub(crate) fn random(len: u64, seed: u64) -> Vec<f32> {
     let mut state = seed;
@@ -19,22 +21,30 @@ pub(crate) struct Drawn {
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
     pub(crate) state: Option<[Vec<f32>; 2]>,
+    pub(crate) weights: Option<Weights>,
 }
 
 impl Drawn {
-    pub(crate) fn new(lens: &linear_attention::Lens, with_state: bool) -> Self {
-        // nu is a sum of features, which elu + 1 makes positive.
+    pub(crate) fn new(config: &Config, lens: &Lens, with_state: bool) -> Result<Self, Error> {
+        // nu is a sum of features, which most maps make positive.
         let nu = || random(lens.nu, 5).iter().map(|x| x.abs() + 0.5).collect();
-        Self {
-            q: random(lens.q, 1),
-            k: random(lens.k, 2),
+        // A sum of weights that may be negative is one of weights that are not, where it is checked.
+        let is_signed = matches!(config.normalization, Normalization::SignedSum { .. });
+        let rows = |len, seed| -> Vec<f32> {
+            random(len, seed).iter().map(|x| if is_signed { x.abs() } else { *x }).collect()
+        };
+        Ok(Self {
+            q: rows(lens.q, 1),
+            k: rows(lens.k, 2),
             v: random(lens.v, 3),
             state: with_state.then(|| [random(lens.mu, 4), nu()]),
-        }
+            weights: Weights::draw(config, 6)?,
+        })
     }
 
-    pub(crate) fn inputs(&self) -> linear_attention::Inputs<'_> {
-        let inputs = linear_attention::Inputs::new(&self.q, &self.k, &self.v);
+    pub(crate) fn inputs(&self) -> Inputs<'_> {
+        let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
+        inputs.weights = self.weights.as_ref();
         match &self.state {
             Some([mu, nu]) => inputs.with_initial(mu, nu),
             None => inputs,

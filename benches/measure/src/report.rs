@@ -26,7 +26,7 @@ use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
 ///
 /// | key | what it holds |
 /// | --- | --- |
-/// | `b`, `t`, `h`, `g`, `k`, `v` | the sizes; `dtype` is how q, k, v and o are stored, as safetensors spells it |
+/// | `b`, `t`, `h`, `g`, `k`, `v` | the sizes; `dtype` is how q, k, v and o are stored, as safetensors spells it; `feature_map` is φ, as the command line spells it |
 /// | `ms` | all dispatches of a call, warm |
 /// | `gb_s`, `copy_share` | bytes that the plan moves in that time, the state of a decode step included; over `copy_gb_s` |
 /// | `gflop_s`, `fma_share` | operations of the plan in that time; over `fma_gflop_s` |
@@ -104,6 +104,9 @@ pub struct Row {
     pub sizes: Sizes,
     /// How q, k, v and o are stored.
     pub dtype: String,
+    /// The feature map, as the command line spells it.
+    #[serde(default)]
+    pub feature_map: String,
     /// Milliseconds of a call.
     pub ms: f64,
     /// Bytes moved a second, over 10^9.
@@ -168,6 +171,7 @@ impl Row {
         Self {
             sizes,
             dtype: plan.config().dtype.name().to_owned(),
+            feature_map: plan.config().feature_map.to_string(),
             ms: 1e3 * seconds,
             gb_s: 1e-9 * bytes,
             copy_share: bytes / ceilings.bytes,

@@ -8,8 +8,8 @@ pub fn header(against: bool) -> String {
     let [ms, gb, copy, gflop] = ["ms", "GB/s", "of copy", "GFLOP/s"];
     let [fma, tokens, scratch, total] = ["of fma", "tokens/s", "scratch B", "total B"];
     let own = format!(
-        "{:<20}{ms:>10}{gb:>10}{copy:>10}{gflop:>10}{fma:>10}{tokens:>13}{scratch:>12}{total:>14}",
-        "B,T,H,K,V"
+        "{:<20}{:<20}{ms:>10}{gb:>10}{copy:>10}{gflop:>10}{fma:>10}{tokens:>13}{scratch:>12}{total:>14}",
+        "B,T,H,K,V", "map"
     );
     if against { format!("{own}{:>8}{:>11}  peer", "ratio", "peer ms") } else { own }
 }
@@ -18,8 +18,9 @@ pub fn header(against: bool) -> String {
 #[must_use]
 pub fn line(row: &Row, against: bool) -> String {
     let own = format!(
-        "{:<20}{:>10.3}{:>10.1}{:>8.0} %{:>10.1}{:>8.0} %{:>13.0}{:>12}{:>14}",
+        "{:<20}{:<20}{:>10.3}{:>10.1}{:>8.0} %{:>10.1}{:>8.0} %{:>13.0}{:>12}{:>14}",
         row.sizes,
+        row.feature_map,
         row.ms,
         row.gb_s,
         100.0 * row.copy_share,

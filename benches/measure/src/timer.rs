@@ -82,6 +82,20 @@ impl<'a> Timer<'a> {
         warm_median(iterations, &|| self.pass(record))
     }
 
+    /// The same for what may take long: where the first run takes more than a second, it counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Timer::median`].
+    pub fn brief_median(
+        &self,
+        iterations: usize,
+        record: &dyn Fn(&mut ComputePass<'_>),
+    ) -> Result<f64, MeasureError> {
+        let first = self.pass(record)?;
+        if first > 1.0 { Ok(first) } else { self.median(iterations, record) }
+    }
+
     /// The same by the wall clock for whatever is recorded, a copy of buffers for one.
     ///
     /// # Errors

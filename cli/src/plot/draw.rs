@@ -16,14 +16,14 @@ const WIDTH: u32 = 1200;
 const HEIGHT: u32 = 520;
 const CAPTION_LINE: u32 = 22;
 /// Sizes of text. plotters writes 1.24 times smaller ones into the file.
-const TITLE: u32 = 22;
-const AXIS: u32 = 18;
-const LABEL: u32 = 17;
+pub(crate) const TITLE: u32 = 22;
+pub(crate) const AXIS: u32 = 18;
+pub(crate) const LABEL: u32 = 17;
 /// Of what lies between the axes, roughly.
 const PLOT_HEIGHT: u32 = 340;
 
 /// Colours that people who see few of them can tell apart: Okabe and Ito, 2008. Ours first.
-const COLORS: [RGBColor; 7] = [
+pub(crate) const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -32,7 +32,7 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(90, 90, 90),
 ];
-const INK: RGBColor = RGBColor(40, 40, 40);
+pub(crate) const INK: RGBColor = RGBColor(40, 40, 40);
 
 /// The whole file.
 pub(crate) fn svg(panels: &[Panel; 2], caption: &[String]) -> Result<String, Box<dyn Error>> {
@@ -55,7 +55,7 @@ pub(crate) fn svg(panels: &[Panel; 2], caption: &[String]) -> Result<String, Box
     Ok(text)
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 fn draw(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn Error>> {
     let (low, high) = range(panel, |(_, y)| y);
@@ -128,7 +128,7 @@ fn range(panel: &Panel, of: impl Fn((f64, f64)) -> f64) -> (f64, f64) {
 }
 
 /// Powers of two within the range, at most nine of them, evenly spread.
-fn powers_of_two(first: f64, last: f64) -> Vec<f64> {
+pub(crate) fn powers_of_two(first: f64, last: f64) -> Vec<f64> {
     let all: Vec<f64> = (0..32)
         .map(|power| f64::from(1u32 << power))
         .filter(|x| (first..=last).contains(x))
@@ -138,14 +138,14 @@ fn powers_of_two(first: f64, last: f64) -> Vec<f64> {
 
 /// Round numbers within the range: powers of ten, and 2 and 5 times each where those alone
 /// are few.
-fn decades(low: f64, high: f64) -> Vec<f64> {
+pub(crate) fn decades(low: f64, high: f64) -> Vec<f64> {
     let digits: &[u32] = if high / low > 1000.0 { &[1] } else { &[1, 2, 5] };
     let all = (-9..12).flat_map(|power| digits.iter().map(move |digit| format!("{digit}e{power}")));
     all.filter_map(|text| text.parse().ok()).filter(|x| (low..=high).contains(x)).collect()
 }
 
 /// T as people say it: 512, 4k, 1M.
-fn tokens(t: f64) -> String {
+pub(crate) fn tokens(t: f64) -> String {
     let t = t as u64;
     match t {
         _ if t >= 1 << 20 && t.is_multiple_of(1 << 20) => format!("{}M", t >> 20),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod common;
+mod maps;
 mod measured;
 mod refusals;
 mod results;

@@ -24,7 +24,7 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
                 let mut options = Options::default();
                 options.tuning = Some(tuning);
                 options.checks = checks;
-                let a = LinearAttention::with_options(&gpu.device, config, &options)?;
+                let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 impossible(gpu, &a, heads, kv_heads).map_err(|error| {
                     let message = error.message().unwrap_or_default();
                     format!("{device_type:?} {checks:?} {heads} heads: {message}")

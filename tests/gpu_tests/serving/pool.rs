@@ -173,7 +173,7 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn relu(a: &LinearAttention) -> Config {
-    let mut config = *a.config();
+    let mut config = a.config().clone();
     config.feature_map = FeatureMap::Relu;
     config
 }

@@ -1,0 +1,48 @@
+// The outputs, from the shares that each block of features has in them:
+//
+//     o = (s sum of shares of q' mu) / (s sum of shares of q' . nu + eps)
+//
+// reads   shares [blocks of features, M H, V/4 + 1]
+// writes  o [M,H,V]
+// grid    one thread for each of segments x tokens of a segment x H x V/4, folded
+// memory  none
+
+// A row of q' mu, and in the last quad q' . nu.
+@group(0) @binding(10) var<storage, read_write> shares: array<vec4<f32>>;
+
+override SCAN_THREADS: u32;  // threads of a workgroup
+override SHARE_QUADS: u32 = (VALUE_DIM + 3u) / 4u + 1u;
+
+@compute @workgroup_size(SCAN_THREADS)
+fn output_sum(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = (workgroup.y * params.grid_width + workgroup.x) * SCAN_THREADS + thread;
+    let quad = i % (SHARE_QUADS - 1u);
+    let head = i / (SHARE_QUADS - 1u) % params.heads;
+    let token_in_segments = i / (SHARE_QUADS - 1u) / params.heads;
+    let segment = token_in_segments / params.segment_len;
+    // Its first place is enough to know a segment's tokens.
+    let index = segment * params.kv_heads * FEATURE_BLOCKS * params.value_blocks;
+    var place: Place;
+    if (LENGTHS_GIVEN || SLOTS_GIVEN) {
+        place = place_in_table(index, 1u);
+    } else {
+        place = place_of(index, 1u, params.segments);
+    }
+    let t = place.begin + token_in_segments % params.segment_len;
+    if (!place.inside || t >= place.end) {
+        return;
+    }
+    let row = t * params.heads + head;
+    let stride = params.tokens * params.heads;
+    var sum = vec4<f32>(0.0);
+    var weight = 0.0;
+    for (var block = 0u; block < FEATURE_BLOCKS; block++) {
+        let first = (block * stride + row) * SHARE_QUADS;
+        sum += shares[first + quad];
+        weight += shares[first + SHARE_QUADS - 1u].x;
+    }
+    store_o_quad(row, quad, sum * factor_of(weight, 0.0));
+}

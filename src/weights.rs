@@ -1,0 +1,412 @@
+//! The weights of φ: what projects a row, given or drawn, and the buffer it lies in.
+
+use wgpu::{BufferBinding, BufferUsages};
+
+use crate::pipeline::scoped;
+use crate::random::Random;
+use crate::{Config, Error, FeatureMap, Shape, WeightsError};
+
+/// W and b of y = W x + b, of each head or of all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    heads: u32,
+    projections: u32,
+    key_dim: u32,
+    /// `[heads,P,K]`.
+    weight: Vec<f32>,
+    /// `[heads,P]`.
+    bias: Vec<f32>,
+}
+
+impl Projection {
+    /// Of W `[heads,P,K]`, rows as `torch.nn.Linear` stores them, and b `[heads,P]`, zero if `None`.
+    /// `heads` is 1 where all heads share them. P is what
+    /// [`FeatureMap::projections`] says: for [`FeatureMap::Product`] the rows of W₁ and then those
+    /// of W₂.
+    ///
+    /// # Errors
+    ///
+    /// Names the slice whose length or numbers cannot be.
+    pub fn new(
+        heads: u32,
+        projections: u32,
+        key_dim: u32,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightsError> {
+        let rows = u64::from(heads) * u64::from(projections);
+        let required = rows.saturating_mul(key_dim.into());
+        let lens = [("weight", Some(weight), required), ("bias", bias, rows)];
+        for (what, slice, required) in lens {
+            let Some(slice) = slice else { continue };
+            if slice.len() as u64 != required || required == 0 {
+                let required = required.max(1);
+                return Err(WeightsError::Len { what, required, actual: slice.len() as u64 });
+            }
+            if let Some(index) = slice.iter().position(|x| !x.is_finite()) {
+                let (index, actual) = (index as u64, slice[index].to_string());
+                return Err(WeightsError::NonFinite { what, index, actual });
+            }
+        }
+        let bias = bias.map_or_else(|| vec![0.0; rows as usize], <[f32]>::to_vec);
+        Ok(Self { heads, projections, key_dim, weight: weight.to_vec(), bias })
+    }
+
+    /// What a map begins with, shared by all heads. A map that
+    /// [`is_random`](FeatureMap::is_random) gets vectors that are normally distributed and in blocks
+    /// of K orthogonal to one another, with which it is as good as it will be; the same seed draws the
+    /// same, and with those of another seed no state that the first left can go on. A map that is to be
+    /// trained gets what training starts from: the Hedgehogs W = 1, others normal numbers of
+    /// variance 1/K; and b = 0.
+    ///
+    /// # Errors
+    ///
+    /// A map or K that a [`Config`] would refuse; [`WeightsError::Unexpected`] for a map without
+    /// weights.
+    pub fn draw(map: &FeatureMap, key_dim: u32, seed: u64) -> Result<Self, WeightsError> {
+        let mut config = Config::new(key_dim, 1);
+        config.feature_map = map.clone();
+        config.normalization = crate::Normalization::None;
+        config.validate()?;
+        let projections = map.projections(key_dim);
+        if projections == 0 {
+            return Err(WeightsError::Unexpected { what: "keys" });
+        }
+        let (rows, width) = (projections as usize, key_dim as usize);
+        let mut random = Random::new(seed);
+        let weight: Vec<f32> = match map {
+            _ if map.is_random() => random.orthogonal(rows, width),
+            FeatureMap::Hedgehog | FeatureMap::HedgehogJoint => {
+                (0..rows * width).map(|i| f32::from(u8::from(i / width == i % width))).collect()
+            }
+            _ => {
+                let scale = f64::from(key_dim).sqrt().recip();
+                (0..rows * width).map(|_| (scale * random.normal()) as f32).collect()
+            }
+        };
+        Self::new(1, projections, key_dim, &weight, None)
+    }
+
+    /// Heads that have their own, or 1.
+    #[must_use]
+    pub fn heads(&self) -> u32 {
+        self.heads
+    }
+
+    /// y of a row of head `head`, summed as the shaders do: from the bias on, four at a time.
+    pub(crate) fn project<R: crate::reference::Real>(&self, head: usize, x: &[R], y: &mut [R]) {
+        let head = head % self.heads as usize;
+        let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);
+        for (p, y) in y.iter_mut().enumerate() {
+            let row = head * projections + p;
+            *y = R::from(self.bias[row]);
+            for (w, x) in self.weight[row * key_dim..][..key_dim].chunks(4).zip(x.chunks(4)) {
+                let mut sum = R::from(0.0);
+                for (w, x) in w.iter().zip(x) {
+                    sum = sum + R::from(*w) * *x;
+                }
+                *y = *y + sum;
+            }
+        }
+    }
+
+    /// Four-vectors of a head as the shaders read it.
+    fn head_quads(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
+        let inputs = u64::from(key_dim.next_multiple_of(4)) + 1;
+        inputs * u64::from(matrices) * u64::from(matrix_rows.div_ceil(4))
+    }
+
+    /// As the shaders read it: for each head `[K' + 1, matrices, P'/4]` four-vectors, K' and P' (the
+    /// rows of a matrix) being K and P rounded up to fours: W transposed, and in its last row b.
+    fn pack(&self, map: &FeatureMap, to: &mut Vec<f32>) {
+        let (rows, matrices) = (map.matrix_rows(self.key_dim), map.matrices());
+        let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);
+        for head in 0..self.heads as usize {
+            for input in 0..=key_dim.next_multiple_of(4) {
+                for matrix in 0..matrices as usize {
+                    for p in 0..rows.next_multiple_of(4) as usize {
+                        let row = head * projections + matrix * rows as usize + p;
+                        to.push(match input {
+                            _ if p >= rows as usize => 0.0,
+                            i if i < key_dim => self.weight[row * key_dim + i],
+                            i if i == key_dim.next_multiple_of(4) => self.bias[row],
+                            _ => 0.0,
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The weights of a config's maps: of the keys' map, of the queries' map, or the same for both.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Weights {
+    /// Of keys: of each of G heads, or shared.
+    pub keys: Option<Projection>,
+    /// Of queries: of each of H heads, or shared. Where it is `None` and the queries' map needs
+    /// weights, a query has those of the keys that it reads.
+    pub queries: Option<Projection>,
+}
+
+impl Weights {
+    /// The same for keys and queries.
+    #[must_use]
+    pub fn new(projection: Projection) -> Self {
+        Self { keys: Some(projection), queries: None }
+    }
+
+    /// Of keys and of queries.
+    #[must_use]
+    pub fn apart(keys: Option<Projection>, queries: Option<Projection>) -> Self {
+        Self { keys, queries }
+    }
+
+    /// What the maps of `config` begin with: see [`Projection::draw`]. Keys and queries of one map
+    /// have the same. `None` where no map has weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Projection::draw`].
+    pub fn draw(config: &Config, seed: u64) -> Result<Option<Self>, WeightsError> {
+        let (keys, queries) = (config.key_map(), config.query_map());
+        let draw = |map: &FeatureMap| match map.projections(config.key_dim) {
+            0 => Ok(None),
+            _ => Projection::draw(map, config.key_dim, seed).map(Some),
+        };
+        let own = if keys == queries { None } else { draw(queries)? };
+        let weights = Self { keys: draw(keys)?, queries: own };
+        Ok(config.needs_weights().then_some(weights))
+    }
+
+    /// Who has how many heads' weights in a buffer.
+    #[must_use]
+    pub fn heads(&self) -> WeightHeads {
+        let of = |projection: &Option<Projection>| projection.as_ref().map_or(0, |p| p.heads);
+        WeightHeads { keys: of(&self.keys), queries: of(&self.queries) }
+    }
+
+    /// Whether they are those that a call needs.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is missing, not wanted, or of another size.
+    pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), WeightsError> {
+        self.heads().check(config, shape)?;
+        for (what, projection, map) in
+            [("keys", &self.keys, config.key_map()), ("queries", &self.queries, config.query_map())]
+        {
+            let Some(projection) = projection else { continue };
+            let required = [map.projections(config.key_dim), config.key_dim];
+            let actual = [projection.projections, projection.key_dim];
+            if required != actual {
+                return Err(WeightsError::Sizes { what, required, actual });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the shaders read: the keys' heads and then the queries'. See [`WeightHeads`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::check`], whatever the heads are.
+    pub fn encode(&self, config: &Config) -> Result<Vec<f32>, WeightsError> {
+        let mut shape = Shape::new(1, 1, self.heads().queries.max(1));
+        shape.kv_heads = self.heads().keys.max(1);
+        self.check(config, &shape)?;
+        let mut words = Vec::new();
+        if let Some(keys) = &self.keys {
+            keys.pack(config.key_map(), &mut words);
+        }
+        if let Some(queries) = &self.queries {
+            queries.pack(config.query_map(), &mut words);
+        }
+        Ok(words)
+    }
+
+    /// The projection of keys, and that of queries with what a query head's number is divided by.
+    pub(crate) fn of_keys(&self) -> Option<&Projection> {
+        self.keys.as_ref()
+    }
+
+    pub(crate) fn of_queries(&self, group: usize) -> (Option<&Projection>, usize) {
+        match &self.queries {
+            Some(queries) => (Some(queries), 1),
+            None => (self.keys.as_ref(), group),
+        }
+    }
+
+    /// Uploads them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::encode`]; or the device's refusal.
+    pub fn upload(&self, device: &wgpu::Device, config: &Config) -> Result<WeightsBuffer, Error> {
+        let words = self.encode(config)?;
+        let failed = |message| Error::Device { message };
+        let buffer = scoped(device, || {
+            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.weights"),
+                size: 4 * words.len() as u64,
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
+                mapped_at_creation: true,
+            });
+            let range = buffer.get_mapped_range_mut(..).map_err(|error| error.to_string());
+            range.map(|mut range| range.copy_from_slice(bytemuck::cast_slice(&words)))?;
+            buffer.unmap();
+            Ok(buffer)
+        });
+        let buffer = buffer.and_then(|buffer| buffer).map_err(failed)?;
+        Ok(WeightsBuffer { buffer, config: config.clone(), heads: self.heads() })
+    }
+}
+
+/// Weights on the device.
+#[derive(Clone, Debug)]
+pub struct WeightsBuffer {
+    buffer: wgpu::Buffer,
+    config: Config,
+    heads: WeightHeads,
+}
+
+impl WeightsBuffer {
+    /// What [`Tensors::weights`](crate::Tensors::weights) takes.
+    #[must_use]
+    pub fn binding(&self) -> WeightsBinding<'_> {
+        WeightsBinding { buffer: self.buffer.as_entire_buffer_binding(), heads: self.heads }
+    }
+
+    /// Puts others in their place, drawn anew or trained further: what is submitted on `queue`
+    /// after this reads them. A state that the first left cannot go on with the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads.
+    pub fn write(&self, queue: &wgpu::Queue, weights: &Weights) -> Result<(), WeightsError> {
+        let words = weights.encode(&self.config)?;
+        let (required, actual) = (self.heads, weights.heads());
+        for (what, required, actual) in
+            [("keys", required.keys, actual.keys), ("queries", required.queries, actual.queries)]
+        {
+            if required != actual {
+                return Err(WeightsError::Heads { what, required: required.to_string(), actual });
+            }
+        }
+        queue.write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
+        Ok(())
+    }
+}
+
+/// Whose weights are in a buffer. Such a buffer has, in f32, for each of the keys' heads and then for
+/// each of the queries' heads, W transposed and b beneath it, `[K' + 1, P']`: row i the weights of
+/// number i of q or k, from K on zero, and the last row b. K' is K rounded up to a multiple of 4, and
+/// so is P' from the rows of a matrix; [`FeatureMap::Product`] has W₁ and W₂ side by side,
+/// `[K' + 1, 2, P']`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct WeightHeads {
+    /// Heads that keys have weights of: G, 1 where all share them, 0 where there are none.
+    pub keys: u32,
+    /// The same of queries: H, 1, or 0 where queries have those of the keys that they read.
+    pub queries: u32,
+}
+
+impl WeightHeads {
+    /// Those of so many heads.
+    #[must_use]
+    pub fn new(keys: u32, queries: u32) -> Self {
+        Self { keys, queries }
+    }
+
+    /// Whether they are as many as a call needs.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Missing`], [`WeightsError::Unexpected`] or [`WeightsError::Heads`].
+    pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), WeightsError> {
+        let needs = |map: &FeatureMap| map.projections(config.key_dim) > 0;
+        let (keys, queries) = (config.key_map(), config.query_map());
+        if needs(keys) && self.keys == 0 {
+            return Err(WeightsError::Missing { what: "keys" });
+        }
+        // Queries without weights of their own have those of keys, of as many projections.
+        let size = |map: &FeatureMap| (map.matrix_rows(config.key_dim), map.matrices());
+        if needs(queries) && self.queries == 0 && size(keys) != size(queries) {
+            return Err(WeightsError::Missing { what: "queries" });
+        }
+        for (what, is_needed, heads, all) in [
+            ("keys", needs(keys), self.keys, shape.kv_heads),
+            ("queries", needs(queries), self.queries, shape.heads),
+        ] {
+            if heads > 0 && !is_needed {
+                return Err(WeightsError::Unexpected { what });
+            }
+            if heads > 1 && heads != all {
+                let required = if all == 1 { "1".to_owned() } else { format!("1 or {all}") };
+                return Err(WeightsError::Heads { what, required, actual: heads });
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a buffer that has them.
+    #[must_use]
+    pub fn size(&self, config: &Config) -> wgpu::BufferAddress {
+        let quads = |map: &FeatureMap, heads: u32| {
+            let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
+            Projection::head_quads(rows, matrices, config.key_dim).saturating_mul(heads.into())
+        };
+        let all = quads(config.key_map(), self.keys)
+            .saturating_add(quads(config.query_map(), self.queries));
+        all.saturating_mul(16)
+    }
+
+    /// Where a head's weights are: the stride of keys, and for queries where they begin, their
+    /// stride, and what a query head's number is divided by; in four-vectors.
+    pub(crate) fn places(&self, config: &Config, group: u32) -> WeightPlaces {
+        let of = |map: &FeatureMap| {
+            let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
+            Projection::head_quads(rows, matrices, config.key_dim) as u32
+        };
+        let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
+        let key_stride = stride(of(config.key_map()), self.keys);
+        if self.queries == 0 {
+            return WeightPlaces { key_stride, query_begin: 0, query_stride: key_stride, group };
+        }
+        let query = of(config.query_map());
+        WeightPlaces {
+            key_stride,
+            query_begin: self.keys.saturating_mul(of(config.key_map())),
+            query_stride: stride(query, self.queries),
+            group: 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WeightPlaces {
+    pub(crate) key_stride: u32,
+    pub(crate) query_begin: u32,
+    pub(crate) query_stride: u32,
+    pub(crate) group: u32,
+}
+
+/// A buffer of weights, and whose they are.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WeightsBinding<'a> {
+    /// With usage `STORAGE` and [`WeightHeads::size`] bytes.
+    pub buffer: BufferBinding<'a>,
+    /// Whose they are.
+    pub heads: WeightHeads,
+}
+
+impl<'a> WeightsBinding<'a> {
+    /// A range of the caller's own buffer, laid out as [`WeightHeads`] says.
+    #[must_use]
+    pub fn new(buffer: BufferBinding<'a>, heads: WeightHeads) -> Self {
+        Self { buffer, heads }
+    }
+}
