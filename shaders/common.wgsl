@@ -13,6 +13,7 @@ override QUERY_MAP: u32;        // phi of queries
 override NORMALIZE: bool;
 override SCALE: f32;            // s
 override EPS: f32;
+override LOG_EPS: f32;          // its logarithm, or the least number there is
 override START: u32;            // START_*: what a sequence starts from
 override STARTS_IN_SCRATCH: bool;  // whether each segment has a state to start from
 override WRITE_END: bool;       // whether the final state is wanted
@@ -80,10 +81,16 @@ fn element_wise(map: u32, x: vec4<f32>) -> vec4<f32> {
         case ELU: { return exp(min(x, zero)) + max(x, zero); }
         case RELU_SQUARED: { return max(x, zero) * max(x, zero); }
         case EXP: { return exp(x); }
-        case SILU: { return x / (1.0 + exp(min(-x, vec4<f32>(80.0)))); }
-        case SIGMOID: { return 1.0 / (1.0 + exp(min(-x, vec4<f32>(80.0)))); }
+        case SILU: { return x * sigmoid(x); }
+        case SIGMOID: { return sigmoid(x); }
         default: { return x; }
     }
+}
+
+// 1 / (1 + e^-x), without an e^x above 1.
+fn sigmoid(x: vec4<f32>) -> vec4<f32> {
+    let e = exp(-abs(x));
+    return select(e, vec4<f32>(1.0), x >= vec4<f32>(0.0)) / (1.0 + e);
 }
 
 // phi(0) need not be 0: what lies beyond F is masked after the map.
@@ -106,20 +113,37 @@ fn are_features(quad: u32) -> vec4<bool> {
     return vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(FEATURE_DIM);
 }
 
-// What a row of q' mu is multiplied by, where q' . nu is `sum`. Both are too small by
-// exp(shift), for a query that was mapped less its largest number, and so must eps be.
+// What a query is mapped less, of which `largest` is the largest number. Without a quotient that
+// takes it back, e^shift must itself be in range.
+fn shift_of(largest: f32) -> f32 {
+    if (NORMALIZE) { return largest; }
+    return clamp(largest, -80.0, 80.0);
+}
+
+// What a row of q' mu is multiplied by, where q' . nu is `sum`. Both are too small by e^shift, for
+// a query that was mapped less that.
 fn factor_of(sum: f32, shift: f32) -> f32 {
-    var scale = SCALE;
-    var eps = EPS;
     if (QUERY_MAP == EXP) {
-        // Within the range of exp; beyond it o is 0 as well.
-        if (!NORMALIZE) { scale *= exp(shift); }
-        eps *= exp(min(-shift, 80.0));
+        if (!NORMALIZE) { return SCALE * exp(shift); }
+        return shifted_factor(sum, LOG_EPS - shift);
     }
-    if (!NORMALIZE) { return scale; }
-    let denominator = SCALE * sum + eps;
-    // A row without weight is 0, also where the caller chose eps = 0.
-    return select(SCALE / denominator, 0.0, denominator == 0.0);
+    if (!NORMALIZE) { return SCALE; }
+    return quotient(SCALE, SCALE * sum + EPS);
+}
+
+// With eps e^-shift in place of eps, whose logarithm is given: where it is large, numerator and
+// denominator are both divided by it.
+fn shifted_factor(sum: f32, log_eps: f32) -> f32 {
+    if (log_eps > 0.0) {
+        let scale = SCALE * exp(-log_eps);
+        return quotient(scale, scale * sum + 1.0);
+    }
+    return quotient(SCALE, SCALE * sum + exp(log_eps));
+}
+
+// A row without weight is 0, also where the caller chose eps = 0.
+fn quotient(scale: f32, denominator: f32) -> f32 {
+    return select(scale / denominator, 0.0, denominator == 0.0);
 }
 
 // Where mu [F,V] and nu [F] of a key/value head begin in a buffer of states, in its elements.

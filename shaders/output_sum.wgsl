@@ -4,7 +4,7 @@
 //
 // reads   shares [blocks of features, M H, V/4 + 1]
 // writes  o [M,H,V]
-// grid    one thread for each of segments x tokens of a segment x H x V/4, folded
+// grid    one thread for each of M x H x V/4, folded
 // memory  none
 
 // A row of q' mu, and in the last quad q' . nu.
@@ -20,22 +20,11 @@ fn output_sum(
 ) {
     let i = (workgroup.y * params.grid_width + workgroup.x) * SCAN_THREADS + thread;
     let quad = i % (SHARE_QUADS - 1u);
-    let head = i / (SHARE_QUADS - 1u) % params.heads;
-    let token_in_segments = i / (SHARE_QUADS - 1u) / params.heads;
-    let segment = token_in_segments / params.segment_len;
-    // Its first place is enough to know a segment's tokens.
-    let index = segment * params.kv_heads * FEATURE_BLOCKS * params.value_blocks;
-    var place: Place;
-    if (LENGTHS_GIVEN || SLOTS_GIVEN) {
-        place = place_in_table(index, 1u);
-    } else {
-        place = place_of(index, 1u, params.segments);
-    }
-    let t = place.begin + token_in_segments % params.segment_len;
-    if (!place.inside || t >= place.end) {
+    let row = i / (SHARE_QUADS - 1u);
+    let t = row / params.heads;
+    if (t >= params.tokens || !has_output(t)) {
         return;
     }
-    let row = t * params.heads + head;
     let stride = params.tokens * params.heads;
     var sum = vec4<f32>(0.0);
     var weight = 0.0;
@@ -45,4 +34,18 @@ fn output_sum(
         weight += shares[first + SHARE_QUADS - 1u].x;
     }
     store_o_quad(row, quad, sum * factor_of(weight, 0.0));
+}
+
+// Whether a token is of a sequence that takes part.
+fn has_output(t: u32) -> bool {
+    if (!LENGTHS_GIVEN && !SLOTS_GIVEN) { return true; }
+    // The last sequence that begins at or before it: those after its own begin where that ends.
+    var n = 0u;
+    var beyond = params.sequences;
+    while (beyond - n > 1u) {
+        let middle = n + (beyond - n) / 2u;
+        if (table[middle].x <= t) { n = middle; } else { beyond = middle; }
+    }
+    let entry = entry_of(n);
+    return entry.w != 0u && t < entry.y;
 }

@@ -51,6 +51,7 @@ pub struct CustomMap {
     wgsl: String,
     features: u32,
     projections: u32,
+    iterations: Option<u32>,
     is_non_negative: bool,
     reference: Box<Reference>,
 }
@@ -78,6 +79,7 @@ impl CustomMap {
             wgsl: wgsl.to_owned(),
             features,
             projections: 0,
+            iterations: None,
             is_non_negative: false,
             reference: Box::new(reference),
         })
@@ -88,6 +90,14 @@ impl CustomMap {
     #[must_use]
     pub fn with_projections(self, projections: u32) -> Self {
         Self { projections, ..self }
+    }
+
+    /// The same, of which a call makes at most so many loop iterations: K + P, unless this says
+    /// otherwise. Some software devices leave every loop, silently, when an invocation has made
+    /// 65,535 of them in all, and segments are cut by it.
+    #[must_use]
+    pub fn with_iterations(self, iterations: u32) -> Self {
+        Self { iterations: Some(iterations), ..self }
     }
 
     /// The same, whose features the caller knows never to be negative: the normalised form then
@@ -119,6 +129,11 @@ impl CustomMap {
     #[must_use]
     pub fn projections(&self) -> u32 {
         self.projections
+    }
+
+    /// Loop iterations of a call at most.
+    pub(crate) fn iterations(&self, key_dim: u32) -> u64 {
+        self.iterations.map_or(u64::from(key_dim) + u64::from(self.projections), u64::from)
     }
 
     /// Whether its features are never negative.
@@ -157,14 +172,14 @@ mod check {
     use wgpu::naga;
 
     use crate::ConfigError;
-    use crate::stage::phi_module;
+    use crate::stage::{declared_name, declared_names};
 
     /// All that a map may use, as far as a compiler must know it.
     const PRELUDE: &str = include_str!("../shaders/workgroup/phi_prelude.wgsl");
     const SIGNATURE: &str = "fn phi(row: Row, feature: u32) -> f32";
 
-    /// Whether the text is a feature map: alone, where it can reach nothing else, and among the
-    /// shaders, where its names must be its own.
+    /// Whether the text is a feature map, which can reach nothing but the row it is given, and whose
+    /// names are its own.
     pub(super) fn check(name: &str, wgsl: &str) -> Result<(), ConfigError> {
         let refused = |message: String| ConfigError::Phi {
             feature_map: name.to_owned(),
@@ -218,8 +233,47 @@ mod check {
                 return Err(refused("expected no barrier and no derivative, found one".to_owned()));
             }
         }
-        let whole = phi_module(wgsl);
-        validate(&parse(&whole)?, &whole).map(|_| ())
+        if makes_a_row(&module) {
+            return Err(refused("a Row can be passed on and not made, found one made".to_owned()));
+        }
+        // Whatever it is put together with, no name may stand for two things.
+        let taken: Vec<&str> = declared_names().collect();
+        let functions = module.functions.iter().filter_map(|(_, f)| f.name.as_deref());
+        let constants = module.constants.iter().filter_map(|(_, c)| c.name.as_deref());
+        let types = module.types.iter().filter_map(|(_, t)| t.name.as_deref());
+        // A constant without a type of its own is in no module.
+        let lines = wgsl.lines().filter_map(|line| declared_name(line.trim_start()));
+        let ours = ["phi", "x", "y", "Row", "KEY_DIM", "FEATURE_DIM"];
+        let own = functions.chain(constants).chain(types).chain(lines);
+        let mut own = own.filter(|name| !ours.contains(name));
+        match own.find(|name| taken.contains(name)) {
+            Some(name) => Err(refused(format!("expected names of its own, found {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a function makes a Row, which would name a row that it was not given.
+    fn makes_a_row(module: &naga::Module) -> bool {
+        use naga::{Expression, TypeInner};
+        let Some((row, _)) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Row"))
+        else {
+            return false;
+        };
+        let holds_rows = |ty: &naga::Type| match &ty.inner {
+            TypeInner::Array { base, .. } | TypeInner::Pointer { base, .. } => *base == row,
+            TypeInner::Struct { members, .. } => members.iter().any(|member| member.ty == row),
+            _ => false,
+        };
+        let makes = |(_, expression): (_, &Expression)| match expression {
+            Expression::ZeroValue(ty) | Expression::Compose { ty, .. } => *ty == row,
+            _ => false,
+        };
+        module.types.iter().any(|(_, ty)| holds_rows(ty))
+            || module.global_expressions.iter().any(makes)
+            || module.functions.iter().any(|(_, function)| {
+                function.local_variables.iter().any(|(_, variable)| variable.ty == row)
+                    || function.expressions.iter().any(makes)
+            })
     }
 
     fn has_signature(module: &naga::Module, phi: &naga::Function) -> bool {

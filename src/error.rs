@@ -110,6 +110,12 @@ pub enum WeightsError {
     /// The config itself is out of range.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A size is zero.
+    #[error("{what} must be at least 1, found 0")]
+    Zero {
+        /// `heads`, `projections` or `key_dim`.
+        what: &'static str,
+    },
     /// A slice has another length.
     #[error("{what} must have {required} elements, found {actual}")]
     Len {
@@ -214,6 +220,15 @@ pub enum PlanError {
         required: u32,
         /// N.
         actual: u32,
+    },
+    /// The fewest tokens that go through the kernel together take more loop iterations than the
+    /// device makes: see [`Tuning::max_loop_iterations`](crate::Tuning::max_loop_iterations).
+    #[error("loop iterations of a chunk of tokens must be at most {required}, found {actual}")]
+    Iterations {
+        /// What the tuning allows.
+        required: u32,
+        /// What a chunk takes.
+        actual: u64,
     },
     /// A pool is larger than the device binds.
     #[error(
@@ -329,7 +344,7 @@ pub enum BindError {
         tensor: &'static str,
     },
     /// A tensor is bound that the plan's shape has no use for.
-    #[error("{tensor} must not be bound for this shape, found one")]
+    #[error("{tensor} must not be bound for this shape and config, found one")]
     Unexpected {
         /// The tensor.
         tensor: &'static str,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{ConfigError, CustomMap};
+use crate::{ConfigError, CustomMap, MAX_DIM};
 
 /// Most features: F.
 pub const MAX_FEATURES: u32 = 1 << 16;
@@ -49,8 +49,9 @@ pub enum FeatureMap {
     #[default]
     Elu,
     /// e^x. A query is mapped less its own largest number, which takes part again where the row of
-    /// o is divided, so that the result is the same and no query overflows. A key cannot be, since
-    /// that would change its weight: beyond 88 it is infinite.
+    /// o is divided, so that the result is the same and no query overflows where o is normalised;
+    /// where it is not, o itself may. A key cannot be, since that would change its weight: beyond 88
+    /// it is infinite.
     Exp,
     /// x / (1 + e^-x). Can be negative.
     Silu,
@@ -266,6 +267,9 @@ impl FeatureMap {
                 if !features.is_multiple_of(8) =>
             {
                 return refuse("features", "a multiple of 8".to_owned(), *features);
+            }
+            Self::Custom(map) if map.projections() > MAX_DIM => {
+                return refuse("projections", format!("at most {MAX_DIM}"), map.projections());
             }
             Self::Dpfp { nu } if *nu == 0 || *nu >= 2 * key_dim => {
                 return refuse("nu", format!("1 to {}", 2 * key_dim - 1), *nu);

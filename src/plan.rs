@@ -100,6 +100,7 @@ impl Plan {
         plan.is_decode = shape.max_len() <= MAX_DECODE_LEN
             && plan.feature_blocks() == 1
             && plan.decode_iterations() <= u64::from(tuning.max_loop_iterations);
+        plan.check_iterations()?;
         plan.cut = plan.choose_cut();
         if !plan.is_decode {
             let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
@@ -137,6 +138,19 @@ impl Plan {
         let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
         if self.has_entries() && actual > required {
             return Err(PlanError::SeqLen { required, actual });
+        }
+        Ok(())
+    }
+
+    /// No segment is shorter than a chunk.
+    fn check_iterations(&self) -> Result<(), PlanError> {
+        let required = self.tuning.max_loop_iterations;
+        let actual = match self.layout() {
+            Layout::Workgroup { .. } if !self.is_decode => self.iterations_per_chunk(),
+            _ => 0,
+        };
+        if actual > required.into() {
+            return Err(PlanError::Iterations { required, actual });
         }
         Ok(())
     }
@@ -209,9 +223,7 @@ impl Plan {
         let outputs = self.cut.places.saturating_mul(per_segment).saturating_mul(blocks);
         self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
         if self.feature_blocks() > 1 {
-            let tokens = self.cut.places.saturating_mul(self.cut.len.into());
-            let quads = u64::from(self.shape.heads) * u64::from(self.config.value_dim.div_ceil(4));
-            let items = tokens.saturating_mul(quads);
+            let items = self.o_rows() * u64::from(self.config.value_dim.div_ceil(4));
             self.dispatches.push(fold(Stage::OutputSum, items, SCAN_THREADS, limits)?);
         }
         Ok(())

@@ -49,14 +49,22 @@ impl Output64 {
 ///
 /// # Errors
 ///
-/// A config that no call would accept; weights that are not the config's.
+/// A config that no call would accept; rows that are not whole; weights that are not the keys'.
 pub fn key_features(
     config: &Config,
     kv_heads: u32,
     k: &[f32],
     weights: Option<&Weights>,
 ) -> Result<Vec<f64>, Error> {
-    check_weights(config, &Shape::new(1, 1, kv_heads), weights)?;
+    config.validate()?;
+    if kv_heads == 0 {
+        return Err(crate::PlanError::Zero { what: "kv_heads" }.into());
+    }
+    let required = k.len().next_multiple_of(config.key_dim as usize) as u64;
+    if k.len() as u64 != required {
+        return Err(Error::Len { tensor: "k", required, actual: k.len() as u64 });
+    }
+    weights.unwrap_or(&Weights::default()).check_keys(config, kv_heads)?;
     Ok(Phi::of_keys(config, weights).rows(k, kv_heads as usize).0)
 }
 

@@ -193,9 +193,10 @@ impl Plan {
             let per_walk = 20 + looks + quads * (tokens + outputs + 3) + outputs;
             return entries + walks * (per_walk + 2) + quads * (tokens + 3);
         }
-        let per_token = self.iterations_per_chunk() / u64::from(self.chunk_len()) + 1;
-        let blocks = u64::from(self.value_blocks());
-        entries + blocks * (tokens * u64::from(self.head_blocks()) * (per_token + 2) + 64)
+        let chunks = tokens.div_ceil(self.chunk_len().into()) * u64::from(self.head_blocks());
+        let per_chunk = self.iterations_per_chunk().saturating_add(2);
+        let per_slice = chunks.saturating_mul(per_chunk).saturating_add(64);
+        entries.saturating_add(per_slice.saturating_mul(self.value_blocks().into()))
     }
 
     /// Tokens of the longest segment within the tuning's loop iterations. Every loop is
@@ -211,13 +212,14 @@ impl Plan {
         let feature_quads = u64::from(feature_threads(self.config())) * 4;
         let per_segment = 2 * (feature_quads.div_ceil(threads) + 1) + u64::from(SEARCH);
         let iterations = u64::from(self.tuning().max_loop_iterations).saturating_sub(per_segment);
+        // `Plan` refuses what has no room for a chunk.
         let tokens =
             (iterations / self.iterations_per_chunk()).max(1) * u64::from(self.chunk_len());
         u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 
     /// Loop iterations of an invocation for a chunk, in the layout `Workgroup`.
-    fn iterations_per_chunk(&self) -> u64 {
+    pub(crate) fn iterations_per_chunk(&self) -> u64 {
         // In 64 bits, since the sizes are the caller's.
         let features = u64::from(feature_threads(self.config()));
         let threads = self.layout().threads(self.config());
@@ -229,16 +231,16 @@ impl Plan {
         1 + load(tokens * feature_quads)
             + load(tokens * value_quads)
             + load(rows * feature_quads)
-            + self.iterations_to_map(tokens + rows)
             + tokens * (heads + 2)
             + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
             + rows.div_ceil(threads) * (feature_quads + 2)
             + (rows * value_quads).div_ceil(threads) * (features + 2)
             + 4
+            // Last, as it may be as much as there is.
+            + self.iterations_to_map(tokens + rows).min(u64::MAX / 4)
     }
 
-    /// Those of `rows` rows in `map_chunk`, where rows are mapped in workgroup memory. A caller's
-    /// own map may have a loop over the row or over what is kept of it for each feature.
+    /// Those of `rows` rows in `map_chunk`, where rows are mapped in workgroup memory.
     fn iterations_to_map(&self, rows: u64) -> u64 {
         let config = self.config();
         if !is_mapped(config) {
@@ -250,12 +252,13 @@ impl Plan {
         let row_quads = u64::from(config.key_dim.div_ceil(4));
         let kept = maps.map(|map| u64::from(map.kept_projections(config.key_dim)));
         let kept = kept[0].max(kept[1]);
-        let is_custom = config.custom_maps().next().is_some();
-        let per_feature_quad = match is_custom {
-            true => 4 * (4 * (row_quads + kept) + 1),
-            false => 2 * (row_quads + 1),
+        let per_feature_quad = match config.custom_maps().next() {
+            Some(map) => map.iterations(config.key_dim).saturating_add(1).saturating_mul(4),
+            None => 2 * (row_quads + 1),
         };
-        let each = |count: u64, iterations: u64| count.div_ceil(threads) * (iterations + 2) + 1;
+        let each = |count: u64, iterations: u64| {
+            count.div_ceil(threads).saturating_mul(iterations.saturating_add(2)).saturating_add(1)
+        };
         each(rows * row_quads, 0)
             + each(rows, 2 * (row_quads + 1))
             + each(rows * kept, row_quads + 1)

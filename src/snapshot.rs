@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use wgpu::BufferAddress;
 
 use crate::readback::Readback;
-use crate::{Config, PoolError};
+use crate::{Config, FeatureMap, PoolError};
 
 /// A copy of a state on its way to the host, recorded by
 /// [`StatePool::snapshot`](crate::StatePool::snapshot). Dropping it abandons the copy.
@@ -79,6 +79,21 @@ impl Snapshot {
     }
 }
 
+/// The map of keys as a number: its own where F and that say all, otherwise a checksum of the map, its
+/// text, K, and whether rows are divided by their lengths. Of weights it knows nothing.
+fn map_number(config: &Config) -> u32 {
+    let map = config.key_map();
+    if map.is_element_wise() && !config.l2_norm {
+        return map.code();
+    }
+    let text = match map {
+        FeatureMap::Custom(map) => map.wgsl(),
+        _ => "",
+    };
+    let all = format!("{map} {} {} {text}", config.key_dim, config.l2_norm);
+    crc32fast::hash(all.as_bytes()) | 1 << 31
+}
+
 impl Header {
     pub(crate) fn new(config: &Config, kv_heads: u32) -> Self {
         Self {
@@ -88,8 +103,7 @@ impl Header {
             kv_heads: kv_heads.to_le(),
             features: config.features().to_le(),
             value_dim: config.value_dim.to_le(),
-            // Divided by their lengths, rows have another map.
-            feature_map: (config.key_map().code() | u32::from(config.l2_norm) << 16).to_le(),
+            feature_map: map_number(config).to_le(),
             len: [0; 2],
         }
     }

@@ -279,6 +279,7 @@ impl Stage {
             ("NORMALIZE", flag(eps.is_some())),
             ("SCALE", config.scale.into()),
             ("EPS", eps.unwrap_or(0.0).into()),
+            ("LOG_EPS", eps.unwrap_or(0.0).ln().max(f32::MIN).into()),
             ("START", f64::from(variant.start as u8)),
             ("STARTS_IN_SCRATCH", flag(variant.starts_in_scratch)),
             ("WRITE_END", flag(variant.write_end)),
@@ -340,11 +341,51 @@ pub(crate) fn is_mapped(config: &Config) -> bool {
     !config.is_element_wise() || *config.query_map() == FeatureMap::Exp
 }
 
-/// The module in which the text of a caller's own map comes to stand.
+/// Every name that a shader declares outside of its functions.
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn phi_module(phi: &str) -> String {
-    let mut config = Config::new(4, 4);
-    config.feature_map = FeatureMap::Softmax;
-    let layout = Layout::Workgroup { column_threads: 1, chunk_tokens: 1, chunk_queries: 1 };
-    Stage::SegmentOutput.module(&config, layout, phi)
+pub(crate) fn declared_names() -> impl Iterator<Item = &'static str> {
+    let layouts = [
+        Layout::Workgroup { column_threads: 1, chunk_tokens: 1, chunk_queries: 1 },
+        Layout::Thread { value_quads: 1, threads: 1 },
+    ];
+    // Element by element, a whole row, F in blocks: all files of all layouts.
+    let configs =
+        [FeatureMap::Elu, FeatureMap::Softmax, FeatureMap::T2r { features: 1024 }].map(|map| {
+            let mut config = Config::new(4, 4);
+            config.feature_map = map;
+            config
+        });
+    let of_stages = Stage::ALL.into_iter().flat_map(move |stage| {
+        let configs = configs.clone();
+        layouts.into_iter().flat_map(move |layout| {
+            let of = |config: &Config| stage.files(config, layout);
+            configs.iter().flat_map(of).collect::<Vec<_>>()
+        })
+    });
+    let shared = [
+        COMMON,
+        PLACE,
+        SEQUENCES,
+        HALF,
+        ROWS_F32_X1,
+        ROWS_F32_X4,
+        ROWS_HALF_X1,
+        ROWS_HALF_X4,
+        STATES_X1,
+        STATES_X4,
+    ];
+    of_stages.chain(shared).flat_map(|file| file.lines().filter_map(declared_name))
+}
+
+/// The name that a line declares, if it does.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn declared_name(line: &str) -> Option<&str> {
+    let keywords = ["fn ", "const ", "override ", "struct ", "alias "];
+    let after = keywords.iter().find_map(|keyword| line.strip_prefix(keyword));
+    // `var<workgroup> name` and `@group(0) @binding(1) var<storage, read_write> name`.
+    let is_variable = line.starts_with("var<") || line.starts_with("@group");
+    let after =
+        after.or_else(|| line.split_once("> ").filter(|_| is_variable).map(|(_, rest)| rest));
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    after.map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default())
 }

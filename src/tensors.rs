@@ -168,6 +168,7 @@ pub(crate) fn check<'a>(
         ("final", tensors.final_.is_some(), false, slots.is_none()),
         ("pool", tensors.pool.is_some(), slots.is_some(), slots.is_some()),
         ("sequences", tensors.sequences.is_some(), plan.reads_sequences(), plan.reads_sequences()),
+        ("weights", tensors.weights.is_some(), false, plan.config().needs_weights()),
     ] {
         if is_needed && !is_bound {
             return Err(BindError::Missing { tensor });

@@ -34,13 +34,17 @@ impl Projection {
         weight: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<Self, WeightsError> {
+        for (what, size) in [("heads", heads), ("projections", projections), ("key_dim", key_dim)] {
+            if size == 0 {
+                return Err(WeightsError::Zero { what });
+            }
+        }
         let rows = u64::from(heads) * u64::from(projections);
         let required = rows.saturating_mul(key_dim.into());
         let lens = [("weight", Some(weight), required), ("bias", bias, rows)];
         for (what, slice, required) in lens {
             let Some(slice) = slice else { continue };
-            if slice.len() as u64 != required || required == 0 {
-                let required = required.max(1);
+            if slice.len() as u64 != required {
                 return Err(WeightsError::Len { what, required, actual: slice.len() as u64 });
             }
             if let Some(index) = slice.iter().position(|x| !x.is_finite()) {
@@ -112,7 +116,7 @@ impl Projection {
 
     /// Four-vectors of a head as the shaders read it.
     fn head_quads(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
-        let inputs = u64::from(key_dim.next_multiple_of(4)) + 1;
+        let inputs = u64::from(key_dim).next_multiple_of(4) + 1;
         inputs * u64::from(matrices) * u64::from(matrix_rows.div_ceil(4))
     }
 
@@ -194,17 +198,18 @@ impl Weights {
     /// Names the first that is missing, not wanted, or of another size.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), WeightsError> {
         self.heads().check(config, shape)?;
-        for (what, projection, map) in
-            [("keys", &self.keys, config.key_map()), ("queries", &self.queries, config.query_map())]
-        {
-            let Some(projection) = projection else { continue };
-            let required = [map.projections(config.key_dim), config.key_dim];
-            let actual = [projection.projections, projection.key_dim];
-            if required != actual {
-                return Err(WeightsError::Sizes { what, required, actual });
-            }
+        check_sizes("keys", self.keys.as_ref(), config.key_map(), config)?;
+        check_sizes("queries", self.queries.as_ref(), config.query_map(), config)
+    }
+
+    /// The same of those of keys alone.
+    pub(crate) fn check_keys(&self, config: &Config, kv_heads: u32) -> Result<(), WeightsError> {
+        let is_needed = config.key_map().projections(config.key_dim) > 0;
+        check_heads("keys", is_needed, self.heads().keys, kv_heads)?;
+        if is_needed && self.keys.is_none() {
+            return Err(WeightsError::Missing { what: "keys" });
         }
-        Ok(())
+        check_sizes("keys", self.keys.as_ref(), config.key_map(), config)
     }
 
     /// What the shaders read: the keys' heads and then the queries'. See [`WeightHeads`].
@@ -336,19 +341,8 @@ impl WeightHeads {
         if needs(queries) && self.queries == 0 && size(keys) != size(queries) {
             return Err(WeightsError::Missing { what: "queries" });
         }
-        for (what, is_needed, heads, all) in [
-            ("keys", needs(keys), self.keys, shape.kv_heads),
-            ("queries", needs(queries), self.queries, shape.heads),
-        ] {
-            if heads > 0 && !is_needed {
-                return Err(WeightsError::Unexpected { what });
-            }
-            if heads > 1 && heads != all {
-                let required = if all == 1 { "1".to_owned() } else { format!("1 or {all}") };
-                return Err(WeightsError::Heads { what, required, actual: heads });
-            }
-        }
-        Ok(())
+        check_heads("keys", needs(keys), self.keys, shape.kv_heads)?;
+        check_heads("queries", needs(queries), self.queries, shape.heads)
     }
 
     /// Bytes of a buffer that has them.
@@ -409,4 +403,32 @@ impl<'a> WeightsBinding<'a> {
     pub fn new(buffer: BufferBinding<'a>, heads: WeightHeads) -> Self {
         Self { buffer, heads }
     }
+}
+
+fn check_heads(
+    what: &'static str,
+    is_needed: bool,
+    heads: u32,
+    all: u32,
+) -> Result<(), WeightsError> {
+    if heads > 0 && !is_needed {
+        return Err(WeightsError::Unexpected { what });
+    }
+    if heads > 1 && heads != all {
+        let required = if all == 1 { "1".to_owned() } else { format!("1 or {all}") };
+        return Err(WeightsError::Heads { what, required, actual: heads });
+    }
+    Ok(())
+}
+
+fn check_sizes(
+    what: &'static str,
+    projection: Option<&Projection>,
+    map: &FeatureMap,
+    config: &Config,
+) -> Result<(), WeightsError> {
+    let Some(projection) = projection else { return Ok(()) };
+    let required = [map.projections(config.key_dim), config.key_dim];
+    let actual = [projection.projections, projection.key_dim];
+    if required == actual { Ok(()) } else { Err(WeightsError::Sizes { what, required, actual }) }
 }

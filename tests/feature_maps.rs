@@ -126,6 +126,12 @@ fn sizes_out_of_range_are_refused() {
     assert_eq!(refused("favor:65537"), ("features", 65_537));
     assert_eq!(refused("dpfp:16"), ("nu", 16));
     assert_eq!(refused("dpfp:4294967295"), ("nu", u32::MAX));
+    // What a custom map keeps of a row has to fit workgroup memory.
+    let wide = CustomMap::new("wide", X_WGSL, 8, |_, _, _| {}).unwrap().with_projections(u32::MAX);
+    let wide = FeatureMap::Custom(wide.non_negative().into());
+    let error = config_of(wide.clone(), 8, 8).validate().unwrap_err();
+    assert!(error.to_string().contains("projections must be at most 256"), "{error}");
+    assert!(Projection::draw(&wide, 8, 0).is_err());
     // The two sides must agree on F.
     let mut config = config_of(FeatureMap::Exp, 8, 8);
     config.query_map = Some(FeatureMap::Taylor);
@@ -339,7 +345,22 @@ fn a_custom_map_that_is_none_is_refused_with_its_line() {
         ("var<private> a: f32;\nfn phi(row: Row, feature: u32) -> f32 { return a; }", "variable"),
         ("override A: f32 = 1.0;\nfn phi(row: Row, feature: u32) -> f32 { return A; }", "override"),
         // A row is a row's name, and no number.
-        ("fn phi(row: Row, feature: u32) -> f32 { return x(Row(7u), feature); }", "own:"),
+        ("fn phi(row: Row, feature: u32) -> f32 { return x(Row(7u), feature); }", "made"),
+        ("fn phi(row: Row, feature: u32) -> f32 { return x(Row(), feature); }", "made"),
+        ("fn phi(row: Row, feature: u32) -> f32 { var r: Row; return x(r, feature); }", "made"),
+        (
+            "fn phi(row: Row, feature: u32) -> f32 { var r: array<Row, 2>; return x(r[1], feature); }",
+            "made",
+        ),
+        (
+            "fn unpack() -> f32 { return 1.0; }\nfn phi(row: Row, feature: u32) -> f32 { return unpack(); }",
+            "unpack",
+        ),
+        ("const ROWS = 1.0;\nfn phi(row: Row, feature: u32) -> f32 { return ROWS; }", "ROWS"),
+        (
+            "struct Strip { a: f32 }\nfn phi(row: Row, feature: u32) -> f32 { return Strip(1.0).a; }",
+            "Strip",
+        ),
         ("fn phi(row: Row, feature: u32) -> f32 { return f32(row.at); }", "own:1"),
         // A name that the shaders have already.
         (
@@ -390,6 +411,13 @@ fn weights_that_do_not_fit_are_refused() {
     let error = Projection::new(1, 2, 2, &[0.0, f32::NAN, 0.0, 0.0], None).unwrap_err();
     let actual = "NaN".to_owned();
     assert_eq!(error, WeightsError::NonFinite { what: "weight", index: 1, actual });
+    let error = Projection::new(0, u32::MAX, u32::MAX, &[], None).unwrap_err();
+    assert_eq!(error, WeightsError::Zero { what: "heads" });
+    assert!(Projection::new(u32::MAX, u32::MAX, u32::MAX, &[], None).is_err());
+    // Rows that are not whole, and heads that are none.
+    let k = [0.5; 6];
+    assert!(key_features(&Config::new(4, 1), 1, &k, None).is_err());
+    assert!(key_features(&Config::new(6, 1), 0, &k, None).is_err());
     let error = Projection::new(1, 2, 2, &[0.0; 3], None).unwrap_err();
     assert_eq!(error, WeightsError::Len { what: "weight", required: 4, actual: 3 });
 }

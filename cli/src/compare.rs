@@ -91,6 +91,10 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         let mut input = Input::read(&args.input, config, Missing::DrawAll(args.seed))?;
         if let Some(norm) = args.norm {
             let [_, largest] = measure::norms(config, &input);
+            if largest == 0.0 {
+                let found = "expected q and k that are not 0 throughout, found q or k that is";
+                return Err(Failure::Input(format!("--norm: {found}")));
+            }
             // The numbers are no longer those that 16 bits had.
             config.dtype = Dtype::F32;
             input.scale_queries_and_keys((norm / largest).sqrt());
@@ -110,6 +114,11 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
     }
 
     let maps = if args.maps.is_empty() { all(config.key_dim) } else { args.maps.clone() };
+    // A map that cannot be is refused before anyone waits.
+    for map in &maps {
+        let config = measure::config(map.clone(), config.key_dim, config.value_dim);
+        config.validate().map_err(|error| Failure::Input(format!("--{error}")))?;
+    }
     let progress = Progress::new(maps.len() + 1);
     progress.step("softmax attention in f64");
     let truth = reference::softmax(&config, &input.shape, input.inputs())?;
@@ -122,16 +131,23 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         progress.step(&map.to_string());
         let mut config = measure::config(map.clone(), config.key_dim, config.value_dim);
         config.l2_norm = args.l2_norm;
-        config.validate().map_err(|error| Failure::Input(format!("--{error}")))?;
         let input = read(&mut config)?;
-        let row = measure::compare(&config, &input, &truth, on_device.as_ref())?;
-        progress.print(&row.line());
-        rows.push(row);
+        match measure::compare(&config, &input, &truth, on_device.as_ref()) {
+            Ok(row) => {
+                progress.print(&row.line());
+                rows.push(row);
+            }
+            // Others may have room where this has not.
+            Err(failure) if args.maps.is_empty() => {
+                progress.print(&format!("{map}: LEFT OUT, {failure}"));
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     progress.finish();
     println!("\n{}", measure::LEGEND);
     if let Some(file) = json_file {
-        let json = json!({ "input": args.input, "by": by, "l2_norm": args.l2_norm, "norm": args.norm, "rows": rows });
+        let json = json!({ "input": args.input.display().to_string(), "by": by, "l2_norm": args.l2_norm, "norm": args.norm, "rows": rows });
         file.write(format!("{json:#}\n").as_bytes())?;
     }
     if let Some(file) = plot {

@@ -54,6 +54,7 @@ impl From<Error> for Failure {
             Error::Config(error) => error.into(),
             Error::Plan(error) => error.into(),
             Error::Len { .. } | Error::NonFinite { .. } => Self::Input(format!("tensor {error}")),
+            Error::Weights(_) => Self::Input(error.to_string()),
             _ => Self::Device(error.to_string()),
         }
     }

@@ -111,8 +111,18 @@ impl Input {
         config.dtype = linear_attention::Dtype::from_name(&dtype.to_string()).unwrap_or_default();
         config.validate().map_err(|error| error.to_string())?;
         let features = config.features();
-        let initial = initial_state(tensors, [shape.sequences(), g, features, value_dim])?;
+        // What is only compared has no state to begin with.
+        let initial = match missing {
+            Missing::DrawAll(_) => None,
+            Missing::DrawRandom(_) => {
+                initial_state(tensors, [shape.sequences(), g, features, value_dim])?
+            }
+        };
         let weights = maps::weights(tensors, config, [h, g], missing)?;
+        if let Some(weights) = &weights {
+            let shape = shape.clone().with_kv_heads(g);
+            weights.check(config, &shape).map_err(|error| error.to_string())?;
+        }
         Ok(Self {
             shape: shape.with_kv_heads(g),
             value_dim,

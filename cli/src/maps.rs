@@ -75,19 +75,15 @@ pub(crate) fn weights(
         return Weights::draw(config, seed).map_err(|error| error.to_string());
     }
     let of = |side: &str, map: &FeatureMap, heads| {
-        read(tensors, side, map.projections(config.key_dim), config.key_dim, heads)
+        read(tensors, side, map.projections(config.key_dim), config.key_dim, heads).map(Some)
     };
-    let keys = if maps[0].projections(config.key_dim) > 0 {
-        Some(of("key", maps[0], kv_heads)?)
-    } else {
-        None
+    let [of_keys, of_queries] = maps.map(|map| map.projections(config.key_dim) > 0);
+    let keys = if of_keys { of("key", maps[0], kv_heads)? } else { None };
+    // Queries may have those of the keys.
+    let queries = match of_queries && (has("query_weight") || !of_keys) {
+        true => of("query", maps[1], heads)?,
+        false => None,
     };
-    let queries =
-        if has("query_weight") || (keys.is_none() && maps[1].projections(config.key_dim) > 0) {
-            Some(of("query", maps[1], heads)?)
-        } else {
-            None
-        };
     Ok(Some(Weights::apart(keys, queries)))
 }
 

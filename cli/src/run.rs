@@ -135,9 +135,13 @@ fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<
     let (device, queue) = device::open(adapter)?;
     let start = Instant::now();
     let attention = LinearAttention::new(&device, config.clone())?;
-    let plan = attention.plan(&input.shape)?;
-    // A final state is always written.
-    attention.prepare(&device, &plan, input.inputs().initial.is_some(), true)?;
+    // What is too large to bind whole goes in parts, the later of which begin with a state.
+    let split = attention.split(&input.shape)?;
+    for (index, part) in split.parts().iter().enumerate() {
+        let initial = input.inputs().initial.is_some() || (index > 0 && split.carries_state());
+        // A final state is always written.
+        attention.prepare(&device, &part.plan, initial, true)?;
+    }
     let compiled = milliseconds(start);
     let start = Instant::now();
     let output = attention.run(&device, &queue, &input.shape, input.inputs())?;

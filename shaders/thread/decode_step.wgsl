@@ -86,14 +86,14 @@ fn step(state: StateAt, t: u32, g: u32, quad: u32) {
     store_o(o_row, quad, scaled(o, factor));
 }
 
-// The largest number of a query, for the map that takes it off.
+// What a query is mapped less, for the map that takes something off.
 fn query_shift(o_row: u32) -> f32 {
     if (QUERY_MAP != EXP) { return 0.0; }
     var most = or_lowest(q_quad(o_row, 0u), 0u);
     for (var quad = 1u; 4u * quad < FEATURE_DIM; quad++) {
         most = max(most, or_lowest(q_quad(o_row, quad), quad));
     }
-    return max(max(most.x, most.y), max(most.z, most.w));
+    return shift_of(max(max(most.x, most.y), max(most.z, most.w)));
 }
 
 // A row of mu at a time: a software driver spills what lives longer.

@@ -148,14 +148,14 @@ fn load_queries(step: Step, quad: u32) -> Features {
     );
 }
 
-// A row of EXP is mapped less the largest of its first 64 numbers, and only where a later one is
-// far larger is all that was added up so far brought to another measure.
+// A row of EXP is mapped less the largest of its first 64 numbers, or nearly; only where a later
+// one is larger than that is all that was added up so far brought to another measure.
 fn shift_row(row: ptr<function, Row>, x: Features, step: Step, first: u32) {
     if (!step.is_token) { return; }
-    let largest = largest_of(x, first);
+    let largest = shift_of(largest_of(x, first));
     if (first == 0u) {
         (*row).shift = largest;
-    } else if (largest > (*row).shift + 40.0) {
+    } else if (largest > (*row).shift + 4.0) {
         let shrink = exp((*row).shift - largest);
         (*row).shift = largest;
         (*row).shares *= shrink;

@@ -150,14 +150,14 @@ fn project(row: Row, quad: u32) -> vec4<f32> {
     return sum;
 }
 
-// EXP of a query: its largest number. SOFTMAX: the largest number, and 1 over the sum of what is
+// EXP of a query: what it is mapped less. SOFTMAX: the largest number, and 1 over the sum of what is
 // exponentiated less that. HEDGEHOG: the same of y and of -y; HEDGEHOG_JOINT: of [2 y, -2 y].
 // FAVOR: half of the square of the length of x / K^(1/4).
 fn stats_of(map: u32, row: Row) -> vec4<f32> {
     switch map {
         case EXP: {
             if (!row.is_query) { return vec4<f32>(0.0); }
-            return vec4<f32>(largest_x(row));
+            return vec4<f32>(shift_of(largest_x(row)));
         }
         case SOFTMAX: {
             let most = largest_x(row);

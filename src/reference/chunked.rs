@@ -229,14 +229,21 @@ impl State {
             weight += dot;
         }
         let scale = sizes.config.scale;
+        let quotient = |scale: f32, denominator: f32| match denominator {
+            0.0 => 0.0,
+            _ => scale / denominator,
+        };
         let factor = match sizes.config.normalization.eps() {
             None => scale * shift.exp(),
-            Some(eps) => {
-                // What a query was mapped too small by, eps is as well.
-                let denominator =
-                    scale * weight + if eps > 0.0 { eps * (-shift).exp() } else { 0.0 };
-                if denominator == 0.0 { 0.0 } else { scale / denominator }
-            }
+            Some(eps) if shift == 0.0 => quotient(scale, scale * weight + eps),
+            // What a query was mapped less, the logarithm of eps is less as well.
+            Some(eps) => match eps.ln().max(f32::MIN) - shift {
+                log_eps if log_eps > 0.0 => {
+                    let scale = scale * (-log_eps).exp();
+                    quotient(scale, scale * weight + 1.0)
+                }
+                log_eps => quotient(scale, scale * weight + log_eps.exp()),
+            },
         };
         for o in o.iter_mut() {
             *o *= factor;

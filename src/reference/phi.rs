@@ -59,14 +59,14 @@ pub(crate) struct Phi<'a> {
     projection: Option<&'a Projection>,
     /// What a head's number is divided by where weights are of fewer heads.
     group: usize,
-    /// Whether a row of [`FeatureMap::Exp`] is mapped less its largest number.
-    shifts: bool,
+    /// Whether a row of [`FeatureMap::Exp`] is mapped less its largest number, within this.
+    shifts: Option<f32>,
 }
 
 impl<'a> Phi<'a> {
     pub(crate) fn of_keys(config: &'a Config, weights: Option<&'a Weights>) -> Self {
         let projection = weights.and_then(Weights::of_keys);
-        Self::new(config, config.key_map(), projection, 1, false)
+        Self::new(config, config.key_map(), projection, 1, None)
     }
 
     /// With `shifts` as the shaders have queries, so that none overflows.
@@ -76,6 +76,10 @@ impl<'a> Phi<'a> {
         group: usize,
         shifts: bool,
     ) -> Self {
+        let shifts = shifts.then_some(match config.normalization.eps() {
+            Some(_) => f32::MAX,
+            None => 80.0,
+        });
         let (projection, group) = weights.map_or((None, 1), |weights| weights.of_queries(group));
         Self::new(config, config.query_map(), projection, group, shifts)
     }
@@ -85,7 +89,7 @@ impl<'a> Phi<'a> {
         map: &'a FeatureMap,
         projection: Option<&'a Projection>,
         group: usize,
-        shifts: bool,
+        shifts: Option<f32>,
     ) -> Self {
         Self {
             map,
@@ -94,7 +98,7 @@ impl<'a> Phi<'a> {
             features: config.features() as usize,
             projection: projection.filter(|_| map.projections(config.key_dim) > 0),
             group,
-            shifts: shifts && *map == FeatureMap::Exp,
+            shifts: shifts.filter(|_| *map == FeatureMap::Exp),
         }
     }
 
@@ -125,8 +129,9 @@ impl<'a> Phi<'a> {
             projection.project(head / self.group, &x, &mut y);
         }
         let mut shift = R::from(0.0);
-        if self.shifts {
-            shift = largest(&x);
+        if let Some(most) = self.shifts {
+            shift = largest(&x).larger(R::from(-most));
+            shift = -(-shift).larger(R::from(-most));
             x.iter_mut().for_each(|x| *x = *x - shift);
         }
         self.map_row(&x, &y, features);

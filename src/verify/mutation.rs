@@ -75,7 +75,7 @@ impl Mutation {
                     ),
                 ],
             ),
-            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + eps", "SCALE * sum")]),
+            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + EPS", "SCALE * sum")]),
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
                 &[
@@ -96,9 +96,10 @@ impl Mutation {
                     ("select(FEATURE_DIM, 0u, START == START_ZERO)", "0u"),
                 ],
             ),
-            Self::NormalizerForgotten => {
-                (Stage::SegmentOutput, &[("if (!NORMALIZE) { return", "if (true) { return")])
-            }
+            Self::NormalizerForgotten => (
+                Stage::SegmentOutput,
+                &[("if (!NORMALIZE) { return SCALE; }", "if (true) { return SCALE; }")],
+            ),
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,
                 &[(

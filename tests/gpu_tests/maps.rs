@@ -15,6 +15,7 @@ use crate::common::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("maps::large_numbers", large_numbers),
+    ("maps::exp_of_far_queries", exp_of_far_queries),
     ("maps::no_future", no_future),
     ("maps::cut_anywhere", cut_anywhere),
     ("maps::weights_drawn_again", weights_drawn_again),
@@ -89,6 +90,52 @@ fn large_numbers(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                             let message = format!("{map} {wide}, row {row}: {found} and {exact}");
                             return Err(Failed::from(message));
                         }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// eps weighs what it weighs however far a query is from 0, and what overflows is the result alone.
+fn exp_of_far_queries(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let wide = |first: f32, rest: f32| -> Vec<f32> {
+        (0..128).map(|i| if i < 64 { first } else { rest }).collect()
+    };
+    // q, k, normalised; v = 1.
+    let problems = [
+        (vec![-90.0], vec![70.0], true),
+        (vec![-100.0], vec![85.0], true),
+        (vec![90.0], vec![-10.0], false),
+        (vec![-90.0], vec![10.0], false),
+        (wide(0.0, 39.0), wide(55.0, 55.0), true),
+        (wide(39.0, 0.0), wide(80.0, 80.0), true),
+        (wide(-60.0, 3.0), wide(1.0, -1.0), true),
+    ];
+    for (q, k, normalized) in problems {
+        let mut config = Config::new(q.len() as u32, 1);
+        config.feature_map = FeatureMap::Exp;
+        if !normalized {
+            config.normalization = Normalization::None;
+        }
+        // Three tokens of one row: a step for one layout, and 20 of it for the other stages.
+        for t in [3, 20] {
+            let (q, k, v) = (q.repeat(t), k.repeat(t), vec![1.0; t]);
+            let (shape, inputs) = (Shape::new(1, t as u32, 1), Inputs::new(&q, &k, &v));
+            let exact = reference::recurrent(&config, &shape, inputs)?.o;
+            for device_type in [DeviceType::Other, DeviceType::Cpu] {
+                let tuning = Tuning::new(&config, &gpu.device.limits(), device_type)?;
+                let mut options = linear_attention::Options::default();
+                options.tuning = Some(tuning);
+                let attention =
+                    LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
+                let found = attention.run(&gpu.device, &gpu.queue, &shape, inputs)?.o;
+                for (found, exact) in found.iter().zip(&exact) {
+                    let error = (f64::from(*found) - exact).abs() / exact.abs();
+                    if error.is_nan() || error > 1e-4 {
+                        let of = format!("q {}, k {}", q[0], k[0]);
+                        return Err(Failed::from(format!("{of}: {found} and {exact}")));
                     }
                 }
             }
@@ -211,10 +258,7 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     let what = "keys";
     let expected = [
         (refused(bind(&t2r, None))?, BindError::Weights(WeightsError::Missing { what })),
-        (
-            refused(bind(elu, Some(of(1, 0))))?,
-            BindError::Weights(WeightsError::Unexpected { what }),
-        ),
+        (refused(bind(elu, Some(of(1, 0))))?, BindError::Unexpected { tensor: "weights" }),
         (
             refused(bind(&t2r, Some(of(2, 0))))?,
             // [16 + 1, 8] numbers of each head.

@@ -53,7 +53,7 @@ pub(crate) fn panels(report: &Report, peers: &[Peers]) -> Option<[Panel; 2]> {
     Some([times, per_token])
 }
 
-/// What the rows of a sweep share: the sizes but T, and the dtype.
+/// What the rows of a sweep share: the sizes but T, the dtype, and the feature map.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     b: u32,
@@ -62,17 +62,18 @@ struct Key {
     k: u32,
     v: u32,
     dtype: String,
+    map: String,
 }
 
 impl Key {
-    fn new(sizes: &Sizes, dtype: &str) -> Self {
+    fn new(sizes: &Sizes, dtype: &str, map: &str) -> Self {
         let Sizes { b, h, g, k, v, .. } = *sizes;
-        Self { b, h, g, k, v, dtype: dtype.to_owned() }
+        Self { b, h, g, k, v, dtype: dtype.to_owned(), map: map.to_owned() }
     }
 
     /// Whether a peer's row has these sizes; its dtype may be another, and is said.
     fn holds(&self, row: &PeerRow) -> bool {
-        row.ms.is_some() && *self == Self::new(&row.sizes, &self.dtype)
+        row.ms.is_some() && *self == Self::new(&row.sizes, &self.dtype, &self.map)
     }
 
     fn title(&self) -> String {
@@ -87,7 +88,7 @@ impl Key {
 fn sweeps(rows: &[Row]) -> BTreeMap<Key, Vec<&Row>> {
     let mut sweeps: BTreeMap<Key, Vec<&Row>> = BTreeMap::new();
     for row in rows {
-        sweeps.entry(Key::new(&row.sizes, &row.dtype)).or_default().push(row);
+        sweeps.entry(Key::new(&row.sizes, &row.dtype, &row.feature_map)).or_default().push(row);
     }
     for rows in sweeps.values_mut() {
         rows.sort_by_key(|row| row.sizes.t);

@@ -1,7 +1,7 @@
 //! The program as a script sees it: files, one line on stderr, exit status. What is computed
 //! here is computed by the reference, so that no GPU is needed, but for what is measured.
 
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod common;
 mod maps;
