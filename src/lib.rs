@@ -64,3 +64,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/serving.md")]
 struct Serving;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/feature-maps.md")]
+struct FeatureMaps;

@@ -126,7 +126,9 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
     progress.print(&format!("{}\non {by}", measure::describe(&config, &input)));
     progress.print(&measure::header());
     let on_device = timer.as_ref().map(|timer| Device { timer, iterations: args.iterations });
-    let mut rows: Vec<Compared> = Vec::with_capacity(maps.len());
+    let mut rows: Vec<Compared> = Vec::with_capacity(maps.len() + 1);
+    rows.push(measure::equal_weights(&config, &input, &truth));
+    progress.print(&rows[0].line());
     for map in maps {
         progress.step(&map.to_string());
         let mut config = measure::config(map.clone(), config.key_dim, config.value_dim);

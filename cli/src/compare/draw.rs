@@ -14,6 +14,9 @@ use crate::plot::draw::{AXIS, Area, COLORS, INK, LABEL, TITLE, decades, powers_o
 const WIDTH: u32 = 1400;
 const HEIGHT: u32 = 620;
 const CAPTION: u32 = 32;
+/// Of what lies between the axes, roughly, and of a name in it.
+const PLOT_HEIGHT: f64 = 475.0;
+const NAME_HEIGHT: f64 = 13.0;
 /// Lines that people can tell apart.
 const LINES: usize = 7;
 
@@ -115,13 +118,13 @@ fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> 
     let y = (low..high).log_scale().with_key_points(decades(low, high));
     let mut chart = ChartBuilder::on(area)
         .margin(16)
-        .caption("Error against softmax, over the size of the state", ("sans-serif", TITLE, &INK))
+        .caption("The same, over the size of the state", ("sans-serif", TITLE, &INK))
         .x_label_area_size(54)
         .y_label_area_size(72)
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
-        .x_desc("state of a sequence, KiB")
+        .x_desc("state of a sequence, KiB; orange: random features; hollow: not yet trained")
         .y_desc("relative error of o")
         .axis_desc_style(("sans-serif", AXIS, &INK))
         .label_style(("sans-serif", LABEL, &INK))
@@ -130,7 +133,10 @@ fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> 
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .draw()?;
-    let mut taken: Vec<(f64, f64)> = Vec::new();
+    // From above downwards, each name beneath those that stand there already.
+    let mut rows: Vec<&Compared> = rows.iter().collect();
+    rows.sort_by(|a, b| b.error.total_cmp(&a.error));
+    let mut names: Vec<(f64, f64)> = Vec::new();
     for row in rows {
         // Hollow: to be trained, so that its place here is not the map's.
         let style = ShapeStyle {
@@ -139,18 +145,17 @@ fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> 
             stroke_width: 2,
         };
         let at = (kib(row.state_bytes as f64), row.error.clamp(low, high));
-        // Names of points that lie on one another stand beneath one another.
-        let is_near = |other: &&(f64, f64)| {
-            (other.0 / at.0).ln().abs() < 1.2
-                && (other.1 / at.1).ln().abs() < 0.02 * (high / low).ln()
-        };
-        let lower = 14 * taken.iter().filter(is_near).count() as i32;
-        taken.push(at);
+        let down = PLOT_HEIGHT * (high / at.1).ln() / (high / low).ln();
+        let stands_near = |(x, _): &&(f64, f64)| (x / at.0).ln().abs() < 1.4;
+        let above = names.iter().filter(stands_near).map(|(_, y)| y + NAME_HEIGHT);
+        let name_at = above.fold(down, f64::max);
+        names.push((at.0, name_at));
+        let lower = (name_at - down) as i32 - 7;
         let font = ("sans-serif", LABEL - 4).into_font().color(&INK);
         chart.draw_series(std::iter::once(
             EmptyElement::at(at)
                 + Circle::new((0, 0), 4, style)
-                + Text::new(row.map.clone(), (8, lower - 7), font),
+                + Text::new(row.map.clone(), (8, lower), font),
         ))?;
     }
     Ok(())

@@ -44,6 +44,7 @@ const SHOWN: [u32; 4] = [1, 16, 128, 1024];
 pub(crate) const LEGEND: &str = "\
 error: root mean square of o less softmax's o, over that of softmax's o; of all tokens, and of
   those from a position to twice that
+(equal weights): the mean of v so far, which knows nothing of q and k
 weights: random, or untrained: what training begins with, so the error says little of the map
 *: weights can be negative, and where they cancel the quotient has no meaning";
 
@@ -114,6 +115,43 @@ impl Compared {
     }
 }
 
+/// What attention that weighs all tokens alike comes to, the mean of v so far: a map that is no
+/// nearer than this has found out nothing about which token matters.
+pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Compared {
+    let shape = &input.shape;
+    let (heads, kv_heads) = (shape.heads as usize, shape.kv_heads as usize);
+    let width = config.value_dim as usize;
+    let v = input.inputs().v;
+    let mut o = Vec::with_capacity(truth.len());
+    for tokens in shape.token_ranges().unwrap_or_default() {
+        let mut sums = vec![0.0; kv_heads * width];
+        for (t, count) in tokens.zip(1u32..) {
+            for (sum, v) in sums.iter_mut().zip(&v[t * kv_heads * width..]) {
+                *sum += f64::from(*v);
+            }
+            for h in 0..heads {
+                let g = h / (heads / kv_heads);
+                let of_head = &sums[g * width..][..width];
+                o.extend(of_head.iter().map(|sum| sum / f64::from(count)));
+            }
+        }
+    }
+    Compared {
+        map: "(equal weights)".to_owned(),
+        features: 1,
+        weights: "none",
+        state_bytes: 4 * (kv_heads * (width + 1)) as u64,
+        scratch_bytes: None,
+        error: relative_error(&o, truth, |_| true, input),
+        over_position: over_position(&o, truth, input),
+        us_per_token: None,
+    }
+}
+
+fn over_position(o: &[f64], truth: &[f64], input: &Input) -> Vec<(u32, f64)> {
+    octaves(input).map(|from| (from, relative_error(o, truth, |t| t / from == 1, input))).collect()
+}
+
 /// Computes with one map and compares.
 pub(crate) fn compare(
     config: &Config,
@@ -149,9 +187,7 @@ pub(crate) fn compare(
             .map_err(|error| Failure::Input(error.to_string()))?,
         scratch_bytes: cost.as_ref().map(|cost| cost.scratch_bytes),
         error: relative_error(&o, truth, |_| true, input),
-        over_position: octaves(input)
-            .map(|from| (from, relative_error(&o, truth, |t| t / from == 1, input)))
-            .collect(),
+        over_position: over_position(&o, truth, input),
         us_per_token: cost.map(|cost| 1e6 * cost.seconds / tokens),
     })
 }
