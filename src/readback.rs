@@ -73,6 +73,8 @@ impl Readback {
         let mut mapped = pin!(receiver.receive());
         let result = poll_fn(|context| match mapped.as_mut().poll(context) {
             Poll::Ready(result) => Poll::Ready(result.map(|r| r.map_err(|e| e.to_string()))),
+            // A browser calls back by itself, once this has returned to it.
+            Poll::Pending if cfg!(target_arch = "wasm32") => Poll::Pending,
             Poll::Pending => match device.poll(wgpu::PollType::Poll) {
                 Ok(_) => {
                     context.waker().wake_by_ref();

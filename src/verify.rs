@@ -85,16 +85,41 @@ pub fn cases_of_run(limits: &wgpu::Limits, options: &Options) -> Vec<Case> {
 }
 
 /// Runs the cases and returns what was found. Blocks until the device is done.
+#[cfg(not(target_arch = "wasm32"))]
 #[must_use]
 pub fn run(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Report {
     run_with(device, queue, options, &mut |_| {})
 }
 
 /// The same, calling `on_row` with each row as it is found.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run_with(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
     options: &Options,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let blocks = true;
+    pollster::block_on(run_cases(device, queue, options, blocks, on_row))
+}
+
+/// The same without blocking, as a browser needs it: the future polls the device and yields until it
+/// is done.
+pub async fn run_async(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let blocks = false;
+    run_cases(device, queue, options, blocks, on_row).await
+}
+
+async fn run_cases(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    blocks: bool,
     on_row: &mut dyn FnMut(&Row),
 ) -> Report {
     let mut report = Report { seed: options.seed, rows: Vec::new() };
@@ -102,7 +127,8 @@ pub fn run_with(
     for case in cases_of_run(&device.limits(), options) {
         let rows = match attention(device, options, &case, &mut compiled) {
             Ok((attention, tuning)) => {
-                device::check(device, queue, attention, &tuning, &case, options.seed)
+                let on = On { device, queue, blocks };
+                device::check(on, attention, &tuning, &case, options.seed).await
             }
             Err(error) => vec![Row::failed(&case, "whole", error.to_string())],
         };
@@ -115,6 +141,14 @@ pub fn run_with(
         }
     }
     report
+}
+
+/// What a case runs on, and whether it may block there.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    device: &'a wgpu::Device,
+    queue: &'a wgpu::Queue,
+    blocks: bool,
 }
 
 /// The pipelines of a case, compiled once for all cases that share them.

@@ -2,6 +2,7 @@
 
 use wgpu::BufferUsages;
 
+use super::On;
 use super::case::{Case, Drawn};
 use super::compare::Row;
 use crate::plan::F32_SIZE;
@@ -27,8 +28,7 @@ struct Buffers {
 }
 
 struct Run<'a> {
-    device: &'a wgpu::Device,
-    queue: &'a wgpu::Queue,
+    on: On<'a>,
     attention: &'a LinearAttention,
     case: &'a Case,
     /// What the device runs.
@@ -38,32 +38,34 @@ struct Run<'a> {
     drawn: Drawn,
 }
 
-pub(crate) fn check(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
+pub(super) async fn check(
+    on: On<'_>,
     attention: &LinearAttention,
     tuning: &Tuning,
     case: &Case,
     seed: u64,
 ) -> Vec<Row> {
-    let limits = device.limits();
+    let limits = on.device.limits();
     let planned = |shape| Plan::with_tuning(&case.config, &shape, &limits, tuning);
     let made = planned(case.device_shape())
         .and_then(|plan| Ok((plan, planned(case.known_shape())?)))
         .map_err(Error::from);
-    let rows = made.and_then(|(plan, known)| {
-        let drawn = case.draw(seed, known.lens());
-        Run { device, queue, attention, case, plan, known, drawn }.rows()
-    });
+    let rows = match made {
+        Ok((plan, known)) => {
+            let drawn = case.draw(seed, known.lens());
+            Run { on, attention, case, plan, known, drawn }.rows().await
+        }
+        Err(error) => Err(error),
+    };
     rows.unwrap_or_else(|error| vec![Row::failed(case, "whole", error.to_string())])
 }
 
 impl Run<'_> {
-    fn rows(&self) -> Result<Vec<Row>, Error> {
+    async fn rows(&self) -> Result<Vec<Row>, Error> {
         let (case, inputs) = (self.case, self.drawn.inputs());
         let truth = reference::recurrent(&case.config, &case.shape, inputs)?;
         let mirror = reference::chunked_with_plan(&self.known, inputs)?;
-        let (found, _) = self.run(&Stage::ALL, None)?;
+        let (found, _) = self.run(&Stage::ALL, None).await?;
         let mut rows = compare(case, "whole", &truth, &mirror, &found);
         // With one segment there is nothing between the stages; and what a buffer says of the
         // lengths is in numbers that the host does not know.
@@ -73,7 +75,7 @@ impl Run<'_> {
 
         let adding: Vec<_> = segments.iter().filter(|segment| !segment.is_last).collect();
         let added = reference::segment_state(&self.plan, inputs);
-        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::SegmentState], None)?;
+        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::SegmentState], None).await?;
         let truths: Vec<f64> = adding.iter().flat_map(|s| self.added_truth(s)).collect();
         let of = |states: &[f32]| -> Vec<f32> {
             adding.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
@@ -83,7 +85,8 @@ impl Run<'_> {
 
         let mut starts = added.clone();
         reference::state_scan(&self.plan, inputs, &mut starts);
-        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::StateScan], Some(&added))?;
+        let (_, scratch) =
+            self.run(&[Stage::SequenceTable, Stage::StateScan], Some(&added)).await?;
         let of = |states: &[f32]| -> Vec<f32> {
             segments.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
         };
@@ -92,14 +95,19 @@ impl Run<'_> {
         rows.push(Row::new(case, name, "states", &truths, &of(&starts), &of(&scratch)));
 
         let stages = [Stage::SequenceTable, Stage::SegmentOutput, Stage::OutputSum];
-        let (found, _) = self.run(&stages, Some(&starts))?;
+        let (found, _) = self.run(&stages, Some(&starts)).await?;
         rows.extend(compare(case, Stage::SegmentOutput.name(), &truth, &mirror, &found));
         Ok(rows)
     }
 
     /// Runs some stages on poisoned buffers, with states put into scratch first if they are
     /// given, and returns the output and the states then in scratch.
-    fn run(&self, stages: &[Stage], scratch: Option<&[f32]>) -> Result<(Output, Vec<f32>), Error> {
+    async fn run(
+        &self,
+        stages: &[Stage],
+        scratch: Option<&[f32]>,
+    ) -> Result<(Output, Vec<f32>), Error> {
+        let On { device, queue, blocks } = self.on;
         let buffers = self.buffers(scratch)?;
         let whole = wgpu::Buffer::as_entire_buffer_binding;
         let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out);
@@ -113,8 +121,8 @@ impl Run<'_> {
         tensors.sequences = self.plan.reads_sequences().then(sequences);
         tensors.weights = buffers.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = whole(&buffers.scratch);
-        let bound = self.attention.bind(self.device, &self.plan, &tensors, scratch)?;
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+        let bound = self.attention.bind(device, &self.plan, &tensors, scratch)?;
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.verify"),
         });
         {
@@ -124,9 +132,14 @@ impl Run<'_> {
             }
         }
         let sources = [&buffers.out, &buffers.final_, &buffers.scratch, &buffers.sequences];
-        let readback = Readback::record(self.device, &mut encoder, &sources)?;
-        self.queue.submit([encoder.finish()]);
-        let mut tensors = readback.wait(self.device)?.into_iter();
+        let readback = Readback::record(device, &mut encoder, &sources)?;
+        queue.submit([encoder.finish()]);
+        let mut tensors = match blocks {
+            #[cfg(not(target_arch = "wasm32"))]
+            true => readback.wait(device)?,
+            _ => readback.read(device).await?,
+        }
+        .into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let o = self.plan.config().dtype.decode(&next(), self.plan.lens().o as usize);
         let output = self.output(o, next());
@@ -176,13 +189,13 @@ impl Run<'_> {
 
     fn buffers(&self, scratch: Option<&[f32]>) -> Result<Buffers, Error> {
         let filled = |label, bytes: &[u8]| {
-            let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            let buffer = self.on.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size: bytes.len() as u64,
                 usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            self.queue.write_buffer(&buffer, 0, bytes);
+            self.on.queue.write_buffer(&buffer, 0, bytes);
             buffer
         };
         let dtype = self.plan.config().dtype;
@@ -215,7 +228,7 @@ impl Run<'_> {
             }
         }
         let weights = self.drawn.weights.as_ref();
-        let weights = weights.map(|weights| weights.upload(self.device, &self.case.config));
+        let weights = weights.map(|weights| weights.upload(self.on.device, &self.case.config));
         Ok(Buffers {
             weights: weights.transpose()?,
             q: rows("q", &self.drawn.q, lens.q),

@@ -30,6 +30,20 @@ pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
     (found, skipped)
 }
 
+/// The same adapter through an instance of its own, which counts what is made through it.
+pub(crate) fn same_adapter(adapter: &wgpu::Adapter) -> Option<(wgpu::Instance, wgpu::Adapter)> {
+    let wanted = adapter.get_info();
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wanted.backend.into()));
+    let is_it = |adapter: &wgpu::Adapter| {
+        let info = adapter.get_info();
+        (info.name, info.backend, info.driver_info)
+            == (wanted.name.clone(), wanted.backend, wanted.driver_info.clone())
+    };
+    let same = adapters.into_iter().find(is_it)?;
+    Some((instance, same))
+}
+
 /// Two more devices of an adapter.
 pub(crate) fn two_devices(
     adapter: &wgpu::Adapter,

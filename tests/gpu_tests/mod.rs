@@ -7,6 +7,7 @@ mod maps;
 mod properties;
 mod serving;
 mod split;
+mod trust;
 mod tuning;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(crate) fn trials(gpu: &Arc<Gpu>) -> Vec<Trial> {
         .chain(maps::TESTS)
         .chain(serving::TESTS)
         .chain(split::TESTS)
+        .chain(trust::TESTS)
         .chain(tuning::TESTS)
         .copied()
         .collect();
