@@ -145,6 +145,75 @@ mod tests {
         }
     }
 
+    /// Metal and Direct3D get what naga makes of the shaders: that it can is shown here, on any
+    /// machine, for the numbers that a device with the default limits would be given.
+    #[test]
+    fn every_module_translates_to_msl_and_hlsl() {
+        let limits = wgpu::Limits::default();
+        let maps = [
+            FeatureMap::Elu,
+            FeatureMap::Exp,
+            FeatureMap::Softmax,
+            FeatureMap::Hedgehog,
+            FeatureMap::Favor { features: 1000 },
+            FeatureMap::Taylor,
+        ];
+        for (map, width) in maps.iter().flat_map(|map| [(map, 64), (map, 63)]) {
+            for dtype in [Dtype::F32, Dtype::F16] {
+                for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
+                    let mut config = Config::new(width, width);
+                    (config.feature_map, config.dtype) = (map.clone(), dtype);
+                    let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+                    for stage in Stage::ALL {
+                        translate(stage, &config, tuning.layout);
+                    }
+                }
+            }
+        }
+    }
+
+    fn translate(stage: Stage, config: &Config, layout: Layout) {
+        let name = format!("{} of {:?}, {config:?}", stage.name(), layout);
+        let module = naga::front::wgsl::parse_str(&stage.wgsl(config, layout)).unwrap();
+        let validate = |module: &naga::Module| {
+            let flags = naga::valid::ValidationFlags::all();
+            naga::valid::Validator::new(flags, naga::valid::Capabilities::default())
+                .validate(module)
+                .unwrap()
+        };
+        let info = validate(&module);
+        let variant = Variant {
+            start: crate::stage::Start::Given,
+            write_end: true,
+            lengths_given: true,
+            slots_given: true,
+            may_clash: true,
+            run: true,
+            ..Variant::default()
+        };
+        let constants = stage
+            .overrides(config, layout, variant)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        let entry = Some((naga::ShaderStage::Compute, stage.name()));
+        let (module, info) =
+            naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let options =
+            naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = naga::back::msl::PipelineOptions::default();
+        naga::back::msl::write_string(&module, &info, &options, &pipeline)
+            .unwrap_or_else(|error| panic!("{name} in MSL: {error}"));
+        let options =
+            naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = naga::back::hlsl::PipelineOptions::default();
+        let mut text = String::new();
+        naga::back::hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{name} in HLSL: {error}"));
+    }
+
     #[test]
     fn feature_maps_have_the_numbers_the_shaders_give_them() {
         let config = Config::new(64, 64);

@@ -310,8 +310,16 @@ proptest! {
         b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
         workgroups in size(), least in size(), most in size(), loops in size(),
         kind in 0u32..5, slots in size(), lengths in prop::collection::vec(size(), 0..4),
+        maps in [feature_map(), feature_map()], is_apart in any::<bool>(), l2_norm in any::<bool>(),
     ) {
-        let config = Config::new(k, v);
+        let mut config = Config::new(k, v);
+        let [map, query_map] = maps;
+        config.feature_map = map;
+        config.query_map = is_apart.then_some(query_map);
+        config.l2_norm = l2_norm;
+        if !config.is_non_negative() {
+            config.normalization = Normalization::None;
+        }
         let shape = match kind {
             0 | 1 => Shape::new(b, t, h),
             2 => Shape::packed(&lengths, h),
@@ -334,7 +342,7 @@ proptest! {
                 for dispatch in plan.dispatches() {
                     prop_assert!(dispatch.workgroups.iter().all(|n| (1..=65_535).contains(n)));
                 }
-                let _ = (plan.bytes_moved(), plan.flops());
+                let _ = (plan.bytes_moved(), plan.flops(), plan.scratch_size());
             }
         }
     }
@@ -342,4 +350,24 @@ proptest! {
 
 fn size() -> impl Strategy<Value = u32> {
     prop_oneof![0u32..70, 1u32..5000, any::<u32>(), Just(u32::MAX)]
+}
+
+/// Any map with any numbers in it; elu as often as all others.
+fn feature_map() -> impl Strategy<Value = FeatureMap> {
+    let sized = (0usize..6, size()).prop_map(|(kind, size)| match kind {
+        0 => FeatureMap::T2r { features: size },
+        1 => FeatureMap::Product { features: size },
+        2 => FeatureMap::Favor { features: size },
+        3 => FeatureMap::FavorHyperbolic { features: size },
+        4 => FeatureMap::Fourier { features: size },
+        _ => FeatureMap::Dpfp { nu: size },
+    });
+    let others = [
+        FeatureMap::Exp,
+        FeatureMap::Softmax,
+        FeatureMap::Hedgehog,
+        FeatureMap::HedgehogJoint,
+        FeatureMap::Taylor,
+    ];
+    prop_oneof![3 => Just(FeatureMap::Elu), 2 => sized, 1 => prop::sample::select(others.to_vec())]
 }

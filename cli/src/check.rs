@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use linear_attention::ShaderChecks;
 use linear_attention::verify::{self, Report, Row};
-use linear_attention::wgpu::{Adapter, Backend};
+use linear_attention::wgpu::{Adapter, Backend, Limits};
+use linear_attention_measure::today;
 use serde_json::{Value, json};
 
 use crate::device;
@@ -22,6 +24,12 @@ pub(crate) struct Args {
     /// Only the cases with this in their name
     #[arg(long, value_name = "SUBSTRING")]
     case: Option<String>,
+    /// Let wgpu check every index and count every loop of the shaders, as debug builds do
+    #[arg(long)]
+    checked: bool,
+    /// Ask the device for no more than WebGPU's default limits
+    #[arg(long)]
+    default_limits: bool,
     /// Where the inputs come from, to repeat a run
     #[arg(long, default_value_t = verify::Options::default().seed)]
     seed: u64,
@@ -45,7 +53,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
         }
         let report = check_one(adapter, args)?;
         failed += usize::from(!report.passed());
-        checked.push(to_json(adapter, &report));
+        checked.push(to_json(adapter, args, &report));
     }
     let count = checked.len();
     if let Some(file) = json_file {
@@ -79,9 +87,15 @@ fn reason_to_skip(adapter: &Adapter, adapters: &[Adapter]) -> Option<String> {
 
 fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
     let name = device::name(adapter);
-    let (device, queue) = device::open(adapter)?;
+    let (device, queue) = match args.default_limits {
+        true => device::open_with(adapter, Limits::default())?,
+        false => device::open(adapter)?,
+    };
     println!("{name}: seed {}", args.seed);
     let mut options = verify::Options::default();
+    if args.checked {
+        options.checks = ShaderChecks::Checked;
+    }
     options.seed = args.seed;
     options.filter.clone_from(&args.case);
     let count = verify::cases_of_run(&device.limits(), &options).len();
@@ -120,7 +134,7 @@ fn failure(row: &Row) -> String {
     }
 }
 
-fn to_json(adapter: &Adapter, report: &Report) -> Value {
+fn to_json(adapter: &Adapter, args: &Args, report: &Report) -> Value {
     let info = adapter.get_info();
     let rows: Vec<Value> = report
         .rows
@@ -128,6 +142,7 @@ fn to_json(adapter: &Adapter, report: &Report) -> Value {
         .map(|row| {
             json!({
                 "case": row.case,
+                "group": row.group,
                 "stage": row.stage,
                 "tensor": row.tensor,
                 "error": row.error,
@@ -143,6 +158,9 @@ fn to_json(adapter: &Adapter, report: &Report) -> Value {
         "adapter": info.name,
         "driver": device::driver(&info),
         "backend": info.backend.to_string(),
+        "checked": args.checked || cfg!(debug_assertions),
+        "default_limits": args.default_limits,
+        "date": today(),
         "seed": report.seed,
         "rows": rows,
     })

@@ -97,13 +97,21 @@ pub(crate) fn name(adapter: &Adapter) -> String {
 
 /// A device with the adapter's own limits, and timestamps where it has them.
 pub(crate) fn open(adapter: &Adapter) -> Result<(Device, Queue), Failure> {
+    open_with(adapter, adapter.limits())
+}
+
+/// The same with these limits.
+pub(crate) fn open_with(
+    adapter: &Adapter,
+    required_limits: wgpu::Limits,
+) -> Result<(Device, Queue), Failure> {
     if let Some(obstacle) = obstacle(adapter) {
         return Err(Failure::Device(format!("{}: {obstacle}", name(adapter))));
     }
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("linear-attention"),
         required_features: adapter.features() & Features::TIMESTAMP_QUERY,
-        required_limits: adapter.limits(),
+        required_limits,
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))

@@ -7,6 +7,7 @@ mod adapters;
 mod bench;
 mod check;
 mod compare;
+mod conformance;
 mod cu_seqlens;
 mod device;
 mod failure;
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::Args),
     /// See how near each feature map comes to softmax attention on a file, and what it costs
     Compare(compare::Args),
+    /// Join what check found on many devices into one table
+    Conformance(conformance::Args),
     /// Draw how time grows with T, from the rows that bench wrote
     Plot(plot::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),
+        Command::Conformance(args) => conformance::conformance(&args),
         Command::Plot(args) => plot::plot(&args),
     });
     match done {
@@ -87,7 +91,7 @@ fn parse() -> Result<Cli, Failure> {
         // A bare `linear-attention` gets the help as its error; one line has to do.
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             let expected =
-                "expected a command: adapters, run, check, bench, compare or plot (see --help)";
+                "expected a command: adapters, run, check, bench, compare, conformance or plot (see --help)";
             return Failure::Input(expected.to_owned());
         }
         // clap says what is wrong first, then how to use the program: keep the first.

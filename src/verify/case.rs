@@ -1,5 +1,7 @@
 //! The table of cases, and their inputs.
 
+use crate::layout::feature_blocks;
+use crate::plan::MAX_DECODE_LEN;
 use crate::random::Random;
 use crate::{
     Config, CustomMap, Dtype, FeatureMap, Inputs, Lens, Normalization, Projection, Shape,
@@ -318,6 +320,27 @@ fn packed_cases() -> Vec<Case> {
 }
 
 impl Case {
+    /// What it is about: a row of a conformance matrix.
+    #[must_use]
+    pub fn group(&self) -> &'static str {
+        let config = &self.config;
+        let is_early =
+            matches!(config.feature_map, FeatureMap::Identity | FeatureMap::Relu | FeatureMap::Elu);
+        if config.dtype != Dtype::F32 {
+            "16 bits"
+        } else if feature_blocks(config) > 1 {
+            "F in blocks"
+        } else if !is_early || config.query_map.is_some() || config.l2_norm {
+            "feature maps"
+        } else if self.shape.max_len() <= MAX_DECODE_LEN {
+            "steps and short runs"
+        } else if self.shape.is_packed() || self.told != Told::ByHost {
+            "packed and pooled"
+        } else {
+            "prompts"
+        }
+    }
+
     /// Sets the tuning so that the plan has the segments that the case asks for.
     pub(crate) fn cut(&self, tuning: &mut Tuning) {
         if self.segments > 0 {

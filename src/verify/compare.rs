@@ -9,6 +9,8 @@ use crate::Dtype;
 pub struct Row {
     /// The case's name.
     pub case: String,
+    /// The case's [group](Case::group).
+    pub group: &'static str,
     /// `whole`, or the stage that ran alone.
     pub stage: &'static str,
     /// The tensor compared.
@@ -50,6 +52,7 @@ impl Row {
         let bound = 2.0 * mirror_error + FLOOR_ULP * f64::from(f32::EPSILON) * largest;
         Self {
             case: case.name.to_owned(),
+            group: case.group(),
             stage,
             tensor,
             error,
@@ -64,6 +67,7 @@ impl Row {
     pub(crate) fn failed(case: &Case, stage: &'static str, message: String) -> Self {
         Self {
             case: case.name.to_owned(),
+            group: case.group(),
             stage,
             tensor: "",
             error: f64::INFINITY,

@@ -29,6 +29,6 @@ pub use error::{MeasureError, ReadError};
 pub use job::Job;
 pub use latency::Latency;
 pub use peers::{Against, Computes, PeerRow, Peers, fastest};
-pub use report::{Report, Row, StageTime, driver};
+pub use report::{Report, Row, StageTime, driver, today};
 pub use sizes::{Sizes, Sweep, parse_step, standard_sizes};
 pub use timer::Timer;

@@ -72,7 +72,7 @@ impl Report {
             adapter: info.name.clone(),
             driver: driver(info),
             backend: info.backend.to_string(),
-            date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+            date: today(),
             // All crates of the workspace have one version.
             version: env!("CARGO_PKG_VERSION").to_owned(),
             timer: timer.to_owned(),
@@ -93,6 +93,12 @@ impl Report {
         peers::check_times(path, report.rows.iter().map(|row| Some(row.ms)))?;
         Ok(report)
     }
+}
+
+/// The day in UTC, `2026-11-24`.
+#[must_use]
+pub fn today() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
 }
 
 /// A measured shape; [`Report`] says what each key holds.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod common;
+mod conformance;
 mod maps;
 mod measured;
 mod refusals;
