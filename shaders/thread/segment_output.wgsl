@@ -71,9 +71,8 @@ fn advance(
     first: u32,
 ) {
     let k = load_keys(step, first / 4u);
-    let x = load_queries(step, first / 4u);
-    if (QUERY_MAP == EXP) { shift_row(row, x, step, first); }
-    let q = map_queries(x, step, first / 4u, (*row).shift);
+    if (QUERY_MAP == EXP) { shift_row(row, step, first); }
+    let q = load_queries(step, first / 4u, (*row).shift);
     // A token counts once in nu; a row of the start state as often as its nu says.
     var weight = 1.0;
     if (step.enters) { weight = start_nu_element(step.start, step.feature); }
@@ -129,30 +128,32 @@ fn factor_of_step(step: Step, shares: vec4<f32>, shift: f32) -> f32 {
     return select(factor_of(sum, shift), 1.0, step.leaves);
 }
 
-fn query_quad(step: Step, quad: u32) -> vec4<f32> {
+fn query_quad(step: Step, quad: u32, shift: f32) -> vec4<f32> {
     if (4u * quad >= FEATURE_DIM) { return vec4<f32>(0.0); }
-    return q_quad(step.q_row, quad);
+    let unit = unit_quad(step.feature, quad);
+    let features = query_feature_quad(q_quad(step.q_row, quad), quad, shift);
+    return select(unit, features, step.is_token);
 }
 
-// Numbers 4 quad .. + 63 of a row of q.
-fn load_queries(step: Step, quad: u32) -> Features {
+// Features 4 quad .. + 63 of a row of phi(q).
+fn load_queries(step: Step, quad: u32, shift: f32) -> Features {
     return Features(
-        query_quad(step, quad + 0u), query_quad(step, quad + 1u),
-        query_quad(step, quad + 2u), query_quad(step, quad + 3u),
-        query_quad(step, quad + 4u), query_quad(step, quad + 5u),
-        query_quad(step, quad + 6u), query_quad(step, quad + 7u),
-        query_quad(step, quad + 8u), query_quad(step, quad + 9u),
-        query_quad(step, quad + 10u), query_quad(step, quad + 11u),
-        query_quad(step, quad + 12u), query_quad(step, quad + 13u),
-        query_quad(step, quad + 14u), query_quad(step, quad + 15u),
+        query_quad(step, quad + 0u, shift), query_quad(step, quad + 1u, shift),
+        query_quad(step, quad + 2u, shift), query_quad(step, quad + 3u, shift),
+        query_quad(step, quad + 4u, shift), query_quad(step, quad + 5u, shift),
+        query_quad(step, quad + 6u, shift), query_quad(step, quad + 7u, shift),
+        query_quad(step, quad + 8u, shift), query_quad(step, quad + 9u, shift),
+        query_quad(step, quad + 10u, shift), query_quad(step, quad + 11u, shift),
+        query_quad(step, quad + 12u, shift), query_quad(step, quad + 13u, shift),
+        query_quad(step, quad + 14u, shift), query_quad(step, quad + 15u, shift),
     );
 }
 
 // A row of EXP is mapped less the largest of its first 64 numbers, or nearly; only where a later
 // one is larger than that is all that was added up so far brought to another measure.
-fn shift_row(row: ptr<function, Row>, x: Features, step: Step, first: u32) {
+fn shift_row(row: ptr<function, Row>, step: Step, first: u32) {
     if (!step.is_token) { return; }
-    let largest = shift_of(largest_of(x, first));
+    let largest = shift_of(largest_of(step, first));
     if (first == 0u) {
         (*row).shift = largest;
     } else if (largest > (*row).shift + 4.0) {
@@ -164,45 +165,29 @@ fn shift_row(row: ptr<function, Row>, x: Features, step: Step, first: u32) {
     }
 }
 
-fn largest_of(x: Features, first: u32) -> f32 {
-    let quad = first / 4u;
-    var most = or_lowest(x.a, quad);
-    if (features_from(first) > 4u) { most = max(most, or_lowest(x.b, quad + 1u)); }
-    if (features_from(first) > 8u) { most = max(most, or_lowest(x.c, quad + 2u)); }
-    if (features_from(first) > 12u) { most = max(most, or_lowest(x.d, quad + 3u)); }
-    if (features_from(first) > 16u) { most = max(most, or_lowest(x.e, quad + 4u)); }
-    if (features_from(first) > 20u) { most = max(most, or_lowest(x.f, quad + 5u)); }
-    if (features_from(first) > 24u) { most = max(most, or_lowest(x.g, quad + 6u)); }
-    if (features_from(first) > 28u) { most = max(most, or_lowest(x.h, quad + 7u)); }
-    if (features_from(first) > 32u) { most = max(most, or_lowest(x.i, quad + 8u)); }
-    if (features_from(first) > 36u) { most = max(most, or_lowest(x.j, quad + 9u)); }
-    if (features_from(first) > 40u) { most = max(most, or_lowest(x.k, quad + 10u)); }
-    if (features_from(first) > 44u) { most = max(most, or_lowest(x.l, quad + 11u)); }
-    if (features_from(first) > 48u) { most = max(most, or_lowest(x.m, quad + 12u)); }
-    if (features_from(first) > 52u) { most = max(most, or_lowest(x.n, quad + 13u)); }
-    if (features_from(first) > 56u) { most = max(most, or_lowest(x.o, quad + 14u)); }
-    if (features_from(first) > 60u) { most = max(most, or_lowest(x.p, quad + 15u)); }
+// The largest of numbers first .. + 63 of a row of q.
+fn largest_of(step: Step, first: u32) -> f32 {
+    var most = number_quad(step, first, 0u);
+    if (features_from(first) > 4u) { most = max(most, number_quad(step, first, 1u)); }
+    if (features_from(first) > 8u) { most = max(most, number_quad(step, first, 2u)); }
+    if (features_from(first) > 12u) { most = max(most, number_quad(step, first, 3u)); }
+    if (features_from(first) > 16u) { most = max(most, number_quad(step, first, 4u)); }
+    if (features_from(first) > 20u) { most = max(most, number_quad(step, first, 5u)); }
+    if (features_from(first) > 24u) { most = max(most, number_quad(step, first, 6u)); }
+    if (features_from(first) > 28u) { most = max(most, number_quad(step, first, 7u)); }
+    if (features_from(first) > 32u) { most = max(most, number_quad(step, first, 8u)); }
+    if (features_from(first) > 36u) { most = max(most, number_quad(step, first, 9u)); }
+    if (features_from(first) > 40u) { most = max(most, number_quad(step, first, 10u)); }
+    if (features_from(first) > 44u) { most = max(most, number_quad(step, first, 11u)); }
+    if (features_from(first) > 48u) { most = max(most, number_quad(step, first, 12u)); }
+    if (features_from(first) > 52u) { most = max(most, number_quad(step, first, 13u)); }
+    if (features_from(first) > 56u) { most = max(most, number_quad(step, first, 14u)); }
+    if (features_from(first) > 60u) { most = max(most, number_quad(step, first, 15u)); }
     return max(max(most.x, most.y), max(most.z, most.w));
 }
 
-// phi of numbers that load_queries has read.
-fn map_queries(x: Features, step: Step, quad: u32, shift: f32) -> Features {
-    return Features(
-        map_query(x.a, step, quad + 0u, shift), map_query(x.b, step, quad + 1u, shift),
-        map_query(x.c, step, quad + 2u, shift), map_query(x.d, step, quad + 3u, shift),
-        map_query(x.e, step, quad + 4u, shift), map_query(x.f, step, quad + 5u, shift),
-        map_query(x.g, step, quad + 6u, shift), map_query(x.h, step, quad + 7u, shift),
-        map_query(x.i, step, quad + 8u, shift), map_query(x.j, step, quad + 9u, shift),
-        map_query(x.k, step, quad + 10u, shift), map_query(x.l, step, quad + 11u, shift),
-        map_query(x.m, step, quad + 12u, shift), map_query(x.n, step, quad + 13u, shift),
-        map_query(x.o, step, quad + 14u, shift), map_query(x.p, step, quad + 15u, shift),
-    );
-}
-
-fn map_query(x: vec4<f32>, step: Step, quad: u32, shift: f32) -> vec4<f32> {
-    if (4u * quad >= FEATURE_DIM) { return vec4<f32>(0.0); }
-    let unit = unit_quad(step.feature, quad);
-    return select(unit, query_feature_quad(x, quad, shift), step.is_token);
+fn number_quad(step: Step, first: u32, quad: u32) -> vec4<f32> {
+    return or_lowest(q_quad(step.q_row, first / 4u + quad), first / 4u + quad);
 }
 
 fn value_quad(step: Step, index: u32) -> vec4<f32> {
