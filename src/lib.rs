@@ -9,12 +9,14 @@ mod dtype;
 mod error;
 mod feature_map;
 mod host;
+mod iterations;
 mod kernels;
 mod layout;
 mod params;
 mod pipeline;
 mod plan;
 mod pool;
+mod projection;
 mod random;
 mod readback;
 pub mod reference;
@@ -44,6 +46,7 @@ pub use kernels::{Kernel, kernels};
 pub use layout::Layout;
 pub use plan::{Dispatch, MAX_DECODE_LEN, Plan};
 pub use pool::StatePool;
+pub use projection::Projection;
 pub use readback::Readback;
 pub use shape::{Lens, Packing, Shape};
 pub use slots::Slot;
@@ -54,7 +57,7 @@ pub use tensors::{Sequences, Tensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tune::{Candidate, tune, tune_with};
 pub use tuning::Tuning;
-pub use weights::{Projection, WeightHeads, Weights, WeightsBinding, WeightsBuffer};
+pub use weights::{WeightHeads, Weights, WeightsBinding, WeightsBuffer};
 pub use wgpu;
 
 #[cfg(doctest)]

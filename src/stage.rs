@@ -175,7 +175,7 @@ impl Stage {
         };
         if let (true, Layout::Workgroup { .. }) = (self.reads_rows(), layout) {
             files.extend(match is_mapped(config) {
-                true => files!("workgroup/mapped"),
+                true => files!("workgroup/mapped", "workgroup/maps"),
                 false => files!("workgroup/direct"),
             });
             if matches!(self, Self::SegmentOutput | Self::DecodeStep) {
@@ -213,11 +213,6 @@ impl Stage {
         bindings
     }
 
-    /// Whether it finds places in the table.
-    fn has_places(self) -> bool {
-        !matches!(self, Self::SequenceTable | Self::DecodeStep)
-    }
-
     /// The whole WGSL module of the stage: its file, then what its layout shares, how tensors
     /// are read, and what all stages share, one after the other and nothing replaced.
     #[must_use]
@@ -233,7 +228,7 @@ impl Stage {
             files.push(phi);
         }
         files.extend(self.files(config, layout));
-        if self.has_places() || self == Self::SequenceTable {
+        if self != Self::DecodeStep {
             files.push(PLACE);
         }
         if matches!(self, Self::SequenceTable | Self::DecodeStep) {

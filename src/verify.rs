@@ -9,11 +9,13 @@
 //! start-up all call [`run`].
 
 mod case;
+mod cases;
 mod compare;
 mod device;
 mod mutation;
 
-pub use case::{Case, Told, cases};
+pub use case::{Case, Told};
+pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
 pub use mutation::Mutation;
 
@@ -76,7 +78,7 @@ impl Report {
 #[must_use]
 pub fn cases_of_run(limits: &wgpu::Limits, options: &Options) -> Vec<Case> {
     let filter = options.filter.as_deref().unwrap_or_default();
-    let mut all = options.config.as_ref().map_or_else(cases, case::cases_of);
+    let mut all = options.config.as_ref().map_or_else(cases, cases::cases_of);
     all.retain(|case| case.name.contains(filter));
     if let Some(tuning) = options.tuning {
         all.retain(|case| tuning.check(&case.config, limits).is_ok());

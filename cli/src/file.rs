@@ -146,6 +146,13 @@ impl Input {
         }
     }
 
+    /// The sizes of q, k and v.
+    pub(crate) fn describe(&self, config: &Config) -> String {
+        let Shape { batch: b, seq_len: t, heads: h, kv_heads: g, .. } = self.shape;
+        let (k, v, dtype) = (config.key_dim, config.value_dim, self.dtype);
+        format!("q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}")
+    }
+
     /// Multiplies q and k.
     pub(crate) fn scale_queries_and_keys(&mut self, by: f64) {
         self.q.iter_mut().chain(&mut self.k).for_each(|x| *x = (f64::from(*x) * by) as f32);

@@ -1,7 +1,7 @@
 //! `plot`: how time grows with T, from the rows of `bench` and of its peers.
 
 pub(crate) mod draw;
-mod panels;
+pub(crate) mod panels;
 
 use std::path::PathBuf;
 

@@ -99,16 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Packing::Equal => String::new(),
         _ => format!(", {} sequences of at most {} tokens", shape.sequences(), shape.max_len()),
     };
-    println!(
-        "q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}{packed}",
-        b = shape.batch,
-        t = shape.seq_len,
-        h = shape.heads,
-        g = shape.kv_heads,
-        k = config.key_dim,
-        v = config.value_dim,
-        dtype = input.dtype,
-    );
+    println!("{}{packed}", input.describe(&config));
     let output = compute(&config, &input, adapter.as_ref())?;
     if args.verify {
         verify(&config, &input, &output, adapter.is_none())?;

@@ -2,8 +2,7 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use crate::weights::{Projection, Weights};
-use crate::{Config, FeatureMap};
+use crate::{Config, FeatureMap, Projection, Weights};
 
 /// f32 and f64.
 pub(crate) trait Real:

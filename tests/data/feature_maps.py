@@ -1,4 +1,4 @@
-"""Features of a few rows by every map, in float64, from PyTorch: what tests/feature_maps.rs
+"""Features of a few rows by every map, in float64, from PyTorch: what tests/feature_maps
 compares the reference with. Written from the papers' formulas and apart from the crate.
 
     python tests/data/feature_maps.py    # writes feature_maps.safetensors beside it

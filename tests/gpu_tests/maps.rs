@@ -281,7 +281,7 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     bind(&t2r, Some(whole)).map(|_| ()).map_err(Failed::from)
 }
 
-/// On the device as in tests/feature_maps.rs, with F in 8 blocks.
+/// On the device as in tests/feature_maps, with F in 8 blocks.
 fn favor_comes_near_softmax(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let t = 48;
     // |q| |k| / K^(1/2) is 1.

@@ -4,13 +4,15 @@ use std::error::Error;
 
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::{
-    ChartBuilder, Circle, Color, EmptyElement, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries,
-    PathElement, RGBColor, SVGBackend, SeriesLabelPosition, ShapeStyle, Text, WHITE,
+    Circle, Color, EmptyElement, IntoDrawingArea, IntoFont, IntoLogRange, SVGBackend, ShapeStyle,
+    Text, WHITE,
 };
 
 use super::measure::Compared;
-use crate::plot::draw::{AXIS, Area, COLORS, INK, LABEL, TITLE, decades, powers_of_two, tokens};
+use crate::plot::draw::{Area, COLORS, INK, LABEL, decades, draw, frame, number};
+use crate::plot::panels::{Panel, Series};
 
+const Y_TITLE: &str = "relative error of o";
 const WIDTH: u32 = 1400;
 const HEIGHT: u32 = 620;
 const CAPTION: u32 = 32;
@@ -27,7 +29,7 @@ pub(crate) fn svg(rows: &[Compared], caption: &str) -> Result<String, Box<dyn Er
         root.fill(&WHITE)?;
         let (charts, below) = root.split_vertically(HEIGHT - CAPTION);
         let (left, right) = charts.split_horizontally(WIDTH / 2);
-        over_position(&left, &lines(rows))?;
+        draw(&left, &over_position(&lines(rows)))?;
         over_state(&right, rows)?;
         let style = ("sans-serif", LABEL).into_font().color(&INK);
         below.draw(&Text::new(caption.to_owned(), (20i32, 0i32), style))?;
@@ -55,57 +57,25 @@ fn bounds(errors: impl Iterator<Item = f64>) -> (f64, f64) {
     ((low / 1.5).max(1e-7), (high * 1.5).max(low * 3.0))
 }
 
-fn over_position(area: &Area<'_>, rows: &[&Compared]) -> Result<(), Box<dyn Error>> {
-    let last = rows.iter().flat_map(|row| &row.over_position).map(|(from, _)| *from).max();
-    let last = f64::from(last.unwrap_or(1).max(2));
-    // The error of the first token is that of rounding.
-    fn shown<'a>(row: &&'a Compared) -> impl Iterator<Item = &'a (u32, f64)> {
-        row.over_position.iter().filter(|(from, _)| *from > 1)
+/// The lines of some maps. The first token is left out: its error is that of rounding.
+fn over_position(rows: &[&Compared]) -> Panel {
+    let points = |row: &Compared| -> Vec<(f64, f64)> {
+        let later = row.over_position.iter().filter(|(from, _)| *from > 1);
+        later.map(|(from, error)| (f64::from(*from), *error)).collect()
+    };
+    let all = rows.iter().flat_map(|row| points(row)).map(|(_, error)| error);
+    let (low, high) = bounds(all);
+    let series = rows.iter().map(|row| Series {
+        name: row.map.clone(),
+        points: points(row).into_iter().map(|(t, y)| (t, y.clamp(low, high))).collect(),
+    });
+    Panel {
+        title: "Error against softmax, over position".to_owned(),
+        x_title: "position in the sequence, to twice that",
+        y_title: Y_TITLE,
+        is_log: true,
+        series: series.collect(),
     }
-    let errors: Vec<f64> =
-        rows.iter().flat_map(|row| shown(row).map(|(_, error)| *error)).collect();
-    let (low, high) = bounds(errors.into_iter());
-    // The legend stands above the lines.
-    let top = high * (high / low).powf(0.45);
-    let x = (2.0 / 1.15..last * 1.15).log_scale().with_key_points(powers_of_two(2.0, last));
-    let y = (low..top).log_scale().with_key_points(decades(low, top));
-    let mut chart = ChartBuilder::on(area)
-        .margin(16)
-        .caption("Error against softmax, over position", ("sans-serif", TITLE, &INK))
-        .x_label_area_size(54)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_desc("position in the sequence, to twice that")
-        .y_desc("relative error of o")
-        .axis_desc_style(("sans-serif", AXIS, &INK))
-        .label_style(("sans-serif", LABEL, &INK))
-        .x_label_formatter(&|t| tokens(*t))
-        .y_label_formatter(&|y| short(*y))
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .draw()?;
-    for (row, color) in rows.iter().zip(COLORS.iter().cycle()) {
-        let style = ShapeStyle { color: color.to_rgba(), filled: true, stroke_width: 2 };
-        let points: Vec<(f64, f64)> =
-            shown(row).map(|(from, error)| (f64::from(*from), error.clamp(low, top))).collect();
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(&row.map)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, style)))?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", LABEL, &INK))
-        .legend_area_size(30)
-        .margin(10)
-        .draw()?;
-    Ok(())
 }
 
 fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> {
@@ -116,23 +86,9 @@ fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> 
     let kib = |bytes: f64| bytes / 1024.0;
     let x = (kib(least)..kib(most)).log_scale().with_key_points(decades(kib(least), kib(most)));
     let y = (low..high).log_scale().with_key_points(decades(low, high));
-    let mut chart = ChartBuilder::on(area)
-        .margin(16)
-        .caption("The same, over the size of the state", ("sans-serif", TITLE, &INK))
-        .x_label_area_size(54)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_desc("state of a sequence, KiB; orange: random features; hollow: not yet trained")
-        .y_desc("relative error of o")
-        .axis_desc_style(("sans-serif", AXIS, &INK))
-        .label_style(("sans-serif", LABEL, &INK))
-        .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&|y| short(*y))
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .draw()?;
+    let x_title = "state of a sequence, KiB; orange: random features; hollow: not yet trained";
+    let titles = ["The same, over the size of the state", x_title, Y_TITLE];
+    let mut chart = frame(area, titles, x, y, &|x| number(*x))?;
     // From above downwards, each name beneath those that stand there already.
     let mut rows: Vec<&Compared> = rows.iter().collect();
     rows.sort_by(|a, b| b.error.total_cmp(&a.error));
@@ -159,9 +115,4 @@ fn over_state(area: &Area<'_>, rows: &[Compared]) -> Result<(), Box<dyn Error>> 
         ))?;
     }
     Ok(())
-}
-
-/// A number as short as it can be read.
-fn short(x: f64) -> String {
-    if x >= 0.01 { format!("{x}") } else { format!("{x:e}") }
 }

@@ -62,19 +62,9 @@ pub(crate) fn config(map: FeatureMap, key_dim: u32, value_dim: u32) -> Config {
 }
 
 pub(crate) fn describe(config: &Config, input: &Input) -> String {
-    let shape = &input.shape;
     let [mean, largest] = norms(config, input);
-    format!(
-        "q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}; |q| |k| / K^(1/2) is \
-         {mean:.2} in the mean, {largest:.2} at most",
-        b = shape.batch,
-        t = shape.seq_len,
-        h = shape.heads,
-        g = shape.kv_heads,
-        k = config.key_dim,
-        v = config.value_dim,
-        dtype = input.dtype,
-    )
+    let norms = format!("|q| |k| / K^(1/2) is {mean:.2} in the mean, {largest:.2} at most");
+    format!("{}; {norms}", input.describe(config))
 }
 
 /// |q| |k| / K^(1/2) of the root mean squares of the lengths, and of the largest.

@@ -6,8 +6,9 @@ use plotters::coord::Shift;
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::{
-    ChartBuilder, Circle, Color, DrawingArea, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries,
-    PathElement, RGBColor, Ranged, SVGBackend, SeriesLabelPosition, ShapeStyle, Text, WHITE,
+    Cartesian2d, ChartBuilder, ChartContext, Circle, Color, DrawingArea, IntoDrawingArea, IntoFont,
+    IntoLogRange, LineSeries, PathElement, RGBColor, Ranged, SVGBackend, SeriesLabelPosition,
+    ShapeStyle, Text, WHITE,
 };
 
 use super::panels::{Panel, Series};
@@ -16,8 +17,8 @@ const WIDTH: u32 = 1200;
 const HEIGHT: u32 = 520;
 const CAPTION_LINE: u32 = 22;
 /// Sizes of text. plotters writes 1.24 times smaller ones into the file.
-pub(crate) const TITLE: u32 = 22;
-pub(crate) const AXIS: u32 = 18;
+const TITLE: u32 = 22;
+const AXIS: u32 = 18;
 pub(crate) const LABEL: u32 = 17;
 /// Of what lies between the axes, roughly.
 const PLOT_HEIGHT: u32 = 340;
@@ -57,7 +58,8 @@ pub(crate) fn svg(panels: &[Panel; 2], caption: &[String]) -> Result<String, Box
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn draw(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn Error>> {
+/// Lines, with a legend.
+pub(crate) fn draw(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn Error>> {
     let (low, high) = range(panel, |(_, y)| y);
     if panel.is_log {
         // The legend stands above the points, a line a series.
@@ -78,24 +80,8 @@ where
 {
     let (first, last) = range(panel, |(t, _)| t);
     let x = (first / 1.15..last * 1.15).log_scale().with_key_points(powers_of_two(first, last));
-    let mut chart = ChartBuilder::on(area)
-        .margin(16)
-        .caption(&panel.title, ("sans-serif", TITLE, &INK))
-        .x_label_area_size(54)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_desc("T, tokens (k = 1024)")
-        .y_desc(panel.y_title)
-        .axis_desc_style(("sans-serif", AXIS, &INK))
-        .label_style(("sans-serif", LABEL, &INK))
-        .x_label_formatter(&|t| tokens(*t))
-        .y_label_formatter(&|y| number(*y))
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .y_labels(8)
-        .draw()?;
+    let titles = [&panel.title, panel.x_title, panel.y_title];
+    let mut chart = frame(area, titles, x, y, &|t| tokens(*t))?;
     let numbered = panel.series.iter().enumerate().zip(COLORS.iter().cycle());
     for ((index, Series { name, points }), color) in numbered {
         let stroke_width = if index == 0 { 3 } else { 2 };
@@ -118,6 +104,43 @@ where
     Ok(())
 }
 
+type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
+
+/// Axes and a grid, with a title and those of x and y.
+pub(crate) fn frame<'a, X, Y>(
+    area: &Area<'a>,
+    [title, x_title, y_title]: [&str; 3],
+    x: X,
+    y: Y,
+    x_label: &dyn Fn(&f64) -> String,
+) -> Result<Chart<'a, X::CoordDescType, Y::CoordDescType>, Box<dyn Error>>
+where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut chart = ChartBuilder::on(area)
+        .margin(16)
+        .caption(title, ("sans-serif", TITLE, &INK))
+        .x_label_area_size(54)
+        .y_label_area_size(72)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .x_desc(x_title)
+        .y_desc(y_title)
+        .axis_desc_style(("sans-serif", AXIS, &INK))
+        .label_style(("sans-serif", LABEL, &INK))
+        .x_label_formatter(&x_label)
+        .y_label_formatter(&|y| number(*y))
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .y_labels(8)
+        .draw()?;
+    Ok(chart)
+}
+
 /// The least and the largest number of all points.
 fn range(panel: &Panel, of: impl Fn((f64, f64)) -> f64) -> (f64, f64) {
     let points = panel.series.iter().flat_map(|series| &series.points);
@@ -128,7 +151,7 @@ fn range(panel: &Panel, of: impl Fn((f64, f64)) -> f64) -> (f64, f64) {
 }
 
 /// Powers of two within the range, at most nine of them, evenly spread.
-pub(crate) fn powers_of_two(first: f64, last: f64) -> Vec<f64> {
+fn powers_of_two(first: f64, last: f64) -> Vec<f64> {
     let all: Vec<f64> = (0..32)
         .map(|power| f64::from(1u32 << power))
         .filter(|x| (first..=last).contains(x))
@@ -145,7 +168,7 @@ pub(crate) fn decades(low: f64, high: f64) -> Vec<f64> {
 }
 
 /// T as people say it: 512, 4k, 1M.
-pub(crate) fn tokens(t: f64) -> String {
+fn tokens(t: f64) -> String {
     let t = t as u64;
     match t {
         _ if t >= 1 << 20 && t.is_multiple_of(1 << 20) => format!("{}M", t >> 20),
@@ -155,8 +178,10 @@ pub(crate) fn tokens(t: f64) -> String {
 }
 
 /// Short, without the noise of binary fractions.
-fn number(y: f64) -> String {
+pub(crate) fn number(y: f64) -> String {
+    if y > 0.0 && y < 1e-3 {
+        return format!("{y:e}");
+    }
     let text = format!("{y:.3}");
-    let short = text.trim_end_matches('0').trim_end_matches('.');
-    if short.is_empty() || (short == "0" && y > 0.0) { format!("{y:e}") } else { short.to_owned() }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

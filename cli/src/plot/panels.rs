@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use linear_attention_measure::{Computes, PeerRow, Peers, Report, Row, Sizes};
 
-/// Axes and the lines between them. T runs along x, by powers of two.
+/// Axes and the lines between them. What runs along x, tokens, does so by powers of two.
 pub(crate) struct Panel {
     pub(crate) title: String,
+    pub(crate) x_title: &'static str,
     pub(crate) y_title: &'static str,
     /// Whether y goes by powers of ten; from 0 where not.
     pub(crate) is_log: bool,
@@ -14,11 +15,13 @@ pub(crate) struct Panel {
     pub(crate) series: Vec<Series>,
 }
 
-/// A line: T and y of each point, T rising.
+/// A line: x and y of each point, x rising.
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
+
+const X_TITLE: &str = "T, tokens (k = 1024)";
 
 /// Milliseconds beside the peers, and time per token; none where no rows differ in T alone.
 pub(crate) fn panels(report: &Report, peers: &[Peers]) -> Option<[Panel; 2]> {
@@ -37,6 +40,7 @@ pub(crate) fn panels(report: &Report, peers: &[Peers]) -> Option<[Panel; 2]> {
     series.extend(of_peers(compared, peers));
     let times = Panel {
         title: format!("Time of a call, {}", compared.title()),
+        x_title: X_TITLE,
         y_title: "ms",
         is_log: true,
         series,
@@ -46,6 +50,7 @@ pub(crate) fn panels(report: &Report, peers: &[Peers]) -> Option<[Panel; 2]> {
         .max_by_key(|(_, rows)| (rows.iter().map(|row| row.sizes.t).max(), rows.len()))?;
     let per_token = Panel {
         title: format!("Time per token, {}", longest.title()),
+        x_title: X_TITLE,
         y_title: "ns",
         is_log: false,
         series: vec![ours(rows, |row| 1e9 / row.tokens_s)],

@@ -86,3 +86,15 @@ pub(crate) fn refused(arguments: &[&str]) -> String {
     assert_eq!(found.stderr.lines().count(), 1, "{arguments:?}: {}", found.stderr);
     found.stderr
 }
+
+/// The file that `run` makes of these tensors.
+pub(crate) fn computed(tensors: &[(&str, Tensor)], arguments: &[&str]) -> Vec<u8> {
+    let (_guard, directory) = scratch();
+    let (input, output) = (directory.join("in"), directory.join("out"));
+    std::fs::write(&input, encode(tensors)).unwrap();
+    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    all.extend(arguments);
+    let found = run(&all);
+    assert_eq!(found.status, 0, "{}", found.stderr);
+    std::fs::read(output).unwrap()
+}

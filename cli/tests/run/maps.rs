@@ -5,17 +5,10 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::common::{Tensor, encode, f32s, refused, run, scratch, tiny};
+use crate::common::{Tensor, computed, encode, f32s, refused, run, scratch, tiny};
 
 fn o_of(tensors: &[(&str, Tensor)], arguments: &[&str]) -> (Vec<f32>, Vec<usize>) {
-    let (_guard, directory) = scratch();
-    let (input, output) = (directory.join("in"), directory.join("out"));
-    fs::write(&input, encode(tensors)).unwrap();
-    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
-    all.extend(arguments);
-    let found = run(&all);
-    assert_eq!(found.status, 0, "{}", found.stderr);
-    let bytes = fs::read(output).unwrap();
+    let bytes = computed(tensors, arguments);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let state = file.tensor("final_mu").unwrap().shape().to_vec();
     (f32s(file.tensor("o").unwrap().data()), state)

@@ -1,11 +1,9 @@
 //! What is computed right.
 
-use std::fs;
-
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::common::{Tensor, encode, f32s, run, scratch, tiny};
+use crate::common::{Tensor, computed, f32s, run, tiny};
 
 /// What `o` is for `tiny()`, worked by hand with identity and no division:
 /// mu_1 = k_1^T v_1 = [[3, 4], [6, 8]], o_1 = q_1 mu_1 = [3, 4];
@@ -13,17 +11,6 @@ use crate::common::{Tensor, encode, f32s, run, scratch, tiny};
 const BY_HAND: [f32; 4] = [3.0, 4.0, 14.0, 18.0];
 
 const PLAIN: [&str; 4] = ["--feature-map", "identity", "--no-normalize", "--reference"];
-
-fn computed(tensors: &[(&str, Tensor)], arguments: &[&str]) -> Vec<u8> {
-    let (_guard, directory) = scratch();
-    let (input, output) = (directory.join("in"), directory.join("out"));
-    fs::write(&input, encode(tensors)).unwrap();
-    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
-    all.extend(arguments);
-    let found = run(&all);
-    assert_eq!(found.status, 0, "{}", found.stderr);
-    fs::read(output).unwrap()
-}
 
 #[test]
 fn by_hand() {

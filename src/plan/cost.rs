@@ -1,0 +1,69 @@
+//! What a plan costs: bytes and operations, the floor that a device is measured against.
+
+use super::Plan;
+use crate::FeatureMap;
+
+impl Plan {
+    /// Bytes the dispatches read and write, without those of an initial and final state or of
+    /// a pool: q and k once for each workgroup that has a slice of V or a block of F, k and v once
+    /// for each that has a block of query heads, o once, k and v of all segments but the last once
+    /// more, the segments' states, and where F falls into blocks the share of each in o. Threads of
+    /// one workgroup that read the same row read it once. Weights, which all workgroups read,
+    /// are not counted.
+    #[must_use]
+    pub fn bytes_moved(&self) -> u64 {
+        let size = self.config.dtype.size();
+        let lens = &self.lens;
+        if self.is_decode {
+            return (lens.q + lens.k + lens.v + lens.o) * size;
+        }
+        let places = self.layout().places();
+        let slices = u64::from(self.value_blocks().div_ceil(places));
+        let features = u64::from(self.feature_blocks());
+        let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
+        let mut bytes =
+            (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)
+                * size;
+        if self.has_scratch_states() {
+            let per_token = u64::from(self.shape.kv_heads)
+                * features
+                * (slices * u64::from(self.config.key_dim) + u64::from(self.config.value_dim));
+            bytes += self.cut.again * per_token * size;
+            // Written by segment_state, read and written by state_scan, read by segment_output.
+            let states = 4 * self.cut.count - 2 * u64::from(self.shape.sequences());
+            bytes += states * self.state_size();
+        }
+        bytes + 2 * (self.scratch_shares.end - self.scratch_shares.start)
+    }
+
+    /// Floating-point operations, a multiply-add counted as two; of φ the projections alone, once
+    /// for each slice of V, and those that a row keeps once for each block of F.
+    #[must_use]
+    pub fn flops(&self) -> u64 {
+        let config = &self.config;
+        let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
+        let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
+        let kv_heads = u64::from(self.shape.kv_heads);
+        let o_rows = tokens * u64::from(self.shape.heads);
+        let blocks = if self.is_decode { 1 } else { u64::from(self.head_blocks()) };
+        let project = |map: &FeatureMap| {
+            // Those that a row keeps are computed for each block of F, others by the block that
+            // they are features of.
+            let keeps = map.kept_projections(config.key_dim) > 0;
+            let blocks = if keeps { self.feature_blocks() } else { 1 };
+            let projections = u64::from(map.projections(config.key_dim)) * u64::from(blocks);
+            2 * u64::from(config.key_dim) * projections * u64::from(self.value_blocks())
+        };
+        let add_token = 2 * f * v + f + project(config.key_map());
+        let read = 2 * f * v
+            + if config.normalization.eps().is_some() { 2 * f } else { 0 }
+            + v
+            + project(config.query_map());
+        let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
+        if self.cut.most > 1 {
+            flops += self.cut.again * kv_heads * add_token;
+            flops += u64::from(self.state_len) * self.cut.count;
+        }
+        flops
+    }
+}

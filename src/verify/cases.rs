@@ -1,0 +1,244 @@
+//! The table of cases.
+
+use super::case::{Case, Told};
+use crate::{Config, CustomMap, Dtype, FeatureMap, Normalization, Shape, WeightHeads};
+
+/// Every case, hostile shapes among them.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    use FeatureMap::{Elu, Identity, Relu};
+    let sum = Normalization::default();
+    let case = |name, [b, t, h, g, k, v]: [u32; 6], map, normalization, initial, segments| {
+        let mut config = Config::new(k, v);
+        config.feature_map = map;
+        config.normalization = normalization;
+        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        Case { initial, segments, ..Case::new(name, config, shape) }
+    };
+    let none = Normalization::None;
+    let mut cases = vec![
+        // name, [B, T, H, G, K, V], map, normalisation, initial state, segments
+        case("one-token", [1, 1, 1, 1, 64, 64], Elu, sum, false, 0),
+        case("one-token-state", [2, 1, 4, 4, 64, 64], Elu, sum, true, 0),
+        case("t63", [1, 63, 2, 2, 64, 64], Elu, sum, false, 1),
+        case("t64-state", [1, 64, 2, 2, 64, 64], Elu, sum, true, 1),
+        case("t65-segments", [1, 65, 2, 2, 64, 64], Elu, sum, false, 3),
+        case("t1000-segments-state", [2, 1000, 2, 2, 64, 64], Elu, sum, true, 7),
+        case("grouped", [2, 130, 8, 2, 64, 64], Elu, sum, true, 2),
+        case("one-kv-head", [1, 37, 20, 1, 64, 64], Elu, sum, true, 2),
+        case("plain", [1, 100, 2, 2, 64, 64], Elu, none, true, 2),
+        case("identity-plain", [1, 100, 2, 2, 64, 64], Identity, none, true, 3),
+        case("relu", [1, 129, 2, 2, 64, 64], Relu, sum, false, 2),
+        case("k60-v36", [1, 77, 3, 3, 60, 36], Elu, sum, true, 2),
+        case("k1-v1", [3, 50, 2, 1, 1, 1], Elu, sum, true, 3),
+        case("k3-v5", [2, 67, 2, 2, 3, 5], Elu, sum, true, 2),
+        case("k17-v33", [1, 66, 2, 2, 17, 33], Elu, sum, true, 4),
+        case("k32-v128", [1, 70, 2, 2, 32, 128], Elu, sum, false, 2),
+        case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
+        case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
+        case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
+        case("many-heads", [3, 9, 70, 35, 16, 16], Elu, sum, true, 1),
+        case("long", [1, 16_500, 1, 1, 32, 32], Elu, sum, false, 0),
+    ];
+    // eps that weighs as much as the weights, and a scale other than 1.
+    let mut large_eps = case("large-eps-scale", [1, 33, 2, 2, 64, 64], Relu, none, false, 2);
+    large_eps.config.normalization = Normalization::Sum { eps: 50.0 };
+    large_eps.config.scale = 0.125;
+    cases.push(large_eps);
+    cases.extend(packed_cases());
+    cases.extend(half_cases());
+    cases.extend(map_cases());
+    cases
+}
+
+/// Every feature map, alone and with another, where F is one block and where it is several.
+fn map_cases() -> Vec<Case> {
+    use FeatureMap::{
+        Dpfp, Exp, Favor, FavorHyperbolic, Fourier, Hedgehog, HedgehogJoint, Product, ReluSquared,
+        Sigmoid, Silu, Softmax, T2r, Taylor,
+    };
+    use Told::{ByHost, LengthsAndSlots, Slots};
+    let case = |name, map, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+        let mut config = Config::new(k, v);
+        config.feature_map = map;
+        if !config.is_non_negative() {
+            config.normalization = Normalization::None;
+        }
+        Case { initial, segments, told, ..Case::new(name, config, shape.with_kv_heads(g)) }
+    };
+    let (equal, packed) = (Shape::new, Shape::packed);
+    let mut cases = vec![
+        // name, map, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
+        case("relu-squared", ReluSquared, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("silu", Silu, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
+        case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, ByHost),
+        case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, ByHost),
+        case("exp-step", Exp, equal(4, 1, 2), [2, 16, 16], true, 0, Slots),
+        case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, ByHost),
+        case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, ByHost),
+        case("softmax-odd", Softmax, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        case("t2r", T2r { features: 24 }, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost),
+        case("t2r-odd", T2r { features: 13 }, equal(1, 37, 2), [1, 9, 7], false, 1, ByHost),
+        case("hedgehog", Hedgehog, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost),
+        case("hedgehog-odd", Hedgehog, packed(&[5, 0, 2], 2), [2, 9, 7], true, 0, Slots),
+        case("hedgehog-joint", HedgehogJoint, equal(1, 37, 2), [2, 16, 16], false, 1, ByHost),
+        case("product", Product { features: 20 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("product-odd", Product { features: 7 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        case("favor", Favor { features: 64 }, equal(1, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("favor-step", Favor { features: 32 }, equal(3, 1, 4), [2, 16, 16], true, 0, Slots),
+        case(
+            "favor-hyperbolic",
+            FavorHyperbolic { features: 64 },
+            equal(1, 37, 2),
+            [2, 16, 16],
+            true,
+            1,
+            ByHost,
+        ),
+        case("fourier", Fourier { features: 64 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("taylor", Taylor, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
+        case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, ByHost),
+        case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, ByHost),
+        case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        // Beyond 256 features F is taken apart.
+        case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, ByHost),
+        case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, ByHost),
+        case(
+            "blocks-packed",
+            T2r { features: 300 },
+            packed(&[40, 0, 1, 33], 2),
+            [2, 16, 16],
+            true,
+            2,
+            LengthsAndSlots,
+        ),
+        case("blocks-one-token", Dpfp { nu: 5 }, equal(3, 1, 2), [2, 32, 8], true, 0, Slots),
+    ];
+    for case in &mut cases {
+        match case.name {
+            // Of each head, queries apart from keys.
+            "t2r" => case.weights = WeightHeads::new(2, 4),
+            "t2r-odd" => case.weights = WeightHeads::new(1, 2),
+            // Of each key/value head, and of the queries that read it.
+            "hedgehog" | "hedgehog-odd" => case.weights = WeightHeads::new(2, 0),
+            "hedgehog-joint" => case.config.dtype = Dtype::F16,
+            "blocks" => case.config.dtype = Dtype::Bf16,
+            _ => {}
+        }
+    }
+    let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+    apart.config.query_map = Some(Softmax);
+    let mut projected =
+        case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost);
+    projected.config.query_map = Some(T2r { features: 16 });
+    projected.weights = WeightHeads::new(0, 4);
+    let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, ByHost);
+    l2_norm.config.l2_norm = true;
+    let mut l2_exp =
+        case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+    l2_exp.config.l2_norm = true;
+    cases.extend([apart, projected, l2_norm, l2_exp]);
+    // A custom map of numbers and projections, which the shaders are given as a text.
+    if let Ok(map) = CustomMap::new("custom", CUSTOM, 24, |x, y, features| {
+        for (f, feature) in features.iter_mut().enumerate() {
+            *feature = if f < x.len() { x[f].abs() } else { y[f - x.len()].powi(2) };
+        }
+    }) {
+        let map = FeatureMap::Custom(map.with_projections(8).non_negative().into());
+        cases.push(case("custom", map, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost));
+    }
+    cases
+}
+
+const CUSTOM: &str = "
+fn phi(row: Row, feature: u32) -> f32 {
+    if (feature < KEY_DIM) { return abs(x(row, feature)); }
+    return square(y(row, feature - KEY_DIM));
+}
+
+fn square(x: f32) -> f32 { return x * x; }
+";
+
+/// A few shapes for a config of the caller's own.
+pub(crate) fn cases_of(config: &Config) -> Vec<Case> {
+    let heads =
+        |map: &FeatureMap, heads| if map.projections(config.key_dim) > 0 { heads } else { 0 };
+    let weights = WeightHeads::new(heads(config.key_map(), 2), heads(config.query_map(), 1));
+    let case = |name, shape: Shape, initial, segments, told| {
+        let shape = shape.with_kv_heads(2);
+        Case { initial, segments, told, weights, ..Case::new(name, config.clone(), shape) }
+    };
+    vec![
+        case("own-one-token", Shape::new(2, 1, 2), false, 0, Told::ByHost),
+        case("own", Shape::new(1, 37, 4), true, 1, Told::ByHost),
+        case("own-segments", Shape::new(2, 70, 2), true, 3, Told::ByHost),
+        case("own-packed", Shape::packed(&[20, 0, 1, 33], 4), true, 2, Told::Slots),
+        case("own-step", Shape::new(3, 1, 4), true, 0, Told::Slots),
+    ]
+}
+
+/// q, k, v and o in 16 bits, in words and across them.
+fn half_cases() -> Vec<Case> {
+    use Dtype::{Bf16, F16};
+    use Told::{ByHost, LengthsAndSlots, Slots};
+    let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+        let mut config = Config::new(k, v);
+        config.dtype = dtype;
+        Case { initial, segments, told, ..Case::new(name, config, shape.with_kv_heads(g)) }
+    };
+    let (equal, packed) = (Shape::new, Shape::packed);
+    vec![
+        // name, dtype, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
+        case("f16", F16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("f16-odd", F16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
+        case("f16-v1", F16, equal(1, 33, 3), [3, 8, 1], false, 1, ByHost),
+        case("f16-packed-odd", F16, packed(&[5, 0, 90, 1, 41], 6), [3, 9, 7], true, 4, Slots),
+        case("f16-step", F16, equal(5, 1, 4), [2, 16, 16], true, 0, Slots),
+        case("f16-run-odd", F16, packed(&[3, 0, 9], 2), [2, 9, 7], true, 0, LengthsAndSlots),
+        case("bf16", Bf16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("bf16-odd", Bf16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
+        case("bf16-wide", Bf16, equal(1, 20, 1), [1, 132, 8], true, 1, ByHost),
+        case("bf16-step-odd", Bf16, equal(5, 1, 2), [2, 9, 7], true, 0, Slots),
+        case("bf16-run", Bf16, packed(&[4, 16, 1], 4), [2, 16, 16], true, 0, Slots),
+    ]
+}
+
+/// Sequences of different lengths, states in a pool, short runs.
+fn packed_cases() -> Vec<Case> {
+    use Told::{ByHost, Lengths, LengthsAndSlots, Slots};
+    let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial, segments, told| {
+        let shape = Shape::packed(lengths, h).with_kv_heads(g);
+        Case { initial, segments, told, ..Case::new(name, Config::new(k, v), shape) }
+    };
+    let equal = |name, [b, t, h, g, k, v]: [u32; 6], initial, segments| {
+        let shape = Shape::new(b, t, h).with_kv_heads(g);
+        Case { initial, segments, told: Slots, ..Case::new(name, Config::new(k, v), shape) }
+    };
+    vec![
+        // name, lengths, [H, G, K, V], initial state, segments, told
+        case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, ByHost),
+        case("packed-state", &[0, 70, 1, 0, 33, 129, 0], [4, 2, 16, 16], true, 1, ByHost),
+        case("packed-segments", &[300, 1, 0, 33, 129, 64, 64, 0], [2, 2, 16, 16], true, 7, ByHost),
+        case("packed-odd", &[5, 90, 0, 2, 41], [6, 3, 9, 7], true, 4, ByHost),
+        case("packed-wide", &[40, 0, 18], [2, 2, 132, 8], true, 3, ByHost),
+        case("packed-slots", &[70, 0, 129], [4, 2, 16, 16], true, 1, Slots),
+        case("packed-slots-segments", &[0, 200, 3, 90], [2, 1, 16, 16], true, 5, Slots),
+        case("packed-slots-slices", &[20, 37], [3, 1, 8, 36], true, 1, Slots),
+        case("packed-told", &[70, 0, 1, 129, 0], [4, 2, 16, 16], true, 3, Lengths),
+        case("packed-told-slots", &[0, 1, 200, 64], [4, 2, 16, 16], true, 4, LengthsAndSlots),
+        // name, [B, T, H, G, K, V], initial state, segments
+        equal("slots-segments", [3, 100, 2, 2, 16, 16], true, 3),
+        equal("slots-new", [2, 40, 2, 2, 16, 16], false, 1),
+        equal("slots-step", [5, 1, 4, 4, 64, 64], true, 0),
+        equal("step-grouped", [3, 1, 8, 2, 64, 64], true, 0),
+        equal("step-wide", [2, 1, 2, 2, 256, 256], true, 0),
+        equal("step-odd", [3, 1, 3, 3, 17, 33], true, 0),
+        equal("step-one-kv-head", [2, 1, 20, 1, 16, 16], true, 0),
+        case("run", &[3, 1, 16, 0, 7], [4, 2, 64, 64], true, 0, ByHost),
+        case("run-odd", &[2, 0, 9], [6, 2, 17, 33], true, 0, Slots),
+        case("run-wide", &[4, 16], [2, 1, 128, 128], true, 0, Slots),
+        case("run-told", &[1, 1, 0, 5, 1], [4, 4, 16, 16], true, 0, LengthsAndSlots),
+        case("run-new", &[1, 2, 3], [2, 2, 16, 16], false, 0, Lengths),
+    ]
+}
