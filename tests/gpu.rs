@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use common::Gpu;
 use libtest_mimic::{Arguments, Failed, Trial};
+use linear_attention::tuning::{Layout, Tuning};
 use linear_attention::verify::{self, Mutation, Options, Report};
 use linear_attention::wgpu::DeviceType;
-use linear_attention::{Config, Layout, ShaderChecks, Tuning};
+use linear_attention::{Config, ShaderChecks};
 
 fn main() {
     let arguments = Arguments::from_args();
