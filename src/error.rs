@@ -185,13 +185,21 @@ pub enum PlanError {
         /// The field of [`Shape`](crate::Shape).
         what: &'static str,
     },
-    /// Query heads are not divided evenly among key/value heads.
-    #[error("kv_heads must divide heads = {heads}, found {kv_heads}")]
-    Heads {
+    /// Value heads are not divided evenly among key heads.
+    #[error("key_heads must divide value_heads = {value_heads}, found {key_heads}")]
+    KeyHeads {
+        /// E.
+        value_heads: u32,
+        /// G.
+        key_heads: u32,
+    },
+    /// Query heads are not divided evenly among value heads, nor value heads among query heads.
+    #[error("value_heads must divide heads = {heads} or be a multiple of it, found {value_heads}")]
+    ValueHeads {
         /// H.
         heads: u32,
-        /// G.
-        kv_heads: u32,
+        /// E.
+        value_heads: u32,
     },
     /// A sequence is so long that token numbers could wrap.
     #[error("seq_len must be at most {required}, found {actual}")]

@@ -22,7 +22,7 @@ pub use bind::tensors::Tensors;
 pub use device::readback::Readback;
 pub use error::Error;
 pub use plan::Plan;
-pub use problem::config::{Config, DEFAULT_EPS, Normalization};
+pub use problem::config::{Config, Normalization};
 pub use problem::dtype::Dtype;
 pub use problem::feature_map::FeatureMap;
 pub use problem::io::{Inputs, Output};

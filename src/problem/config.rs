@@ -7,9 +7,6 @@ use crate::problem::feature_map::FeatureMap;
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
 
-/// eps of the normalised form where none is given, as in fast-transformers.
-pub const DEFAULT_EPS: f32 = 1e-6;
-
 /// What the numerator s q' mu is divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -18,8 +15,12 @@ pub enum Normalization {
     None,
     /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
     /// [`Config::is_non_negative`] is false.
+    ///
+    /// With eps = 0, the default, o is an average of the values seen, whatever the size of the
+    /// weights: a factor common to all features of a query cancels before it can overflow or vanish,
+    /// and so does s. A row whose weights are all zero is 0.
     Sum {
-        /// Added to the denominator; finite, not negative.
+        /// Added to the denominator in f32; finite, not negative.
         eps: f32,
     },
     /// The same quotient for weights that can be negative, where the denominator may cross
@@ -32,7 +33,7 @@ pub enum Normalization {
 
 impl Default for Normalization {
     fn default() -> Self {
-        Self::Sum { eps: DEFAULT_EPS }
+        Self::Sum { eps: 0.0 }
     }
 }
 
@@ -52,10 +53,10 @@ impl Normalization {
 /// ```
 /// use linear_attention::{Config, FeatureMap, Normalization};
 ///
-/// let mut config = Config::new(64, 64); // elu + 1, normalised, eps = 1e-6, scale 1
+/// let mut config = Config::new(64, 64); // elu + 1, normalised, eps = 0, scale 1
 /// config.feature_map = FeatureMap::Relu;
 /// config.scale = 0.125;
-/// assert_eq!(config.normalization, Normalization::Sum { eps: 1e-6 });
+/// assert_eq!(config.normalization, Normalization::Sum { eps: 0.0 });
 /// config.validate().unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +82,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// elu + 1, normalised with eps = 1e-6, scale 1, f32.
+    /// elu + 1, normalised with eps = 0, scale 1, f32.
     #[must_use]
     pub fn new(key_dim: u32, value_dim: u32) -> Self {
         Self {
@@ -159,6 +160,12 @@ impl Config {
     #[must_use]
     pub fn features(&self) -> u32 {
         self.key_map().features(self.key_dim)
+    }
+
+    /// Whether o is divided by a sum of weights, for which a state has a nu.
+    #[must_use]
+    pub fn is_normalized(&self) -> bool {
+        self.normalization.eps().is_some()
     }
 
     /// Whether no weight φ(q) . φ(k) can be negative, so that the denominator is their sum.

@@ -102,6 +102,17 @@ impl Projection {
         [self.projections, self.key_dim]
     }
 
+    /// The largest L2 norm of a row of W and the largest |b|, of head `head`.
+    pub(crate) fn largest_norms(&self, head: usize) -> (f64, f64) {
+        let head = head % self.heads as usize;
+        let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);
+        let rows = head * projections..(head + 1) * projections;
+        let square = |row: &[f32]| row.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>();
+        let weight = self.weight[rows.start * key_dim..rows.end * key_dim].chunks(key_dim);
+        let weight = weight.map(square).fold(0.0, f64::max).sqrt();
+        (weight, self.bias[rows].iter().fold(0.0, |most, b| f64::from(b.abs()).max(most)))
+    }
+
     /// y of a row of head `head`, summed as the shaders do: from the bias on, four at a time.
     pub(crate) fn project<R: Real>(&self, head: usize, x: &[R], y: &mut [R]) {
         let head = head % self.heads as usize;
