@@ -99,7 +99,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let readback = Readback::record(&device, &mut encoder, &[&arena])?;
     queue.submit([encoder.finish()]);
 
-    let copies = readback.wait(&device)?;
+    let copies = readback.wait()?;
     let mut worst = 0.0f64;
     for layer in 0..LAYERS {
         let begins = [0, 1, 2, 3].map(|tensor| (slot(layer, tensor) / 4) as usize);

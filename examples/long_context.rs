@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         attention.record(&mut encoder, &bound);
         let readback = Readback::record(&device, &mut encoder, &[&state])?;
         queue.submit([encoder.finish()]);
-        found = readback.wait(&device)?.concat();
+        found = readback.wait()?.concat();
         seconds += start.elapsed().as_secs_f64();
         add(&mut truth, &k_piece, &v_piece);
         if (piece + 1).is_power_of_two() {

@@ -207,14 +207,14 @@ impl Server {
 
     fn snapshot(&self, slot: Slot) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let snapshot = self.pool.snapshot(&self.device, &mut encoder, slot)?;
+        let snapshot = self.pool.snapshot(&mut encoder, slot)?;
         self.queue.submit([encoder.finish()]);
-        Ok(snapshot.wait(&self.device)?)
+        Ok(snapshot.wait()?)
     }
 
     fn restore(&self, bytes: &[u8]) -> Result<Slot, Box<dyn Error>> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let slot = self.pool.restore(&self.device, &mut encoder, bytes)?;
+        let slot = self.pool.restore(&mut encoder, bytes)?;
         self.queue.submit([encoder.finish()]);
         Ok(slot)
     }
@@ -253,7 +253,7 @@ impl Server {
         let readback = Readback::record(&self.device, &mut encoder, &buffers)?;
         self.queue.submit([encoder.finish()]);
         let mut count = 0;
-        for ((parts, _), o) in outputs.iter().zip(readback.wait(&self.device)?) {
+        for ((parts, _), o) in outputs.iter().zip(readback.wait()?) {
             let mut rows = o.chunks(HEADS * WIDTH);
             for (index, tokens) in parts.iter() {
                 rows.by_ref().take(*tokens).for_each(|row| active[*index].o.extend_from_slice(row));
@@ -290,7 +290,7 @@ impl Call {
         shape: &Shape,
     ) -> Result<Self, Box<dyn Error>> {
         let plan = attention.plan(shape)?;
-        let batch = Batch::new(device, &plan, pool)?;
+        let batch = Batch::new(&plan, pool)?;
         let buffer = |elements: u64| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tokens"),

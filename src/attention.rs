@@ -10,8 +10,8 @@ use crate::bind::parts::tensors_of;
 use crate::bind::pipelines::Pipelines;
 use crate::bind::tensors;
 use crate::bind::tensors::Tensors;
-use crate::device::scope::scoped;
-use crate::error::{BindError, ConfigError, PlanError};
+use crate::device::buffers::empty_buffer;
+use crate::error::{BindError, ConfigError, DeviceError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
@@ -91,18 +91,8 @@ impl LinearAttention {
             None => Tuning::new(&config, &limits, device.adapter_info().device_type)?,
         };
         tuning.check(&config, &limits)?;
-        let absent = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.absent"),
-                size: ABSENT_STRIDE * ABSENT_SLOTS,
-                usage: BufferUsages::STORAGE,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| ConfigError::Device {
-            what: "linear_attention.absent".to_owned(),
-            message,
-        })?;
+        let size = ABSENT_STRIDE * ABSENT_SLOTS;
+        let absent = empty_buffer(device, "linear_attention.absent", size, BufferUsages::STORAGE)?;
         let pipelines = Pipelines::new(device, config.clone(), tuning.layout, options, &edit);
         Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
     }
@@ -122,8 +112,7 @@ impl LinearAttention {
         initial: bool,
         final_: bool,
     ) -> Result<(), ConfigError> {
-        self.check_device(device)
-            .map_err(|message| ConfigError::Device { what: "device".to_owned(), message })?;
+        self.check_device(device)?;
         if plan.layout() != self.pipelines.layout() {
             let required = "that of a plan of this LinearAttention".to_owned();
             return Err(ConfigError::Tuning { what: "layout", required, actual: 0 });
@@ -135,19 +124,18 @@ impl LinearAttention {
             for may_clash in tellers {
                 let final_ = final_ || in_place;
                 let variant = variant(plan, stage, initial, in_place, final_, *may_clash);
-                let refused =
-                    |message| ConfigError::Device { what: stage.label().to_owned(), message };
-                self.pipelines.get(device, stage, variant).map_err(refused)?;
+                self.pipelines.get(device, stage, variant)?;
             }
         }
         Ok(())
     }
 
-    fn check_device(&self, device: &wgpu::Device) -> Result<(), String> {
+    fn check_device(&self, device: &wgpu::Device) -> Result<(), DeviceError> {
         if device == &self.device {
             return Ok(());
         }
-        Err("it must be the device of this LinearAttention, found another".to_owned())
+        let message = "it must be the device of this LinearAttention, found another";
+        Err(DeviceError::new("device", message))
     }
 
     /// The config it was compiled for.
@@ -189,8 +177,7 @@ impl LinearAttention {
         tensors: &Tensors<'_>,
         scratch: BufferBinding<'_>,
     ) -> Result<Bound, BindError> {
-        self.check_device(device)
-            .map_err(|message| BindError::Device { what: "device".to_owned(), message })?;
+        self.check_device(device)?;
         if plan.config() != &self.config {
             return Err(BindError::Plan { what: "config" });
         }
@@ -210,14 +197,9 @@ impl LinearAttention {
                 checked.final_.is_some(),
                 checked.may_clash,
             );
-            let refused = |message| BindError::Device { what: stage.label().to_owned(), message };
-            let pipeline = pipelines.get(device, stage, variant).map_err(refused)?;
-            let bind_group = scoped(device, || {
-                let layout = pipelines.bindings(stage);
-                bind_group(device, layout, plan, dispatch, &checked, &self.absent)
-            })
-            .and_then(|bind_group| bind_group)
-            .map_err(refused)?;
+            let pipeline = pipelines.get(device, stage, variant)?;
+            let layout = pipelines.bindings(stage);
+            let bind_group = bind_group(device, layout, plan, dispatch, &checked, &self.absent)?;
             let (pipeline, workgroups) = (pipeline.clone(), dispatch.workgroups);
             dispatches.push(BoundDispatch { stage, pipeline, bind_group, workgroups });
         }

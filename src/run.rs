@@ -6,7 +6,7 @@ use crate::attention::LinearAttention;
 use crate::bind::bound::Bound;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::Error;
@@ -38,7 +38,7 @@ impl LinearAttention {
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
         let (readback, split) = self.submit(device, queue, shape, inputs)?;
-        readback.wait(device).and_then(|tensors| output_of(self.config(), &split, tensors))
+        output_of(self.config(), &split, readback.wait()?)
     }
 
     /// The same without blocking: the future polls the device and yields until it is done.
@@ -54,8 +54,7 @@ impl LinearAttention {
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
         let (readback, split) = self.submit(device, queue, shape, inputs)?;
-        let tensors = readback.read(device).await?;
-        output_of(self.config(), &split, tensors)
+        output_of(self.config(), &split, readback.read().await?)
     }
 
     fn submit(
@@ -76,16 +75,14 @@ impl LinearAttention {
         let lens = shape.lens(self.config())?;
         inputs.check(&lens)?;
         inputs.check_range(self.config().dtype)?;
-        let failed = |message| Error::Device { message };
-        let uploaded =
-            scoped(device, || self.upload(device, &split, &lens, inputs)).map_err(failed)??;
+        let uploaded = self.upload(device, &split, &lens, inputs)?;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.run"),
         });
         self.record(&mut encoder, &uploaded.bound);
         let sources = [&uploaded.out, &uploaded.states];
         let readback = Readback::record(device, &mut encoder, &sources)?;
-        scoped(device, || queue.submit([encoder.finish()])).map_err(failed)?;
+        scoped(device, "linear_attention.run", || queue.submit([encoder.finish()]))?;
         Ok((readback, split))
     }
 
@@ -97,27 +94,22 @@ impl LinearAttention {
         inputs: Inputs<'_>,
     ) -> Result<Uploaded, Error> {
         let dtype = self.config().dtype;
-        let rows = |label, data: &[f32]| upload(device, label, &dtype.encode(data));
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
+        let rows = |label, data: &[f32]| init_buffer(device, label, &dtype.encode(data), usage);
         let q = rows("linear_attention.q", inputs.q)?;
         let k = rows("linear_attention.k", inputs.k)?;
         let v = rows("linear_attention.v", inputs.v)?;
-        let empty = |label, size: u64| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
-        };
-        let out = empty("linear_attention.out", dtype.bytes(lens.o));
-        let scratch = empty("linear_attention.scratch", split.scratch_size().max(4));
-        let states = empty("linear_attention.final", 4 * lens.state);
+        let empty = |label, size: u64| empty_buffer(device, label, size, usage);
+        let out = empty("linear_attention.out", dtype.bytes(lens.o))?;
+        let scratch = empty("linear_attention.scratch", split.scratch_size().max(4))?;
+        let states = empty("linear_attention.final", 4 * lens.state)?;
         let joined =
             |mu: &[f32], nu: &[f32]| join_states(split.shape().sequences() as usize, mu, nu);
         let initial = match inputs.initial {
             Some(initial) => {
                 let states = joined(initial.mu, initial.nu);
-                Some(upload(device, "linear_attention.initial", bytemuck::cast_slice(&states))?)
+                let (label, bytes) = ("linear_attention.initial", bytemuck::cast_slice(&states));
+                Some(init_buffer(device, label, bytes, usage)?)
             }
             None => None,
         };
@@ -136,19 +128,13 @@ impl LinearAttention {
     }
 }
 
-fn upload(device: &wgpu::Device, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer, Error> {
-    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-    init_buffer(device, label, bytes, usage).map_err(|message| Error::Device { message })
-}
-
-fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
+/// From the bytes of o and of the states.
+fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<u8>>) -> Result<Output, Error> {
     let lens = split.shape().lens(config)?;
     let sequences = split.shape().sequences() as usize;
-    match <[Vec<f32>; 2]>::try_from(tensors) {
-        Ok([o, states]) => {
-            let (mu, nu) = split_states(sequences, lens.mu as usize, &states);
-            Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
-        }
-        Err(_) => Err(Error::Device { message: "a tensor was not read back".to_owned() }),
-    }
+    // There are as many as were recorded.
+    let [o, states] = <[Vec<u8>; 2]>::try_from(tensors).unwrap_or_default();
+    let states: Vec<f32> = bytemuck::pod_collect_to_vec(&states);
+    let (mu, nu) = split_states(sequences, lens.mu as usize, &states);
+    Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
 }

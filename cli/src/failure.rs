@@ -32,9 +32,7 @@ impl Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Device { .. } | ConfigError::Limit { .. } => {
-                Self::Device(error.to_string())
-            }
+            ConfigError::Device(_) | ConfigError::Limit { .. } => Self::Device(error.to_string()),
             _ => Self::Input(error.to_string()),
         }
     }

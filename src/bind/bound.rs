@@ -6,6 +6,8 @@ use wgpu::{BufferBinding, BufferUsages};
 
 use crate::bind::tensors::{self, Checked};
 use crate::device::buffers::init_buffer;
+use crate::device::scope::scoped;
+use crate::error::DeviceError;
 use crate::kernel::params::Params;
 use crate::kernel::stage::{Binding, Stage, Start, Variant};
 use crate::plan::{Dispatch, Plan};
@@ -45,7 +47,7 @@ pub(crate) fn bind_group(
     dispatch: &Dispatch,
     checked: &Checked<'_>,
     absent: &wgpu::Buffer,
-) -> Result<wgpu::BindGroup, String> {
+) -> Result<wgpu::BindGroup, DeviceError> {
     let stage = dispatch.stage;
     let bindings = stage.bindings(plan.config(), plan.layout());
     let whole = |range: &tensors::Range<'_>| {
@@ -128,11 +130,13 @@ pub(crate) fn bind_group(
             }),
         })
         .collect();
-    Ok(device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(stage.label()),
-        layout,
-        entries: &entries,
-    }))
+    scoped(device, stage.label(), || {
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(stage.label()),
+            layout,
+            entries: &entries,
+        })
+    })
 }
 
 /// The uniform of one dispatch.

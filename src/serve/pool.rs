@@ -5,8 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wgpu::{BufferAddress, BufferBinding, BufferUsages};
 
-use crate::device::buffers::init_buffer;
-use crate::device::scope::scoped;
+use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::error::PoolError;
 use crate::plan::Plan;
 use crate::problem::config::Config;
@@ -26,13 +25,14 @@ use crate::serve::snapshot::{self, Snapshot};
 /// encoders in the order in which they were recorded.
 #[derive(Debug)]
 pub struct StatePool {
+    device: wgpu::Device,
     config: Config,
     kv_heads: u32,
     buffer: wgpu::Buffer,
     offset: BufferAddress,
     state_size: BufferAddress,
-    /// A copy passes through here: WebGPU refuses one within a buffer.
-    passage: wgpu::Buffer,
+    /// A copy goes through this buffer: WebGPU refuses one within a buffer.
+    staging: wgpu::Buffer,
     slots: Mutex<Slots>,
 }
 
@@ -87,15 +87,7 @@ impl StatePool {
                 crate::error::PlanError::PoolTooLarge { required, actual: size, largest }.into()
             );
         }
-        let buffer = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.pool"),
-                size,
-                usage: USAGES,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| PoolError::Device { message })?;
+        let buffer = empty_buffer(device, "linear_attention.pool", size, USAGES)?;
         Self::in_buffer(device, config, kv_heads, slots, buffer.as_entire_buffer_binding())
     }
 
@@ -128,22 +120,16 @@ impl StatePool {
         if actual < required {
             return Err(PoolError::TooSmall { required, actual });
         }
-        let passage = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.passage"),
-                size: state_size,
-                usage: BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| PoolError::Device { message })?;
+        let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let staging = empty_buffer(device, "linear_attention.staging", state_size, usage)?;
         Ok(Self {
+            device: device.clone(),
             config: config.clone(),
             kv_heads,
             buffer: buffer.clone(),
             offset,
             state_size,
-            passage,
+            staging,
             slots: Mutex::new(Slots::new(slots)),
         })
     }
@@ -273,13 +259,12 @@ impl StatePool {
     /// [`PoolError::Slot`], or no memory for the copy.
     pub fn snapshot(
         &self,
-        device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         slot: Slot,
     ) -> Result<Snapshot, PoolError> {
         let index = self.index(slot)?;
         Snapshot::record(
-            device,
+            &self.device,
             encoder,
             snapshot::Header::new(&self.config, self.kv_heads),
             (&self.buffer, self.at(index), self.state_size),
@@ -295,17 +280,13 @@ impl StatePool {
     /// taken then.
     pub fn restore(
         &self,
-        device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         bytes: &[u8],
     ) -> Result<Slot, PoolError> {
         let header = snapshot::Header::new(&self.config, self.kv_heads);
         let state = header.open(bytes, self.state_size)?;
-        let failed = |message| PoolError::Device { message };
-        let upload = scoped(device, || {
-            init_buffer(device, "linear_attention.restore", state, BufferUsages::COPY_SRC)
-        });
-        let upload = upload.and_then(|upload| upload).map_err(failed)?;
+        let label = "linear_attention.restore";
+        let upload = init_buffer(&self.device, label, state, BufferUsages::COPY_SRC)?;
         let slot = self.take(1)?[0];
         encoder.copy_buffer_to_buffer(
             &upload,
@@ -315,6 +296,10 @@ impl StatePool {
             self.state_size,
         );
         Ok(slot)
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -354,10 +339,10 @@ impl StatePool {
     }
 
     fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, from: Slot, to: &[Slot]) {
-        let (size, passage) = (self.state_size, &self.passage);
-        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index()), passage, 0, size);
+        let (size, staging) = (self.state_size, &self.staging);
+        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index()), staging, 0, size);
         for slot in to {
-            encoder.copy_buffer_to_buffer(passage, 0, &self.buffer, self.at(slot.index()), size);
+            encoder.copy_buffer_to_buffer(staging, 0, &self.buffer, self.at(slot.index()), size);
         }
     }
 

@@ -54,9 +54,7 @@ impl Snapshot {
         header: Header,
         source: (&wgpu::Buffer, BufferAddress, BufferAddress),
     ) -> Result<Self, PoolError> {
-        let readback = Readback::record_ranges(device, encoder, &[source])
-            .map_err(|error| PoolError::Device { message: error.to_string() })?;
-        Ok(Self { header, readback })
+        Ok(Self { header, readback: Readback::record_ranges(device, encoder, &[source])? })
     }
 
     /// The bytes, once the submission that holds the copy has run. Polls the device itself.
@@ -64,9 +62,8 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`PoolError::Device`] where the device was lost or the copy could not be read.
-    pub async fn read(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
-        let header = self.header;
-        header.seal(self.readback.read(device).await)
+    pub async fn read(self) -> Result<Vec<u8>, PoolError> {
+        Ok(self.header.seal(&self.readback.read().await?.concat()))
     }
 
     /// The same, blocking this thread until the device is done.
@@ -75,9 +72,8 @@ impl Snapshot {
     ///
     /// As [`Snapshot::read`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
-        let header = self.header;
-        header.seal(self.readback.wait(device))
+    pub fn wait(self) -> Result<Vec<u8>, PoolError> {
+        Ok(self.header.seal(&self.readback.wait()?.concat()))
     }
 }
 
@@ -115,17 +111,14 @@ impl Header {
         self
     }
 
-    fn seal(self, read: Result<Vec<Vec<f32>>, crate::error::Error>) -> Result<Vec<u8>, PoolError> {
-        let failed = |message| PoolError::Device { message };
-        let tensors = read.map_err(|error| failed(error.to_string()))?;
-        let state = tensors.first().ok_or_else(|| failed("nothing was read back".to_owned()))?;
-        let mut header = self.with_len(4 * state.len() as u64);
+    /// A header like this one, and after it a state, little-endian as buffers are on any host.
+    fn seal(self, state: &[u8]) -> Vec<u8> {
+        let mut header = self.with_len(state.len() as u64);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
-        // As the device has them: wgpu's buffers are little-endian, whatever the host.
-        bytes.extend_from_slice(bytemuck::cast_slice(state));
+        bytes.extend_from_slice(state);
         header.checksum = checksum(&bytes).to_le();
         bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
-        Ok(bytes)
+        bytes
     }
 
     /// The numbers after a header like this one, if all is as it was written.
@@ -189,7 +182,8 @@ mod tests {
     }
 
     fn sealed() -> Vec<u8> {
-        header().seal(Ok(vec![(0..36).map(|i| i as f32 - 7.5).collect()])).unwrap()
+        let state: Vec<f32> = (0..36).map(|i| i as f32 - 7.5).collect();
+        header().seal(bytemuck::cast_slice(&state))
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::attention::LinearAttention;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::readback::Readback;
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
@@ -141,19 +141,19 @@ impl Run<'_> {
         queue.submit([encoder.finish()]);
         let mut tensors = match blocks {
             #[cfg(not(target_arch = "wasm32"))]
-            true => readback.wait(device)?,
-            _ => readback.read(device).await?,
+            true => readback.wait::<u8>()?,
+            _ => readback.read::<u8>().await?,
         }
         .into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let o = self.plan.config().dtype.decode(&next(), self.plan.lens().o as usize);
-        let output = self.output(o, next());
-        let mut scratch = next();
+        let output = self.output(o, bytemuck::pod_collect_to_vec(&next()));
+        let mut scratch: Vec<f32> = bytemuck::pod_collect_to_vec(&next());
         scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
-        let ignored = next().first().map_or(0, |status| status.to_bits());
+        let ignored = next().first_chunk().map_or(0, |status| u32::from_ne_bytes(*status));
         if ignored > 0 {
             let message = format!("{ignored} entries were ignored that are as they must be");
-            return Err(Error::Device { message });
+            return Err(DeviceError::new("linear_attention.sequences", message).into());
         }
         Ok((output, scratch))
     }

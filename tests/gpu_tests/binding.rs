@@ -74,7 +74,7 @@ pub(crate) fn submit(
     a.record(&mut encoder, bound);
     let readback = Readback::record(&gpu.device, &mut encoder, &[from])?;
     gpu.queue.submit([encoder.finish()]);
-    Ok(readback.wait(&gpu.device)?.concat())
+    Ok(readback.wait()?.concat())
 }
 
 fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
@@ -147,7 +147,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
             gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let readback = Readback::record(&gpu.device, &mut encoder, &[&states])?;
         gpu.queue.submit([encoder.finish()]);
-        let (mu, nu) = split_states(2, mu.len(), &readback.wait(&gpu.device)?[0]);
+        let (mu, nu) = split_states(2, mu.len(), &readback.wait()?[0]);
         super::properties::close("mu", &f32s(&truth.mu), &mu)?;
         super::properties::close("nu", &f32s(&truth.nu), &nu)?;
     }
@@ -288,7 +288,7 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let tensors =
         Tensors { k: stranger.as_entire_buffer_binding(), ..Tensors::new(&q, &k, &v, &out) };
     let found = attention.bind(&own, &plan, &tensors, q.as_entire_buffer_binding());
-    if !matches!(found, Err(BindError::Device { .. })) {
+    if !matches!(found, Err(BindError::Device(_))) {
         return Err(Failed::from(format!("{found:?} for a buffer of another device")));
     }
     Ok(())
@@ -310,7 +310,7 @@ fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Fail
     });
     let tensors = Tensors::new(&q, &k, &v, &out);
     let found = attention.bind(&other, &plan, &tensors, q.as_entire_buffer_binding());
-    if !matches!(found, Err(BindError::Device { .. })) {
+    if !matches!(found, Err(BindError::Device(_))) {
         return Err(Failed::from(format!("{found:?} on another device")));
     }
     if attention.prepare(&other, &plan, false, false).is_ok() {

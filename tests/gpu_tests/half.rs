@@ -29,8 +29,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for (dtype, code) in [(Dtype::F16, 1.0), (Dtype::Bf16, 2.0)] {
         let all: Vec<u32> = (0..1 << 16).collect();
         let wide = through(gpu, &wgsl, "widen", code, &all)?;
-        let halves: Vec<f32> =
-            all.chunks(2).map(|pair| f32::from_bits(pair[0] | pair[1] << 16)).collect();
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
         let expected = dtype.decode(&halves, all.len());
         for (half, (found, expected)) in wide.iter().zip(&expected).enumerate() {
             let found = f32::from_bits(*found);
@@ -61,7 +60,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             }
             let expected =
                 u32::from(u16::from_le_bytes([dtype.encode(&[x])[0], dtype.encode(&[x])[1]]));
-            let rounded = dtype.decode(&[f32::from_bits(found)], 1)[0];
+            let rounded = dtype.decode(&(found as u16).to_ne_bytes(), 1)[0];
             if found != expected && !(x.is_nan() && rounded.is_nan()) {
                 return Err(format!("{dtype:?} of {x:e}: {found:#06x}, not {expected:#06x}").into());
             }
@@ -114,7 +113,7 @@ fn through(
     }
     let readback = Readback::record(&gpu.device, &mut encoder, &[&buffer])?;
     gpu.queue.submit([encoder.finish()]);
-    Ok(readback.wait(&gpu.device)?.concat().iter().map(|x| x.to_bits()).collect())
+    Ok(readback.wait()?.concat())
 }
 
 /// Tensors with an odd number of elements, each row beginning in the middle of a word that the

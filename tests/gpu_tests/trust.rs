@@ -145,7 +145,7 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let attention = LinearAttention::new(device, config.clone())?;
     let pool = StatePool::new(device, &config, 1, 4)?;
     let plan = attention.plan(&Shape::packed_at_most(2, 2, 1, 1).with_slots(4))?;
-    let batch = Batch::new(device, &plan, &pool)?;
+    let batch = Batch::new(&plan, &pool)?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let slots = [pool.allocate(&mut encoder)?, pool.allocate(&mut encoder)?];
     queue.submit([encoder.finish()]);
@@ -203,7 +203,7 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     own.device.destroy();
     // What was submitted before may come to its end; it must come to one.
     let ended = pollster::block_on(in_flight);
-    if !matches!(ended, Ok(_) | Err(Error::Device { .. })) {
+    if !matches!(ended, Ok(_) | Err(Error::Device(_))) {
         return Err(Failed::from(format!("in flight: {ended:?}")));
     }
     let is_refused = |error: &Error| {
@@ -230,9 +230,9 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let pool = StatePool::new(&own.device, &Config::new(8, 8), 1, 4)?;
     let mut encoder = own.device.create_command_encoder(&Default::default());
     let slot = pool.allocate(&mut encoder)?;
-    let snapshot = pool.snapshot(&own.device, &mut encoder, slot);
+    let snapshot = pool.snapshot(&mut encoder, slot);
     own.queue.submit([encoder.finish()]);
-    if snapshot.and_then(|snapshot| snapshot.wait(&own.device)).is_ok() {
+    if snapshot.and_then(|snapshot| snapshot.wait()).is_ok() {
         return Err(Failed::from("a state was read from a device that is no more"));
     }
     // A device beside it.

@@ -175,7 +175,7 @@ impl Job {
         let bytes = config.dtype.bytes(len);
         let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, bytes)])?;
         queue.submit([encoder.finish()]);
-        let found = config.dtype.decode(&readback.wait(device)?.concat(), len as usize);
+        let found = config.dtype.decode(&readback.wait()?.concat(), len as usize);
         let shape = Shape::new(checked, 1, sizes.h).with_kv_heads(sizes.g);
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found, &expected.o)
@@ -301,7 +301,7 @@ fn pool(
     let tokens = plan.shape().seq_len;
     let entries: Vec<Entry> =
         handles?.into_iter().rev().map(|slot| Entry { slot, tokens }).collect();
-    let batch = Batch::new(device, plan, &pool)?;
+    let batch = Batch::new(plan, &pool)?;
     batch.write(queue, &pool, &entries)?;
     Ok((pool, batch))
 }

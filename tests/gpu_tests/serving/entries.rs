@@ -172,7 +172,7 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
     }
     let readback = Readback::record(&gpu.device, &mut encoder, &[&caller.tensors[3]])?;
     gpu.queue.submit([encoder.finish()]);
-    let o = readback.wait(&gpu.device)?.concat();
+    let o = readback.wait()?.concat();
     let after = states(gpu, &pool)?;
     for (n, tokens) in [0..2, 2..3, 3..5, 5..6].into_iter().enumerate() {
         let slot = handles[7 - 2 * n];
