@@ -85,10 +85,10 @@ fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
     let scratch = buffer(plan.scratch_size().max(4));
     let tensors = Tensors::new(&q, &k, &v, &out);
-    let scratch = scratch.as_entire_buffer_binding();
-    let bound = attention.bind(&device, &plan, &tensors, scratch.clone())?;
+    let scratch = Some(scratch.as_entire_buffer_binding());
+    let bound = attention.bind(&plan, &tensors, scratch.clone())?;
     c.bench_function("bind", |b| {
-        b.iter(|| attention.bind(&device, &plan, &tensors, scratch.clone()));
+        b.iter(|| attention.bind(&plan, &tensors, scratch.clone()));
     });
     c.bench_function("record", |b| {
         let encoder = || device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

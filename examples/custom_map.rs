@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let inputs = Inputs::new(&q, &k, &v).with_weights(&weights);
     let shape = Shape::new(1, TOKENS as u32, 1);
     let attention = LinearAttention::new(&device, config.clone())?;
-    let found = attention.run(&device, &queue, &shape, inputs)?;
+    let found = attention.run(&queue, &shape, inputs)?;
     let exact = reference::recurrent(&config, &shape, inputs)?;
     let errors = found.o.iter().zip(&exact.o).map(|(a, b)| (f64::from(*a) - b).abs());
     let error = errors.fold(0.0, f64::max);

@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for layer in 0..LAYERS {
         let [q, k, v, out] = [0, 1, 2, 3].map(|tensor| cut(slot(layer, tensor), 4 * len));
         let tensors = Tensors::from_bindings(q, k, v, out);
-        layers.push(attention.bind(&device, &plan, &tensors, scratch.clone())?);
+        layers.push(attention.bind(&plan, &tensors, Some(scratch.clone()))?);
     }
     let source = wgpu::ShaderSource::Wgsl(BETWEEN.into());
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });

@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         final_: Some(state.as_entire_buffer_binding()),
         ..Tensors::new(&q, &k, &v, &out)
     };
-    let bound = attention.bind(&device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+    let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     println!("{} bytes of state, {} on the device in all", state.size(), {
         4 * size + state.size() + scratch.size()
     });

@@ -271,7 +271,7 @@ impl Server {
         let shape = Shape::new(1, (PREFIX + user.len) as u32, HEADS as u32);
         let shape = shape.with_kv_heads(KV_HEADS as u32);
         let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v);
-        let alone = self.attention.run(&self.device, &self.queue, &shape, inputs)?.o;
+        let alone = self.attention.run(&self.queue, &shape, inputs)?.o;
         let alone = &alone[PREFIX * HEADS * WIDTH..];
         let largest = alone.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         let differences = alone.iter().zip(&user.o).map(|(x, y)| (x - y).abs());
@@ -307,7 +307,7 @@ impl Call {
             sequences: Some(Sequences::Host(&batch)),
             ..Tensors::new(&q, &k, &v, &out)
         };
-        let bound = attention.bind(device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+        let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
         Ok(Self { plan, bound, batch, q, k, v, out })
     }
 

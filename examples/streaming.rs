@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if let Some((mu, nu)) = state {
             inputs = inputs.with_initial(mu, nu);
         }
-        attention.run(&device, &queue, &shape, inputs)
+        attention.run(&queue, &shape, inputs)
     };
 
     let whole = run(0, tokens, None)?;

@@ -392,10 +392,10 @@ pub enum BindError {
         /// The offset.
         actual: u64,
     },
-    /// The plan's shape needs a tensor that is not bound.
-    #[error("{tensor} must be bound for this shape, found none")]
+    /// The plan needs a tensor that is not bound.
+    #[error("{tensor} must be bound for this plan, found none")]
     Missing {
-        /// `pool` or `sequences`.
+        /// The tensor, or `scratch`.
         tensor: &'static str,
     },
     /// A tensor is bound that the plan's shape has no use for.

@@ -32,12 +32,11 @@ impl LinearAttention {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn run(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, split) = self.submit(device, queue, shape, inputs)?;
+        let (readback, split) = self.submit(queue, shape, inputs)?;
         output_of(self.config(), &split, readback.wait()?)
     }
 
@@ -48,18 +47,16 @@ impl LinearAttention {
     /// As [`LinearAttention::run`].
     pub async fn run_async(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, split) = self.submit(device, queue, shape, inputs)?;
+        let (readback, split) = self.submit(queue, shape, inputs)?;
         output_of(self.config(), &split, readback.read().await?)
     }
 
     fn submit(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
@@ -75,25 +72,19 @@ impl LinearAttention {
         let lens = shape.lens(self.config())?;
         inputs.check(&lens)?;
         inputs.check_range(self.config().dtype)?;
-        let uploaded = self.upload(device, &split, &lens, inputs)?;
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+        let uploaded = self.upload(&split, &lens, inputs)?;
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.run"),
         });
         self.record(&mut encoder, &uploaded.bound);
         let sources = [&uploaded.out, &uploaded.states];
-        let readback = Readback::record(device, &mut encoder, &sources)?;
-        scoped(device, "linear_attention.run", || queue.submit([encoder.finish()]))?;
+        let readback = Readback::record(self.device(), &mut encoder, &sources)?;
+        scoped(self.device(), "linear_attention.run", || queue.submit([encoder.finish()]))?;
         Ok((readback, split))
     }
 
-    fn upload(
-        &self,
-        device: &wgpu::Device,
-        split: &Split,
-        lens: &Lens,
-        inputs: Inputs<'_>,
-    ) -> Result<Uploaded, Error> {
-        let dtype = self.config().dtype;
+    fn upload(&self, split: &Split, lens: &Lens, inputs: Inputs<'_>) -> Result<Uploaded, Error> {
+        let (device, dtype) = (self.device(), self.config().dtype);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
         let rows = |label, data: &[f32]| init_buffer(device, label, &dtype.encode(data), usage);
         let q = rows("linear_attention.q", inputs.q)?;
@@ -123,7 +114,7 @@ impl LinearAttention {
             final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)
         };
-        let bound = self.bind_split(device, split, &tensors, scratch.as_entire_buffer_binding())?;
+        let bound = self.bind_split(split, &tensors, Some(scratch.as_entire_buffer_binding()))?;
         Ok(Uploaded { out, states, bound })
     }
 }

@@ -229,8 +229,8 @@ impl Buffers {
         let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
         self.told.add_to(&mut tensors);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
-        let scratch = self.scratch.as_entire_buffer_binding();
-        let bound = attention.bind(device, plan, &tensors, scratch)?;
+        let scratch = Some(self.scratch.as_entire_buffer_binding());
+        let bound = attention.bind(plan, &tensors, scratch)?;
         let mut least = Duration::MAX;
         for run in 0..=RUNS {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {

@@ -130,7 +130,7 @@ pub(crate) struct Checked<'a> {
 pub(crate) fn check<'a>(
     plan: &Plan,
     tensors: &Tensors<'a>,
-    scratch: &BufferBinding<'a>,
+    scratch: Option<&BufferBinding<'a>>,
     limits: &wgpu::Limits,
 ) -> Result<Checked<'a>, BindError> {
     let align = u64::from(limits.min_storage_buffer_offset_alignment);
@@ -194,7 +194,10 @@ pub(crate) fn check<'a>(
         may_clash: matches!(tensors.sequences, Some(Sequences::Device(_))),
         scratch: match plan.scratch_size() {
             0 => None,
-            len => Some(range("scratch", scratch, len, true)?),
+            len => {
+                let scratch = scratch.ok_or(BindError::Missing { tensor: "scratch" })?;
+                Some(range("scratch", scratch, len, true)?)
+            }
         },
         in_place: tensors.is_in_place() || slots.is_some(),
     };

@@ -125,8 +125,8 @@ impl Run<'_> {
         let sequences = || Sequences::Device(whole(&buffers.sequences));
         tensors.sequences = self.plan.reads_sequences().then(sequences);
         tensors.weights = buffers.weights.as_ref().map(WeightsBuffer::binding);
-        let scratch = whole(&buffers.scratch);
-        let bound = self.attention.bind(device, &self.plan, &tensors, scratch)?;
+        let scratch = Some(whole(&buffers.scratch));
+        let bound = self.attention.bind(&self.plan, &tensors, scratch)?;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.verify"),
         });

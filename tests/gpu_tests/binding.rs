@@ -19,7 +19,6 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("bind::shared_state", shared_state),
     ("bind::refuses", refuses),
     ("bind::other_device", other_device),
-    ("bind::compiles_on_its_own_device", compiles_on_its_own_device),
     ("bind::folded_grid", folded_grid),
     ("bind::send_and_sync", send_and_sync),
 ];
@@ -60,7 +59,7 @@ pub(crate) fn run_bound(
     let out = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
     let scratch = tensor(gpu, &vec![f32::NAN; plan.scratch_size() as usize / 4 + 1]);
     let tensors = Tensors::new(&q, &k, &v, &out);
-    let bound = a.bind(&gpu.device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+    let bound = a.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     submit(gpu, a, &bound, &out)
 }
 
@@ -80,7 +79,7 @@ pub(crate) fn submit(
 fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let [q, k, v] = [1, 2, 3].map(|salt| numbers((T * D) as usize, salt));
     let shape = Shape::new(1, T as u32, 1);
-    let expected = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v))?;
+    let expected = a.run(&gpu.queue, &shape, Inputs::new(&q, &k, &v))?;
     let stride = LEN.next_multiple_of(256);
     let mut data = vec![f32::NAN; (stride * 8 / 4) as usize];
     for (slot, x) in [&q, &k, &v].into_iter().enumerate() {
@@ -101,7 +100,7 @@ fn one_arena(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         sequences: None,
         weights: None,
     };
-    let bound = a.bind(&gpu.device, &plan, &tensors, at(6, plan.scratch_size().max(4)))?;
+    let bound = a.bind(&plan, &tensors, Some(at(6, plan.scratch_size().max(4))))?;
     let found = submit(gpu, a, &bound, &arena)?;
     let from = |slot: u64| (slot * stride / 4) as usize;
     let state = [expected.mu, expected.nu].concat();
@@ -139,7 +138,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
             final_: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &out)
         };
-        let bound = a.bind(&gpu.device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+        let bound = a.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
         let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
         super::properties::close("o", &f32s(&truth.o), &submit(gpu, a, &bound, &out)?)?;
         // The submission above has updated the state once.
@@ -165,7 +164,7 @@ fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mu = numbers(4 * 32 * 32, 4);
     let nu: Vec<f32> = numbers(4 * 32, 5).iter().map(|x| x.abs() + 1.0).collect();
     let inputs = Inputs::new(&q, &k, &v).with_initial(&mu, &nu);
-    let found = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    let found = a.run(&gpu.queue, &shape, inputs)?;
     let truth = linear_attention::reference::recurrent(&config, &shape, inputs)?;
     let truth: Vec<f32> = truth.o.iter().map(|x| *x as f32).collect();
     super::properties::close("o", &truth, &found.o)?;
@@ -181,7 +180,7 @@ fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         final_: Some(states.as_entire_buffer_binding()),
         ..Tensors::new(&q, &k, &v, &out)
     };
-    match a.bind(&gpu.device, &plan, &tensors, out.as_entire_buffer_binding()) {
+    match a.bind(&plan, &tensors, Some(out.as_entire_buffer_binding())) {
         Err(BindError::InPlace { actual }) if actual > 1 => Ok(()),
         other => Err(Failed::from(format!("{other:?} for a state that many workgroups read"))),
     }
@@ -201,20 +200,19 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         let mut tensors = good.clone();
         // The closure's tensors may borrow for as long as the good ones.
         edit(&mut tensors);
-        a.bind(&gpu.device, &plan, &tensors, large.as_entire_buffer_binding()).err()
+        a.bind(&plan, &tensors, Some(large.as_entire_buffer_binding())).err()
     };
     let mut cases: Vec<(Option<BindError>, BindError)> = vec![(
         a.bind(
-            &gpu.device,
             &plan,
             &Tensors { q: uniform.as_entire_buffer_binding(), ..good.clone() },
-            large.as_entire_buffer_binding(),
+            Some(large.as_entire_buffer_binding()),
         )
         .err(),
         BindError::Usage { tensor: "q", actual: format!("{:?}", BufferUsages::UNIFORM) },
     )];
     let mut case = |tensors: Tensors<'_>, expected| {
-        let found = a.bind(&gpu.device, &plan, &tensors, large.as_entire_buffer_binding());
+        let found = a.bind(&plan, &tensors, Some(large.as_entire_buffer_binding()));
         cases.push((found.err(), expected));
     };
     case(
@@ -256,15 +254,21 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         a.tuning(),
     );
     cases.push((
-        a.bind(&gpu.device, &other?, &good, large.as_entire_buffer_binding()).err(),
+        a.bind(&other?, &good, Some(large.as_entire_buffer_binding())).err(),
         BindError::Plan { what: "config" },
     ));
+    let mut tuning = *a.tuning();
+    tuning.max_segment_len = T as u32 / 2;
+    let segments =
+        Plan::with_tuning(a.config(), &Shape::new(1, T as u32, 1), &gpu.device.limits(), &tuning);
+    cases.push((a.bind(&segments?, &good, None).err(), BindError::Missing { tensor: "scratch" }));
     for (found, expected) in cases {
         if found.as_ref() != Some(&expected) {
             return Err(Failed::from(format!("{found:?} where {expected:?} was due")));
         }
     }
-    match with(&|_| {}) {
+    let found = with(&|_| {}).or_else(|| a.bind(&plan, &good, None).err());
+    match found {
         None => Ok(()),
         Some(error) => Err(Failed::from(format!("{error} for good tensors"))),
     }
@@ -287,36 +291,10 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let stranger = buffer(&other);
     let tensors =
         Tensors { k: stranger.as_entire_buffer_binding(), ..Tensors::new(&q, &k, &v, &out) };
-    let found = attention.bind(&own, &plan, &tensors, q.as_entire_buffer_binding());
+    let found = attention.bind(&plan, &tensors, Some(q.as_entire_buffer_binding()));
     if !matches!(found, Err(BindError::Device(_))) {
         return Err(Failed::from(format!("{found:?} for a buffer of another device")));
     }
-    Ok(())
-}
-
-/// Asked to compile on a device that is not its own, it refuses, and then still works.
-fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    // Two devices of one instance: wgpu numbers those of each instance anew.
-    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
-    let attention = LinearAttention::new(&own, a.config().clone())?;
-    let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
-    let [q, k, v, out] = [0; 4].map(|_| {
-        own.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("test"),
-            size: LEN,
-            usage: BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        })
-    });
-    let tensors = Tensors::new(&q, &k, &v, &out);
-    let found = attention.bind(&other, &plan, &tensors, q.as_entire_buffer_binding());
-    if !matches!(found, Err(BindError::Device(_))) {
-        return Err(Failed::from(format!("{found:?} on another device")));
-    }
-    if attention.prepare(&other, &plan, false, false).is_ok() {
-        return Err(Failed::from("prepared on another device"));
-    }
-    attention.bind(&own, &plan, &tensors, q.as_entire_buffer_binding())?;
     Ok(())
 }
 
@@ -341,19 +319,17 @@ fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         return Err(Failed::from("not folded"));
     }
     // All of a head's values are the same, so o = v up to eps.
-    let out = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &q, &v))?;
+    let out = a.run(&gpu.queue, &shape, Inputs::new(&q, &q, &v))?;
     super::properties::close("o", &v, &out.o)
 }
 
 fn send_and_sync(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let [q, k, v] = [1, 2, 3].map(|salt| numbers((T * D) as usize, salt));
     let shape = Shape::new(1, T as u32, 1);
-    let expected = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v))?;
+    let expected = a.run(&gpu.queue, &shape, Inputs::new(&q, &k, &v))?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v)))
-            })
+            .map(|_| scope.spawn(|| a.run(&gpu.queue, &shape, Inputs::new(&q, &k, &v))))
             .collect();
         for thread in threads {
             match thread.join() {

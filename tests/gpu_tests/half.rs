@@ -128,7 +128,7 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 [(5, 1), (5, 2), (7, 3)].map(|(width, salt)| numbers(tokens * width, salt));
             let shape = Shape::new(1, tokens as u32, 1);
             let inputs = Inputs::new(&q, &k, &v);
-            let found = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+            let found = a.run(&gpu.queue, &shape, inputs)?;
             let truth = linear_attention::reference::recurrent(&config, &shape, inputs)?;
             for (found, truth) in found.o.iter().zip(&truth.o) {
                 let error = (f64::from(*found) - truth).abs();
@@ -151,7 +151,7 @@ fn out_of_range(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     config.dtype = Dtype::F16;
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let shape = Shape::new(1, 1, 1);
-    let run = |v: f32| a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));
+    let run = |v: f32| a.run(&gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));
     match run(70_000.0) {
         Err(Error::NonFinite { tensor: "v", index: 0, .. }) => {}
         other => return Err(format!("{other:?} for 70,000").into()),

@@ -42,7 +42,7 @@ fn config(map: &str) -> Config {
 fn run(gpu: &Gpu, config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Failed> {
     let (device, queue): (&Device, &Queue) = (&gpu.device, &gpu.queue);
     let attention = LinearAttention::new(device, config.clone())?;
-    attention.run(device, queue, shape, inputs).map_err(Failed::from)
+    attention.run(queue, shape, inputs).map_err(Failed::from)
 }
 
 /// Where e^x is beyond f32, or its terms cancel: each against f64, on the whole and bit by bit
@@ -80,7 +80,7 @@ fn large_numbers(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                     options.tuning = Some(tuning);
                     let attention =
                         LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
-                    attention.run(&gpu.device, &gpu.queue, &shape, inputs)
+                    attention.run(&gpu.queue, &shape, inputs)
                 });
                 let [first, second] = found;
                 let found = [first?.o, second?.o].concat();
@@ -134,7 +134,7 @@ fn exp_of_far_queries(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 options.tuning = Some(tuning);
                 let attention =
                     LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
-                let found = attention.run(&gpu.device, &gpu.queue, &shape, inputs)?.o;
+                let found = attention.run(&gpu.queue, &shape, inputs)?.o;
                 for (found, exact) in found.iter().zip(&exact) {
                     let error = (f64::from(*found) - exact).abs() / exact.abs();
                     if error.is_nan() || error > 1e-4 {
@@ -218,7 +218,7 @@ fn weights_drawn_again(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     tensors.weights = Some(buffer.binding());
     let scratch =
         super::binding::tensor(gpu, &vec![0.0; (plan.scratch_size() / 4).max(1) as usize]);
-    let bound = attention.bind(device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+    let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     for seed in [1, 2] {
         buffer.write(queue, &draw(seed)?)?;
         let found = super::binding::submit(gpu, &attention, &bound, &out)?;
@@ -250,8 +250,8 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
         let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &out);
         tensors.weights = weights;
         let plan = attention.plan(&shape)?;
-        let scratch = scratch.as_entire_buffer_binding();
-        attention.bind(&gpu.device, &plan, &tensors, scratch).map_err(Error::from)
+        let scratch = Some(scratch.as_entire_buffer_binding());
+        attention.bind(&plan, &tensors, scratch).map_err(Error::from)
     };
     let whole = weights.binding();
     let of =

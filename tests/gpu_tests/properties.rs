@@ -36,7 +36,7 @@ fn run(
     shape: &Shape,
     inputs: Inputs<'_>,
 ) -> Result<Output, Failed> {
-    a.run(&gpu.device, &gpu.queue, shape, inputs).map_err(Failed::from)
+    a.run(&gpu.queue, shape, inputs).map_err(Failed::from)
 }
 
 pub(crate) fn close(name: &str, a: &[f32], b: &[f32]) -> Result<(), Failed> {
@@ -143,7 +143,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // With the same tensors bound: a pipeline that writes a final state may round otherwise.
     let clean = super::binding::run_bound(gpu, a, &shape, [&q, &k, &v])?;
     v[3 * D] = f32::NAN;
-    let refused = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v));
+    let refused = a.run(&gpu.queue, &shape, Inputs::new(&q, &k, &v));
     if !matches!(refused, Err(linear_attention::Error::NonFinite { tensor: "v", index: 48, .. })) {
         return Err(Failed::from(format!("{refused:?}")));
     }
@@ -193,12 +193,12 @@ fn async_path(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * D, salt));
     let inputs = Inputs::new(&q, &k, &v);
     let blocking = run(gpu, a, &shape, inputs)?;
-    let future = a.run_async(&gpu.device, &gpu.queue, &shape, inputs);
+    let future = a.run_async(&gpu.queue, &shape, inputs);
     if pollster::block_on(future)? != blocking {
         return Err(Failed::from("another result"));
     }
     // A future that is dropped half-way leaves nothing behind that the next call notices.
-    drop(a.run_async(&gpu.device, &gpu.queue, &shape, inputs));
+    drop(a.run_async(&gpu.queue, &shape, inputs));
     if run(gpu, a, &shape, inputs)? != blocking {
         return Err(Failed::from("a dropped future was noticed"));
     }

@@ -123,8 +123,8 @@ impl Caller {
             sequences: Some(told),
             ..Tensors::new(q, k, v, out)
         };
-        let scratch = scratch.as_entire_buffer_binding();
-        let bound = a.bind(&gpu.device, &plan, &tensors_of, scratch)?;
+        let scratch = Some(scratch.as_entire_buffer_binding());
+        let bound = a.bind(&plan, &tensors_of, scratch)?;
         Ok(Self { plan, bound, tensors, batch, sequences })
     }
 

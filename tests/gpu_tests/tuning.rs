@@ -71,8 +71,8 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let tuned = LinearAttention::with_options(&gpu.device, a.config().clone(), &options)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * 16, salt));
     let inputs = Inputs::new(&q, &k, &v);
-    let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;
-    let expected = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    let found = tuned.run(&gpu.queue, &shape, inputs)?;
+    let expected = a.run(&gpu.queue, &shape, inputs)?;
     close("o", &expected.o, &found.o)
 }
 

@@ -10,7 +10,7 @@ use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Bound, Config, LinearAttention, Options, Plan, Readback, Shape, Tensors, reference,
+    Bound, Config, LinearAttention, Options, Plan, Readback, Shape, States, Tensors, reference,
 };
 
 use crate::random::Drawn;
@@ -71,7 +71,7 @@ impl Job {
             shape = shape.with_slots(sizes.b);
         }
         let plan = attention.plan(&shape)?;
-        attention.prepare(device, &plan, false, false)?;
+        attention.prepare(&plan, States::None)?;
         let pipeline_ms = milliseconds(start);
         Ok(Self { attention, plan, pipeline_ms })
     }
@@ -106,7 +106,7 @@ impl Job {
         let Self { attention, plan, .. } = self;
         let device = timer.device();
         let buffers = Buffers::new(device, timer.queue(), plan)?;
-        let bound = buffers.bind(device, attention, plan)?;
+        let bound = buffers.bind(attention, plan)?;
         // The upload is done before the first dispatch is submitted.
         timer.by_wall_clock(device.create_command_encoder(&Default::default()))?;
         let mut encoder = device.create_command_encoder(&Default::default());
@@ -115,7 +115,7 @@ impl Job {
         if self.sizes().is_step() {
             self.check_step(device, timer.queue(), &buffers)?;
         } else {
-            self.check(device, timer.queue())?;
+            self.check(timer.queue())?;
         }
 
         let seconds = timer.median(iterations, &|pass| attention.dispatch(pass, &bound))?;
@@ -140,13 +140,13 @@ impl Job {
     }
 
     /// Whether the first tokens of this shape come out right.
-    fn check(&self, device: &Device, queue: &Queue) -> Result<(), MeasureError> {
+    fn check(&self, queue: &Queue) -> Result<(), MeasureError> {
         let sizes = self.sizes();
         let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
         let shape = Shape::new(batch, tokens, sizes.h).with_kv_heads(sizes.g);
         let config = self.plan.config();
         let drawn = Drawn::new(config, &shape.lens(config)?, sizes.is_step())?;
-        let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
+        let found = self.attention.run(queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found.o, &expected.o)
     }
@@ -257,19 +257,14 @@ impl Buffers {
         })
     }
 
-    fn bind(
-        &self,
-        device: &Device,
-        attention: &LinearAttention,
-        plan: &Plan,
-    ) -> Result<Bound, MeasureError> {
+    fn bind(&self, attention: &LinearAttention, plan: &Plan) -> Result<Bound, MeasureError> {
         let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         if let Some((pool, batch)) = &self.pool {
             tensors.pool = Some(pool.binding());
             tensors.sequences = Some(Sequences::Host(batch));
         }
-        Ok(attention.bind(device, plan, &tensors, self.scratch.as_entire_buffer_binding())?)
+        Ok(attention.bind(plan, &tensors, Some(self.scratch.as_entire_buffer_binding()))?)
     }
 
     fn state_bytes(&self) -> u64 {

@@ -161,8 +161,7 @@ pub(crate) fn compare(
         Some(device) => {
             let timed = Timed::new(config, input, device)?;
             let device = device.timer;
-            let output =
-                timed.attention.run(device.device(), device.queue(), &input.shape, inputs)?;
+            let output = timed.attention.run(device.queue(), &input.shape, inputs)?;
             (output.o.into_iter().map(f64::from).collect(), Some(timed))
         }
     };
@@ -244,7 +243,7 @@ impl Timed {
         tensors.final_ = states.as_ref().map(Buffer::as_entire_buffer_binding);
         tensors.weights = weights.as_ref().map(WeightsBuffer::binding);
         let bound = attention
-            .bind_split(device, &split, &tensors, scratch.as_entire_buffer_binding())
+            .bind_split(&split, &tensors, Some(scratch.as_entire_buffer_binding()))
             .map_err(linear_attention::Error::from)?;
         let record = |pass: &mut wgpu::ComputePass<'_>| attention.dispatch(pass, &bound);
         let seconds = on.timer.brief_median(on.iterations as usize, &record)?;

@@ -151,8 +151,8 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 
     let [q, k, v, out] = [0; 4].map(|_| buffer(gpu, &[0; 8 * 4 * D]));
     let tensors = Tensors::new(&q, &k, &v, &out);
-    let scratch = || q.as_entire_buffer_binding();
-    let bind = |tensors: &Tensors<'_>| a.bind(&gpu.device, &plan, tensors, scratch()).err();
+    let scratch = || Some(q.as_entire_buffer_binding());
+    let bind = |tensors: &Tensors<'_>| a.bind(&plan, tensors, scratch()).err();
     is(bind(&tensors) == Some(BindError::Missing { tensor: "pool" }), "no pool")?;
     let tensors = Tensors { pool: Some(pool.binding()), ..tensors };
     is(bind(&tensors) == Some(BindError::Missing { tensor: "sequences" }), "no sequences")?;
@@ -165,7 +165,7 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (required, actual) = (16 * STATE as u64, 32 * STATE as u64);
     is(bind(&strange) == Some(BindError::PoolSize { required, actual }), "a pool of other states")?;
     let longer = a.plan(&Shape::packed_at_most(2, 9, 6, 1).with_slots(4))?;
-    let found = a.bind(&gpu.device, &longer, &tensors, scratch()).err();
+    let found = a.bind(&longer, &tensors, scratch()).err();
     is(found == Some(BindError::Batch { what: "plan" }), "a batch of another plan")?;
     let tensors = Tensors { initial: Some(pool.binding()), ..tensors };
     is(bind(&tensors) == Some(BindError::Unexpected { tensor: "initial" }), "two states")
