@@ -82,9 +82,9 @@ fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
         })
     };
     let lens = plan.lens();
-    let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
+    let [q, k, v, o] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
     let scratch = buffer(plan.scratch_size().max(4));
-    let tensors = Tensors::new(&q, &k, &v, &out);
+    let tensors = Tensors::new(&q, &k, &v, &o);
     let scratch = Some(scratch.as_entire_buffer_binding());
     let bound = attention.bind(&plan, &tensors, scratch.clone())?;
     c.bench_function("bind", |b| {

@@ -32,14 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
     };
     let size = 4 * (PIECE * WIDTH) as u64;
-    let [q, k, v, out] = [0; 4].map(|_| buffer(size));
+    let [q, k, v, o] = [0; 4].map(|_| buffer(size));
     // wgpu's buffers begin as zeros, as does a sequence.
     let (state, scratch) = (buffer(plan.state_size()), buffer(plan.scratch_size()));
-    let tensors = Tensors {
-        initial: Some(state.as_entire_buffer_binding()),
-        final_: Some(state.as_entire_buffer_binding()),
-        ..Tensors::new(&q, &k, &v, &out)
-    };
+    let tensors = Tensors::new(&q, &k, &v, &o)
+        .with_initial_state(state.as_entire_buffer_binding())
+        .with_final_state(state.as_entire_buffer_binding());
     let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     println!("{} bytes of state, {} on the device in all", state.size(), {
         4 * size + state.size() + scratch.size()

@@ -159,7 +159,7 @@ struct Call {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
 }
 
 struct Server {
@@ -247,9 +247,9 @@ impl Server {
             }
             call.write(&self.queue, &self.pool, &entries, &tokens)?;
             self.attention.record(&mut encoder, &call.bound);
-            outputs.push((parts, &call.out));
+            outputs.push((parts, &call.o));
         }
-        let buffers: Vec<_> = outputs.iter().map(|(_, out)| *out).collect();
+        let buffers: Vec<_> = outputs.iter().map(|(_, o)| *o).collect();
         let readback = Readback::record(&self.device, &mut encoder, &buffers)?;
         self.queue.submit([encoder.finish()]);
         let mut count = 0;
@@ -300,15 +300,13 @@ impl Call {
             })
         };
         let lens = plan.lens();
-        let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(buffer);
+        let [q, k, v, o] = [lens.q, lens.k, lens.v, lens.o].map(buffer);
         let scratch = buffer(plan.scratch_size() / 4);
-        let tensors = Tensors {
-            pool: Some(pool.binding()),
-            sequences: Some(Sequences::Host(&batch)),
-            ..Tensors::new(&q, &k, &v, &out)
-        };
+        let tensors = Tensors::new(&q, &k, &v, &o)
+            .with_pool(pool.binding())
+            .with_sequences(Sequences::Host(&batch));
         let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
-        Ok(Self { plan, bound, batch, q, k, v, out })
+        Ok(Self { plan, bound, batch, q, k, v, o })
     }
 
     fn write(

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let part = from * row..to * row;
         let mut inputs = Inputs::new(&q[part.clone()], &k[part.clone()], &v[part]);
         if let Some((mu, nu)) = state {
-            inputs = inputs.with_initial(mu, nu);
+            inputs = inputs.with_initial_state(mu, nu);
         }
         attention.run(&queue, &shape, inputs)
     };

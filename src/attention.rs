@@ -188,9 +188,9 @@ impl LinearAttention {
             let variant = variant(
                 plan,
                 stage,
-                checked.initial.is_some(),
+                checked.initial_state.is_some(),
                 checked.in_place,
-                checked.final_.is_some(),
+                checked.final_state.is_some(),
                 checked.may_clash,
             );
             let pipeline = pipelines.get(device, stage, variant)?;
@@ -230,8 +230,8 @@ impl LinearAttention {
         if let [part] = split.parts() {
             return self.bind(&part.plan, tensors, scratch);
         }
-        if split.carries_state() && tensors.final_.is_none() {
-            return Err(BindError::Missing { tensor: "final" });
+        if split.carries_state() && tensors.final_state.is_none() {
+            return Err(BindError::Missing { tensor: "final_state" });
         }
         let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
         for part in split.parts() {

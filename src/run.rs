@@ -17,7 +17,7 @@ use crate::problem::shape::{Lens, Packing, Shape};
 
 /// The buffers of a call on host slices.
 struct Uploaded {
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     states: wgpu::Buffer,
     bound: Bound,
 }
@@ -77,7 +77,7 @@ impl LinearAttention {
             label: Some("linear_attention.run"),
         });
         self.record(&mut encoder, &uploaded.bound);
-        let sources = [&uploaded.out, &uploaded.states];
+        let sources = [&uploaded.o, &uploaded.states];
         let readback = Readback::record(self.device(), &mut encoder, &sources)?;
         scoped(self.device(), "linear_attention.run", || queue.submit([encoder.finish()]))?;
         Ok((readback, split))
@@ -91,15 +91,16 @@ impl LinearAttention {
         let k = rows("linear_attention.k", inputs.k)?;
         let v = rows("linear_attention.v", inputs.v)?;
         let empty = |label, size: u64| empty_buffer(device, label, size, usage);
-        let out = empty("linear_attention.out", dtype.bytes(lens.o))?;
+        let o = empty("linear_attention.o", dtype.bytes(lens.o))?;
         let scratch = empty("linear_attention.scratch", split.scratch_size().max(4))?;
-        let states = empty("linear_attention.final", 4 * lens.state)?;
+        let states = empty("linear_attention.final_state", 4 * lens.state)?;
         let joined =
             |mu: &[f32], nu: &[f32]| join_states(split.shape().sequences() as usize, mu, nu);
-        let initial = match inputs.initial {
-            Some(initial) => {
-                let states = joined(initial.mu, initial.nu);
-                let (label, bytes) = ("linear_attention.initial", bytemuck::cast_slice(&states));
+        let initial_state = match inputs.initial_state {
+            Some(initial_state) => {
+                let states = joined(initial_state.mu, initial_state.nu);
+                let (label, bytes) =
+                    ("linear_attention.initial_state", bytemuck::cast_slice(&states));
                 Some(init_buffer(device, label, bytes, usage)?)
             }
             None => None,
@@ -110,12 +111,12 @@ impl LinearAttention {
             .transpose()?;
         let tensors = Tensors {
             weights: weights.as_ref().map(WeightsBuffer::binding),
-            initial: initial.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
-            final_: Some(states.as_entire_buffer_binding()),
-            ..Tensors::new(&q, &k, &v, &out)
+            initial_state: initial_state.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+            final_state: Some(states.as_entire_buffer_binding()),
+            ..Tensors::new(&q, &k, &v, &o)
         };
         let bound = self.bind_split(split, &tensors, Some(scratch.as_entire_buffer_binding()))?;
-        Ok(Uploaded { out, states, bound })
+        Ok(Uploaded { o, states, bound })
     }
 }
 

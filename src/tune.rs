@@ -163,7 +163,7 @@ impl Told {
 /// long as they are numbers.
 struct Buffers {
     inputs: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     scratch: wgpu::Buffer,
     told: Told,
     weights: Option<WeightsBuffer>,
@@ -210,7 +210,7 @@ impl Buffers {
             let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
             Ok(Self {
                 inputs,
-                out: buffer("linear_attention.tune.out", out_len),
+                o: buffer("linear_attention.tune.o", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
                 told: told.unwrap_or(Told { pool: None, sequences: None }),
                 weights: weights.transpose()?,
@@ -226,7 +226,7 @@ impl Buffers {
         attention: &LinearAttention,
         plan: &Plan,
     ) -> Result<Duration, Error> {
-        let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
+        let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.o);
         self.told.add_to(&mut tensors);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = Some(self.scratch.as_entire_buffer_binding());

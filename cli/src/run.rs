@@ -131,7 +131,7 @@ fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<
     let split = attention.split(&input.shape)?;
     for part in split.parts() {
         // A final state is always written, and a part that continues updates it.
-        let states = match (part.continues(), input.inputs().initial.is_some()) {
+        let states = match (part.continues(), input.inputs().initial_state.is_some()) {
             (true, _) => States::InPlace,
             (false, true) => States::InitialAndFinal,
             (false, false) => States::Final,

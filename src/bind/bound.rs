@@ -76,13 +76,13 @@ pub(crate) fn bind_group(
             absent(binding)
         } else {
             // The pool is both; state_scan reads it and writes scratch.
-            let pool = checked.final_.as_ref().filter(|_| plan.shape().slots.is_some());
-            or_absent(checked.initial.as_ref().or(pool), binding)
+            let pool = checked.final_state.as_ref().filter(|_| plan.shape().slots.is_some());
+            or_absent(checked.initial_state.as_ref().or(pool), binding)
         }
     };
     let end = |binding| {
         if is_last {
-            or_absent(checked.final_.as_ref(), binding)
+            or_absent(checked.final_state.as_ref(), binding)
         } else {
             scratch(plan.scratch_states(), binding)
         }
@@ -106,7 +106,7 @@ pub(crate) fn bind_group(
             Binding::Q => whole(&checked.q),
             Binding::K => whole(&checked.k),
             Binding::V => whole(&checked.v),
-            Binding::O => whole(&checked.out),
+            Binding::O => whole(&checked.o),
             Binding::Start => start(*binding),
             Binding::End => end(*binding),
             Binding::Table => scratch(plan.scratch_table(), *binding),
@@ -186,7 +186,7 @@ pub(crate) fn variant(
     stage: Stage,
     initial: bool,
     in_place: bool,
-    final_: bool,
+    final_state: bool,
     may_clash: bool,
 ) -> Variant {
     let is_last = matches!(stage, Stage::SegmentOutput | Stage::DecodeStep);
@@ -205,7 +205,7 @@ pub(crate) fn variant(
     Variant {
         start,
         starts_in_scratch,
-        write_end: is_last && final_,
+        write_end: is_last && final_state,
         lengths_given: if reads_entries { packed } else { plan.has_table() },
         slots_given: if reads_entries { slots } else { plan.has_table() },
         may_clash: reads_entries && may_clash,

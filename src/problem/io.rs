@@ -19,6 +19,7 @@ pub struct StateSlices<'a> {
 /// The inputs of a call as slices, row-major. q, k and v are rounded to
 /// [`Config::dtype`](crate::Config::dtype) before anything is computed.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Inputs<'a> {
     /// q `[B,T,H,K]`.
     pub q: &'a [f32],
@@ -27,7 +28,7 @@ pub struct Inputs<'a> {
     /// v `[B,T,G,V]`.
     pub v: &'a [f32],
     /// The state before the first token; `None` is zero.
-    pub initial: Option<StateSlices<'a>>,
+    pub initial_state: Option<StateSlices<'a>>,
     /// The weights of the feature maps, where they need any.
     pub weights: Option<&'a Weights>,
 }
@@ -36,19 +37,19 @@ impl<'a> Inputs<'a> {
     /// From a zero state.
     #[must_use]
     pub fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        Self { q, k, v, initial: None, weights: None }
+        Self { q, k, v, initial_state: None, weights: None }
     }
 
     /// From the state that an earlier call ended with.
     #[must_use]
-    pub fn with_initial(self, mu: &'a [f32], nu: &'a [f32]) -> Self {
-        Self { initial: Some(StateSlices { mu, nu }), ..self }
+    pub fn with_initial_state(self, mu: &'a [f32], nu: &'a [f32]) -> Self {
+        Self { initial_state: Some(StateSlices { mu, nu }), ..self }
     }
 
-    /// With the weights of the feature maps.
+    /// With the weights of the feature maps, if they have any.
     #[must_use]
-    pub fn with_weights(self, weights: &'a Weights) -> Self {
-        Self { weights: Some(weights), ..self }
+    pub fn with_weights(self, weights: impl Into<Option<&'a Weights>>) -> Self {
+        Self { weights: weights.into(), ..self }
     }
 
     /// Whether every slice has the length the shape asks for, and every number is finite.
@@ -58,9 +59,9 @@ impl<'a> Inputs<'a> {
     /// [`Error::Len`] or [`Error::NonFinite`], naming the first that fails.
     pub fn check(&self, lens: &Lens) -> Result<(), Error> {
         let mut slices = vec![("q", self.q, lens.q), ("k", self.k, lens.k), ("v", self.v, lens.v)];
-        if let Some(initial) = self.initial {
-            slices.push(("initial_mu", initial.mu, lens.mu));
-            slices.push(("initial_nu", initial.nu, lens.nu));
+        if let Some(initial_state) = self.initial_state {
+            slices.push(("initial_mu", initial_state.mu, lens.mu));
+            slices.push(("initial_nu", initial_state.nu, lens.nu));
         }
         for (tensor, slice, required) in slices {
             if slice.len() as u64 != required {

@@ -70,7 +70,7 @@ pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
 pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
     let n = plan.shape().sequences() as usize;
     let len = Sizes::new(plan).state_len();
-    let mut sums = match inputs.initial {
+    let mut sums = match inputs.initial_state {
         Some(initial) => join_states(n, initial.mu, initial.nu),
         None => vec![0.0; n * len],
     };

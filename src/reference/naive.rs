@@ -27,10 +27,12 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
         Phi::of_queries(config, inputs.weights, group, false).rows::<f64>(inputs.q, rows.heads);
     let (k, _) = Phi::of_keys(config, inputs.weights).rows::<f64>(inputs.k, rows.kv_heads);
     let initial = |state: usize, f: usize, c: usize| {
-        inputs.initial.map_or(0.0, |s| f64::from(s.mu[(state * features + f) * value_dim + c]))
+        inputs
+            .initial_state
+            .map_or(0.0, |s| f64::from(s.mu[(state * features + f) * value_dim + c]))
     };
     let initial_nu = |state: usize, f: usize| {
-        inputs.initial.map_or(0.0, |s| f64::from(s.nu[state * features + f]))
+        inputs.initial_state.map_or(0.0, |s| f64::from(s.nu[state * features + f]))
     };
 
     let mut out = Output64::zeros(&lens);

@@ -28,7 +28,7 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
     let of_keys = Phi::of_keys(config, inputs.weights);
 
     let mut out = Output64::zeros(&lens);
-    if let Some(initial) = inputs.initial {
+    if let Some(initial) = inputs.initial_state {
         out.mu = initial.mu.iter().map(|x| f64::from(*x)).collect();
         out.nu = initial.nu.iter().map(|x| f64::from(*x)).collect();
     }

@@ -166,8 +166,9 @@ pub(crate) struct Drawn {
 
 impl Drawn {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let initial = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
-        Inputs { q: &self.q, k: &self.k, v: &self.v, initial, weights: self.weights.as_ref() }
+        let initial_state = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
+        let weights = self.weights.as_ref();
+        Inputs { q: &self.q, k: &self.k, v: &self.v, initial_state, weights }
     }
 }
 

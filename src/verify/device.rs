@@ -23,10 +23,10 @@ struct Buffers {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     /// The states of the sequences, unless they are in a pool.
     initial: Option<wgpu::Buffer>,
-    final_: wgpu::Buffer,
+    final_state: wgpu::Buffer,
     sequences: wgpu::Buffer,
     weights: Option<WeightsBuffer>,
     scratch: wgpu::Buffer,
@@ -115,12 +115,12 @@ impl Run<'_> {
         let On { device, queue, blocks } = self.on;
         let buffers = self.buffers(scratch)?;
         let whole = wgpu::Buffer::as_entire_buffer_binding;
-        let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out);
+        let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.o);
         if self.plan.shape().slots.is_some() {
-            tensors.pool = Some(whole(&buffers.final_));
+            tensors.pool = Some(whole(&buffers.final_state));
         } else {
-            tensors.initial = buffers.initial.as_ref().map(whole);
-            tensors.final_ = Some(whole(&buffers.final_));
+            tensors.initial_state = buffers.initial.as_ref().map(whole);
+            tensors.final_state = Some(whole(&buffers.final_state));
         }
         let sequences = || Sequences::Device(whole(&buffers.sequences));
         tensors.sequences = self.plan.reads_sequences().then(sequences);
@@ -136,7 +136,7 @@ impl Run<'_> {
                 self.attention.dispatch_stage(&mut pass, &bound, *stage);
             }
         }
-        let sources = [&buffers.out, &buffers.final_, &buffers.scratch, &buffers.sequences];
+        let sources = [&buffers.o, &buffers.final_state, &buffers.scratch, &buffers.sequences];
         let readback = Readback::record(device, &mut encoder, &sources)?;
         queue.submit([encoder.finish()]);
         let mut tensors = match blocks {
@@ -220,16 +220,16 @@ impl Run<'_> {
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
         let mut initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
-        let mut final_ = Vec::new();
+        let mut final_state = Vec::new();
         let mut final_len = lens.state;
         if let Some(slots) = shape.slots {
             // A new slot is zero; those of others are poisoned.
             let len = self.state_len();
             let states = initial.take().unwrap_or_else(|| vec![0.0; sequences * len]);
             final_len = u64::from(slots) * len as u64;
-            final_ = vec![f32::NAN; final_len as usize];
+            final_state = vec![f32::NAN; final_len as usize];
             for (n, state) in states.chunks(len).enumerate() {
-                final_[slot(n, slots) * len..][..len].copy_from_slice(state);
+                final_state[slot(n, slots) * len..][..len].copy_from_slice(state);
             }
         }
         let weights = self.drawn.weights.as_ref();
@@ -240,9 +240,9 @@ impl Run<'_> {
             q: rows("q", &self.drawn.q, lens.q),
             k: rows("k", &self.drawn.k, lens.k),
             v: rows("v", &self.drawn.v, lens.v),
-            out: rows("out", &[], lens.o),
+            o: rows("o", &[], lens.o),
             initial: initial.map(|states| buffer("initial", &states, lens.state)),
-            final_: buffer("final", &final_, final_len),
+            final_state: buffer("final_state", &final_state, final_len),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
             scratch: buffer(
                 "scratch",

@@ -79,7 +79,7 @@ fn no_map_sees_the_future() {
         let shape = Shape::new(1, tokens, 1);
         let run = |k: &[f32]| {
             let (q, v) = (numbers(1, 72), numbers(3, 36));
-            let inputs = Inputs { weights: weights.as_ref(), ..Inputs::new(&q, k, &v) };
+            let inputs = Inputs::new(&q, k, &v).with_weights(weights.as_ref());
             recurrent(&config, &shape, inputs).unwrap().o
         };
         let (mut k, before) = (numbers(2, 72), run(&numbers(2, 72)));

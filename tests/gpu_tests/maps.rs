@@ -161,7 +161,7 @@ fn no_future(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let weights = Weights::draw(&config, 4)?;
         let shape = Shape::new(1, t as u32, 1);
         let of = |q: &[f32], k: &[f32]| {
-            run(gpu, &config, &shape, Inputs { weights: weights.as_ref(), ..Inputs::new(q, k, &v) })
+            run(gpu, &config, &shape, Inputs::new(q, k, &v).with_weights(weights.as_ref()))
         };
         let (before, after) = (of(&q, &k)?, of(&q2, &k2)?);
         if before.o[..cut * D] != after.o[..cut * D] || before.o[cut * D..] == after.o[cut * D..] {
@@ -184,9 +184,9 @@ fn cut_anywhere(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let of = |tokens: std::ops::Range<usize>, state: Option<&Output>| {
             let rows = tokens.start * D..tokens.end * D;
             let inputs = Inputs::new(&q[rows.clone()], &k[rows.clone()], &v[rows]);
-            let mut inputs = Inputs { weights, ..inputs };
+            let mut inputs = inputs.with_weights(weights);
             if let Some(state) = state {
-                inputs = inputs.with_initial(&state.mu, &state.nu);
+                inputs = inputs.with_initial_state(&state.mu, &state.nu);
             }
             run(gpu, &config, &Shape::new(1, tokens.len() as u32, 1), inputs)
         };
@@ -212,16 +212,16 @@ fn weights_drawn_again(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let shape = Shape::new(1, 8, 1);
     let attention = LinearAttention::new(device, config.clone())?;
     let plan = attention.plan(&shape)?;
-    let [q_buffer, k_buffer, v_buffer, out] =
+    let [q_buffer, k_buffer, v_buffer, o] =
         [&q, &k, &v, &vec![f32::NAN; 8 * D]].map(|x| super::binding::tensor(gpu, x));
-    let mut tensors = linear_attention::Tensors::new(&q_buffer, &k_buffer, &v_buffer, &out);
+    let mut tensors = linear_attention::Tensors::new(&q_buffer, &k_buffer, &v_buffer, &o);
     tensors.weights = Some(buffer.binding());
     let scratch =
         super::binding::tensor(gpu, &vec![0.0; (plan.scratch_size() / 4).max(1) as usize]);
     let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     for seed in [1, 2] {
         buffer.write(queue, &draw(seed)?)?;
-        let found = super::binding::submit(gpu, &attention, &bound, &out)?;
+        let found = super::binding::submit(gpu, &attention, &bound, &o)?;
         let weights = draw(seed)?;
         let inputs = Inputs::new(&q, &k, &v).with_weights(&weights);
         let exact = reference::recurrent(&config, &shape, inputs)?;
@@ -240,14 +240,14 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     let shape = Shape::new(1, 4, 2);
     let x = numbers(4 * 2 * D, 1);
     let buffer = super::binding::tensor(gpu, &x);
-    let out = super::binding::tensor(gpu, &x);
+    let o = super::binding::tensor(gpu, &x);
     let scratch = super::binding::tensor(gpu, &[0.0; 64]);
     let config = config("t2r:8");
     let t2r = LinearAttention::new(&gpu.device, config.clone())?;
     let weights =
         WeightsBuffer::new(&gpu.device, &config, &Weights::draw(&config, 1)?.unwrap_or_default())?;
     let bind = |attention: &LinearAttention, weights: Option<WeightsBinding<'_>>| {
-        let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &out);
+        let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &o);
         tensors.weights = weights;
         let plan = attention.plan(&shape)?;
         let scratch = Some(scratch.as_entire_buffer_binding());

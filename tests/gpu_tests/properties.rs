@@ -57,7 +57,8 @@ fn cut_anywhere(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         let at = cut * D;
         let first = Inputs::new(&q[..at], &k[..at], &v[..at]);
         let first = run(gpu, a, &Shape::new(1, cut as u32, 1), first)?;
-        let second = Inputs::new(&q[at..], &k[at..], &v[at..]).with_initial(&first.mu, &first.nu);
+        let second =
+            Inputs::new(&q[at..], &k[at..], &v[at..]).with_initial_state(&first.mu, &first.nu);
         let second = run(gpu, a, &Shape::new(1, (t - cut) as u32, 1), second)?;
         close("o", &whole.o, &[first.o, second.o].concat())?;
         close("mu", &whole.mu, &second.mu)?;

@@ -113,16 +113,12 @@ impl Caller {
         let scratch = buffer(gpu, &vec![0xFF; plan.scratch_size().max(4) as usize]);
         let sequences = buffer(gpu, &vec![0; plan.sequences_size() as usize]);
         let batch = by_host.then(|| Batch::new(&plan, pool)).transpose()?;
-        let [q, k, v, out] = &tensors;
+        let [q, k, v, o] = &tensors;
         let told = match &batch {
             Some(batch) => Sequences::Host(batch),
             None => Sequences::Device(sequences.as_entire_buffer_binding()),
         };
-        let tensors_of = Tensors {
-            pool: Some(pool.binding()),
-            sequences: Some(told),
-            ..Tensors::new(q, k, v, out)
-        };
+        let tensors_of = Tensors::new(q, k, v, o).with_pool(pool.binding()).with_sequences(told);
         let scratch = Some(scratch.as_entire_buffer_binding());
         let bound = a.bind(&plan, &tensors_of, scratch)?;
         Ok(Self { plan, bound, tensors, batch, sequences })

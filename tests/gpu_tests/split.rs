@@ -50,7 +50,7 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 .map(|(len, salt)| numbers(len as usize, salt));
             let mu = numbers(lens.mu as usize, 4);
             let nu: Vec<f32> = numbers(lens.nu as usize, 5).iter().map(|x| x.abs() + 1.0).collect();
-            let inputs = Inputs::new(&q, &k, &v).with_initial(&mu, &nu);
+            let inputs = Inputs::new(&q, &k, &v).with_initial_state(&mu, &nu);
             // `run` splits by itself.
             let found = a.run(&queue, &shape, inputs)?;
             let truth = reference::recurrent(&config, &shape, inputs)?;
@@ -78,7 +78,7 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             let at = |n: u64| wgpu::BufferBinding { buffer: &buffer, offset: n << 20, size: None };
             let tensors = Tensors::from_bindings(at(0), at(1), at(2), at(3));
             let bound = a.bind_split(&split, &tensors, Some(at(0)));
-            if cuts && bound.err() != Some(BindError::Missing { tensor: "final" }) {
+            if cuts && bound.err() != Some(BindError::Missing { tensor: "final_state" }) {
                 return Err("a cut sequence without a final state".into());
             }
         }

@@ -151,7 +151,7 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut encoder = device.create_command_encoder(&Default::default());
     let slots = [pool.allocate(&mut encoder)?, pool.allocate(&mut encoder)?];
     queue.submit([encoder.finish()]);
-    let [q, out] = [0; 2].map(|_| {
+    let [q, o] = [0; 2].map(|_| {
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("test"),
             size: 2 * 8 * 4,
@@ -159,7 +159,7 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             mapped_at_creation: false,
         })
     });
-    let mut tensors = Tensors::new(&q, &q, &q, &out);
+    let mut tensors = Tensors::new(&q, &q, &q, &o);
     tensors.pool = Some(pool.binding());
     tensors.sequences = Some(Sequences::Host(&batch));
     let bound = attention.bind(&plan, &tensors, Some(q.as_entire_buffer_binding()))?;

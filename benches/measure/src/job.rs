@@ -173,7 +173,7 @@ impl Job {
         let mut encoder = device.create_command_encoder(&Default::default());
         let len = u64::from(checked) * self.plan.lens().o / u64::from(sizes.b);
         let bytes = config.dtype.bytes(len);
-        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, bytes)])?;
+        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.o, 0, bytes)])?;
         queue.submit([encoder.finish()]);
         let found = config.dtype.decode(&readback.wait()?.concat(), len as usize);
         let shape = Shape::new(checked, 1, sizes.h).with_kv_heads(sizes.g);
@@ -216,7 +216,7 @@ struct Buffers {
     q: Buffer,
     k: Buffer,
     v: Buffer,
-    out: Buffer,
+    o: Buffer,
     scratch: Buffer,
     weights: Option<WeightsBuffer>,
     /// The states of a step of decoding, and which sequence has which.
@@ -250,7 +250,7 @@ impl Buffers {
             q: filled(&drawn.q),
             k: filled(&drawn.k),
             v: filled(&drawn.v),
-            out: empty(dtype.bytes(lens.o)),
+            o: empty(dtype.bytes(lens.o)),
             scratch: empty(plan.scratch_size().max(4)),
             weights: weights.transpose()?,
             pool,
@@ -258,7 +258,7 @@ impl Buffers {
     }
 
     fn bind(&self, attention: &LinearAttention, plan: &Plan) -> Result<Bound, MeasureError> {
-        let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
+        let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.o);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         if let Some((pool, batch)) = &self.pool {
             tensors.pool = Some(pool.binding());
@@ -272,7 +272,7 @@ impl Buffers {
     }
 
     fn total_bytes(&self) -> u64 {
-        let all = [&self.q, &self.k, &self.v, &self.out, &self.scratch];
+        let all = [&self.q, &self.k, &self.v, &self.o, &self.scratch];
         all.into_iter().map(Buffer::size).sum::<u64>() + self.state_bytes()
     }
 }

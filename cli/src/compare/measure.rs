@@ -155,7 +155,7 @@ pub(crate) fn compare(
         _ => "untrained",
     };
     let mut inputs = input.inputs();
-    inputs.initial = None;
+    inputs.initial_state = None;
     let (o, cost) = match device {
         None => (reference::recurrent(config, &input.shape, inputs)?.o, None),
         Some(device) => {
@@ -231,7 +231,7 @@ impl Timed {
         };
         let lens = input.shape.lens(config)?;
         let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(filled);
-        let out = empty(config.dtype.bytes(lens.o));
+        let o = empty(config.dtype.bytes(lens.o));
         let scratch = empty(split.scratch_size().max(4));
         // A call in parts carries its state on.
         let states = split.carries_state().then(|| empty(4 * lens.state));
@@ -239,8 +239,8 @@ impl Timed {
             .weights
             .map(|weights| WeightsBuffer::new(device, config, weights))
             .transpose()?;
-        let mut tensors = Tensors::new(&q, &k, &v, &out);
-        tensors.final_ = states.as_ref().map(Buffer::as_entire_buffer_binding);
+        let mut tensors = Tensors::new(&q, &k, &v, &o);
+        tensors.final_state = states.as_ref().map(Buffer::as_entire_buffer_binding);
         tensors.weights = weights.as_ref().map(WeightsBuffer::binding);
         let bound = attention
             .bind_split(&split, &tensors, Some(scratch.as_entire_buffer_binding()))

@@ -105,7 +105,7 @@ pub(super) fn impossible(
                 let before = state_of(slot);
                 let (mu, nu) = before.split_at(g * k_dim * v_dim);
                 let shape = Shape::new(1, rows.len() as u32, heads).with_kv_heads(kv_heads);
-                let inputs = Inputs::new(&q, &k, &v).with_initial(mu, nu);
+                let inputs = Inputs::new(&q, &k, &v).with_initial_state(mu, nu);
                 let truth = reference::recurrent(config, &shape, inputs)?;
                 let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
                 close(&name, &f32s(&truth.o), &of(&o, h * v_dim))?;
@@ -180,7 +180,7 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
         let (mu, nu) = before.split_at(D * D);
         let rows = tokens.start * D..tokens.end * D;
         let inputs = Inputs::new(&q[rows.clone()], &k[rows.clone()], &v[rows.clone()]);
-        let inputs = inputs.with_initial(mu, nu);
+        let inputs = inputs.with_initial_state(mu, nu);
         let shape = Shape::new(1, tokens.len() as u32, 1);
         let truth = reference::chunked(a.config(), &shape, inputs)?;
         close("o", &truth.o, &o[rows])?;

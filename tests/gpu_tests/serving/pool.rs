@@ -149,26 +149,26 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let refused = Batch::new(&dense, &pool).err();
     is(refused == Some(PoolError::NotPooled), "no pool at all")?;
 
-    let [q, k, v, out] = [0; 4].map(|_| buffer(gpu, &[0; 8 * 4 * D]));
-    let tensors = Tensors::new(&q, &k, &v, &out);
+    let [q, k, v, o] = [0; 4].map(|_| buffer(gpu, &[0; 8 * 4 * D]));
+    let tensors = Tensors::new(&q, &k, &v, &o);
     let scratch = || Some(q.as_entire_buffer_binding());
     let bind = |tensors: &Tensors<'_>| a.bind(&plan, tensors, scratch()).err();
     is(bind(&tensors) == Some(BindError::Missing { tensor: "pool" }), "no pool")?;
-    let tensors = Tensors { pool: Some(pool.binding()), ..tensors };
+    let tensors = tensors.with_pool(pool.binding());
     is(bind(&tensors) == Some(BindError::Missing { tensor: "sequences" }), "no sequences")?;
-    let tensors = Tensors { sequences: Some(Sequences::Host(&batch)), ..tensors };
+    let tensors = tensors.with_sequences(Sequences::Host(&batch));
     is(bind(&tensors).is_none(), "what it needs")?;
-    let strange = Tensors { pool: Some(other.binding()), ..tensors.clone() };
+    let strange = tensors.clone().with_pool(other.binding());
     is(bind(&strange) == Some(BindError::Batch { what: "pool" }), "a batch of another pool")?;
     let two_heads = StatePool::new(&gpu.device, a.config(), 2, 4)?;
-    let strange = Tensors { pool: Some(two_heads.binding()), ..tensors.clone() };
+    let strange = tensors.clone().with_pool(two_heads.binding());
     let (required, actual) = (16 * STATE as u64, 32 * STATE as u64);
     is(bind(&strange) == Some(BindError::PoolSize { required, actual }), "a pool of other states")?;
     let longer = a.plan(&Shape::packed_at_most(2, 9, 6, 1).with_slots(4))?;
     let found = a.bind(&longer, &tensors, scratch()).err();
     is(found == Some(BindError::Batch { what: "plan" }), "a batch of another plan")?;
-    let tensors = Tensors { initial: Some(pool.binding()), ..tensors };
-    is(bind(&tensors) == Some(BindError::Unexpected { tensor: "initial" }), "two states")
+    let tensors = tensors.with_initial_state(pool.binding());
+    is(bind(&tensors) == Some(BindError::Unexpected { tensor: "initial_state" }), "two states")
 }
 
 fn relu(a: &LinearAttention) -> Config {
