@@ -49,12 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let wrong = CustomMap::new("wrong", "fn phi(x: f32) -> f32 { return x; }", 4, |_, _, _| {});
     println!("refused: {}", wrong.err().ok_or("a wrong map was taken")?);
 
-    let mut config = Config::new(K as u32, K as u32);
-    config.feature_map = FeatureMap::Custom(map()?.into());
+    let config =
+        Config::new(K as u32, K as u32).with_feature_map(FeatureMap::Custom(map()?.into()));
 
     // The harness, on this map alone: the closure against the shader, on a few shapes.
-    let mut options = Options::default();
-    options.config = Some(config.clone());
+    let options = Options::default().with_config(config.clone());
     let report = verify::run(&device, &queue, &options);
     println!("harness: {} comparisons, passed: {}", report.rows.len(), report.passed());
 

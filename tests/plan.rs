@@ -322,7 +322,7 @@ proptest! {
         let mut config = Config::new(k, v);
         let [map, query_map] = maps;
         config.feature_map = map;
-        config.query_map = is_apart.then_some(query_map);
+        config.query_feature_map = is_apart.then_some(query_map);
         config.l2_norm = l2_norm;
         if !config.is_non_negative() {
             config.normalization = Normalization::None;

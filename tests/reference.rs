@@ -35,8 +35,7 @@ fn worked_example() {
 
 #[test]
 fn elu_plus_one_does_not_cancel() {
-    let mut config = Config::new(1, 1);
-    config.normalization = Normalization::None;
+    let config = Config::new(1, 1).with_normalization(Normalization::None);
     // elu(-20) + 1 in f32 is 0; exp(-20) is not.
     let out = chunked(&config, &Shape::new(1, 1, 1), Inputs::new(&[0.0], &[-20.0], &[1.0]));
     assert_relative_eq!(out.unwrap().o[0], (-20.0f32).exp(), max_relative = 1e-6);
@@ -46,8 +45,7 @@ fn elu_plus_one_does_not_cancel() {
 /// running sum does worst.
 #[test]
 fn error_does_not_grow_with_t() {
-    let mut config = Config::new(2, 1);
-    config.feature_map = FeatureMap::Relu;
+    let config = Config::new(2, 1).with_feature_map(FeatureMap::Relu);
     let errors = |t: usize| {
         let k: Vec<f32> = (0..2 * t).map(|i| 0.1 + (i * 7919 % 1000) as f32 * 1e-3).collect();
         let v: Vec<f32> = (0..t).map(|i| 0.2 + (i * 104_729 % 1000) as f32 * 1e-3).collect();

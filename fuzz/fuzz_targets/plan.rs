@@ -50,7 +50,7 @@ fuzz_target!(|numbers: Numbers| {
     let start = Instant::now();
     let mut config = Config::new(numbers.key_dim, numbers.value_dim);
     config.feature_map = map(numbers.maps[0]);
-    config.query_map = numbers.is_apart.then(|| map(numbers.maps[1]));
+    config.query_feature_map = numbers.is_apart.then(|| map(numbers.maps[1]));
     config.l2_norm = numbers.l2_norm;
     config.dtype = Dtype::ALL[usize::from(numbers.dtype % 3)];
     config.scale = numbers.scale;

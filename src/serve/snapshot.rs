@@ -196,8 +196,7 @@ mod tests {
     #[test]
     fn other_states_are_refused_by_name() {
         let bytes = sealed();
-        let mut map = Config::new(3, 5);
-        map.feature_map = crate::problem::feature_map::FeatureMap::Relu;
+        let map = Config::new(3, 5).with_feature_map(FeatureMap::Relu);
         for (header, size, what) in [
             (Header::new(&Config::new(3, 5), 3), 216, "kv_heads must be 3, found 2"),
             (Header::new(&Config::new(4, 5), 2), 192, "features must be 4, found 3"),

@@ -65,7 +65,7 @@ impl Case {
             "16 bits"
         } else if feature_blocks(config) > 1 {
             "F in blocks"
-        } else if !is_early || config.query_map.is_some() || config.l2_norm {
+        } else if !is_early || config.query_feature_map.is_some() || config.l2_norm {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
             "steps and short runs"

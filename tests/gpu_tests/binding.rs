@@ -303,8 +303,7 @@ fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         Layout::Thread { .. } => Layout::Thread { value_quads: 1, threads: 1 },
         _ => Layout::Workgroup { column_threads: 1, chunk_tokens: 16, chunk_queries: 16 },
     };
-    let mut options = linear_attention::Options::default();
-    options.tuning = Some(tuning);
+    let options = linear_attention::Options::default().with_tuning(tuning);
     let a = &LinearAttention::with_options(&gpu.device, config, &options)?;
     // Longer than a short run, which has several places to a workgroup.
     let (heads, tokens) = (70_000, MAX_DECODE_LEN + 1);

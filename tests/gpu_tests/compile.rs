@@ -47,8 +47,7 @@ fn pipeline_cache(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         }
     };
     let run = |cache: &wgpu::PipelineCache| {
-        let mut options = Options::default();
-        options.cache = Some(cache);
+        let options = Options::default().with_cache(cache);
         let attention = LinearAttention::with_options(&device, a.config().clone(), &options)?;
         let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * 16, salt));
         attention.run(&queue, &Shape::new(1, 40, 1), Inputs::new(&q, &k, &v))

@@ -120,8 +120,7 @@ fn through(
 /// row before ends in.
 fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for dtype in [Dtype::F16, Dtype::Bf16] {
-        let mut config = Config::new(5, 7);
-        config.dtype = dtype;
+        let config = Config::new(5, 7).with_dtype(dtype);
         let a = LinearAttention::new(&gpu.device, config.clone())?;
         for tokens in [1usize, 3, 19] {
             let [q, k, v] =
@@ -147,8 +146,7 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
 /// What f16 would make infinite is refused, as an infinite number is.
 fn out_of_range(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = Config::new(1, 1);
-    config.dtype = Dtype::F16;
+    let config = Config::new(1, 1).with_dtype(Dtype::F16);
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let shape = Shape::new(1, 1, 1);
     let run = |v: f32| a.run(&gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));

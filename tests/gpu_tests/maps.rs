@@ -76,8 +76,7 @@ fn large_numbers(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 // What GPUs choose, and software devices.
                 let found = [DeviceType::Other, DeviceType::Cpu].map(|device_type| {
                     let tuning = Tuning::new(&config, &gpu.device.limits(), device_type)?;
-                    let mut options = linear_attention::Options::default();
-                    options.tuning = Some(tuning);
+                    let options = linear_attention::Options::default().with_tuning(tuning);
                     let attention =
                         LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                     attention.run(&gpu.queue, &shape, inputs)
@@ -130,8 +129,7 @@ fn exp_of_far_queries(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             let exact = reference::recurrent(&config, &shape, inputs)?.o;
             for device_type in [DeviceType::Other, DeviceType::Cpu] {
                 let tuning = Tuning::new(&config, &gpu.device.limits(), device_type)?;
-                let mut options = linear_attention::Options::default();
-                options.tuning = Some(tuning);
+                let options = linear_attention::Options::default().with_tuning(tuning);
                 let attention =
                     LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 let found = attention.run(&gpu.queue, &shape, inputs)?.o;
@@ -327,8 +325,7 @@ fn own_map(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     };
     for (factor, is_right) in [(0.125, true), (0.25, false)] {
         let mut options = Options::default();
-        let mut config = Config::new(9, 7);
-        config.feature_map = FeatureMap::Custom(map(factor)?.into());
+        let config = Config::new(9, 7).with_feature_map(FeatureMap::Custom(map(factor)?.into()));
         options.config = Some(config);
         let report = verify::run(&gpu.device, &gpu.queue, &options);
         let compared = report.rows.iter().all(|row| row.message.is_empty());

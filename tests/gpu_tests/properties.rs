@@ -1,7 +1,7 @@
 //! Properties that need no golden value.
 
 use libtest_mimic::Failed;
-use linear_attention::{Inputs, LinearAttention, Output, Shape};
+use linear_attention::{Config, FeatureMap, Inputs, LinearAttention, Normalization, Output, Shape};
 
 use super::Test;
 use crate::common::Gpu;
@@ -102,9 +102,9 @@ fn constant_v(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn zero_features(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = linear_attention::Config::new(D as u32, D as u32);
-    config.feature_map = linear_attention::FeatureMap::Relu;
-    config.normalization = linear_attention::Normalization::Sum { eps: 0.0 };
+    let config = Config::new(D as u32, D as u32)
+        .with_feature_map(FeatureMap::Relu)
+        .with_normalization(Normalization::Sum { eps: 0.0 });
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let t = 20;
     let (q, v) = (vec![-1.0; t * D], numbers(t * D, 3));
@@ -161,8 +161,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// All keys positive, which is the worst for a running sum: at a million tokens, o and the state are
 /// at most four times as far off as at 4,096.
 fn error_does_not_grow(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = linear_attention::Config::new(4, 4);
-    config.feature_map = linear_attention::FeatureMap::Relu;
+    let config = Config::new(4, 4).with_feature_map(FeatureMap::Relu);
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let errors = |t: usize| -> Result<[f64; 3], Failed> {
         let positive = |salt| -> Vec<f32> {

@@ -27,8 +27,7 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     });
     let (device, queue) = pollster::block_on(opened)?;
     for dtype in [Dtype::F32, Dtype::F16] {
-        let mut config = Config::new(16, 16);
-        config.dtype = dtype;
+        let config = Config::new(16, 16).with_dtype(dtype);
         let a = LinearAttention::new(&device, config.clone())?;
         // Part of the batch at a time; part of a sequence; both, with heads in groups and states
         // whose size is a multiple of every device's alignment.

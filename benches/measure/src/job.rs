@@ -61,8 +61,7 @@ impl Job {
         tuning: Option<Tuning>,
     ) -> Result<Self, MeasureError> {
         let start = Instant::now();
-        let mut options = Options::default();
-        options.tuning = tuning;
+        let options = Options::default().with_tuning(tuning);
         let mut config = config.clone();
         (config.key_dim, config.value_dim) = (sizes.k, sizes.v);
         let attention = LinearAttention::with_options(device, config, &options)?;

@@ -22,9 +22,7 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
                 let limits = gpu.device.limits();
                 let mut tuning = Tuning::new(&config, &limits, device_type)?;
                 tuning.max_loop_iterations = 65_000;
-                let mut options = Options::default();
-                options.tuning = Some(tuning);
-                options.checks = checks;
+                let options = Options::default().with_tuning(tuning).with_checks(checks);
                 let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 impossible(gpu, &a, heads, kv_heads).map_err(|error| {
                     let message = error.message().unwrap_or_default();
