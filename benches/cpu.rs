@@ -5,6 +5,7 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu;
 use linear_attention::{Config, Inputs, LinearAttention, Plan, Shape, Tensors, reference};
 
@@ -51,7 +52,9 @@ fn measure(group: &mut Group<'_>, name: &str, tokens: u32, compute: Reference<'_
 fn plan(c: &mut Criterion) {
     let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
     let shape = Shape::new(1, 16_384, 8);
-    c.bench_function("Plan::new", |b| b.iter(|| Plan::new(&config, black_box(&shape), &limits)));
+    let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other);
+    let plan = |tuning: &Tuning| Plan::new(&config, black_box(&shape), &limits, tuning);
+    c.bench_function("Plan::new", |b| b.iter(|| tuning.as_ref().ok().map(plan)));
 }
 
 fn device(c: &mut Criterion) {

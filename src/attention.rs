@@ -159,7 +159,7 @@ impl LinearAttention {
     ///
     /// As [`Plan::new`].
     pub fn plan(&self, shape: &Shape) -> Result<Plan, PlanError> {
-        Plan::with_tuning(&self.config, shape, &self.limits, &self.tuning)
+        Plan::new(&self.config, shape, &self.limits, &self.tuning)
     }
 
     /// Binds tensors to a plan: everything that can fail fails here.

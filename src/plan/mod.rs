@@ -36,9 +36,12 @@ pub struct Dispatch {
 /// How a shape is computed. Pure data: making one touches no device.
 ///
 /// ```
+/// use linear_attention::tuning::Tuning;
 /// use linear_attention::{Config, Plan, Shape, wgpu};
 ///
-/// let plan = Plan::new(&Config::new(64, 64), &Shape::new(1, 4096, 8), &wgpu::Limits::default())?;
+/// let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+/// let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::DiscreteGpu)?;
+/// let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
 /// for dispatch in plan.dispatches() {
 ///     println!("{} {:?}", dispatch.stage.name(), dispatch.workgroups);
 /// }
@@ -62,23 +65,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a device with `limits` of which nothing else is known.
-    /// [`LinearAttention::plan`](crate::LinearAttention::plan) knows the device.
+    /// The plan for a device with these limits. A caller who has a
+    /// [`LinearAttention`](crate::LinearAttention) asks it instead:
+    /// [`plan`](crate::LinearAttention::plan) knows limits and tuning.
     ///
     /// # Errors
     ///
-    /// A config or shape out of range, or tensors, scratch or workgroups beyond `limits`.
-    pub fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
-        let tuning = Tuning::new(config, limits, wgpu::DeviceType::Other)?;
-        Self::with_tuning(config, shape, limits, &tuning)
-    }
-
-    /// The plan with sizes chosen by the caller.
-    ///
-    /// # Errors
-    ///
-    /// As [`Plan::new`]; and a tuning that does not fit.
-    pub fn with_tuning(
+    /// A config or shape out of range, a tuning that does not fit, or tensors, scratch or
+    /// workgroups beyond `limits`.
+    pub fn new(
         config: &Config,
         shape: &Shape,
         limits: &wgpu::Limits,

@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::plan::segments::Segment;
+use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output, join_states, split_states};
 use crate::problem::shape::Shape;
@@ -26,7 +27,8 @@ pub fn chunked(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Out
         max_buffer_size: u64::MAX,
         ..wgpu::Limits::default()
     };
-    chunked_with_plan(&Plan::new(config, shape, &limits)?, inputs)
+    let tuning = Tuning::new(config, &limits, wgpu::DeviceType::Other)?;
+    chunked_with_plan(&Plan::new(config, shape, &limits, &tuning)?, inputs)
 }
 
 /// The same with the segments and layout of `plan`.

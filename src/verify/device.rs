@@ -51,7 +51,7 @@ pub(super) async fn check(
     seed: u64,
 ) -> Vec<Row> {
     let limits = on.device.limits();
-    let planned = |shape| Plan::with_tuning(&case.config, &shape, &limits, tuning);
+    let planned = |shape| Plan::new(&case.config, &shape, &limits, tuning);
     let made = planned(case.device_shape())
         .and_then(|plan| Ok((plan, planned(case.known_shape())?)))
         .map_err(Error::from);

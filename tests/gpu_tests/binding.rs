@@ -119,7 +119,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         let mut tuning = *a.tuning();
         tuning.min_segment_len = u32::MAX;
         tuning.max_segment_len = segment_len;
-        let plan = Plan::with_tuning(a.config(), &shape, &gpu.device.limits(), &tuning)?;
+        let plan = Plan::new(a.config(), &shape, &gpu.device.limits(), &tuning)?;
         let states = tensor(gpu, &join_states(2, &mu, &nu));
         let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
         let o = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
@@ -160,7 +160,7 @@ fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
     let mut tuning = *a.tuning();
     tuning.min_segment_len = u32::MAX;
-    let plan = Plan::with_tuning(&config, &shape, &gpu.device.limits(), &tuning)?;
+    let plan = Plan::new(&config, &shape, &gpu.device.limits(), &tuning)?;
     let states = tensor(gpu, &join_states(4, &mu, &nu));
     let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
     let o = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
@@ -243,12 +243,8 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         good.clone().with_sequences(Sequences::Device(part(&large, 0, 64))),
         BindError::Unexpected { tensor: "sequences" },
     );
-    let other = Plan::with_tuning(
-        &Config::new(8, 8),
-        &Shape::new(1, 1, 1),
-        &gpu.device.limits(),
-        a.tuning(),
-    );
+    let other =
+        Plan::new(&Config::new(8, 8), &Shape::new(1, 1, 1), &gpu.device.limits(), a.tuning());
     cases.push((
         a.bind(&other?, &good, Some(large.as_entire_buffer_binding())).err(),
         BindError::Plan { what: "config" },
@@ -256,7 +252,7 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let mut tuning = *a.tuning();
     tuning.max_segment_len = T as u32 / 2;
     let segments =
-        Plan::with_tuning(a.config(), &Shape::new(1, T as u32, 1), &gpu.device.limits(), &tuning);
+        Plan::new(a.config(), &Shape::new(1, T as u32, 1), &gpu.device.limits(), &tuning);
     cases.push((a.bind(&segments?, &good, None).err(), BindError::Missing { tensor: "scratch" }));
     for (found, expected) in cases {
         if found.as_ref() != Some(&expected) {

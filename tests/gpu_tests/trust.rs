@@ -9,9 +9,10 @@ use std::task::{Context, Waker};
 
 use libtest_mimic::Failed;
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, Device, Instance, PollType, Queue};
 use linear_attention::{
-    Config, Error, Inputs, LinearAttention, Output, Plan, Shape, States, Tensors,
+    Config, Error, Inputs, LinearAttention, Options, Output, Plan, Shape, States, Tensors,
 };
 
 use super::Test;
@@ -221,8 +222,11 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         other => return Err(Failed::from(format!("run_async after: {other:?}"))),
     }
     // No pipeline, pool or attention can be had there either.
-    let plan = Plan::new(&Config::new(8, 8), &shape, &wgpu::Limits::default())?;
-    let fresh = LinearAttention::new(&own.device, Config::new(8, 8));
+    let (config, limits) = (Config::new(8, 8), wgpu::Limits::default());
+    let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other)?;
+    let plan = Plan::new(&config, &shape, &limits, &tuning)?;
+    let options = Options::default().with_tuning(tuning);
+    let fresh = LinearAttention::with_options(&own.device, config, &options);
     let made = fresh.is_ok_and(|fresh| fresh.prepare(&plan, States::None).is_ok());
     if made {
         return Err(Failed::from("a pipeline was compiled on a device that is no more"));
