@@ -18,6 +18,7 @@ pub mod verify;
 pub use attention::LinearAttention;
 pub use bind::bound::Bound;
 pub use bind::options::{Options, ShaderChecks};
+pub use bind::states::States;
 pub use bind::tensors::Tensors;
 pub use device::readback::Readback;
 pub use error::Error;

@@ -9,7 +9,11 @@ use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
 use proptest::prelude::*;
 
 fn plan(config: &Config, shape: &Shape) -> Result<Plan, PlanError> {
-    Plan::new(config, shape, &Limits::default())
+    plan_within(config, shape, &Limits::default())
+}
+
+fn plan_within(config: &Config, shape: &Shape, limits: &Limits) -> Result<Plan, PlanError> {
+    Plan::new(config, shape, limits, &Tuning::new(config, limits, DeviceType::Other)?)
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn shapes_out_of_range_are_refused() {
 #[test]
 fn limits_too_small_are_refused() {
     let limits = Limits { max_compute_workgroup_storage_size: 256, ..Limits::default() };
-    let error = Plan::new(&Config::new(64, 64), &Shape::new(1, 1, 1), &limits).unwrap_err();
+    let error = plan_within(&Config::new(64, 64), &Shape::new(1, 1, 1), &limits).unwrap_err();
     assert!(
         matches!(
             error,
@@ -96,7 +100,8 @@ fn limits_too_small_are_refused() {
 fn grids_too_large_are_refused() {
     let limits = Limits { max_compute_workgroups_per_dimension: 4, ..Limits::default() };
     for (tokens, stage) in [(1, "decode_step"), (17, "segment_output")] {
-        let error = Plan::new(&Config::new(4, 4), &Shape::new(1, tokens, 17), &limits).unwrap_err();
+        let error =
+            plan_within(&Config::new(4, 4), &Shape::new(1, tokens, 17), &limits).unwrap_err();
         let expected = PlanError::TooManyWorkgroups { stage, required: 16, actual: 17 };
         assert_eq!(error, expected);
     }
@@ -126,7 +131,7 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
             let mut tuning = Tuning::new(&config, &limits, device_type).unwrap();
             tuning.min_segment_len = u32::MAX;
             let shape = Shape::new(2, 100, 4);
-            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             assert_eq!((plan.segments(), plan.scratch_size()), (1, 0));
             let slices = match tuning.layout {
                 // A workgroup that has not the memory for all of V reads q and k again.
@@ -144,7 +149,7 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
     let config = Config::new(64, 64);
     let tuning = Tuning::new(&config, &limits, DeviceType::Cpu).unwrap();
     let shape = Shape::new(1, 100, 8).with_kv_heads(2);
-    let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+    let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
     assert_eq!(plan.bytes_moved(), 4 * 100 * (8 + 2 + 2 + 8) * 64);
 }
 
@@ -154,8 +159,7 @@ fn more_segments_move_k_and_v_once_more() {
     let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
     let mut cut = tuning;
     cut.max_segment_len = 25;
-    let plan =
-        Plan::with_tuning(&config, &Shape::new(1, 100, 2), &Limits::default(), &cut).unwrap();
+    let plan = Plan::new(&config, &Shape::new(1, 100, 2), &Limits::default(), &cut).unwrap();
     assert_eq!((plan.segments(), plan.segment_len()), (4, 25));
     let state = 2 * (64 * 64 + 64);
     assert_eq!(plan.scratch_size(), 4 * 4 * state);
@@ -208,7 +212,7 @@ fn segments_fill_the_device_and_no_more() {
     tuning.workgroups = 2;
     let segments = |b, t, h| {
         let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
-        Plan::with_tuning(&config, &Shape::new(b, t, h), &limits, &tuning).unwrap().segments()
+        Plan::new(&config, &Shape::new(b, t, h), &limits, &tuning).unwrap().segments()
     };
     // Eight heads of two slices are sixteen threads: full.
     assert_eq!(segments(1, 4096, 8), 1);
@@ -235,7 +239,7 @@ fn long_sequences_get_more_segments() {
         let mut lengths = vec![60; 100];
         lengths[40] = 60_000;
         let plan = |lengths: &[u32]| {
-            Plan::with_tuning(&config, &Shape::packed(lengths, 4), &limits, &tuning).unwrap()
+            Plan::new(&config, &Shape::packed(lengths, 4), &limits, &tuning).unwrap()
         };
         let mixed = plan(&lengths);
         assert!(mixed.segments() >= 8, "{} segments", mixed.segments());
@@ -289,7 +293,7 @@ fn a_short_run_is_one_dispatch() {
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
             let tuning = Tuning::new(&config, &limits, device_type).unwrap();
-            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             let stages: Vec<_> = plan.dispatches().iter().map(|d| d.stage).collect();
             assert_eq!(stages, [Stage::DecodeStep], "{shape:?}");
             assert_eq!((plan.scratch_size(), plan.segments()), (0, 1));
@@ -322,7 +326,7 @@ proptest! {
         let mut config = Config::new(k, v);
         let [map, query_map] = maps;
         config.feature_map = map;
-        config.query_map = is_apart.then_some(query_map);
+        config.query_feature_map = is_apart.then_some(query_map);
         config.l2_norm = l2_norm;
         if !config.is_non_negative() {
             config.normalization = Normalization::None;
@@ -335,14 +339,14 @@ proptest! {
         let mut shape = shape.with_kv_heads(g);
         shape.slots = (kind % 2 == 1).then_some(slots);
         let limits = Limits::default();
-        let _ = Plan::new(&config, &shape, &limits);
+        let _ = plan_within(&config, &shape, &limits);
         for device_type in [DeviceType::Cpu, DeviceType::Other] {
             let Ok(mut tuning) = Tuning::new(&config, &limits, device_type) else { continue };
             tuning.workgroups = workgroups;
             tuning.min_segment_len = least;
             tuning.max_segment_len = most;
             tuning.max_loop_iterations = loops;
-            if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
+            if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
                 let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
                 prop_assert!(covered >= u64::from(shape.max_len()));
                 prop_assert!(covered - u64::from(plan.segment_len()) < u64::from(shape.max_len()));

@@ -35,8 +35,7 @@ fn worked_example() {
 
 #[test]
 fn elu_plus_one_does_not_cancel() {
-    let mut config = Config::new(1, 1);
-    config.normalization = Normalization::None;
+    let config = Config::new(1, 1).with_normalization(Normalization::None);
     // elu(-20) + 1 in f32 is 0; exp(-20) is not.
     let out = chunked(&config, &Shape::new(1, 1, 1), Inputs::new(&[0.0], &[-20.0], &[1.0]));
     assert_relative_eq!(out.unwrap().o[0], (-20.0f32).exp(), max_relative = 1e-6);
@@ -46,8 +45,7 @@ fn elu_plus_one_does_not_cancel() {
 /// running sum does worst.
 #[test]
 fn error_does_not_grow_with_t() {
-    let mut config = Config::new(2, 1);
-    config.feature_map = FeatureMap::Relu;
+    let config = Config::new(2, 1).with_feature_map(FeatureMap::Relu);
     let errors = |t: usize| {
         let k: Vec<f32> = (0..2 * t).map(|i| 0.1 + (i * 7919 % 1000) as f32 * 1e-3).collect();
         let v: Vec<f32> = (0..t).map(|i| 0.2 + (i * 104_729 % 1000) as f32 * 1e-3).collect();
@@ -160,7 +158,7 @@ fn problems() -> impl Strategy<Value = Problem> {
 
 impl Problem {
     fn inputs(&self) -> Inputs<'_> {
-        self.inputs_from_zero().with_initial(&self.mu, &self.nu)
+        self.inputs_from_zero().with_initial_state(&self.mu, &self.nu)
     }
 
     fn inputs_from_zero(&self) -> Inputs<'_> {
@@ -213,8 +211,8 @@ proptest! {
             let k_i = rows(&problem.k, tokens, g * k);
             let v_i = rows(&problem.v, tokens, g * v);
             let one = Shape::new(1, tokens.len() as u32, shape.heads).with_kv_heads(g);
-            let inputs = Inputs { weights: problem.weights.as_ref(), ..Inputs::new(&q_i, &k_i, &v_i) };
-            let inputs = inputs.with_initial(&mu_0, &nu_0);
+            let inputs = Inputs::new(&q_i, &k_i, &v_i).with_weights(problem.weights.as_ref());
+            let inputs = inputs.with_initial_state(&mu_0, &nu_0);
             let alone = naive(config, &one, inputs).unwrap();
             o.extend(alone.o);
             mu.extend(alone.mu);
@@ -231,7 +229,9 @@ proptest! {
         let inputs = problem.inputs_from_zero();
         let once = recurrent(config, shape, inputs).unwrap();
         let twice: Vec<f32> = problem.v.iter().map(|v| 2.0 * v).collect();
-        let twice = recurrent(config, shape, Inputs { v: &twice, ..inputs }).unwrap();
+        let mut inputs = inputs;
+        inputs.v = &twice;
+        let twice = recurrent(config, shape, inputs).unwrap();
         for (a, b) in once.o.iter().zip(&twice.o) {
             assert_abs_diff_eq!(2.0 * a, b, epsilon = 1e-12 * largest(&once.o));
         }
@@ -259,7 +259,9 @@ proptest! {
         };
         let (k, v) = (repeat(&problem.k, config.key_dim), repeat(&problem.v, config.value_dim));
         let all = shape.clone().with_kv_heads(shape.heads);
-        let repeated = recurrent(config, &all, Inputs { k: &k, v: &v, ..inputs }).unwrap();
+        let mut inputs = inputs;
+        (inputs.k, inputs.v) = (&k, &v);
+        let repeated = recurrent(config, &all, inputs).unwrap();
         prop_assert_eq!(grouped.o, repeated.o);
     }
 }

@@ -143,7 +143,7 @@ impl Input {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();
         match &self.initial {
-            Some(State { mu, nu }) => inputs.with_initial(mu, nu),
+            Some(State { mu, nu }) => inputs.with_initial_state(mu, nu),
             None => inputs,
         }
     }

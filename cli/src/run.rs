@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, DEFAULT_EPS, Dtype, LinearAttention, Normalization, Packing, reference, wgpu::Adapter,
+    Config, DEFAULT_EPS, Dtype, LinearAttention, Normalization, Packing, States, reference,
+    wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
@@ -128,14 +129,18 @@ fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<
     let attention = LinearAttention::new(&device, config.clone())?;
     // What is too large to bind whole goes in parts, the later of which begin with a state.
     let split = attention.split(&input.shape)?;
-    for (index, part) in split.parts().iter().enumerate() {
-        let initial = input.inputs().initial.is_some() || (index > 0 && split.carries_state());
-        // A final state is always written.
-        attention.prepare(&device, &part.plan, initial, true)?;
+    for part in split.parts() {
+        // A final state is always written, and a part that continues updates it.
+        let states = match (part.continues(), input.inputs().initial_state.is_some()) {
+            (true, _) => States::InPlace,
+            (false, true) => States::InitialAndFinal,
+            (false, false) => States::Final,
+        };
+        attention.prepare(&part.plan, states)?;
     }
     let compiled = milliseconds(start);
     let start = Instant::now();
-    let output = attention.run(&device, &queue, &input.shape, input.inputs())?;
+    let output = attention.run(&queue, &input.shape, input.inputs())?;
     // Some drivers put their compiler off to the first dispatch.
     println!(
         "on {}: {:.1} ms with upload and download, after {compiled:.1} ms to compile",
@@ -159,7 +164,7 @@ fn verify(
     } else if shape.max_len() <= NAIVE_TOKENS {
         ("the definition in f64", reference::naive(config, shape, inputs)?.o)
     } else {
-        let chunked = reference::chunked(config, shape, inputs)?;
+        let chunked = reference::mirror(config, shape, inputs)?;
         ("the chunked form in f32", chunked.o.into_iter().map(f64::from).collect())
     };
     // The reference does not round o.

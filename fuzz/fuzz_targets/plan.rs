@@ -50,7 +50,7 @@ fuzz_target!(|numbers: Numbers| {
     let start = Instant::now();
     let mut config = Config::new(numbers.key_dim, numbers.value_dim);
     config.feature_map = map(numbers.maps[0]);
-    config.query_map = numbers.is_apart.then(|| map(numbers.maps[1]));
+    config.query_feature_map = numbers.is_apart.then(|| map(numbers.maps[1]));
     config.l2_norm = numbers.l2_norm;
     config.dtype = Dtype::ALL[usize::from(numbers.dtype % 3)];
     config.scale = numbers.scale;
@@ -68,7 +68,6 @@ fuzz_target!(|numbers: Numbers| {
     shape.slots = numbers.slots;
     let limits = Limits::default();
     let device_type = if numbers.is_software { DeviceType::Cpu } else { DeviceType::Other };
-    let _ = Plan::new(&config, &shape, &limits);
     let _ = WeightHeads::new(numbers.heads[0], numbers.heads[1]).check(&config, &shape);
     let _ = WeightHeads::new(numbers.heads[0], numbers.heads[1]).size(&config);
     let _ = Projection::new(numbers.heads[0], numbers.maps[0].1, numbers.key_dim, &[0.5], None);
@@ -80,7 +79,7 @@ fuzz_target!(|numbers: Numbers| {
             tuning.cut_segment_len,
             tuning.max_loop_iterations,
         ] = numbers.tuning;
-        if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
+        if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
             assert!(plan.scratch_size() <= limits.max_buffer_size);
             for dispatch in plan.dispatches() {
                 assert!(dispatch.workgroups.iter().all(|n| (1..=65_535).contains(n)));

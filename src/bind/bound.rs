@@ -6,6 +6,8 @@ use wgpu::{BufferBinding, BufferUsages};
 
 use crate::bind::tensors::{self, Checked};
 use crate::device::buffers::init_buffer;
+use crate::device::scope::scoped;
+use crate::error::DeviceError;
 use crate::kernel::params::Params;
 use crate::kernel::stage::{Binding, Stage, Start, Variant};
 use crate::plan::{Dispatch, Plan};
@@ -45,7 +47,7 @@ pub(crate) fn bind_group(
     dispatch: &Dispatch,
     checked: &Checked<'_>,
     absent: &wgpu::Buffer,
-) -> Result<wgpu::BindGroup, String> {
+) -> Result<wgpu::BindGroup, DeviceError> {
     let stage = dispatch.stage;
     let bindings = stage.bindings(plan.config(), plan.layout());
     let whole = |range: &tensors::Range<'_>| {
@@ -74,13 +76,13 @@ pub(crate) fn bind_group(
             absent(binding)
         } else {
             // The pool is both; state_scan reads it and writes scratch.
-            let pool = checked.final_.as_ref().filter(|_| plan.shape().slots.is_some());
-            or_absent(checked.initial.as_ref().or(pool), binding)
+            let pool = checked.final_state.as_ref().filter(|_| plan.shape().slots.is_some());
+            or_absent(checked.initial_state.as_ref().or(pool), binding)
         }
     };
     let end = |binding| {
         if is_last {
-            or_absent(checked.final_.as_ref(), binding)
+            or_absent(checked.final_state.as_ref(), binding)
         } else {
             scratch(plan.scratch_states(), binding)
         }
@@ -104,7 +106,7 @@ pub(crate) fn bind_group(
             Binding::Q => whole(&checked.q),
             Binding::K => whole(&checked.k),
             Binding::V => whole(&checked.v),
-            Binding::O => whole(&checked.out),
+            Binding::O => whole(&checked.o),
             Binding::Start => start(*binding),
             Binding::End => end(*binding),
             Binding::Table => scratch(plan.scratch_table(), *binding),
@@ -128,17 +130,19 @@ pub(crate) fn bind_group(
             }),
         })
         .collect();
-    Ok(device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(stage.label()),
-        layout,
-        entries: &entries,
-    }))
+    scoped(device, stage.label(), || {
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(stage.label()),
+            layout,
+            entries: &entries,
+        })
+    })
 }
 
 /// The uniform of one dispatch.
 fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
     let shape = plan.shape();
-    let group = shape.heads / shape.kv_heads;
+    let group = shape.heads / shape.value_heads;
     let weights = weights.places(plan.config(), group);
     Params {
         sequences: shape.sequences(),
@@ -147,7 +151,7 @@ fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
         tokens: shape.batch * shape.seq_len,
         max_len: shape.max_len(),
         heads: shape.heads,
-        kv_heads: shape.kv_heads,
+        kv_heads: shape.value_heads,
         group,
         head_tile: plan.head_tile(),
         head_blocks: plan.head_blocks(),
@@ -182,7 +186,7 @@ pub(crate) fn variant(
     stage: Stage,
     initial: bool,
     in_place: bool,
-    final_: bool,
+    final_state: bool,
     may_clash: bool,
 ) -> Variant {
     let is_last = matches!(stage, Stage::SegmentOutput | Stage::DecodeStep);
@@ -201,7 +205,7 @@ pub(crate) fn variant(
     Variant {
         start,
         starts_in_scratch,
-        write_end: is_last && final_,
+        write_end: is_last && final_state,
         lengths_given: if reads_entries { packed } else { plan.has_table() },
         slots_given: if reads_entries { slots } else { plan.has_table() },
         may_clash: reads_entries && may_clash,

@@ -4,5 +4,6 @@ pub(crate) mod bound;
 pub(crate) mod options;
 pub(crate) mod parts;
 pub(crate) mod pipelines;
+pub(crate) mod states;
 pub(crate) mod tensors;
 pub(crate) mod weights_buffer;

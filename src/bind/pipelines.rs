@@ -7,6 +7,7 @@ use wgpu::{BindGroupLayoutEntry, ShaderStages};
 
 use crate::bind::options::{Options, ShaderChecks};
 use crate::device::scope::scoped;
+use crate::error::DeviceError;
 use crate::kernel::layout::Layout;
 use crate::kernel::stage::{Binding, Stage, Variant};
 use crate::problem::config::Config;
@@ -65,13 +66,13 @@ impl Pipelines {
         device: &wgpu::Device,
         stage: Stage,
         variant: Variant,
-    ) -> Result<&wgpu::ComputePipeline, String> {
+    ) -> Result<&wgpu::ComputePipeline, DeviceError> {
         let of_stage = &self.stages[stage as usize];
         let slot = &of_stage.pipelines[variant.index()];
         if let Some(pipeline) = slot.get() {
             return Ok(pipeline);
         }
-        let (module, pipeline) = scoped(device, || {
+        let (module, pipeline) = scoped(device, stage.label(), || {
             let module = of_stage.module.get().cloned().unwrap_or_else(|| {
                 shader_module(device, stage, of_stage.wgsl.clone(), self.checks)
             });

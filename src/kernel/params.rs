@@ -83,8 +83,7 @@ mod tests {
     #[test]
     fn bindings_and_overrides_are_those_the_shaders_declare() {
         for (dtype, width) in Dtype::ALL.into_iter().flat_map(|dtype| [(dtype, 64), (dtype, 63)]) {
-            let mut config = Config::new(width, width);
-            config.dtype = dtype;
+            let config = Config::new(width, width).with_dtype(dtype);
             for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
                 let limits = wgpu::Limits::default();
                 let tuning = Tuning::new(&config, &limits, device_type).unwrap();

@@ -9,7 +9,7 @@ use crate::problem::feature_map::FeatureMap;
 use crate::shaders::{self, PHI};
 
 /// A dispatch of the pipeline. Its name is the name of its shader file, entry point, mirror
-/// (`reference::chunked`; `decode_step` has that of `segment_output`), GPU label, test trial and
+/// (`reference::mirror`; `decode_step` has that of `segment_output`), GPU label, test trial and
 /// bench row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

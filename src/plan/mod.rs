@@ -17,7 +17,8 @@ use crate::kernel::layout::{Layout, SCAN_THREADS, decode_places, feature_blocks}
 use crate::plan::segments::{Cut, Segment};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
-use crate::problem::shape::{Lens, Packing, Shape, elements, state_len};
+use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::tensor::{elements, state_len};
 
 /// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
 /// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
@@ -36,9 +37,12 @@ pub struct Dispatch {
 /// How a shape is computed. Pure data: making one touches no device.
 ///
 /// ```
+/// use linear_attention::tuning::Tuning;
 /// use linear_attention::{Config, Plan, Shape, wgpu};
 ///
-/// let plan = Plan::new(&Config::new(64, 64), &Shape::new(1, 4096, 8), &wgpu::Limits::default())?;
+/// let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+/// let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::DiscreteGpu)?;
+/// let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
 /// for dispatch in plan.dispatches() {
 ///     println!("{} {:?}", dispatch.stage.name(), dispatch.workgroups);
 /// }
@@ -62,23 +66,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a device with `limits` of which nothing else is known.
-    /// [`LinearAttention::plan`](crate::LinearAttention::plan) knows the device.
+    /// The plan for a device with these limits. A caller who has a
+    /// [`LinearAttention`](crate::LinearAttention) asks it instead:
+    /// [`plan`](crate::LinearAttention::plan) knows limits and tuning.
     ///
     /// # Errors
     ///
-    /// A config or shape out of range, or tensors, scratch or workgroups beyond `limits`.
-    pub fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
-        let tuning = Tuning::new(config, limits, wgpu::DeviceType::Other)?;
-        Self::with_tuning(config, shape, limits, &tuning)
-    }
-
-    /// The plan with sizes chosen by the caller.
-    ///
-    /// # Errors
-    ///
-    /// As [`Plan::new`]; and a tuning that does not fit.
-    pub fn with_tuning(
+    /// A config or shape out of range, a tuning that does not fit, or tensors, scratch or
+    /// workgroups beyond `limits`.
+    pub fn new(
         config: &Config,
         shape: &Shape,
         limits: &wgpu::Limits,
@@ -91,7 +87,7 @@ impl Plan {
         if shape.seq_len > required {
             return Err(PlanError::SeqLen { required, actual: shape.seq_len });
         }
-        let state_len = state_len(config, shape.kv_heads)?;
+        let state_len = state_len(config, shape.value_heads)?;
         if let Some(slots) = shape.slots {
             elements("pool", &[slots, state_len])?;
         }
@@ -209,7 +205,7 @@ impl Plan {
         let places = self.tuning.layout.places();
         let sequences = u64::from(self.shape.sequences());
         if self.is_decode {
-            let items = sequences * u64::from(self.shape.kv_heads);
+            let items = sequences * u64::from(self.shape.value_heads);
             let places = decode_places(&self.config, self.layout());
             self.dispatches.push(fold(Stage::DecodeStep, items, places, limits)?);
             return Ok(());
@@ -217,7 +213,7 @@ impl Plan {
         if self.has_table() {
             self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
         }
-        let per_segment = u64::from(self.shape.kv_heads)
+        let per_segment = u64::from(self.shape.value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         if self.cut.most > 1 {
@@ -350,7 +346,7 @@ impl Plan {
 
     /// Query rows of a call that read one key/value head of a sequence.
     pub(crate) fn rows_per_state(&self) -> u32 {
-        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.kv_heads)
+        self.shape.max_len().saturating_mul(self.shape.value_group())
     }
 
     pub(crate) fn places_per_state(&self) -> u32 {
@@ -390,14 +386,14 @@ impl Plan {
     pub(crate) fn head_tile(&self) -> u32 {
         match self.layout() {
             Layout::Workgroup { chunk_queries, .. } => {
-                (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
+                self.shape.value_group().min(chunk_queries)
             }
             Layout::Thread { .. } => 1,
         }
     }
 
     pub(crate) fn head_blocks(&self) -> u32 {
-        (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+        self.shape.value_group().div_ceil(self.head_tile())
     }
 
     /// Blocks that F falls into, each with places of its own: with more than one, each leaves a

@@ -83,6 +83,8 @@ impl Plan {
 
     /// Segments of `len` tokens.
     fn cut_at(&self, len: u32) -> Cut {
+        // A call without tokens has empty segments.
+        let len = len.max(1);
         let shape = self.shape();
         let most = shape.max_len().div_ceil(len).max(1);
         let sequences = u64::from(shape.sequences());
@@ -101,7 +103,7 @@ impl Plan {
             }
             // As many of the longest as there are tokens for, and the others empty.
             Packing::AtMost { .. } => {
-                let long = (tokens / u64::from(shape.max_len())).min(sequences);
+                let long = (tokens / u64::from(shape.max_len().max(1))).min(sequences);
                 (sequences + long * u64::from(most - 1), long * u64::from(most - 1))
             }
         };
@@ -128,7 +130,7 @@ impl Plan {
     /// ends at most the longest of them after an even one. A token costs half as much in
     /// `segment_state` as in `segment_output`.
     fn packed_cost(&self, cut: &Cut) -> u64 {
-        let per_token = u64::from(self.shape().kv_heads)
+        let per_token = u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let shared = |tokens: u64, places: u64| {
@@ -148,7 +150,7 @@ impl Plan {
         let (least, most) = self.segment_bounds(seq_len);
         let at_a_time = self.at_a_time();
         let state_places = u64::from(self.shape().batch)
-            * u64::from(self.shape().kv_heads)
+            * u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let output_places = state_places * u64::from(self.head_blocks());

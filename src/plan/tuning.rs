@@ -127,6 +127,36 @@ impl Tuning {
         Ok(found)
     }
 
+    /// With another layout.
+    #[must_use]
+    pub fn with_layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// For a device that runs so many workgroups at a time.
+    #[must_use]
+    pub fn with_workgroups(self, workgroups: u32) -> Self {
+        Self { workgroups, ..self }
+    }
+
+    /// With another least length of a segment, in tokens.
+    #[must_use]
+    pub fn with_min_segment_len(self, min_segment_len: u32) -> Self {
+        Self { min_segment_len, ..self }
+    }
+
+    /// With another length, in tokens, above which a sequence has several segments.
+    #[must_use]
+    pub fn with_max_segment_len(self, max_segment_len: u32) -> Self {
+        Self { max_segment_len, ..self }
+    }
+
+    /// With another length, in tokens, of the segments of such a sequence.
+    #[must_use]
+    pub fn with_cut_segment_len(self, cut_segment_len: u32) -> Self {
+        Self { cut_segment_len, ..self }
+    }
+
     /// Whether pipelines compiled for the one serve the other: only the plan reads the
     /// segments' sizes.
     #[must_use]

@@ -53,11 +53,10 @@ impl Normalization {
 /// ```
 /// use linear_attention::{Config, FeatureMap, Normalization};
 ///
-/// let mut config = Config::new(64, 64); // elu + 1, normalised, eps = 0, scale 1
-/// config.feature_map = FeatureMap::Relu;
-/// config.scale = 0.125;
+/// // elu + 1, normalised, eps = 0, scale 1
+/// let config = Config::new(64, 64);
 /// assert_eq!(config.normalization, Normalization::Sum { eps: 0.0 });
-/// config.validate().unwrap();
+/// config.with_feature_map(FeatureMap::Relu).with_scale(0.125).validate().unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -66,10 +65,10 @@ pub struct Config {
     pub key_dim: u32,
     /// V, the width of v and o: 1 to [`MAX_DIM`].
     pub value_dim: u32,
-    /// φ, of keys and, unless `query_map` says otherwise, of queries.
+    /// φ, of keys and, unless `query_feature_map` says otherwise, of queries.
     pub feature_map: FeatureMap,
     /// Another φ for queries, of as many features.
-    pub query_map: Option<FeatureMap>,
+    pub query_feature_map: Option<FeatureMap>,
     /// Whether rows of q and k are divided by their lengths before φ:
     /// x / (Σ x_i² + 1e-6)^(1/2), with flash-linear-attention's eps.
     pub l2_norm: bool,
@@ -89,12 +88,49 @@ impl Config {
             key_dim,
             value_dim,
             feature_map: FeatureMap::default(),
-            query_map: None,
+            query_feature_map: None,
             l2_norm: false,
             normalization: Normalization::default(),
             scale: 1.0,
             dtype: Dtype::default(),
         }
+    }
+
+    /// With another φ, of keys and, unless [`Config::with_query_feature_map`] says otherwise, of
+    /// queries.
+    #[must_use]
+    pub fn with_feature_map(self, feature_map: FeatureMap) -> Self {
+        Self { feature_map, ..self }
+    }
+
+    /// With a φ of queries that is not that of keys.
+    #[must_use]
+    pub fn with_query_feature_map(self, feature_map: FeatureMap) -> Self {
+        Self { query_feature_map: Some(feature_map), ..self }
+    }
+
+    /// With or without division of rows by their L2 norms before φ.
+    #[must_use]
+    pub fn with_l2_norm(self, l2_norm: bool) -> Self {
+        Self { l2_norm, ..self }
+    }
+
+    /// With another denominator.
+    #[must_use]
+    pub fn with_normalization(self, normalization: Normalization) -> Self {
+        Self { normalization, ..self }
+    }
+
+    /// With another scale s.
+    #[must_use]
+    pub fn with_scale(self, scale: f32) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// With another element type of q, k, v and o.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// Whether a pipeline can be made of it.
@@ -153,7 +189,7 @@ impl Config {
     /// φ of queries.
     #[must_use]
     pub fn query_map(&self) -> &FeatureMap {
-        self.query_map.as_ref().unwrap_or(&self.feature_map)
+        self.query_feature_map.as_ref().unwrap_or(&self.feature_map)
     }
 
     /// F.

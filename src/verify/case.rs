@@ -65,7 +65,7 @@ impl Case {
             "16 bits"
         } else if feature_blocks(config) > 1 {
             "F in blocks"
-        } else if !is_early || config.query_map.is_some() || config.l2_norm {
+        } else if !is_early || config.query_feature_map.is_some() || config.l2_norm {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
             "steps and short runs"
@@ -102,7 +102,7 @@ impl Case {
         }
         let (sequences, tokens) = (known.sequences() + 2, known.seq_len + 5);
         let mut shape = Shape::packed_at_most(sequences, tokens, known.max_len(), known.heads)
-            .with_kv_heads(known.kv_heads);
+            .with_kv_heads(known.value_heads);
         shape.slots = known.slots.map(|slots| slots + 2);
         shape
     }
@@ -166,8 +166,9 @@ pub(crate) struct Drawn {
 
 impl Drawn {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let initial = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
-        Inputs { q: &self.q, k: &self.k, v: &self.v, initial, weights: self.weights.as_ref() }
+        let initial_state = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
+        let weights = self.weights.as_ref();
+        Inputs { q: &self.q, k: &self.k, v: &self.v, initial_state, weights }
     }
 }
 

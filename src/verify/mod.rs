@@ -58,6 +58,44 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// With inputs from another seed.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// With or without checks in the shaders.
+    #[must_use]
+    pub fn with_checks(self, checks: ShaderChecks) -> Self {
+        Self { checks, ..self }
+    }
+
+    /// With the cases alone whose name contains this.
+    #[must_use]
+    pub fn with_filter(self, filter: impl Into<String>) -> Self {
+        Self { filter: Some(filter.into()), ..self }
+    }
+
+    /// With sizes chosen by the caller; with those of the library for `None`.
+    #[must_use]
+    pub fn with_tuning(self, tuning: impl Into<Option<Tuning>>) -> Self {
+        Self { tuning: tuning.into(), ..self }
+    }
+
+    /// With a shader made wrong on purpose.
+    #[must_use]
+    pub fn with_mutation(self, mutation: Mutation) -> Self {
+        Self { mutation: Some(mutation), ..self }
+    }
+
+    /// With a config of the caller's own.
+    #[must_use]
+    pub fn with_config(self, config: Config) -> Self {
+        Self { config: Some(config), ..self }
+    }
+}
+
 /// What a run found.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -13,15 +13,14 @@ use crate::{ALL, config_of, named};
 fn signs() {
     let may_be_negative = ["identity", "silu", "product:5", "fourier:8"];
     for name in ALL {
-        let mut config = Config::new(6, 6);
-        config.feature_map = named(name);
+        let config = Config::new(6, 6).with_feature_map(named(name));
         let refused = matches!(config.validate(), Err(ConfigError::SignedSum { .. }));
         assert_eq!(refused, may_be_negative.contains(&name), "{name}");
     }
     // Weights of taylor with itself are never negative; with another map they may be.
-    let mut config = Config::new(2, 1);
-    config.feature_map = FeatureMap::Taylor;
-    config.query_map = Some(FeatureMap::T2r { features: 6 });
+    let config = Config::new(2, 1)
+        .with_feature_map(FeatureMap::Taylor)
+        .with_query_feature_map(FeatureMap::T2r { features: 6 });
     assert!(matches!(config.validate(), Err(ConfigError::SignedSum { .. })));
 }
 
@@ -79,7 +78,7 @@ fn no_map_sees_the_future() {
         let shape = Shape::new(1, tokens, 1);
         let run = |k: &[f32]| {
             let (q, v) = (numbers(1, 72), numbers(3, 36));
-            let inputs = Inputs { weights: weights.as_ref(), ..Inputs::new(&q, k, &v) };
+            let inputs = Inputs::new(&q, k, &v).with_weights(weights.as_ref());
             recurrent(&config, &shape, inputs).unwrap().o
         };
         let (mut k, before) = (numbers(2, 72), run(&numbers(2, 72)));

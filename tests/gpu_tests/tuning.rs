@@ -34,9 +34,7 @@ fn every_candidate_is_right(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed
                 continue;
             }
             seen.push(tuning.layout);
-            let mut options = Options::default();
-            options.filter = Some(case.to_owned());
-            options.tuning = Some(tuning);
+            let options = Options::default().with_filter(case).with_tuning(tuning);
             let report = verify::run(&gpu.device, &gpu.queue, &options);
             if !report.passed() {
                 return Err(format!("{case} is wrong with {tuning:?}: {:?}", report.rows).into());
@@ -66,13 +64,12 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         }
     }
     let best = measured.iter().min_by_key(|candidate| candidate.time);
-    let mut options = linear_attention::Options::default();
-    options.tuning = best.map(|best| best.tuning);
+    let options = linear_attention::Options::default().with_tuning(best.map(|best| best.tuning));
     let tuned = LinearAttention::with_options(&gpu.device, a.config().clone(), &options)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * 16, salt));
     let inputs = Inputs::new(&q, &k, &v);
-    let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;
-    let expected = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    let found = tuned.run(&gpu.queue, &shape, inputs)?;
+    let expected = a.run(&gpu.queue, &shape, inputs)?;
     close("o", &expected.o, &found.o)
 }
 

@@ -42,8 +42,7 @@ type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
 ///         features[64 + i] = x.abs();
 ///     }
 /// })?;
-/// let mut config = Config::new(64, 64);
-/// config.feature_map = FeatureMap::Custom(map.non_negative().into());
+/// let config = Config::new(64, 64).with_feature_map(FeatureMap::Custom(map.non_negative().into()));
 /// config.validate()?;
 /// # Ok::<(), linear_attention::error::ConfigError>(())
 /// ```

@@ -1,7 +1,7 @@
 //! W and b of y = W x + b, given or drawn.
 
 use crate::error::WeightsError;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Normalization};
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::real::Real;
@@ -68,9 +68,9 @@ impl Projection {
     /// A map or K that a [`Config`] would refuse; [`WeightsError::Unexpected`] for a map without
     /// weights.
     pub fn draw(map: &FeatureMap, key_dim: u32, seed: u64) -> Result<Self, WeightsError> {
-        let mut config = Config::new(key_dim, 1);
-        config.feature_map = map.clone();
-        config.normalization = crate::problem::config::Normalization::None;
+        let config = Config::new(key_dim, 1)
+            .with_feature_map(map.clone())
+            .with_normalization(Normalization::None);
         config.validate()?;
         let projections = map.projections(key_dim);
         if projections == 0 {

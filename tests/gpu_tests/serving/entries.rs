@@ -22,9 +22,7 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
                 let limits = gpu.device.limits();
                 let mut tuning = Tuning::new(&config, &limits, device_type)?;
                 tuning.max_loop_iterations = 65_000;
-                let mut options = Options::default();
-                options.tuning = Some(tuning);
-                options.checks = checks;
+                let options = Options::default().with_tuning(tuning).with_checks(checks);
                 let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 impossible(gpu, &a, heads, kv_heads).map_err(|error| {
                     let message = error.message().unwrap_or_default();
@@ -105,7 +103,7 @@ pub(super) fn impossible(
                 let before = state_of(slot);
                 let (mu, nu) = before.split_at(g * k_dim * v_dim);
                 let shape = Shape::new(1, rows.len() as u32, heads).with_kv_heads(kv_heads);
-                let inputs = Inputs::new(&q, &k, &v).with_initial(mu, nu);
+                let inputs = Inputs::new(&q, &k, &v).with_initial_state(mu, nu);
                 let truth = reference::recurrent(config, &shape, inputs)?;
                 let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
                 close(&name, &f32s(&truth.o), &of(&o, h * v_dim))?;
@@ -172,7 +170,7 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
     }
     let readback = Readback::record(&gpu.device, &mut encoder, &[&caller.tensors[3]])?;
     gpu.queue.submit([encoder.finish()]);
-    let o = readback.wait(&gpu.device)?.concat();
+    let o = readback.wait()?.concat();
     let after = states(gpu, &pool)?;
     for (n, tokens) in [0..2, 2..3, 3..5, 5..6].into_iter().enumerate() {
         let slot = handles[7 - 2 * n];
@@ -180,9 +178,9 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
         let (mu, nu) = before.split_at(D * D);
         let rows = tokens.start * D..tokens.end * D;
         let inputs = Inputs::new(&q[rows.clone()], &k[rows.clone()], &v[rows.clone()]);
-        let inputs = inputs.with_initial(mu, nu);
+        let inputs = inputs.with_initial_state(mu, nu);
         let shape = Shape::new(1, tokens.len() as u32, 1);
-        let truth = reference::chunked(a.config(), &shape, inputs)?;
+        let truth = reference::mirror(a.config(), &shape, inputs)?;
         close("o", &truth.o, &o[rows])?;
         close("state", &[truth.mu, truth.nu].concat(), state(&after, slot))?;
     }

@@ -87,9 +87,9 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
             }
             Act::Away(user) => {
                 let index = user % users.len();
-                let snapshot = pool.snapshot(&gpu.device, &mut encoder, users[index].slot)?;
+                let snapshot = pool.snapshot(&mut encoder, users[index].slot)?;
                 gpu.queue.submit([encoder.finish()]);
-                let bytes = snapshot.wait(&gpu.device)?;
+                let bytes = snapshot.wait()?;
                 pool.free(users[index].slot)?;
                 // Someone takes the slot meanwhile, if there is another for the one who returns.
                 encoder = super::encoder(gpu);
@@ -97,7 +97,7 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
                 if pool.available() == 0 {
                     pool.free(other)?;
                 }
-                users[index].slot = pool.restore(&gpu.device, &mut encoder, &bytes)?;
+                users[index].slot = pool.restore(&mut encoder, &bytes)?;
                 if pool.index(other).is_ok() {
                     pool.free(other)?;
                 }
