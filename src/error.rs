@@ -271,19 +271,10 @@ pub enum PlanError {
     /// More sequences than one call may be told of by a buffer.
     #[error("sequences must be at most {required}, found {actual}")]
     Sequences {
-        /// What the tuning's `max_loop_iterations` allows.
+        /// The most that the device takes.
         required: u32,
         /// N.
         actual: u32,
-    },
-    /// The fewest tokens that go through the kernel together take more loop iterations than the
-    /// device makes: see [`Tuning::max_loop_iterations`](crate::tuning::Tuning::max_loop_iterations).
-    #[error("loop iterations of a chunk of tokens must be at most {required}, found {actual}")]
-    Iterations {
-        /// What the tuning allows.
-        required: u32,
-        /// What a chunk takes.
-        actual: u64,
     },
     /// A pool is larger than the device binds.
     #[error(

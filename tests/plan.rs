@@ -319,7 +319,7 @@ proptest! {
     #[test]
     fn any_numbers(
         b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
-        workgroups in size(), least in size(), most in size(), loops in size(),
+        workgroups in size(), least in size(), most in size(),
         kind in 0u32..5, slots in size(), lengths in prop::collection::vec(size(), 0..4),
         maps in [feature_map(), feature_map()], is_apart in any::<bool>(), l2_norm in any::<bool>(),
     ) {
@@ -345,7 +345,6 @@ proptest! {
             tuning.workgroups = workgroups;
             tuning.min_segment_len = least;
             tuning.max_segment_len = most;
-            tuning.max_loop_iterations = loops;
             if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
                 let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
                 prop_assert!(covered >= u64::from(shape.max_len()));

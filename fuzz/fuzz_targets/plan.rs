@@ -25,7 +25,7 @@ struct Numbers {
     shape: [u32; 5],
     slots: Option<u32>,
     lengths: Vec<u32>,
-    tuning: [u32; 5],
+    tuning: [u32; 4],
     heads: [u32; 2],
     is_software: bool,
 }
@@ -77,7 +77,6 @@ fuzz_target!(|numbers: Numbers| {
             tuning.min_segment_len,
             tuning.max_segment_len,
             tuning.cut_segment_len,
-            tuning.max_loop_iterations,
         ] = numbers.tuning;
         if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
             assert!(plan.scratch_size() <= limits.max_buffer_size);

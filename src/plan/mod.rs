@@ -12,7 +12,7 @@ pub use split::{Part, Split};
 
 use std::ops::Range;
 
-use crate::error::PlanError;
+use crate::error::{ConfigError, PlanError};
 use crate::kernel::layout::{Layout, SCAN_THREADS, decode_places, feature_blocks};
 use crate::plan::segments::{Cut, Segment};
 use crate::plan::tuning::Tuning;
@@ -157,7 +157,10 @@ impl Plan {
             _ => 0,
         };
         if actual > required.into() {
-            return Err(PlanError::Iterations { required, actual });
+            let what = "chunk_tokens and chunk_queries";
+            let required =
+                format!("so small that a chunk takes at most {required} loop iterations");
+            return Err(ConfigError::Tuning { what, required, actual }.into());
         }
         Ok(())
     }

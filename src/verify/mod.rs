@@ -202,7 +202,7 @@ fn attention<'a>(
 ) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
     let device_type = device.adapter_info().device_type;
     let mut tuning = match options.tuning {
-        Some(tuning) => tuning,
+        Some(tuning) => tuning.on(device_type),
         None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
     case.cut(&mut tuning);

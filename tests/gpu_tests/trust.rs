@@ -223,7 +223,7 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     }
     // No pipeline, pool or attention can be had there either.
     let (config, limits) = (Config::new(8, 8), wgpu::Limits::default());
-    let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other)?;
+    let tuning = Tuning::new(&config, &limits, own.device.adapter_info().device_type)?;
     let plan = Plan::new(&config, &shape, &limits, &tuning)?;
     let options = Options::default().with_tuning(tuning);
     let fresh = LinearAttention::with_options(&own.device, config, &options);

@@ -20,8 +20,7 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             for checks in [ShaderChecks::Checked, ShaderChecks::Unchecked] {
                 let limits = gpu.device.limits();
-                let mut tuning = Tuning::new(&config, &limits, device_type)?;
-                tuning.max_loop_iterations = 65_000;
+                let tuning = Tuning::new(&config, &limits, device_type)?;
                 let options = Options::default().with_tuning(tuning).with_checks(checks);
                 let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 impossible(gpu, &a, heads, kv_heads).map_err(|error| {
