@@ -560,10 +560,10 @@ pub enum Error {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
-    /// [`Shape::packed_at_most`](crate::Shape::packed_at_most).
+    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
-        /// `slots` or `packed_at_most`.
+        /// `slots` or `packed_up_to`.
         what: &'static str,
     },
     /// A slice has the wrong length.

@@ -3,6 +3,7 @@
 
 use linear_attention::error::{ConfigError, PlanError};
 use linear_attention::plan::Stage;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
@@ -260,8 +261,14 @@ fn packed_shapes_out_of_range_are_refused() {
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::packed(&[], 1)), PlanError::Zero { what: "sequences" });
     assert_eq!(refused(Shape::packed(&[0, 0], 1)), PlanError::Zero { what: "seq_len" });
-    assert_eq!(refused(Shape::packed_at_most(0, 8, 8, 1)), PlanError::Zero { what: "sequences" });
-    assert_eq!(refused(Shape::packed_at_most(2, 8, 0, 1)), PlanError::Zero { what: "max_len" });
+    assert_eq!(
+        refused(Shape::packed_up_to(PackedLimits { sequences: 0, tokens: 8, max_len: 8 }, 1)),
+        PlanError::Zero { what: "sequences" }
+    );
+    assert_eq!(
+        refused(Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 0 }, 1)),
+        PlanError::Zero { what: "max_len" }
+    );
     assert_eq!(refused(Shape::new(2, 8, 1).with_slots(0)), PlanError::Zero { what: "slots" });
     let mut shape = Shape::packed(&[3, 4], 1);
     shape.batch = 2;
@@ -288,7 +295,9 @@ fn a_short_run_is_one_dispatch() {
         Shape::new(256, 1, 8),
         Shape::new(256, 16, 8).with_slots(300),
         Shape::packed(&[3, 0, 16], 8),
-        Shape::packed_at_most(256, 300, 4, 8).with_kv_heads(2).with_slots(300),
+        Shape::packed_up_to(PackedLimits { sequences: 256, tokens: 300, max_len: 4 }, 8)
+            .with_kv_heads(2)
+            .with_slots(300),
     ] {
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
@@ -334,7 +343,7 @@ proptest! {
         let shape = match kind {
             0 | 1 => Shape::new(b, t, h),
             2 => Shape::packed(&lengths, h),
-            _ => Shape::packed_at_most(b, t, least, h),
+            _ => Shape::packed_up_to(PackedLimits { sequences: b, tokens: t, max_len: least }, h),
         };
         let mut shape = shape.with_kv_heads(g);
         shape.slots = (kind % 2 == 1).then_some(slots);

@@ -38,7 +38,7 @@ pub struct Tensors<'a> {
     /// [`StatePool::binding`](crate::serve::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
     /// What the call is told about its sequences when it runs, for a shape that has slots or is
-    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one.
+    /// [`packed_up_to`](crate::Shape::packed_up_to), and only for one.
     pub sequences: Option<Sequences<'a>>,
     /// The weights of the feature maps, where [`Config::needs_weights`](crate::Config::needs_weights),
     /// and only there.

@@ -252,7 +252,7 @@ impl Plan {
 
     /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
     pub(crate) fn reads_sequences(&self) -> bool {
-        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::AtMost { .. })
+        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::UpTo { .. })
     }
 
     /// Whether `sequence_table` makes a checked table of that.

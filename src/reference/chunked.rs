@@ -9,8 +9,9 @@ use crate::plan::Plan;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
-use crate::problem::io::{Inputs, Output, join_states, split_states};
+use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
+use crate::problem::state;
 
 use super::{Phi, Rows, check_weights};
 
@@ -40,7 +41,7 @@ pub fn chunked_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Erro
     inputs.check(plan.lens())?;
     check_weights(plan.config(), plan.shape(), inputs.weights)?;
     if plan.segment_list().is_none() {
-        return Err(Error::HostShape { what: "packed_at_most" });
+        return Err(Error::HostShape { what: "packed_up_to" });
     }
     let [q, k, v] = inputs.rounded(plan.config().dtype);
     let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
@@ -73,7 +74,7 @@ pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
     let n = plan.shape().sequences() as usize;
     let len = Sizes::new(plan).state_len();
     let mut sums = match inputs.initial_state {
-        Some(initial) => join_states(n, initial.mu, initial.nu),
+        Some(initial) => state::join(n, initial.mu, initial.nu),
         None => vec![0.0; n * len],
     };
     // What rounding took from each sum so far.
@@ -120,7 +121,7 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, starts: &[f32]) -> Output
             }
         }
     }
-    let (mu, nu) = split_states(sequences, lens.mu as usize, &ends);
+    let (mu, nu) = state::split(sequences, lens.mu as usize, &ends);
     Output::new(o, mu, nu)
 }
 

@@ -108,7 +108,7 @@ impl Rows {
 
 /// The tokens of each sequence.
 fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
-    shape.token_ranges().ok_or(Error::HostShape { what: "packed_at_most" })
+    shape.token_ranges().ok_or(Error::HostShape { what: "packed_up_to" })
 }
 
 /// s x / (s w + eps), or s x; 0 where the denominator is 0.
