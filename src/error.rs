@@ -238,13 +238,21 @@ pub enum PlanError {
         /// The field of [`Shape`](crate::Shape).
         what: &'static str,
     },
-    /// Query heads are not divided evenly among key/value heads.
-    #[error("kv_heads must divide heads = {heads}, found {kv_heads}")]
+    /// Query heads are not divided evenly among key heads.
+    #[error("key_heads must divide heads = {heads}, found {key_heads}")]
     Heads {
         /// H.
         heads: u32,
         /// G.
-        kv_heads: u32,
+        key_heads: u32,
+    },
+    /// There are not as many value heads as key heads.
+    #[error("value_heads must be {required}, as many as key heads, found {actual}")]
+    ValueHeads {
+        /// G.
+        required: u32,
+        /// E.
+        actual: u32,
     },
     /// A sequence is so long that token numbers could wrap.
     #[error("seq_len must be at most {required}, found {actual}")]

@@ -119,7 +119,7 @@ impl Told {
             })
             .collect();
         if let Some(slots) = shape.slots {
-            let pool = StatePool::new(device, plan.config(), shape.kv_heads, slots)?;
+            let pool = StatePool::new(device, plan.config(), shape.value_heads, slots)?;
             let mut encoder = device.create_command_encoder(&Default::default());
             let mut entries = Vec::with_capacity(lengths.len());
             for tokens in lengths.into_iter().take(slots as usize) {

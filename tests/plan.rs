@@ -52,10 +52,19 @@ fn shapes_out_of_range_are_refused() {
     assert_eq!(refused(Shape::new(0, 1, 1)), PlanError::Zero { what: "batch" });
     assert_eq!(refused(Shape::new(1, 0, 1)), PlanError::Zero { what: "seq_len" });
     assert_eq!(refused(Shape::new(1, 1, 0)), PlanError::Zero { what: "heads" });
-    assert_eq!(refused(Shape::new(1, 1, 1).with_kv_heads(0)), PlanError::Zero { what: "kv_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 1).with_kv_heads(0)),
+        PlanError::Zero { what: "key_heads" }
+    );
+    let zero = refused(Shape::new(1, 1, 1).with_value_heads(0));
+    assert_eq!(zero, PlanError::Zero { what: "value_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 6).with_kv_heads(3).with_value_heads(6)),
+        PlanError::ValueHeads { required: 3, actual: 6 }
+    );
     assert_eq!(
         refused(Shape::new(1, 1, 6).with_kv_heads(4)),
-        PlanError::Heads { heads: 6, kv_heads: 4 }
+        PlanError::Heads { heads: 6, key_heads: 4 }
     );
     assert_eq!(
         refused(Shape::new(1, 1 << 26, 1)),

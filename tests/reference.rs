@@ -132,7 +132,8 @@ fn problems() -> impl Strategy<Value = Problem> {
                 config.normalization = Normalization::None;
             }
             let weights = Weights::draw(&config, 1).unwrap();
-            (shape.heads, shape.kv_heads) = (g * group, g);
+            shape.heads = g * group;
+            shape = shape.with_kv_heads(g);
             let lens = shape.lens(&config).unwrap();
             let tensor = |len: u64, low: f32| prop::collection::vec(low..2.0f32, len as usize);
             (
@@ -194,7 +195,7 @@ proptest! {
         let Problem { config, shape, .. } = &problem;
         let all = naive(config, shape, problem.inputs()).unwrap();
         let n = shape.sequences() as usize;
-        let (g, k, v) = (shape.kv_heads, config.key_dim, config.value_dim);
+        let (g, k, v) = (shape.key_heads, config.key_dim, config.value_dim);
         let rows = |x: &[f32], tokens: &std::ops::Range<usize>, row: u32| {
             x[tokens.start * row as usize..tokens.end * row as usize].to_vec()
         };
@@ -251,7 +252,7 @@ proptest! {
     #[test]
     fn grouped_heads_are_repeated_heads(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
-        let group = (shape.heads / shape.kv_heads) as usize;
+        let group = (shape.heads / shape.key_heads) as usize;
         let inputs = problem.inputs_from_zero();
         let grouped = recurrent(config, shape, inputs).unwrap();
         let repeat = |x: &[f32], width: u32| -> Vec<f32> {

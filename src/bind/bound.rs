@@ -142,7 +142,7 @@ pub(crate) fn bind_group(
 /// The uniform of one dispatch.
 fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
     let shape = plan.shape();
-    let group = shape.heads / shape.kv_heads;
+    let group = shape.heads / shape.key_heads;
     let weights = weights.places(plan.config(), group);
     Params {
         sequences: shape.sequences(),
@@ -151,7 +151,7 @@ fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
         tokens: shape.batch * shape.seq_len,
         max_len: shape.max_len(),
         heads: shape.heads,
-        kv_heads: shape.kv_heads,
+        kv_heads: shape.value_heads,
         group,
         head_tile: plan.head_tile(),
         head_blocks: plan.head_blocks(),

@@ -25,7 +25,7 @@ impl Plan {
             (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)
                 * size;
         if self.has_scratch_states() {
-            let per_token = u64::from(self.shape.kv_heads)
+            let per_token = u64::from(self.shape.value_heads)
                 * features
                 * (slices * u64::from(self.config.key_dim) + u64::from(self.config.value_dim));
             bytes += self.cut.again * per_token * size;
@@ -43,7 +43,7 @@ impl Plan {
         let config = &self.config;
         let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
         let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
-        let kv_heads = u64::from(self.shape.kv_heads);
+        let kv_heads = u64::from(self.shape.value_heads);
         let o_rows = tokens * u64::from(self.shape.heads);
         let blocks = if self.is_decode { 1 } else { u64::from(self.head_blocks()) };
         let project = |map: &FeatureMap| {

@@ -86,7 +86,7 @@ impl Plan {
         if shape.seq_len > required {
             return Err(PlanError::SeqLen { required, actual: shape.seq_len });
         }
-        let state_len = state_len(config, shape.kv_heads)?;
+        let state_len = state_len(config, shape.value_heads)?;
         if let Some(slots) = shape.slots {
             elements("pool", &[slots, state_len])?;
         }
@@ -207,7 +207,7 @@ impl Plan {
         let places = self.tuning.layout.places();
         let sequences = u64::from(self.shape.sequences());
         if self.is_decode {
-            let items = sequences * u64::from(self.shape.kv_heads);
+            let items = sequences * u64::from(self.shape.value_heads);
             let places = decode_places(&self.config, self.layout());
             self.dispatches.push(fold(Stage::DecodeStep, items, places, limits)?);
             return Ok(());
@@ -215,7 +215,7 @@ impl Plan {
         if self.has_table() {
             self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
         }
-        let per_segment = u64::from(self.shape.kv_heads)
+        let per_segment = u64::from(self.shape.value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         if self.cut.most > 1 {
@@ -348,7 +348,7 @@ impl Plan {
 
     /// Query rows of a call that read one key/value head of a sequence.
     pub(crate) fn rows_per_state(&self) -> u32 {
-        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.kv_heads)
+        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.key_heads)
     }
 
     pub(crate) fn places_per_state(&self) -> u32 {
@@ -388,14 +388,14 @@ impl Plan {
     pub(crate) fn head_tile(&self) -> u32 {
         match self.layout() {
             Layout::Workgroup { chunk_queries, .. } => {
-                (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
+                (self.shape.heads / self.shape.key_heads).min(chunk_queries)
             }
             Layout::Thread { .. } => 1,
         }
     }
 
     pub(crate) fn head_blocks(&self) -> u32 {
-        (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+        (self.shape.heads / self.shape.key_heads).div_ceil(self.head_tile())
     }
 
     /// Blocks that F falls into, each with places of its own: with more than one, each leaves a

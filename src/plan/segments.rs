@@ -128,7 +128,7 @@ impl Plan {
     /// ends at most the longest of them after an even one. A token costs half as much in
     /// `segment_state` as in `segment_output`.
     fn packed_cost(&self, cut: &Cut) -> u64 {
-        let per_token = u64::from(self.shape().kv_heads)
+        let per_token = u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let shared = |tokens: u64, places: u64| {
@@ -148,7 +148,7 @@ impl Plan {
         let (least, most) = self.segment_bounds(seq_len);
         let at_a_time = self.at_a_time();
         let state_places = u64::from(self.shape().batch)
-            * u64::from(self.shape().kv_heads)
+            * u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let output_places = state_places * u64::from(self.head_blocks());

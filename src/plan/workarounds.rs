@@ -33,7 +33,7 @@ impl Plan {
         let config = self.config();
         let shape = self.shape();
         let tokens = u64::from(shape.max_len());
-        let group = u64::from(shape.heads / shape.kv_heads);
+        let group = u64::from(shape.heads / shape.key_heads);
         let entries = u64::from(shape.sequences()) + 2;
         if let Layout::Thread { .. } = self.layout() {
             // As many rows at a time as there is room for, four features at a time, for which

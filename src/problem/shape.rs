@@ -31,8 +31,10 @@ pub struct Shape {
     pub seq_len: u32,
     /// H, query heads.
     pub heads: u32,
-    /// G, key/value heads; divides H. Query head h reads key/value head h / (H/G).
-    pub kv_heads: u32,
+    /// G, heads of k; divides H. Query head h reads key head h / (H/G).
+    pub key_heads: u32,
+    /// E, heads of v and of the state: G, so far.
+    pub value_heads: u32,
     /// How sequences lie along T.
     pub packing: Packing,
     /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
@@ -74,7 +76,7 @@ impl Shape {
     #[must_use]
     pub fn new(batch: u32, seq_len: u32, heads: u32) -> Self {
         let packing = Packing::Equal;
-        Self { batch, seq_len, heads, kv_heads: heads, packing, slots: None }
+        Self { batch, seq_len, heads, key_heads: heads, value_heads: heads, packing, slots: None }
     }
 
     /// N sequences of these lengths, side by side along one axis T without padding, as
@@ -97,10 +99,22 @@ impl Shape {
         Self { packing, ..Self::new(1, tokens, heads) }
     }
 
-    /// The same with G key/value heads, each read by H/G query heads.
+    /// The same with as many key heads G as value heads E, each read by H/G query heads.
     #[must_use]
     pub fn with_kv_heads(self, kv_heads: u32) -> Self {
-        Self { kv_heads, ..self }
+        Self { key_heads: kv_heads, value_heads: kv_heads, ..self }
+    }
+
+    /// The same with G key heads.
+    #[must_use]
+    pub fn with_key_heads(self, key_heads: u32) -> Self {
+        Self { key_heads, ..self }
+    }
+
+    /// The same with E value heads.
+    #[must_use]
+    pub fn with_value_heads(self, value_heads: u32) -> Self {
+        Self { value_heads, ..self }
     }
 
     /// The same with states in a pool of `slots` slots: each sequence's is read from its slot
@@ -166,15 +180,20 @@ impl Shape {
             ("seq_len", self.seq_len),
             ("max_len", self.max_len()),
             ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
+            ("key_heads", self.key_heads),
+            ("value_heads", self.value_heads),
             ("slots", self.slots.unwrap_or(1)),
         ] {
             if size == 0 {
                 return Err(PlanError::Zero { what });
             }
         }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(PlanError::Heads { heads: self.heads, kv_heads: self.kv_heads });
+        if !self.heads.is_multiple_of(self.key_heads) {
+            return Err(PlanError::Heads { heads: self.heads, key_heads: self.key_heads });
+        }
+        if self.value_heads != self.key_heads {
+            let (required, actual) = (self.key_heads, self.value_heads);
+            return Err(PlanError::ValueHeads { required, actual });
         }
         if self.is_packed() && self.batch != 1 {
             return Err(PlanError::PackedBatch { actual: self.batch });
@@ -188,25 +207,26 @@ impl Shape {
                 return Err(PlanError::Lengths { required: self.seq_len, actual: sum });
             }
         }
-        let (b, t, h, g) = (self.batch, self.seq_len, self.heads, self.kv_heads);
+        let (b, t, h) = (self.batch, self.seq_len, self.heads);
+        let (g, e) = (self.key_heads, self.value_heads);
         let (k, v, n) = (config.key_dim, config.value_dim, self.sequences());
         let f = config.features();
         Ok(Lens {
             q: elements("q", &[b, t, h, k])?,
             k: elements("k", &[b, t, g, k])?,
-            v: elements("v", &[b, t, g, v])?,
+            v: elements("v", &[b, t, e, v])?,
             o: elements("o", &[b, t, h, v])?,
-            mu: elements("mu", &[n, g, f, v])?,
-            nu: elements("nu", &[n, g, f])?,
-            state: elements("state", &[n, state_len(config, g)?])?,
+            mu: elements("mu", &[n, e, f, v])?,
+            nu: elements("nu", &[n, e, f])?,
+            state: elements("state", &[n, state_len(config, e)?])?,
         })
     }
 }
 
 /// Elements of the state of one sequence: mu `[G,F,V]`, then nu `[G,F]`.
-pub(crate) fn state_len(config: &Config, kv_heads: u32) -> Result<u32, PlanError> {
+pub(crate) fn state_len(config: &Config, value_heads: u32) -> Result<u32, PlanError> {
     let len =
-        elements("state", &[kv_heads, config.features(), config.value_dim.saturating_add(1)])?;
+        elements("state", &[value_heads, config.features(), config.value_dim.saturating_add(1)])?;
     // `elements` refuses what 32 bits cannot index.
     Ok(len as u32)
 }

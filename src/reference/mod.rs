@@ -87,7 +87,7 @@ struct Rows {
 
 impl Rows {
     fn new(shape: &Shape) -> Self {
-        Self { heads: shape.heads as usize, kv_heads: shape.kv_heads as usize }
+        Self { heads: shape.heads as usize, kv_heads: shape.key_heads as usize }
     }
 
     /// Row of token t, query head h in q and o.

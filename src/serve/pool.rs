@@ -312,7 +312,7 @@ impl StatePool {
         let refuse = |what, required: String, actual: String| {
             Err(PoolError::Pool { what, required, actual })
         };
-        let kv_heads = plan.shape().kv_heads;
+        let kv_heads = plan.shape().value_heads;
         if kv_heads != self.kv_heads {
             return refuse("kv_heads", kv_heads.to_string(), self.kv_heads.to_string());
         }

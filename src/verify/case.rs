@@ -106,7 +106,8 @@ impl Case {
             PackedLimits { sequences, tokens, max_len: known.max_len() },
             known.heads,
         )
-        .with_kv_heads(known.kv_heads);
+        .with_key_heads(known.key_heads)
+        .with_value_heads(known.value_heads);
         shape.slots = known.slots.map(|slots| slots + 2);
         shape
     }

@@ -273,7 +273,7 @@ impl Run<'_> {
 
     /// What a segment adds, in f64, straight from the sums.
     fn added_truth(&self, segment: &Segment) -> Vec<f64> {
-        let (config, kv_heads) = (&self.case.config, self.case.shape.kv_heads as usize);
+        let (config, kv_heads) = (&self.case.config, self.case.shape.value_heads as usize);
         let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
         let features = config.features() as usize;
         let phi = Phi::of_keys(config, self.drawn.weights.as_ref());

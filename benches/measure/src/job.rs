@@ -284,7 +284,7 @@ fn pool(
     slots: u32,
     drawn: &Drawn,
 ) -> Result<(StatePool, Batch), MeasureError> {
-    let pool = StatePool::new(device, plan.config(), plan.shape().kv_heads, slots)?;
+    let pool = StatePool::new(device, plan.config(), plan.shape().value_heads, slots)?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let handles: Result<Vec<Slot>, _> = (0..slots).map(|_| pool.allocate(&mut encoder)).collect();
     queue.submit([encoder.finish()]);

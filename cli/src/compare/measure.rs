@@ -108,7 +108,7 @@ impl Compared {
 /// nearer than this has found out nothing about which token matters.
 pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Compared {
     let shape = &input.shape;
-    let (heads, kv_heads) = (shape.heads as usize, shape.kv_heads as usize);
+    let (heads, kv_heads) = (shape.heads as usize, shape.value_heads as usize);
     let width = config.value_dim as usize;
     let v = input.inputs().v;
     let mut o = Vec::with_capacity(truth.len());
@@ -171,7 +171,7 @@ pub(crate) fn compare(
         map: format!("{map}{sign}"),
         features: config.features(),
         weights,
-        state_bytes: StatePool::state_size(config, input.shape.kv_heads)
+        state_bytes: StatePool::state_size(config, input.shape.value_heads)
             .map_err(|error| Failure::Input(error.to_string()))?,
         scratch_bytes: cost.as_ref().map(|cost| cost.scratch_bytes),
         error: relative_error(&o, truth, |_| true, input),

@@ -81,8 +81,8 @@ impl Weights {
     ///
     /// As [`Weights::check`], whatever the heads are.
     pub fn encode(&self, config: &Config) -> Result<Vec<f32>, WeightsError> {
-        let mut shape = Shape::new(1, 1, self.heads().queries.max(1));
-        shape.kv_heads = self.heads().keys.max(1);
+        let (heads, kv_heads) = (self.heads().queries.max(1), self.heads().keys.max(1));
+        let shape = Shape::new(1, 1, heads).with_kv_heads(kv_heads);
         self.check(config, &shape)?;
         let mut words = Vec::new();
         if let Some(keys) = &self.keys {
@@ -144,7 +144,7 @@ impl WeightHeads {
         if needs(queries) && self.queries == 0 && size(keys) != size(queries) {
             return Err(WeightsError::Missing { what: "queries" });
         }
-        check_heads("keys", needs(keys), self.keys, shape.kv_heads)?;
+        check_heads("keys", needs(keys), self.keys, shape.key_heads)?;
         check_heads("queries", needs(queries), self.queries, shape.heads)
     }
 
