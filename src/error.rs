@@ -150,8 +150,8 @@ pub enum ConfigError {
         what: &'static str,
         /// The condition it fails.
         required: String,
-        /// The value found.
-        actual: u64,
+        /// The value found, printed.
+        actual: String,
     },
     /// wgpu or the driver refused an object, or the device failed.
     #[error(transparent)]

@@ -160,7 +160,7 @@ impl Plan {
             let what = "chunk_tokens and chunk_queries";
             let required =
                 format!("so small that a chunk takes at most {required} loop iterations");
-            return Err(ConfigError::Tuning { what, required, actual }.into());
+            return Err(ConfigError::Tuning { what, required, actual: actual.to_string() }.into());
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Tuning {
         Err(refused.unwrap_or(ConfigError::Tuning {
             what: "layout",
             required: "one that fits".to_owned(),
-            actual: 0,
+            actual: "none".to_owned(),
         }))
     }
 
@@ -179,7 +179,7 @@ impl Tuning {
         ] {
             if actual == 0 {
                 let required = "at least 1".to_owned();
-                return Err(ConfigError::Tuning { what, required, actual: 0 });
+                return Err(ConfigError::Tuning { what, required, actual: "0".to_owned() });
             }
         }
         self.layout.check(config, limits)
