@@ -155,7 +155,7 @@ pub(crate) struct Checked<'a> {
     /// Whether nobody has checked them.
     pub(crate) may_clash: bool,
     pub(crate) scratch: Option<Range<'a>>,
-    /// Whether the initial state lies in `final_`.
+    /// Whether the initial state lies in `final_state`.
     pub(crate) in_place: bool,
 }
 
