@@ -323,7 +323,8 @@ impl Plan {
         self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_shares.end)
     }
 
-    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs none.
+    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
+    /// none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
         let n = u64::from(self.shape.sequences());
