@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{Bound, Config, Inputs, LinearAttention, Plan, Readback, Shape, Tensors};
 
@@ -179,7 +180,7 @@ impl Server {
         let attention = LinearAttention::new(&device, config.clone())?;
         let pool = StatePool::new(&device, &config, KV_HEADS as u32, SLOTS)?;
         let shape = |sequences: u32, tokens, max_len| {
-            Shape::packed_at_most(sequences, tokens, max_len, HEADS as u32)
+            Shape::packed_up_to(PackedLimits { sequences, tokens, max_len }, HEADS as u32)
                 .with_kv_heads(KV_HEADS as u32)
                 .with_slots(SLOTS)
         };

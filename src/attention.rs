@@ -86,9 +86,10 @@ impl LinearAttention {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let limits = device.limits();
+        let device_type = device.adapter_info().device_type;
         let tuning = match options.tuning {
-            Some(tuning) => tuning,
-            None => Tuning::new(&config, &limits, device.adapter_info().device_type)?,
+            Some(tuning) => tuning.on(device_type),
+            None => Tuning::new(&config, &limits, device_type)?,
         };
         tuning.check(&config, &limits)?;
         let size = ABSENT_STRIDE * ABSENT_SLOTS;
@@ -131,7 +132,8 @@ impl LinearAttention {
         if plan.config() != &self.config {
             return Err(BindError::Plan { what: "config" });
         }
-        if plan.layout() != self.pipelines.layout() {
+        let (ours, theirs) = (&self.tuning, plan.tuning());
+        if !ours.compiles_like(theirs) || theirs.max_loop_iterations > ours.max_loop_iterations {
             return Err(BindError::Plan { what: "tuning" });
         }
         Ok(())
@@ -215,8 +217,9 @@ impl LinearAttention {
 
     /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
     ///
-    /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a sequence is cut, its state goes from
-    /// part to part in the final state, which must be bound then.
+    /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a
+    /// sequence is cut, its state goes from part to part in the final state, which must be bound
+    /// then.
     ///
     /// # Errors
     ///

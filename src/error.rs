@@ -150,8 +150,8 @@ pub enum ConfigError {
         what: &'static str,
         /// The condition it fails.
         required: String,
-        /// The value found.
-        actual: u64,
+        /// The value found, printed.
+        actual: String,
     },
     /// wgpu or the driver refused an object, or the device failed.
     #[error(transparent)]
@@ -279,19 +279,10 @@ pub enum PlanError {
     /// More sequences than one call may be told of by a buffer.
     #[error("sequences must be at most {required}, found {actual}")]
     Sequences {
-        /// What the tuning's `max_loop_iterations` allows.
+        /// The most that the device takes.
         required: u32,
         /// N.
         actual: u32,
-    },
-    /// The fewest tokens that go through the kernel together take more loop iterations than the
-    /// device makes: see [`Tuning::max_loop_iterations`](crate::tuning::Tuning::max_loop_iterations).
-    #[error("loop iterations of a chunk of tokens must be at most {required}, found {actual}")]
-    Iterations {
-        /// What the tuning allows.
-        required: u32,
-        /// What a chunk takes.
-        actual: u64,
     },
     /// A pool is larger than the device binds.
     #[error(
@@ -577,10 +568,10 @@ pub enum Error {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
-    /// [`Shape::packed_at_most`](crate::Shape::packed_at_most).
+    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
-        /// `slots` or `packed_at_most`.
+        /// `slots` or `packed_up_to`.
         what: &'static str,
     },
     /// A slice has the wrong length.

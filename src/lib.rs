@@ -42,12 +42,12 @@ pub mod feature_map {
 /// Shapes, and how many elements their tensors have.
 pub mod shape {
     pub use crate::problem::config::MAX_DIM;
-    pub use crate::problem::shape::{Lens, Packing, Shape};
+    pub use crate::problem::shape::{Lens, PackedLimits, Packing, Shape};
 }
 
 /// States as buffers hold them and as slices.
 pub mod state {
-    pub use crate::problem::io::{StateSlices, join_states, split_states};
+    pub use crate::problem::state::{StateSlices, join, split};
 }
 
 /// Sizes that fit a problem to a device, chosen or measured.

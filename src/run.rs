@@ -12,8 +12,9 @@ use crate::device::scope::scoped;
 use crate::error::Error;
 use crate::plan::split::Split;
 use crate::problem::config::Config;
-use crate::problem::io::{Inputs, Output, join_states, split_states};
+use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::state;
 
 /// The buffers of a call on host slices.
 struct Uploaded {
@@ -64,8 +65,8 @@ impl LinearAttention {
         if shape.slots.is_some() {
             return Err(Error::HostShape { what: "slots" });
         }
-        if matches!(shape.packing, Packing::AtMost { .. }) {
-            return Err(Error::HostShape { what: "packed_at_most" });
+        if matches!(shape.packing, Packing::UpTo { .. }) {
+            return Err(Error::HostShape { what: "packed_up_to" });
         }
         // What is too large to bind whole goes in parts.
         let split = self.split(shape)?;
@@ -94,7 +95,7 @@ impl LinearAttention {
         let scratch = empty("linear_attention.scratch", split.scratch_size().max(4))?;
         let states = empty("linear_attention.final_state", 4 * lens.state)?;
         let joined =
-            |mu: &[f32], nu: &[f32]| join_states(split.shape().sequences() as usize, mu, nu);
+            |mu: &[f32], nu: &[f32]| state::join(split.shape().sequences() as usize, mu, nu);
         let initial_state = match inputs.initial_state {
             Some(initial_state) => {
                 let states = joined(initial_state.mu, initial_state.nu);
@@ -126,6 +127,6 @@ fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<u8>>) -> Result<Ou
     // There are as many as were recorded.
     let [o, states] = <[Vec<u8>; 2]>::try_from(tensors).unwrap_or_default();
     let states: Vec<f32> = bytemuck::pod_collect_to_vec(&states);
-    let (mu, nu) = split_states(sequences, lens.mu as usize, &states);
+    let (mu, nu) = state::split(sequences, lens.mu as usize, &states);
     Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
 }

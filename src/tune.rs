@@ -111,7 +111,7 @@ impl Told {
             .map(|n| match &shape.packing {
                 Packing::Equal => shape.seq_len,
                 Packing::Lengths(lengths) => lengths.get(n as usize).copied().unwrap_or(0),
-                Packing::AtMost { .. } => {
+                Packing::UpTo { .. } => {
                     let len = shape.max_len().min(left);
                     left -= len;
                     len

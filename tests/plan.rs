@@ -3,6 +3,7 @@
 
 use linear_attention::error::{ConfigError, PlanError};
 use linear_attention::plan::Stage;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
@@ -51,10 +52,19 @@ fn shapes_out_of_range_are_refused() {
     assert_eq!(refused(Shape::new(0, 1, 1)), PlanError::Zero { what: "batch" });
     assert_eq!(refused(Shape::new(1, 0, 1)), PlanError::Zero { what: "seq_len" });
     assert_eq!(refused(Shape::new(1, 1, 0)), PlanError::Zero { what: "heads" });
-    assert_eq!(refused(Shape::new(1, 1, 1).with_kv_heads(0)), PlanError::Zero { what: "kv_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 1).with_kv_heads(0)),
+        PlanError::Zero { what: "key_heads" }
+    );
+    let zero = refused(Shape::new(1, 1, 1).with_value_heads(0));
+    assert_eq!(zero, PlanError::Zero { what: "value_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 6).with_kv_heads(3).with_value_heads(6)),
+        PlanError::ValueHeads { required: 3, actual: 6 }
+    );
     assert_eq!(
         refused(Shape::new(1, 1, 6).with_kv_heads(4)),
-        PlanError::Heads { heads: 6, kv_heads: 4 }
+        PlanError::Heads { heads: 6, key_heads: 4 }
     );
     assert_eq!(
         refused(Shape::new(1, 1 << 26, 1)),
@@ -260,8 +270,14 @@ fn packed_shapes_out_of_range_are_refused() {
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::packed(&[], 1)), PlanError::Zero { what: "sequences" });
     assert_eq!(refused(Shape::packed(&[0, 0], 1)), PlanError::Zero { what: "seq_len" });
-    assert_eq!(refused(Shape::packed_at_most(0, 8, 8, 1)), PlanError::Zero { what: "sequences" });
-    assert_eq!(refused(Shape::packed_at_most(2, 8, 0, 1)), PlanError::Zero { what: "max_len" });
+    assert_eq!(
+        refused(Shape::packed_up_to(PackedLimits { sequences: 0, tokens: 8, max_len: 8 }, 1)),
+        PlanError::Zero { what: "sequences" }
+    );
+    assert_eq!(
+        refused(Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 0 }, 1)),
+        PlanError::Zero { what: "max_len" }
+    );
     assert_eq!(refused(Shape::new(2, 8, 1).with_slots(0)), PlanError::Zero { what: "slots" });
     let mut shape = Shape::packed(&[3, 4], 1);
     shape.batch = 2;
@@ -288,7 +304,9 @@ fn a_short_run_is_one_dispatch() {
         Shape::new(256, 1, 8),
         Shape::new(256, 16, 8).with_slots(300),
         Shape::packed(&[3, 0, 16], 8),
-        Shape::packed_at_most(256, 300, 4, 8).with_kv_heads(2).with_slots(300),
+        Shape::packed_up_to(PackedLimits { sequences: 256, tokens: 300, max_len: 4 }, 8)
+            .with_kv_heads(2)
+            .with_slots(300),
     ] {
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
@@ -319,7 +337,7 @@ proptest! {
     #[test]
     fn any_numbers(
         b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
-        workgroups in size(), least in size(), most in size(), loops in size(),
+        workgroups in size(), least in size(), most in size(),
         kind in 0u32..5, slots in size(), lengths in prop::collection::vec(size(), 0..4),
         maps in [feature_map(), feature_map()], is_apart in any::<bool>(), l2_norm in any::<bool>(),
     ) {
@@ -334,7 +352,7 @@ proptest! {
         let shape = match kind {
             0 | 1 => Shape::new(b, t, h),
             2 => Shape::packed(&lengths, h),
-            _ => Shape::packed_at_most(b, t, least, h),
+            _ => Shape::packed_up_to(PackedLimits { sequences: b, tokens: t, max_len: least }, h),
         };
         let mut shape = shape.with_kv_heads(g);
         shape.slots = (kind % 2 == 1).then_some(slots);
@@ -345,7 +363,6 @@ proptest! {
             tuning.workgroups = workgroups;
             tuning.min_segment_len = least;
             tuning.max_segment_len = most;
-            tuning.max_loop_iterations = loops;
             if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
                 let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
                 prop_assert!(covered >= u64::from(shape.max_len()));

@@ -150,7 +150,7 @@ impl Input {
 
     /// The sizes of q, k and v.
     pub(crate) fn describe(&self, config: &Config) -> String {
-        let Shape { batch: b, seq_len: t, heads: h, kv_heads: g, .. } = self.shape;
+        let Shape { batch: b, seq_len: t, heads: h, key_heads: g, .. } = self.shape;
         let (k, v, dtype) = (config.key_dim, config.value_dim, self.dtype);
         format!("q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}")
     }
@@ -163,8 +163,8 @@ impl Input {
     /// The bytes of the output file that belongs to this input.
     pub(crate) fn encode(&self, output: &Results) -> Result<Vec<u8>, Failure> {
         let size = |n: u32| n as usize;
-        let Shape { batch, seq_len, heads, kv_heads, .. } = self.shape;
-        let (n, g) = (size(self.shape.sequences()), size(kv_heads));
+        let Shape { batch, seq_len, heads, value_heads, .. } = self.shape;
+        let (n, g) = (size(self.shape.sequences()), size(value_heads));
         let (f, v) = (size(self.features), size(self.value_dim));
         let o = from_f32(&output.o, self.dtype);
         let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));

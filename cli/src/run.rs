@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, DEFAULT_EPS, Dtype, LinearAttention, Normalization, Packing, States, reference,
+    Config, Dtype, LinearAttention, Normalization, Packing, States, reference,
     wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "normalize")]
     no_normalize: bool,
     /// Added to the sum of weights
-    #[arg(long, default_value_t = DEFAULT_EPS, allow_hyphen_values = true)]
+    #[arg(long, default_value_t = allow_hyphen_values = true)]
     eps: f32,
     /// Multiplies q after the feature map
     #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let output_file =
         args.output.as_deref().map(|path| OutputFile::new("--output", path)).transpose()?;
     let input = Input::read(&args.input, &mut config, Missing::DrawRandom(args.maps.seed))?;
-    input.inputs().check(&input.shape.lens(&config)?)?;
+    input.inputs().check(&config, &input.shape)?;
     let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
     if adapter.is_none() && !args.reference {
         eprintln!("NO ADAPTER can run this here: the CPU reference computes instead, slowly");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, Plan, Shape};
 use linear_attention::feature_map::{Projection, WeightHeads};
@@ -25,7 +26,7 @@ struct Numbers {
     shape: [u32; 5],
     slots: Option<u32>,
     lengths: Vec<u32>,
-    tuning: [u32; 5],
+    tuning: [u32; 4],
     heads: [u32; 2],
     is_software: bool,
 }
@@ -62,7 +63,7 @@ fuzz_target!(|numbers: Numbers| {
     let shape = match numbers.kind % 3 {
         0 => Shape::new(b, t, h),
         1 => Shape::packed(&numbers.lengths, h),
-        _ => Shape::packed_at_most(b, t, most, h),
+        _ => Shape::packed_up_to(PackedLimits { sequences: b, tokens: t, max_len: most }, h),
     };
     let mut shape = shape.with_kv_heads(g);
     shape.slots = numbers.slots;
@@ -77,7 +78,6 @@ fuzz_target!(|numbers: Numbers| {
             tuning.min_segment_len,
             tuning.max_segment_len,
             tuning.cut_segment_len,
-            tuning.max_loop_iterations,
         ] = numbers.tuning;
         if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
             assert!(plan.scratch_size() <= limits.max_buffer_size);

@@ -20,7 +20,7 @@ impl Default for ShaderChecks {
     }
 }
 
-/// What [`LinearAttention::with_options`](crate::LinearAttention::with_options) takes beside a config.
+/// Choices for [`LinearAttention::with_options`](crate::LinearAttention::with_options).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options<'a> {

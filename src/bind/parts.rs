@@ -24,7 +24,7 @@ pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) ->
             part.plan.lens().state * F32_SIZE,
         )
     };
-    let (lens, heads, kv_heads) = (part.plan.lens(), shape.heads, shape.value_heads);
+    let (lens, heads) = (part.plan.lens(), shape.heads);
     let final_state = whole.final_state.as_ref().map(states);
     let initial_state = if part.continues() {
         final_state.clone()
@@ -33,8 +33,8 @@ pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) ->
     };
     Tensors {
         q: rows(&whole.q, heads, config.key_dim, lens.q),
-        k: rows(&whole.k, kv_heads, config.key_dim, lens.k),
-        v: rows(&whole.v, kv_heads, config.value_dim, lens.v),
+        k: rows(&whole.k, shape.key_heads, config.key_dim, lens.k),
+        v: rows(&whole.v, shape.value_heads, config.value_dim, lens.v),
         o: rows(&whole.o, heads, config.value_dim, lens.o),
         initial_state,
         final_state,

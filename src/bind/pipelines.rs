@@ -51,10 +51,6 @@ impl Pipelines {
         Self { config, layout, checks, cache: options.cache.cloned(), stages }
     }
 
-    pub(crate) fn layout(&self) -> Layout {
-        self.layout
-    }
-
     pub(crate) fn bindings(&self, stage: Stage) -> &wgpu::BindGroupLayout {
         &self.stages[stage as usize].bindings
     }

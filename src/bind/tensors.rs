@@ -9,12 +9,12 @@ use crate::problem::feature_map::weights::WeightHeads;
 use crate::serve::sequences::Sequences;
 
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
-/// ranges of one buffer; none may overlap one that is written (`o`, `final_state`,
-/// `pool`, `sequences`), except that the initial state may be the very binding of the final one, which
+/// ranges of one buffer; none may overlap one that is written (`o`, `final_state`, `pool`,
+/// `sequences`), except that the initial state may be the very binding of the final one, which
 /// updates it in place where [`Plan::updates_in_place`] says so.
 ///
-/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, without gaps; a binding
-/// has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
+/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous; a
+/// binding has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
 ///
 /// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
 /// ([`Plan::state_size`] bytes).
@@ -38,10 +38,10 @@ pub struct Tensors<'a> {
     /// [`StatePool::binding`](crate::serve::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
     /// What the call is told about its sequences when it runs, for a shape that has slots or is
-    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one.
+    /// [`packed_up_to`](crate::Shape::packed_up_to), and only for one.
     pub sequences: Option<Sequences<'a>>,
-    /// The weights of the feature maps, where [`Config::needs_weights`](crate::Config::needs_weights),
-    /// and only there.
+    /// The weights of the feature maps, where
+    /// [`Config::needs_weights`](crate::Config::needs_weights), and only there.
     pub weights: Option<WeightsBinding<'a>>,
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct Checked<'a> {
     /// Whether nobody has checked them.
     pub(crate) may_clash: bool,
     pub(crate) scratch: Option<Range<'a>>,
-    /// Whether the initial state lies in `final_`.
+    /// Whether the initial state lies in `final_state`.
     pub(crate) in_place: bool,
 }
 

@@ -157,24 +157,24 @@ impl Layout {
     ///
     /// [`ConfigError::Tuning`] or [`ConfigError::Limit`], naming the first that is not met.
     pub fn check(self, config: &Config, limits: &wgpu::Limits) -> Result<(), ConfigError> {
-        let refuse = |what, required: &str, actual: u32| {
-            let required = required.to_owned();
-            Err(ConfigError::Tuning { what, required, actual: actual.into() })
+        let refuse = |what, required: &str, actual: &dyn ToString| {
+            let (required, actual) = (required.to_owned(), actual.to_string());
+            Err(ConfigError::Tuning { what, required, actual })
         };
         for (what, actual) in self.sizes() {
             // 2^16 of anything in a workgroup is beyond every device; it also keeps the
             // arithmetic of workgroup_memory far from overflow.
             if !(1..=1 << 16).contains(&actual) {
-                return refuse(what, "1 to 65536", actual);
+                return refuse(what, "1 to 65536", &actual);
             }
         }
         if let Self::Thread { value_quads, .. } = self {
             if ![1, 2, 4, 8].contains(&value_quads) {
-                return refuse("value_quads", "1, 2, 4 or 8", value_quads);
+                return refuse("value_quads", "1, 2, 4 or 8", &value_quads);
             }
             if !config.is_element_wise() {
                 let required = "workgroup for a feature map that needs more of a row than a number";
-                return refuse("layout", required, 0);
+                return refuse("layout", required, &"thread");
             }
         }
         let threads = self.threads(config).max(SCAN_THREADS.into());

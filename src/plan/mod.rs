@@ -12,7 +12,7 @@ pub use split::{Part, Split};
 
 use std::ops::Range;
 
-use crate::error::PlanError;
+use crate::error::{ConfigError, PlanError};
 use crate::kernel::layout::{Layout, SCAN_THREADS, decode_places, feature_blocks};
 use crate::plan::segments::{Cut, Segment};
 use crate::plan::tuning::Tuning;
@@ -158,7 +158,10 @@ impl Plan {
             _ => 0,
         };
         if actual > required.into() {
-            return Err(PlanError::Iterations { required, actual });
+            let what = "chunk_tokens and chunk_queries";
+            let required =
+                format!("so small that a chunk takes at most {required} loop iterations");
+            return Err(ConfigError::Tuning { what, required, actual: actual.to_string() }.into());
         }
         Ok(())
     }
@@ -250,7 +253,7 @@ impl Plan {
 
     /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
     pub(crate) fn reads_sequences(&self) -> bool {
-        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::AtMost { .. })
+        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::UpTo { .. })
     }
 
     /// Whether `sequence_table` makes a checked table of that.
@@ -321,7 +324,8 @@ impl Plan {
         self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_shares.end)
     }
 
-    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs none.
+    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
+    /// none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
         let n = u64::from(self.shape.sequences());

@@ -102,7 +102,7 @@ impl Plan {
                 (count, count - sequences)
             }
             // As many of the longest as there are tokens for, and the others empty.
-            Packing::AtMost { .. } => {
+            Packing::UpTo { .. } => {
                 let long = (tokens / u64::from(shape.max_len().max(1))).min(sequences);
                 (sequences + long * u64::from(most - 1), long * u64::from(most - 1))
             }

@@ -151,14 +151,15 @@ impl Step {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
         let size = config.dtype.size();
         let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
-        let (h, g) = (u64::from(shape.heads), u64::from(shape.value_heads));
-        let rows = [h * k * size, g * k * size, g * v * size, h * v * size];
+        let h = u64::from(shape.heads);
+        let [g, e] = [shape.key_heads, shape.value_heads].map(u64::from);
+        let rows = [h * k * size, g * k * size, e * v * size, h * v * size];
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
         let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
         let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let states = steps(g * u64::from(config.features()) * (v + 1) * F32_SIZE);
+        let states = steps(e * u64::from(config.features()) * (v + 1) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
         Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
     }

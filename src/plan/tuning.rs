@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use crate::kernel::layout::Layout;
+use crate::plan::workarounds::max_loop_iterations;
 use crate::problem::config::Config;
 
 /// Sizes that decide how fast a result comes, never what it is beyond rounding.
@@ -25,10 +26,9 @@ pub struct Tuning {
     /// Most tokens of a segment of a sequence that is so cut: each is added to a sum as large as
     /// all before it, and the fewer follow one another, the less that costs in accuracy.
     pub cut_segment_len: u32,
-    /// Loop iterations that an invocation may make. llvmpipe leaves every loop, silently,
-    /// when an invocation has made 65,535 iterations in all of its loops together; GPUs
-    /// have no such limit.
-    pub max_loop_iterations: u32,
+    /// Loop iterations that an invocation may make: a property of the device, not a choice.
+    #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
+    pub(crate) max_loop_iterations: u32,
 }
 
 impl Tuning {
@@ -65,7 +65,7 @@ impl Tuning {
                 min_segment_len: 128,
                 max_segment_len: 16_384,
                 cut_segment_len: 1024,
-                max_loop_iterations: if software { 65_000 } else { u32::MAX },
+                max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {
                 Ok(()) => return Ok(tuning),
@@ -76,7 +76,7 @@ impl Tuning {
         Err(refused.unwrap_or(ConfigError::Tuning {
             what: "layout",
             required: "one that fits".to_owned(),
-            actual: 0,
+            actual: "none".to_owned(),
         }))
     }
 
@@ -176,13 +176,18 @@ impl Tuning {
             ("min_segment_len", self.min_segment_len),
             ("max_segment_len", self.max_segment_len),
             ("cut_segment_len", self.cut_segment_len),
-            ("max_loop_iterations", self.max_loop_iterations),
         ] {
             if actual == 0 {
                 let required = "at least 1".to_owned();
-                return Err(ConfigError::Tuning { what, required, actual: 0 });
+                return Err(ConfigError::Tuning { what, required, actual: "0".to_owned() });
             }
         }
         self.layout.check(config, limits)
     }
+}
+
+/// Until [`LinearAttention::with_options`](crate::LinearAttention::with_options) knows the device.
+#[cfg(feature = "serde")]
+fn unlimited() -> u32 {
+    u32::MAX
 }

@@ -5,7 +5,24 @@ use crate::kernel::layout::Layout;
 use crate::kernel::layout::feature_threads;
 use crate::kernel::stage::is_mapped;
 use crate::plan::Plan;
+use crate::plan::tuning::Tuning;
 use crate::problem::feature_map::FeatureMap;
+
+/// Loop iterations of an invocation after which llvmpipe exits every loop, silently, less a few:
+/// `LP_MAX_TGSI_LOOP_ITERATIONS` is 65,535 in Mesa 22.3.6. GPUs have no such limit.
+const MAX_LOOP_ITERATIONS: u32 = 65_000;
+
+/// Loop iterations that an invocation may make on a device of this type.
+pub(crate) fn max_loop_iterations(device_type: wgpu::DeviceType) -> u32 {
+    if device_type == wgpu::DeviceType::Cpu { MAX_LOOP_ITERATIONS } else { u32::MAX }
+}
+
+impl Tuning {
+    /// The same, held to what a device of this type takes: it may have come from another.
+    pub(crate) fn on(self, device_type: wgpu::DeviceType) -> Self {
+        Self { max_loop_iterations: max_loop_iterations(device_type), ..self }
+    }
+}
 
 /// Most iterations of the search for the sequence of a segment.
 const SEARCH: u32 = 33;
@@ -91,7 +108,8 @@ impl Plan {
         let kept = maps.map(|map| u64::from(map.kept_projections(config.key_dim)));
         let kept = kept[0].max(kept[1]);
         let per_feature_quad = match config.custom_maps().next() {
-            Some(map) => map.iterations(config.key_dim).saturating_add(1).saturating_mul(4),
+            // A loop over x and one over y, in each call for one of four features.
+            Some(map) => 4 * (u64::from(config.key_dim) + u64::from(map.projections()) + 1),
             None => 2 * (row_quads + 1),
         };
         let each = |count: u64, iterations: u64| {

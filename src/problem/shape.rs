@@ -11,6 +11,7 @@ use crate::problem::tensor::Tensor;
 ///
 /// ```
 /// use linear_attention::Shape;
+/// use linear_attention::shape::PackedLimits;
 ///
 /// // Two sequences of 1024 tokens, 32 query heads that share 8 key/value heads.
 /// let equal = Shape::new(2, 1024, 32).with_kv_heads(8);
@@ -21,7 +22,8 @@ use crate::problem::tensor::Tensor;
 /// let packed = Shape::packed(&[700, 0, 3], 32).with_kv_heads(8);
 /// assert_eq!((packed.batch, packed.seq_len, packed.sequences()), (1, 703, 3));
 /// // Up to 64 sequences of up to 4 tokens whose lengths and states a buffer will tell.
-/// let decode = Shape::packed_at_most(64, 256, 4, 32).with_slots(1000);
+/// let limits = PackedLimits { sequences: 64, tokens: 256, max_len: 4 };
+/// let decode = Shape::packed_up_to(limits, 32).with_slots(1000);
 /// assert_eq!(decode.sequences(), 64);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,12 +56,24 @@ pub enum Packing {
     /// Side by side along T, with these numbers of tokens; their sum is T.
     Lengths(Arc<[u32]>),
     /// Side by side along T, with lengths that a buffer tells when the call runs.
-    AtMost {
+    UpTo {
         /// N, the sequences that the buffer has entries for; those it does not need are empty.
         sequences: u32,
         /// Tokens of the longest.
         max_len: u32,
     },
+}
+
+/// The most that a call of [`Shape::packed_up_to`] has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a literal names each number, and there are no more")]
+pub struct PackedLimits {
+    /// N, sequences.
+    pub sequences: u32,
+    /// T, tokens of all sequences together.
+    pub tokens: u32,
+    /// Tokens of one sequence.
+    pub max_len: u32,
 }
 
 impl Shape {
@@ -80,13 +94,13 @@ impl Shape {
         Self { packing: Packing::Lengths(lengths.into()), ..Self::new(1, seq_len, heads) }
     }
 
-    /// Up to `sequences` sequences of up to `max_len` tokens each and `tokens` together, side
-    /// by side along T. Which they are is read when the call runs, from what
-    /// [`Sequences`](crate::serve::Sequences) says, so one plan and one binding serve every step of an
-    /// engine.
+    /// Sequences within `limits`, contiguous along T. The call reads which they are when it runs,
+    /// from [`Sequences`](crate::serve::Sequences), so that one plan and one binding serve every
+    /// step of an engine.
     #[must_use]
-    pub fn packed_at_most(sequences: u32, tokens: u32, max_len: u32, heads: u32) -> Self {
-        let packing = Packing::AtMost { sequences, max_len };
+    pub fn packed_up_to(limits: PackedLimits, heads: u32) -> Self {
+        let PackedLimits { sequences, tokens, max_len } = limits;
+        let packing = Packing::UpTo { sequences, max_len };
         Self { packing, ..Self::new(1, tokens, heads) }
     }
 
@@ -143,7 +157,7 @@ impl Shape {
         match &self.packing {
             Packing::Equal => self.batch,
             Packing::Lengths(lengths) => u32::try_from(lengths.len()).unwrap_or(u32::MAX),
-            Packing::AtMost { sequences, .. } => *sequences,
+            Packing::UpTo { sequences, .. } => *sequences,
         }
     }
 
@@ -153,7 +167,7 @@ impl Shape {
         match &self.packing {
             Packing::Equal => self.seq_len,
             Packing::Lengths(lengths) => lengths.iter().copied().max().unwrap_or(0),
-            Packing::AtMost { max_len, .. } => (*max_len).min(self.seq_len),
+            Packing::UpTo { max_len, .. } => (*max_len).min(self.seq_len),
         }
     }
 
@@ -172,7 +186,7 @@ impl Shape {
         match &self.packing {
             Packing::Equal => Some(from(&mut (0..self.batch).map(|_| self.seq_len))),
             Packing::Lengths(lengths) => Some(from(&mut lengths.iter().copied())),
-            Packing::AtMost { .. } => None,
+            Packing::UpTo { .. } => None,
         }
     }
 

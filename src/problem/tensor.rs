@@ -1,4 +1,5 @@
 //! The table of tensors: name, dimensions, element type and access of each.
+#![allow(dead_code, reason = "plans and bindings do not read every column of the table yet")]
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
@@ -86,7 +87,7 @@ impl Tensor {
             Self::Nu => &["N", "E", "F"],
             Self::InitialState | Self::FinalState => &["N", "state"],
             Self::Pool => &["slots", "state"],
-            Self::Sequences => &["1 + (N + 1) + N"],
+            Self::Sequences => &["1 + (N+1) + N"],
             Self::Weights => &["heads", "W and b"],
         }
     }
@@ -102,8 +103,9 @@ impl Tensor {
     pub(crate) const fn access(self) -> Access {
         match self {
             Self::O | Self::FinalState => Access::Write,
-            // A device counts there the entries that it ignores.
-            Self::Pool | Self::Sequences => Access::ReadWrite,
+            // A device counts the entries that it ignores in the status, the first word of
+            // `sequences`.
+            Self::Mu | Self::Nu | Self::Pool | Self::Sequences => Access::ReadWrite,
             _ => Access::Read,
         }
     }

@@ -85,7 +85,7 @@ pub fn key_features(
 
 /// The tokens of each sequence.
 fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
-    shape.token_ranges().ok_or(Error::HostShape { what: "packed_at_most" })
+    shape.token_ranges().ok_or(Error::HostShape { what: "packed_up_to" })
 }
 
 /// A row x = q' mu of weight w = q' . nu as o has it: s x / (s w + eps gain), x / w where eps is 0, and

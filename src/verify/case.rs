@@ -9,8 +9,9 @@ use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::projection::Projection;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
-use crate::problem::io::{Inputs, StateSlices};
-use crate::problem::shape::{Lens, Shape};
+use crate::problem::io::Inputs;
+use crate::problem::shape::{Lens, PackedLimits, Shape};
+use crate::problem::state::StateSlices;
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]
@@ -101,8 +102,12 @@ impl Case {
             return known;
         }
         let (sequences, tokens) = (known.sequences() + 2, known.seq_len + 5);
-        let mut shape = Shape::packed_at_most(sequences, tokens, known.max_len(), known.heads)
-            .with_kv_heads(known.value_heads);
+        let mut shape = Shape::packed_up_to(
+            PackedLimits { sequences, tokens, max_len: known.max_len() },
+            known.heads,
+        )
+        .with_key_heads(known.key_heads)
+        .with_value_heads(known.value_heads);
         shape.slots = known.slots.map(|slots| slots + 2);
         shape
     }

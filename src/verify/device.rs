@@ -14,8 +14,9 @@ use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
-use crate::problem::io::{Output, join_states, split_states};
 use crate::problem::feature_map::phi::Phi;
+use crate::problem::io::Output;
+use crate::problem::state;
 use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
 
@@ -180,7 +181,7 @@ impl Run<'_> {
         if !is_clean {
             of_sequences.clear();
         }
-        let (mu, nu) = split_states(sequences, lens.mu as usize, &of_sequences);
+        let (mu, nu) = state::split(sequences, lens.mu as usize, &of_sequences);
         Output::new(o, mu, nu)
     }
 
@@ -220,7 +221,7 @@ impl Run<'_> {
         let (lens, shape) = (self.plan.lens(), self.plan.shape());
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
-        let mut initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
+        let mut initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut final_state = Vec::new();
         let mut final_len = lens.state;
         if let Some(slots) = shape.slots {
@@ -306,7 +307,7 @@ impl Run<'_> {
         let len = self.state_len();
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
-        let initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
+        let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut sum = vec![0.0; len];
         let mut truth = Vec::with_capacity(segments.len() * len);
         let mut current = usize::MAX;

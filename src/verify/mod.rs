@@ -12,11 +12,13 @@ mod case;
 mod cases;
 mod compare;
 mod device;
+#[cfg(feature = "mutation")]
 mod mutation;
 
 pub use case::{Case, Told};
 pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
+#[cfg(feature = "mutation")]
 pub use mutation::Mutation;
 
 use crate::attention::LinearAttention;
@@ -39,6 +41,7 @@ pub struct Options {
     /// `None`.
     pub tuning: Option<Tuning>,
     /// A shader made wrong on purpose: the report must then fail.
+    #[cfg(feature = "mutation")]
     pub mutation: Option<Mutation>,
     /// A config of the caller's own, with a custom map, say: it alone is then checked, on a few
     /// shapes, with weights that are drawn.
@@ -52,6 +55,7 @@ impl Default for Options {
             checks: ShaderChecks::default(),
             filter: None,
             tuning: None,
+            #[cfg(feature = "mutation")]
             mutation: None,
             config: None,
         }
@@ -84,6 +88,7 @@ impl Options {
     }
 
     /// With a shader made wrong on purpose.
+    #[cfg(feature = "mutation")]
     #[must_use]
     pub fn with_mutation(self, mutation: Mutation) -> Self {
         Self { mutation: Some(mutation), ..self }
@@ -178,6 +183,7 @@ async fn run_cases(
             on_row(&row);
             report.rows.push(row);
         }
+        #[cfg(feature = "mutation")]
         if options.mutation.is_some() && !report.passed() {
             break; // caught: the rest would only repeat it
         }
@@ -202,7 +208,7 @@ fn attention<'a>(
 ) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
     let device_type = device.adapter_info().device_type;
     let mut tuning = match options.tuning {
-        Some(tuning) => tuning,
+        Some(tuning) => tuning.on(device_type),
         None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
     case.cut(&mut tuning);
@@ -213,15 +219,17 @@ fn attention<'a>(
     }
     let attention_options =
         AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
-    let attention = LinearAttention::with_shaders(
-        device,
-        case.config.clone(),
-        &attention_options,
-        |stage, wgsl| match options.mutation {
-            Some(mutation) => mutation.edit(stage, wgsl),
-            None => wgsl,
-        },
-    )?;
+    let config = case.config.clone();
+    #[cfg(not(feature = "mutation"))]
+    let attention = LinearAttention::with_options(device, config, &attention_options)?;
+    #[cfg(feature = "mutation")]
+    let attention =
+        LinearAttention::with_shaders(device, config, &attention_options, |stage, wgsl| {
+            match options.mutation {
+                Some(mutation) => mutation.edit(stage, wgsl),
+                None => wgsl,
+            }
+        })?;
     compiled.push(attention);
     Ok((&compiled[compiled.len() - 1], tuning))
 }

@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use linear_attention::error::ConfigError;
 use linear_attention::feature_map::Weights;
-use linear_attention::reference::{chunked, key_features, recurrent};
+use linear_attention::reference::{mirror, key_features, recurrent};
 use linear_attention::{Config, Dtype, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::{ALL, config_of, named};
@@ -29,7 +29,7 @@ fn signs() {
 fn elu_does_not_cancel() {
     let x = [-15.0, -17.0, -18.0, -30.0, -80.0];
     let config = Config::new(5, 1);
-    let out = chunked(&config, &Shape::new(1, 1, 1), Inputs::new(&x, &x, &[1.0])).unwrap();
+    let out = mirror(&config, &Shape::new(1, 1, 1), Inputs::new(&x, &x, &[1.0])).unwrap();
     for (nu, x) in out.nu.iter().zip(x) {
         assert_relative_eq!(f64::from(*nu), f64::from(x).exp(), max_relative = 1e-6);
     }
@@ -99,7 +99,7 @@ fn eps_survives_half_precision() {
         config.normalization = Normalization::Sum { eps: 1e-10 };
         let shape = Shape::new(1, 2, 1);
         let (q, k) = ([-1.0, -1.0, 1e-4, 0.0], [1.0, 1.0, 1e-4, 0.0]);
-        let o = chunked(&config, &shape, Inputs::new(&q, &k, &[5.0, 7.0])).unwrap().o;
+        let o = mirror(&config, &shape, Inputs::new(&q, &k, &[5.0, 7.0])).unwrap().o;
         assert_eq!(o[0], 0.0);
         assert!((o[1] - 5.0).abs() < 0.01, "{}", o[1]);
     }

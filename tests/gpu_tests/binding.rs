@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use linear_attention::error::BindError;
 use linear_attention::plan::MAX_DECODE_LEN;
 use linear_attention::serve::Sequences;
-use linear_attention::state::{join_states, split_states};
+use linear_attention::state;
 use linear_attention::tuning::Layout;
 use linear_attention::wgpu::{self, BufferBinding, BufferUsages};
 use linear_attention::{Config, Inputs, LinearAttention, Plan, Readback, Shape, Tensors};
@@ -120,7 +120,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         tuning.min_segment_len = u32::MAX;
         tuning.max_segment_len = segment_len;
         let plan = Plan::new(a.config(), &shape, &gpu.device.limits(), &tuning)?;
-        let states = tensor(gpu, &join_states(2, &mu, &nu));
+        let states = tensor(gpu, &state::join(2, &mu, &nu));
         let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
         let o = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
         let scratch = tensor(gpu, &vec![f32::NAN; plan.scratch_size() as usize / 4 + 1]);
@@ -135,7 +135,7 @@ fn state_in_place(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
             gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let readback = Readback::record(&gpu.device, &mut encoder, &[&states])?;
         gpu.queue.submit([encoder.finish()]);
-        let (mu, nu) = split_states(2, mu.len(), &readback.wait()?[0]);
+        let (mu, nu) = state::split(2, mu.len(), &readback.wait()?[0]);
         super::properties::close("mu", &f32s(&truth.mu), &mu)?;
         super::properties::close("nu", &f32s(&truth.nu), &nu)?;
     }
@@ -161,7 +161,7 @@ fn shared_state(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let mut tuning = *a.tuning();
     tuning.min_segment_len = u32::MAX;
     let plan = Plan::new(&config, &shape, &gpu.device.limits(), &tuning)?;
-    let states = tensor(gpu, &join_states(4, &mu, &nu));
+    let states = tensor(gpu, &state::join(4, &mu, &nu));
     let [q, k, v] = [&q, &k, &v].map(|data| tensor(gpu, data));
     let o = tensor(gpu, &vec![f32::NAN; plan.lens().o as usize]);
     let tensors = Tensors::new(&q, &k, &v, &o)

@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 
 use libtest_mimic::Failed;
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, Device, Instance, PollType, Queue};
 use linear_attention::{
@@ -147,7 +148,9 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(8, 8);
     let attention = LinearAttention::new(device, config.clone())?;
     let pool = StatePool::new(device, &config, 1, 4)?;
-    let plan = attention.plan(&Shape::packed_at_most(2, 2, 1, 1).with_slots(4))?;
+    let plan = attention.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 2, max_len: 1 }, 1).with_slots(4),
+    )?;
     let batch = Batch::new(&plan, &pool)?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let slots = [pool.allocate(&mut encoder)?, pool.allocate(&mut encoder)?];
@@ -223,7 +226,7 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     }
     // No pipeline, pool or attention can be had there either.
     let (config, limits) = (Config::new(8, 8), wgpu::Limits::default());
-    let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other)?;
+    let tuning = Tuning::new(&config, &limits, own.device.adapter_info().device_type)?;
     let plan = Plan::new(&config, &shape, &limits, &tuning)?;
     let options = Options::default().with_tuning(tuning);
     let fresh = LinearAttention::with_options(&own.device, config, &options);

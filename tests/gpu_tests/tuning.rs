@@ -1,6 +1,7 @@
 //! Every way to compute gives the same result, and the fastest of them is found.
 
 use libtest_mimic::Failed;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning, tune_with};
 use linear_attention::verify::{self, Options};
 use linear_attention::{Config, Inputs, LinearAttention, Shape};
@@ -77,8 +78,9 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     for shape in [
         Shape::new(3, 1, 2).with_slots(4),
-        Shape::packed_at_most(3, 90, 40, 2).with_slots(4),
-        Shape::packed_at_most(3, 90, 40, 2),
+        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2)
+            .with_slots(4),
+        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2),
         Shape::packed(&[30, 0, 60], 2).with_slots(2),
     ] {
         let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| {})?;

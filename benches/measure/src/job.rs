@@ -5,7 +5,7 @@ use std::time::Instant;
 use linear_attention::feature_map::WeightsBuffer;
 use linear_attention::plan::Stage;
 use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
-use linear_attention::state::join_states;
+use linear_attention::state;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
@@ -289,7 +289,7 @@ fn pool(
     let handles: Result<Vec<Slot>, _> = (0..slots).map(|_| pool.allocate(&mut encoder)).collect();
     queue.submit([encoder.finish()]);
     if let Some([mu, nu]) = &drawn.state {
-        let states = join_states(slots as usize, mu, nu);
+        let states = state::join(slots as usize, mu, nu);
         queue.write_buffer(pool.binding().buffer, 0, bytemuck::cast_slice(&states));
     }
     let tokens = plan.shape().seq_len;

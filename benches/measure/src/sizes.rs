@@ -72,7 +72,7 @@ impl From<&Plan> for Sizes {
             b: shape.batch,
             t: shape.seq_len,
             h: shape.heads,
-            g: shape.value_heads,
+            g: shape.key_heads,
             k: config.key_dim,
             v: config.value_dim,
         }

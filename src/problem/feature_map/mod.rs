@@ -59,10 +59,9 @@ pub enum FeatureMap {
     /// elu(x) + 1, formed without its cancellation: x + 1 where x >= 0, e^x elsewhere.
     #[default]
     Elu,
-    /// e^x. A query is mapped less its own largest number, which takes part again where the row of
-    /// o is divided, so that the result is the same and no query overflows where o is normalised;
-    /// where it is not, o itself may. A key cannot be, since that would change its weight: beyond 88
-    /// it is infinite.
+    /// e^x. Where o is normalised the row max of a query is subtracted before exp, so that no query
+    /// overflows; the factor cancels in the quotient. A key has no such way out, since its factor is
+    /// its weight against other keys: beyond 88 it is infinite in f32, and an error of slices.
     Exp,
     /// x / (1 + e^-x). Can be negative.
     Silu,

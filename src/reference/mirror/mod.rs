@@ -48,7 +48,7 @@ pub fn mirror(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outp
 /// Inputs that do not fit the plan's shape, or lengths that only a buffer knows.
 pub fn mirror_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Error> {
     if plan.segment_list().is_none() {
-        return Err(Error::HostShape { what: "packed_at_most" });
+        return Err(Error::HostShape { what: "packed_up_to" });
     }
     inputs.check(plan.config(), plan.shape())?;
     let [q, k, v] = inputs.rounded(plan.config().dtype);

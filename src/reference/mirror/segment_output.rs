@@ -4,7 +4,8 @@
 use super::{Sizes, State, segments};
 use crate::plan::Plan;
 use crate::problem::config::Config;
-use crate::problem::io::{Inputs, Output, split_states};
+use crate::problem::io::{Inputs, Output};
+use crate::problem::state;
 
 /// Mirror of `segment_output.wgsl`, and of `decode_step.wgsl`, which has one segment a
 /// sequence: the outputs from the state that each segment starts from, and the final state.
@@ -17,21 +18,21 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output
     let mut final_states = sizes.states(sequences);
     for segment in segments(plan) {
         for e in 0..sizes.heads.value {
-            let mut state = State::load(&sizes, states, segment.number, e);
+            let mut held = State::load(&sizes, states, segment.number, e);
             for t in segment.tokens.clone() {
-                state.update(&sizes, inputs, t, e);
+                held.update(&sizes, inputs, t, e);
                 for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
                     let row = sizes.heads.output_row(t, h);
                     let o = &mut o[row * sizes.value_dim..][..sizes.value_dim];
-                    state.apply(&sizes, inputs, [t, h, e], o);
+                    held.apply(&sizes, inputs, [t, h, e], o);
                 }
             }
             if segment.is_last {
-                state.store(&sizes, &mut final_states, segment.n, e);
+                held.store(&sizes, &mut final_states, segment.n, e);
             }
         }
     }
-    let (mu, nu) = split_states(sequences, lens.mu as usize, &final_states);
+    let (mu, nu) = state::split(sequences, lens.mu as usize, &final_states);
     Output::new(o, mu, nu)
 }
 

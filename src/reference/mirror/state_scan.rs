@@ -2,7 +2,8 @@
 
 use super::{Sizes, segments};
 use crate::plan::Plan;
-use crate::problem::io::{Inputs, join_states};
+use crate::problem::io::Inputs;
+use crate::problem::state;
 
 /// Mirror of `state_scan.wgsl`: in place, from what each segment adds to the state that each segment
 /// starts from.
@@ -10,7 +11,7 @@ pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
     let n = plan.shape().sequences() as usize;
     let len = Sizes::new(plan, inputs).state_len();
     let mut sums = match inputs.initial_state {
-        Some(initial) => join_states(n, initial.mu, initial.nu),
+        Some(initial) => state::join(n, initial.mu, initial.nu),
         None => vec![0.0; n * len],
     };
     // Kahan's compensation: what rounding took from a sum is given back with the next addition.

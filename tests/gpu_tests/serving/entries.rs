@@ -2,6 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::serve::StatePool;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, DeviceType};
 use linear_attention::{
@@ -20,8 +21,7 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             for checks in [ShaderChecks::Checked, ShaderChecks::Unchecked] {
                 let limits = gpu.device.limits();
-                let mut tuning = Tuning::new(&config, &limits, device_type)?;
-                tuning.max_loop_iterations = 65_000;
+                let tuning = Tuning::new(&config, &limits, device_type)?;
                 let options = Options::default().with_tuning(tuning).with_checks(checks);
                 let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
                 impossible(gpu, &a, heads, kv_heads).map_err(|error| {
@@ -67,9 +67,12 @@ pub(super) fn impossible(
     for max_len in [4, long] {
         let tokens = if max_len == long { 80usize } else { 8 };
         let pool = StatePool::new(&gpu.device, config, kv_heads, 4)?;
-        let shape = Shape::packed_at_most(3, tokens as u32, max_len, heads)
-            .with_kv_heads(kv_heads)
-            .with_slots(4);
+        let shape = Shape::packed_up_to(
+            PackedLimits { sequences: 3, tokens: tokens as u32, max_len },
+            heads,
+        )
+        .with_kv_heads(kv_heads)
+        .with_slots(4);
         let caller = Caller::new(gpu, a, &pool, &shape, false)?;
         let q = numbers(tokens * h * k_dim, 1);
         let k = numbers(tokens * g * k_dim, 2);
@@ -127,7 +130,8 @@ pub(super) fn impossible(
 /// in the encoder in which they are used.
 pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (pool, handles) = filled_pool(gpu, a, 8)?;
-    let shape = Shape::packed_at_most(4, 8, 2, 1).with_slots(8);
+    let shape =
+        Shape::packed_up_to(PackedLimits { sequences: 4, tokens: 8, max_len: 2 }, 1).with_slots(8);
     let caller = Caller::new(gpu, a, &pool, &shape, false)?;
     let wgsl = "@group(0) @binding(0) var<storage, read_write> sequences: array<u32>;
         @compute @workgroup_size(4) fn choose(@builtin(local_invocation_index) n: u32) {

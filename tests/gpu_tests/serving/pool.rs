@@ -3,6 +3,7 @@
 use libtest_mimic::Failed;
 use linear_attention::error::{BindError, PoolError};
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{Config, FeatureMap, LinearAttention, Shape, Tensors};
 
@@ -120,7 +121,9 @@ pub(super) fn in_the_callers_buffer(gpu: &Gpu, a: &LinearAttention) -> Result<()
 
 pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (pool, slots) = filled_pool(gpu, a, 4)?;
-    let plan = a.plan(&Shape::packed_at_most(2, 8, 6, 1).with_slots(4))?;
+    let plan = a.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 6 }, 1).with_slots(4),
+    )?;
     let batch = Batch::new(&plan, &pool)?;
     let entry = |slot: usize, tokens| Entry { slot: slots[slot], tokens };
     let write = |entries: &[Entry]| batch.write(&gpu.queue, &pool, entries).err();
@@ -164,7 +167,9 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let strange = tensors.clone().with_pool(two_heads.binding());
     let (required, actual) = (16 * STATE as u64, 32 * STATE as u64);
     is(bind(&strange) == Some(BindError::PoolSize { required, actual }), "a pool of other states")?;
-    let longer = a.plan(&Shape::packed_at_most(2, 9, 6, 1).with_slots(4))?;
+    let longer = a.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 9, max_len: 6 }, 1).with_slots(4),
+    )?;
     let found = a.bind(&longer, &tensors, scratch()).err();
     is(found == Some(BindError::Batch { what: "plan" }), "a batch of another plan")?;
     let tensors = tensors.with_initial_state(pool.binding());
