@@ -50,7 +50,6 @@ fn shapes_out_of_range_are_refused() {
     let config = Config::new(64, 64);
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::new(0, 1, 1)), PlanError::Zero { what: "batch" });
-    assert_eq!(refused(Shape::new(1, 0, 1)), PlanError::Zero { what: "seq_len" });
     assert_eq!(refused(Shape::new(1, 1, 0)), PlanError::Zero { what: "heads" });
     assert_eq!(
         refused(Shape::new(1, 1, 1).with_kv_heads(0)),
@@ -59,12 +58,12 @@ fn shapes_out_of_range_are_refused() {
     let zero = refused(Shape::new(1, 1, 1).with_value_heads(0));
     assert_eq!(zero, PlanError::Zero { what: "value_heads" });
     assert_eq!(
-        refused(Shape::new(1, 1, 6).with_kv_heads(3).with_value_heads(6)),
-        PlanError::ValueHeads { required: 3, actual: 6 }
+        refused(Shape::new(1, 1, 6).with_key_heads(4)),
+        PlanError::KeyHeads { value_heads: 6, key_heads: 4 }
     );
     assert_eq!(
         refused(Shape::new(1, 1, 6).with_kv_heads(4)),
-        PlanError::Heads { heads: 6, key_heads: 4 }
+        PlanError::ValueHeads { heads: 6, value_heads: 4 }
     );
     assert_eq!(
         refused(Shape::new(1, 1 << 26, 1)),
@@ -264,19 +263,29 @@ fn long_sequences_get_more_segments() {
     }
 }
 
+/// A call without a token is planned, too: its final state is its initial one.
+#[test]
+fn calls_without_tokens_are_planned() {
+    let config = Config::new(16, 16);
+    let nothing = PackedLimits { sequences: 2, tokens: 8, max_len: 0 };
+    for shape in [
+        Shape::new(2, 0, 1),
+        Shape::new(2, 0, 1).with_slots(3),
+        Shape::packed(&[0, 0], 1),
+        Shape::packed_up_to(nothing, 1),
+    ] {
+        assert_eq!(plan(&config, &shape).unwrap().shape().max_len(), 0);
+    }
+}
+
 #[test]
 fn packed_shapes_out_of_range_are_refused() {
     let config = Config::new(16, 16);
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::packed(&[], 1)), PlanError::Zero { what: "sequences" });
-    assert_eq!(refused(Shape::packed(&[0, 0], 1)), PlanError::Zero { what: "seq_len" });
     assert_eq!(
         refused(Shape::packed_up_to(PackedLimits { sequences: 0, tokens: 8, max_len: 8 }, 1)),
         PlanError::Zero { what: "sequences" }
-    );
-    assert_eq!(
-        refused(Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 0 }, 1)),
-        PlanError::Zero { what: "max_len" }
     );
     assert_eq!(refused(Shape::new(2, 8, 1).with_slots(0)), PlanError::Zero { what: "slots" });
     let mut shape = Shape::packed(&[3, 4], 1);

@@ -133,9 +133,7 @@ fn config(feature_map: FeatureMap, dtype: Dtype) -> Config {
     (config.feature_map, config.dtype) = (feature_map, dtype);
     if !config.is_non_negative() {
         config.normalization = match config.feature_map {
-            FeatureMap::Identity | FeatureMap::Silu => {
-                Normalization::SignedSum { eps: 0.0 }
-            }
+            FeatureMap::Identity | FeatureMap::Silu => Normalization::SignedSum { eps: 0.0 },
             _ => Normalization::None,
         };
     }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, Dtype, LinearAttention, Normalization, Packing, States, reference,
-    wgpu::Adapter,
+    Config, Dtype, LinearAttention, Normalization, Packing, States, reference, wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 

@@ -389,9 +389,7 @@ impl Plan {
     /// Query heads that one place serves.
     pub(crate) fn head_tile(&self) -> u32 {
         match self.layout() {
-            Layout::Workgroup { chunk_queries, .. } => {
-                self.shape.value_group().min(chunk_queries)
-            }
+            Layout::Workgroup { chunk_queries, .. } => self.shape.value_group().min(chunk_queries),
             Layout::Thread { .. } => 1,
         }
     }
@@ -409,8 +407,8 @@ impl Plan {
 
     /// Rows of q and o, seen as `[rows, width]`.
     fn o_rows(&self) -> u64 {
-        let Shape { batch, seq_len, heads, .. } = self.shape;
-        u64::from(batch) * u64::from(seq_len) * u64::from(heads)
+        let Shape { batch, seq_len, .. } = self.shape;
+        u64::from(batch) * u64::from(seq_len) * u64::from(self.shape.output_heads())
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {

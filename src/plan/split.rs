@@ -153,13 +153,14 @@ impl Step {
         let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
         let h = u64::from(shape.heads);
         let [g, e] = [shape.key_heads, shape.value_heads].map(u64::from);
-        let rows = [h * k * size, g * k * size, e * v * size, h * v * size];
+        let rows = [h * k * size, g * k * size, e * v * size, h.max(e) * v * size];
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
         let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
         let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let states = steps(e * u64::from(config.features()) * (v + 1) * F32_SIZE);
+        let nu = u64::from(config.is_normalized());
+        let states = steps(e * u64::from(config.features()) * (v + nu) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
         Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
     }

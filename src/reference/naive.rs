@@ -63,8 +63,8 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
             let state = n * heads.value + e;
             for f in 0..features {
                 if config.is_normalized() {
-                    out.nu[state * features + f] = initial_nu(state, f)
-                        + tokens.clone().map(|t| key(t, e)[f]).sum::<f64>();
+                    out.nu[state * features + f] =
+                        initial_nu(state, f) + tokens.clone().map(|t| key(t, e)[f]).sum::<f64>();
                 }
                 for c in 0..value_dim {
                     out.mu[(state * features + f) * value_dim + c] = initial_mu(state, f, c)

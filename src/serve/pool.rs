@@ -15,8 +15,8 @@ use crate::serve::snapshot::{self, Snapshot};
 
 /// A buffer of states, and which of them are in use.
 ///
-/// A slot holds what one sequence has, for one layer: mu `[G,F,V]` and then nu `[G,F]` in f32,
-/// [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
+/// A slot holds what one sequence has, for one layer: mu `[E,F,V]` and then, where o is normalised,
+/// nu `[E,F]`, in f32, [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
 ///
 /// All methods take `&self`; share it in an `Arc`. Those that take an encoder record into it,
 /// and what they record happens where it stands among the rest of the encoder's work: a slot is

@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use linear_attention::error::ConfigError;
 use linear_attention::feature_map::Weights;
-use linear_attention::reference::{mirror, key_features, recurrent};
+use linear_attention::reference::{key_features, mirror, recurrent};
 use linear_attention::{Config, Dtype, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::{ALL, config_of, named};

@@ -82,7 +82,10 @@ pub(super) fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     }
     let two_heads = StatePool::new(&gpu.device, a.config(), 2, 1)?;
     let refused = two_heads.restore(&mut encoder, &bytes);
-    is(matches!(refused, Err(PoolError::Snapshot { what: "value_heads", .. })), "two heads for one")?;
+    is(
+        matches!(refused, Err(PoolError::Snapshot { what: "value_heads", .. })),
+        "two heads for one",
+    )?;
     is(other.available() == 1, "what was refused took no slot")?;
     let restored = other.restore(&mut encoder, &bytes)?;
     gpu.queue.submit([encoder.finish()]);

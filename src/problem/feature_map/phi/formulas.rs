@@ -65,12 +65,8 @@ pub(super) fn pre_features<R: Real>(map: &FeatureMap, x: &[R], y: &[R], features
         }
         FeatureMap::Dpfp { .. } => {
             let zero = R::from(0.0);
-            let r: Vec<R> = x
-                .iter()
-                .copied()
-                .chain(x.iter().map(|x| -*x))
-                .map(|x| x.larger(zero))
-                .collect();
+            let r: Vec<R> =
+                x.iter().copied().chain(x.iter().map(|x| -*x)).map(|x| x.larger(zero)).collect();
             for (f, feature) in features.iter_mut().enumerate() {
                 let (i, j) = (f % (2 * d), f / (2 * d) + 1);
                 *feature = r[i] * r[(i + 2 * d - j) % (2 * d)];

@@ -30,17 +30,14 @@ impl<R: Real> RowScale<R> {
     /// Of a row whose features are `pre` before [`activate`].
     pub(crate) fn of(map: &FeatureMap, pre: &[R]) -> Self {
         let (zero, one) = (R::from(0.0), R::from(1.0));
-        let largest =
-            pre.iter().fold(R::LOWEST, |largest, pre| largest.larger(measure(map, *pre)));
+        let largest = pre.iter().fold(R::LOWEST, |largest, pre| largest.larger(measure(map, *pre)));
         let negative_part = largest.smaller(zero);
         let (shift, scale) = match map {
             FeatureMap::Exp | FeatureMap::Favor { .. } | FeatureMap::FavorHyperbolic { .. } => {
                 (largest, one)
             }
             FeatureMap::Sigmoid => (negative_part, one),
-            FeatureMap::Elu => {
-                (negative_part, (largest.larger(zero) + one).inverse_power_of_two())
-            }
+            FeatureMap::Elu => (negative_part, (largest.larger(zero) + one).inverse_power_of_two()),
             FeatureMap::Silu => (negative_part, largest.abs().inverse_power_of_two()),
             _ => (zero, largest.inverse_power_of_two()),
         };
