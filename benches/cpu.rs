@@ -29,7 +29,7 @@ fn references(c: &mut Criterion) {
         measure(&mut group, "recurrent", tokens, &|shape, inputs| {
             reference::recurrent(&config, shape, inputs).map(drop)
         });
-        measure(&mut group, "chunked", tokens, &|shape, inputs| {
+        measure(&mut group, "mirror", tokens, &|shape, inputs| {
             reference::mirror(&config, shape, inputs).map(drop)
         });
     }

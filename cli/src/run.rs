@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "normalize")]
     no_normalize: bool,
     /// Added to the sum of weights
-    #[arg(long, default_value_t = allow_hyphen_values = true)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eps: f32,
     /// Multiplies q after the feature map
     #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
@@ -163,8 +163,8 @@ fn verify(
     } else if shape.max_len() <= NAIVE_TOKENS {
         ("the definition in f64", reference::naive(config, shape, inputs)?.o)
     } else {
-        let chunked = reference::mirror(config, shape, inputs)?;
-        ("the chunked form in f32", chunked.o.into_iter().map(f64::from).collect())
+        let mirror = reference::mirror(config, shape, inputs)?;
+        ("the mirror in f32", mirror.o.into_iter().map(f64::from).collect())
     };
     // The reference does not round o.
     let stored = if by_recurrence { Dtype::F32 } else { config.dtype };

@@ -59,8 +59,7 @@ macro_rules! real {
                 const MANTISSA_BITS: u32 = <$float>::MANTISSA_DIGITS - 1;
                 // Twice the exponent's bias: 254 of f32.
                 const TWICE_BIAS: $bits = 2 * (<$float>::MAX_EXP as $bits - 1);
-                // Neither where x is not a number.
-                if !(self > 0.0) {
+                if self <= 0.0 || self.is_nan() {
                     return 1.0;
                 }
                 let exponent = (self.to_bits() >> MANTISSA_BITS).clamp(1, TWICE_BIAS - 1);
