@@ -61,6 +61,9 @@ impl Sizes {
         let config = self.config();
         config.validate().map_err(|error| error.to_string())?;
         self.shape().lens(&config).map_err(|error| error.to_string())?;
+        if self.t == 0 {
+            return Err("T must be at least 1 where a time is measured, found 0".to_owned());
+        }
         Ok(self)
     }
 }
