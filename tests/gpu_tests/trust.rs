@@ -10,11 +10,8 @@ use std::task::{Context, Waker};
 use libtest_mimic::Failed;
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
 use linear_attention::shape::PackedLimits;
-use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, Device, Instance, PollType, Queue};
-use linear_attention::{
-    Config, Error, Inputs, LinearAttention, Options, Output, Plan, Shape, States, Tensors,
-};
+use linear_attention::{Config, Error, Inputs, LinearAttention, Output, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;
@@ -224,18 +221,14 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         Err(error) if is_refused(&error) => {}
         other => return Err(Failed::from(format!("run_async after: {other:?}"))),
     }
-    // No pipeline, pool or attention can be had there either.
-    let (config, limits) = (Config::new(8, 8), wgpu::Limits::default());
-    let tuning = Tuning::new(&config, &limits, own.device.adapter_info().device_type)?;
-    let plan = Plan::new(&config, &shape, &limits, &tuning)?;
-    let options = Options::default().with_tuning(tuning);
-    let fresh = LinearAttention::with_options(&own.device, config, &options);
-    let made = fresh.is_ok_and(|fresh| fresh.prepare(&plan, States::None).is_ok());
-    if made {
-        return Err(Failed::from("a pipeline was compiled on a device that is no more"));
+    // WebGPU lets pipelines and buffers be made on a device that is lost, and says so where they
+    // are read.
+    let fresh = LinearAttention::new(&own.device, attention.config().clone())?;
+    match own.run(&fresh, 1) {
+        Err(error) if is_refused(&error) => {}
+        other => return Err(Failed::from(format!("run of another attention: {other:?}"))),
     }
     own.expect_nothing_uncaught()?;
-    // WebGPU lets buffers be made on a device that is lost, and says so where they are read.
     let pool = StatePool::new(&own.device, &Config::new(8, 8), 1, 4)?;
     let mut encoder = own.device.create_command_encoder(&Default::default());
     let slot = pool.allocate(&mut encoder)?;
