@@ -1,14 +1,11 @@
 //! Pipelines for one config; tensors bound to them; dispatches recorded.
 
-use std::borrow::Cow;
-
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
+use crate::bind::bound::{Bound, BoundStep, DUMMY_SIZE, bind_group};
 use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
-use crate::bind::pipelines::Pipelines;
-use crate::bind::states::States;
+use crate::bind::pipelines::{Edit, Pipelines};
 use crate::bind::tensors;
 use crate::bind::tensors::Tensors;
 use crate::device::buffers::empty_buffer;
@@ -16,6 +13,7 @@ use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
+use crate::plan::steps::States;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
@@ -35,8 +33,8 @@ pub struct LinearAttention {
     device: wgpu::Device,
     limits: wgpu::Limits,
     pipelines: Pipelines,
-    /// Bound where a state is absent; the shaders never touch it.
-    absent: wgpu::Buffer,
+    /// Bound where a state is dummy; the shaders never touch it.
+    dummy: wgpu::Buffer,
 }
 
 impl LinearAttention {
@@ -73,16 +71,16 @@ impl LinearAttention {
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::with_shaders(device, config, options, |_, wgsl| wgsl)
+        Self::with_edit(device, config, options, None)
     }
 
     /// The same with every shader passed through `edit` first; the harness proves with it
     /// that a wrong shader is caught.
-    pub(crate) fn with_shaders(
+    pub(crate) fn with_edit(
         device: &wgpu::Device,
         config: Config,
         options: &Options<'_>,
-        edit: impl Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+        edit: Option<Edit>,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let limits = device.limits();
@@ -92,10 +90,10 @@ impl LinearAttention {
             None => Tuning::new(&config, &limits, device_type)?,
         };
         tuning.check(&config, &limits)?;
-        let size = ABSENT_STRIDE * ABSENT_SLOTS;
-        let absent = empty_buffer(device, "linear_attention.absent", size, BufferUsages::STORAGE)?;
-        let pipelines = Pipelines::new(device, config.clone(), tuning.layout, options, &edit);
-        Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
+        let usage = BufferUsages::STORAGE;
+        let dummy = empty_buffer(device, "linear_attention.dummy", DUMMY_SIZE, usage)?;
+        let pipelines = Pipelines::new(config.clone(), tuning.layout, options, edit);
+        Ok(Self { config, tuning, device: device.clone(), limits, pipelines, dummy })
     }
 
     /// Compiles now the pipelines that [`LinearAttention::bind`] would compile for this plan and
@@ -109,20 +107,11 @@ impl LinearAttention {
     /// pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
-        let states = if plan.shape().slots.is_some() { States::InPlace } else { states };
-        // Entries of the host and of the device.
-        let may_clash: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
-        for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
-            for may_clash in may_clash {
-                let variant = variant(
-                    plan,
-                    stage,
-                    states.reads_initial(),
-                    states == States::InPlace,
-                    states.writes_final(),
-                    *may_clash,
-                );
-                self.pipelines.get(&self.device, stage, variant)?;
+        // Sequences told by the host and by the device.
+        let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
+        for is_untrusted in trust {
+            for step in plan.steps(states, *is_untrusted) {
+                self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
         Ok(())
@@ -184,24 +173,22 @@ impl LinearAttention {
         self.check_plan(plan)?;
         let (device, pipelines) = (&self.device, &self.pipelines);
         let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
-        let mut dispatches = Vec::with_capacity(plan.dispatches().len());
-        for dispatch in plan.dispatches() {
-            let stage = dispatch.stage;
-            let variant = variant(
-                plan,
-                stage,
-                checked.initial_state.is_some(),
-                checked.in_place,
-                checked.final_state.is_some(),
-                checked.may_clash,
-            );
-            let pipeline = pipelines.get(device, stage, variant)?;
-            let layout = pipelines.bindings(stage);
-            let bind_group = bind_group(device, layout, plan, dispatch, &checked, &self.absent)?;
-            let (pipeline, workgroups) = (pipeline.clone(), dispatch.workgroups);
-            dispatches.push(BoundDispatch { stage, pipeline, bind_group, workgroups });
+        let states = match (checked.initial_state.is_some(), checked.final_state.is_some()) {
+            _ if checked.in_place => States::InPlace,
+            (false, false) => States::None,
+            (true, false) => States::Initial,
+            (false, true) => States::Final,
+            (true, true) => States::InitialAndFinal,
+        };
+        let mut steps = Vec::with_capacity(plan.dispatches().len());
+        for step in plan.steps(states, checked.may_clash) {
+            let pipeline = pipelines.get(device, step.stage, step.variant)?;
+            let bind_group =
+                bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;
+            let (stage, workgroups) = (step.stage, step.workgroups);
+            steps.push(BoundStep { stage, pipeline: pipeline.pipeline, bind_group, workgroups });
         }
-        Ok(Bound { parts: vec![dispatches] })
+        Ok(Bound { parts: vec![steps] })
     }
 
     /// A shape in parts that the device binds: one part where all of it fits, otherwise some of

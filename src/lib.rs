@@ -18,11 +18,10 @@ pub mod verify;
 pub use attention::LinearAttention;
 pub use bind::bound::Bound;
 pub use bind::options::{Options, ShaderChecks};
-pub use bind::states::States;
 pub use bind::tensors::Tensors;
 pub use device::readback::Readback;
 pub use error::Error;
-pub use plan::Plan;
+pub use plan::{Plan, States};
 pub use problem::config::{Config, Normalization};
 pub use problem::dtype::Dtype;
 pub use problem::feature_map::FeatureMap;
@@ -52,7 +51,7 @@ pub mod state {
 
 /// Sizes that fit a problem to a device, chosen or measured.
 pub mod tuning {
-    pub use crate::kernel::layout::Layout;
+    pub use crate::kernel::layout::{Layout, RowSource};
     pub use crate::plan::support::{Kernel, kernels};
     pub use crate::plan::tuning::Tuning;
     #[cfg(not(target_arch = "wasm32"))]

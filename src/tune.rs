@@ -70,7 +70,8 @@ pub fn tune_with(
     let mut plans: Vec<Plan> = Vec::new();
     for tuning in Tuning::candidates(config, &limits, device.adapter_info().device_type)? {
         let plan = Plan::new(config, shape, &limits, &tuning)?;
-        let is_same = |other: &Plan| other.layout() == plan.layout() && other.same_cut(&plan);
+        let is_same =
+            |other: &Plan| other.layout() == plan.layout() && other.same_segmentation(&plan);
         if !plans.iter().any(is_same) {
             plans.push(plan);
         }

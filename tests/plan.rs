@@ -4,7 +4,7 @@
 use linear_attention::error::{ConfigError, PlanError};
 use linear_attention::plan::Stage;
 use linear_attention::shape::PackedLimits;
-use linear_attention::tuning::{Layout, Tuning};
+use linear_attention::tuning::{RowSource, Tuning};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
 use proptest::prelude::*;
@@ -142,14 +142,10 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
             let shape = Shape::new(2, 100, 4);
             let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             assert_eq!((plan.segments(), plan.scratch_size()), (1, 0));
-            let slices = match tuning.layout {
-                // A workgroup that has not the memory for all of V reads q and k again.
-                Layout::Workgroup { column_threads, .. } => v.div_ceil(4 * column_threads),
-                Layout::Thread { value_quads, threads } => {
-                    v.div_ceil(4 * value_quads).div_ceil(threads)
-                }
-                _ => panic!("a layout without a count"),
-            };
+            // A work item that has not the memory for all of V loads q and k again; the threads of a
+            // CPU adapter's workgroup load the same rows.
+            let items = if tuning.layout.row_source == RowSource::Direct { 8 } else { 1 };
+            let slices = v.div_ceil(tuning.layout.block_columns()).div_ceil(items);
             let rows = 2 * 100 * 4;
             let expected = 4 * rows * u64::from(slices * 2 * k + 2 * v);
             assert_eq!(plan.bytes_moved(), expected, "{k} {v} {device_type:?}");
@@ -196,19 +192,19 @@ fn every_width_gets_a_plan_at_the_default_limits() {
 #[test]
 fn tiles_are_no_wider_than_the_values() {
     for (k, v, expected) in [
-        (64, 64, 8),
-        (128, 128, 8),
-        (256, 256, 4),
-        (32, 32, 8),
-        (64, 16, 4),
-        (64, 36, 8),
-        (8, 1, 1),
-        (64, 100, 8),
+        (64, 64, 16),
+        (128, 128, 16),
+        (256, 256, 8),
+        (32, 32, 16),
+        (64, 12, 12),
+        (64, 36, 16),
+        (8, 1, 4),
+        (64, 100, 16),
     ] {
         let config = Config::new(k, v);
         let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Cpu).unwrap();
-        let Layout::Thread { value_quads, .. } = tuning.layout else { panic!("no thread layout") };
-        assert_eq!(value_quads, expected, "{k} {v}");
+        assert_eq!(tuning.layout.row_source, RowSource::Direct);
+        assert_eq!(tuning.layout.columns, expected, "{k} {v}");
     }
 }
 
@@ -336,7 +332,7 @@ fn a_device_with_more_memory_uses_more() {
     let small = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
     let large = Tuning::new(&config, &large, DeviceType::Other).unwrap();
     assert!(large.layout.workgroup_memory(&config) > small.layout.workgroup_memory(&config));
-    assert!(matches!(small.layout, Layout::Workgroup { .. }));
+    assert_eq!(small.layout.row_source, RowSource::Workgroup);
 }
 
 proptest! {

@@ -4,6 +4,5 @@ pub(crate) mod bound;
 pub(crate) mod options;
 pub(crate) mod parts;
 pub(crate) mod pipelines;
-pub(crate) mod states;
 pub(crate) mod tensors;
 pub(crate) mod weights_buffer;

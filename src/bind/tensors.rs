@@ -234,7 +234,7 @@ pub(crate) fn check<'a>(
         in_place: tensors.is_in_place() || slots.is_some(),
     };
     if tensors.is_in_place() && !plan.updates_in_place() {
-        return Err(BindError::InPlace { actual: plan.places_per_state() });
+        return Err(BindError::InPlace { actual: plan.readers_per_state() });
     }
     checked.check_overlaps()?;
     Ok(checked)

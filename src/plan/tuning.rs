@@ -26,7 +26,7 @@ pub struct Tuning {
     /// Most tokens of a segment of a sequence that is so cut: each is added to a sum as large as
     /// all before it, and the fewer follow one another, the less that costs in accuracy.
     pub cut_segment_len: u32,
-    /// Loop iterations that an invocation may make: a property of the device, not a choice.
+    /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub(crate) max_loop_iterations: u32,
 }
@@ -54,8 +54,8 @@ impl Tuning {
         };
         let mut refused = None;
         // A thread on its own would map rows that others have mapped.
-        let layouts = match software && config.is_element_wise() {
-            true => vec![Layout::thread(config)],
+        let layouts = match software && config.is_element_wise() && config.features() <= 256 {
+            true => vec![Layout::for_cpu(config)],
             false => Layout::workgroups(config),
         };
         for layout in layouts {
@@ -94,26 +94,21 @@ impl Tuning {
         let first = Self::new(config, limits, device_type)?;
         let mut layouts = vec![first.layout];
         let software = device_type == wgpu::DeviceType::Cpu;
-        // A GPU has registers for 128 accumulators, a software device's stack for thousands.
-        let (accumulators, threads) = if software { (4096, 8) } else { (128, 64) };
-        let quads = config.value_dim.div_ceil(4).next_power_of_two();
-        layouts.extend(
-            [8, 4, 2, 1]
-                .into_iter()
-                .filter(|value_quads| *value_quads <= quads)
-                .map(|value_quads| Layout::Thread { value_quads, threads })
-                .filter(|layout| layout.values() * config.key_dim <= accumulators),
-        );
-        // A software device is slow with it, and compiles slowly: one is enough there.
-        let narrower: &[u32] = if software { &[1] } else { &[1, 2, 4] };
-        let all_rows: &[u32] = if software { &[16] } else { &[16, 8, 4] };
-        for narrower in narrower {
-            let column_threads = u32::max(quads / narrower, 1);
-            layouts.extend(all_rows.iter().map(|rows| Layout::Workgroup {
-                column_threads,
-                chunk_tokens: *rows,
-                chunk_queries: *rows,
-            }));
+        let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
+        // A CPU adapter keeps tiles on its stack; it is slow with workgroup memory, and compiles slowly:
+        // few are enough there.
+        if software {
+            layouts.extend([16, 8, 4].map(|columns| Layout::direct(config, columns)));
+            layouts.push(Layout::workgroup(16, 4, vec4s, 16));
+        } else {
+            for rows in [16, 32] {
+                for narrower in [1, 2] {
+                    let column_threads = u32::max(vec4s / narrower, 1);
+                    for chunk in [16, 8, 4] {
+                        layouts.push(Layout::workgroup(rows, 4, column_threads, chunk));
+                    }
+                }
+            }
         }
         let mut found: Vec<Self> = Vec::new();
         for layout in layouts {

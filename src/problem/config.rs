@@ -235,7 +235,7 @@ impl Config {
     }
 
     /// Whether tensors and states are read sixteen bytes at a time.
-    pub(crate) fn is_quads(&self) -> bool {
+    pub(crate) fn is_vec4(&self) -> bool {
         [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))
     }
 }

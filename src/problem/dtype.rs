@@ -53,14 +53,6 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Bf16 => 2,
-        }
-    }
-
     /// The nearest number that it can store, ties to even.
     #[must_use]
     pub fn round(self, x: f32) -> f32 {

@@ -1,6 +1,5 @@
 //! A problem of the harness, and its inputs.
 
-use crate::kernel::layout::feature_blocks;
 use crate::plan::MAX_DECODE_LEN;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -64,7 +63,7 @@ impl Case {
             matches!(config.feature_map, FeatureMap::Identity | FeatureMap::Relu | FeatureMap::Elu);
         if config.dtype != Dtype::F32 {
             "16 bits"
-        } else if feature_blocks(config) > 1 {
+        } else if config.features() > 256 {
             "F in blocks"
         } else if !is_early || config.query_feature_map.is_some() || config.l2_norm {
             "feature maps"

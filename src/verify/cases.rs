@@ -48,6 +48,19 @@ pub fn cases() -> Vec<Case> {
     large_eps.config.normalization = Normalization::Sum { eps: 50.0 };
     large_eps.config.scale = 0.125;
     cases.push(large_eps);
+    // Value heads beside key and query heads, and a call without tokens.
+    let heads = |name, [b, t, h, g, e]: [u32; 5], initial, segments| {
+        let shape = Shape::new(b, t, h).with_key_heads(g).with_value_heads(e);
+        Case { initial, segments, ..Case::new(name, Config::new(16, 16), shape) }
+    };
+    cases.extend([
+        // name, [B, T, H, G, E], initial state, segments
+        heads("grouped-values", [2, 70, 2, 2, 6], true, 3),
+        heads("grouped-values-one-key", [1, 40, 2, 1, 4], true, 1),
+        heads("grouped-keys", [1, 40, 8, 1, 4], true, 2),
+        heads("grouped-values-step", [3, 1, 2, 2, 4], true, 0),
+        heads("no-tokens", [2, 0, 2, 2, 2], true, 0),
+    ]);
     cases.extend(packed_cases());
     cases.extend(half_cases());
     cases.extend(map_cases());

@@ -160,15 +160,16 @@ impl Run<'_> {
         Ok((output, scratch))
     }
 
-    /// What is the case's of the output, and the states of its sequences. What is nobody's
-    /// must be as it was, not a number: otherwise nothing is returned, which no row accepts.
+    /// What is the case's of the output, and the states of its sequences. Rows of o
+    /// that belong to no sequence must be zero, and slots that belong to none as they were, not a
+    /// number: otherwise nothing is returned, which no row accepts.
     fn output(&self, mut o: Vec<f32>, states: Vec<f32>) -> Output {
         let lens = self.known.lens();
         let beyond = o.split_off(lens.o as usize);
         let sequences = self.known.shape().sequences() as usize;
         let len = self.state_len();
         let mut of_sequences = Vec::with_capacity(lens.state as usize);
-        let mut is_clean = beyond.iter().all(|x| x.is_nan());
+        let mut is_clean = beyond.iter().all(|x| *x == 0.0);
         if let Some(slots) = self.plan.shape().slots {
             for n in 0..sequences {
                 of_sequences.extend_from_slice(self.state(&states, slot(n, slots)));

@@ -23,6 +23,8 @@ pub use mutation::Mutation;
 
 use crate::attention::LinearAttention;
 use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
+#[cfg(feature = "mutation")]
+use crate::bind::pipelines::Edit;
 use crate::error::ConfigError;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -221,15 +223,12 @@ fn attention<'a>(
         AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
     let config = case.config.clone();
     #[cfg(not(feature = "mutation"))]
-    let attention = LinearAttention::with_options(device, config, &attention_options)?;
+    let edit = None;
     #[cfg(feature = "mutation")]
-    let attention =
-        LinearAttention::with_shaders(device, config, &attention_options, |stage, wgsl| {
-            match options.mutation {
-                Some(mutation) => mutation.edit(stage, wgsl),
-                None => wgsl,
-            }
-        })?;
+    let edit = options.mutation.map(|mutation| -> Edit {
+        std::sync::Arc::new(move |stage, wgsl| mutation.edit(stage, wgsl))
+    });
+    let attention = LinearAttention::with_edit(device, config, &attention_options, edit)?;
     compiled.push(attention);
     Ok((&compiled[compiled.len() - 1], tuning))
 }

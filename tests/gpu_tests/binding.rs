@@ -295,10 +295,7 @@ fn folded_grid(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // One place a workgroup, so that few heads are many workgroups.
     let config = Config::new(4, 4);
     let mut tuning = *a.tuning();
-    tuning.layout = match tuning.layout {
-        Layout::Thread { .. } => Layout::Thread { value_quads: 1, threads: 1 },
-        _ => Layout::Workgroup { column_threads: 1, chunk_tokens: 16, chunk_queries: 16 },
-    };
+    tuning.layout = Layout::workgroup(16, 4, 1, 16);
     let options = linear_attention::Options::default().with_tuning(tuning);
     let a = &LinearAttention::with_options(&gpu.device, config, &options)?;
     // Longer than a short run, which has several places to a workgroup.

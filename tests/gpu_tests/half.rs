@@ -14,21 +14,23 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("half::out_of_range", out_of_range),
 ];
 
-/// Each of the 65,536 numbers through `number_of`, and numbers on and around every boundary between
-/// two of them through `bits_of`.
+/// Each of the 65,536 numbers through `half_value`, and numbers on and around every boundary between
+/// two of them through `half_bits`.
 fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let main = "
         @group(0) @binding(0) var<storage, read_write> words: array<u32>;
         @compute @workgroup_size(64) fn widen(@builtin(global_invocation_id) id: vec3<u32>) {
-            words[id.x] = bitcast<u32>(number_of(words[id.x]));
+            words[id.x] = bitcast<u32>(half_value(words[id.x]));
         }
         @compute @workgroup_size(64) fn narrow(@builtin(global_invocation_id) id: vec3<u32>) {
-            words[id.x] = bits_of(bitcast<f32>(words[id.x]));
+            words[id.x] = half_bits(bitcast<f32>(words[id.x]));
         }";
-    let wgsl = [include_str!("../../shaders/half.wgsl"), main].concat();
-    for (dtype, code) in [(Dtype::F16, 1.0), (Dtype::Bf16, 2.0)] {
+    let file = include_str!("../../shaders/rows/half.wgsl");
+    let file = file.replace("import constants::{IS_BF16};", "");
+    for (dtype, is_bf16) in [(Dtype::F16, false), (Dtype::Bf16, true)] {
+        let wgsl = format!("const IS_BF16: bool = {is_bf16};\n{file}\n{main}");
         let all: Vec<u32> = (0..1 << 16).collect();
-        let wide = through(gpu, &wgsl, "widen", code, &all)?;
+        let wide = through(gpu, &wgsl, "widen", &all)?;
         let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
         let expected = dtype.decode(&halves, all.len());
         for (half, (found, expected)) in wide.iter().zip(&expected).enumerate() {
@@ -51,7 +53,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             tried.extend([x.to_bits(), (-x).to_bits()]);
         }
         tried.resize(tried.len().next_multiple_of(64), 0);
-        let found = through(gpu, &wgsl, "narrow", code, &tried)?;
+        let found = through(gpu, &wgsl, "narrow", &tried)?;
         for (bits, found) in tried.iter().zip(found) {
             let x = f32::from_bits(*bits);
             // Devices may take subnormal f32s for zeros; both are far below either's own.
@@ -70,13 +72,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 }
 
 /// Words through one entry point.
-fn through(
-    gpu: &Gpu,
-    wgsl: &str,
-    entry_point: &str,
-    dtype: f64,
-    words: &[u32],
-) -> Result<Vec<u32>, Failed> {
+fn through(gpu: &Gpu, wgsl: &str, entry_point: &str, words: &[u32]) -> Result<Vec<u32>, Failed> {
     let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("half"),
         source: wgpu::ShaderSource::Wgsl(wgsl.into()),
@@ -86,10 +82,7 @@ fn through(
         layout: None,
         module: &module,
         entry_point: Some(entry_point),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &[("DTYPE", dtype)],
-            ..Default::default()
-        },
+        compilation_options: wgpu::PipelineCompilationOptions::default(),
         cache: None,
     });
     let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {

@@ -232,28 +232,35 @@ impl FeatureMap {
         matches!(self, Self::Favor { .. } | Self::FavorHyperbolic { .. } | Self::Fourier { .. })
     }
 
-    /// Its number in the shaders: a constant of `shaders/common.wgsl`.
+    /// The names and numbers of the maps in the shaders.
+    pub(crate) const CODES: [(&'static str, u32); 18] = [
+        ("IDENTITY", 0),
+        ("RELU", 1),
+        ("ELU", 2),
+        ("RELU_SQUARED", 3),
+        ("EXP", 4),
+        ("SILU", 5),
+        ("SIGMOID", 6),
+        ("SOFTMAX", 7),
+        ("T2R", 8),
+        ("HEDGEHOG", 9),
+        ("HEDGEHOG_JOINT", 10),
+        ("PRODUCT", 11),
+        ("FAVOR", 12),
+        ("FAVOR_HYPERBOLIC", 13),
+        ("FOURIER", 14),
+        ("TAYLOR", 15),
+        ("DPFP", 16),
+        ("CUSTOM", 17),
+    ];
+
+    /// Its number in [`FeatureMap::CODES`].
     pub(crate) fn code(&self) -> u32 {
-        match self {
-            Self::Identity => 0,
-            Self::Relu => 1,
-            Self::Elu => 2,
-            Self::ReluSquared => 3,
-            Self::Exp => 4,
-            Self::Silu => 5,
-            Self::Sigmoid => 6,
-            Self::Softmax => 7,
-            Self::T2r { .. } => 8,
-            Self::Hedgehog => 9,
-            Self::HedgehogJoint => 10,
-            Self::Product { .. } => 11,
-            Self::Favor { .. } => 12,
-            Self::FavorHyperbolic { .. } => 13,
-            Self::Fourier { .. } => 14,
-            Self::Taylor => 15,
-            Self::Dpfp { .. } => 16,
-            Self::Custom(_) => 17,
+        if let Self::Custom(_) = self {
+            return 17;
         }
+        let name = self.name().to_uppercase().replace('-', "_");
+        Self::CODES.iter().find(|(code, _)| *code == name).map_or(17, |(_, code)| *code)
     }
 
     /// Quads of projections that a row keeps in workgroup memory, because a feature is a

@@ -163,7 +163,7 @@ impl WeightHeads {
 
     /// Where a head's weights are: the stride of keys, and for queries where they begin, their
     /// stride, and what a query head's number is divided by; in four-vectors.
-    pub(crate) fn places(&self, config: &Config, group: u32) -> WeightPlaces {
+    pub(crate) fn offsets(&self, config: &Config) -> WeightOffsets {
         let of = |map: &FeatureMap| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
             Projection::head_quads(rows, matrices, config.key_dim) as u32
@@ -171,24 +171,30 @@ impl WeightHeads {
         let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
         let key_stride = stride(of(config.key_map()), self.keys);
         if self.queries == 0 {
-            return WeightPlaces { key_stride, query_begin: 0, query_stride: key_stride, group };
+            return WeightOffsets {
+                key_stride,
+                query_begin: 0,
+                query_stride: key_stride,
+                is_shared: true,
+            };
         }
         let query = of(config.query_map());
-        WeightPlaces {
+        WeightOffsets {
             key_stride,
             query_begin: self.keys.saturating_mul(of(config.key_map())),
             query_stride: stride(query, self.queries),
-            group: 1,
+            is_shared: false,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct WeightPlaces {
+pub(crate) struct WeightOffsets {
     pub(crate) key_stride: u32,
     pub(crate) query_begin: u32,
     pub(crate) query_stride: u32,
-    pub(crate) group: u32,
+    /// Whether a query has those of the key head that it reads.
+    pub(crate) is_shared: bool,
 }
 
 fn check_heads(

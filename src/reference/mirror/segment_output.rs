@@ -72,8 +72,9 @@ impl State {
 
 /// The factor of a row of q' mu whose weight q' . nu is given: the same as `shaders/normalise.wgsl`.
 fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
-    let quotient = |x: f32, denominator: f32| match denominator {
-        0.0 => 0.0,
+    let quotient = |x: f32, denominator: f32| match denominator.abs() {
+        // Below every normal value, which some devices flush.
+        ..f32::MIN_POSITIVE => 0.0,
         _ => x / denominator,
     };
     match config.normalization.eps() {

@@ -38,7 +38,9 @@ impl<R: Real> RowScale<R> {
             }
             FeatureMap::Sigmoid => (negative_part, one),
             FeatureMap::Elu => (negative_part, (largest.larger(zero) + one).inverse_power_of_two()),
-            FeatureMap::Silu => (negative_part, largest.abs().inverse_power_of_two()),
+            FeatureMap::Silu => {
+                (negative_part, largest.abs().larger(R::from(1.0)).inverse_power_of_two())
+            }
             _ => (zero, largest.inverse_power_of_two()),
         };
         Self { shift, scale }
