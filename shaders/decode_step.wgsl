@@ -14,10 +14,11 @@
 
 import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, LANE_TILES};
 import constants::{NORMALIZE, ROWS_VEC4, THREADS};
-import chunk::{key, load_chunk_nu, load_queries, load_tokens, prepare_chunk, query};
+import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
 import lane::{Lane, lane_of};
+import row_map::{load_queries, prepare_chunk};
 import rule::{update};
 import states/offset::{StateOffset, state_offset};
 import tile::{Tile, Value, apply};
@@ -35,24 +36,31 @@ fn decode_step(
     let lane = lane_of(thread_of_item(thread));
     let chunk = Chunk(item.begin, min(item.end - item.begin, DECODE_TOKENS));
     let at = state_offset(item.state, item.head);
+    var state: ChunkState;
     if (item.is_active) {
-        if (item.has_sequence) { decode_tokens(item, chunk, at, lane); } else { zero_rows(item, lane); }
+        if (item.has_sequence) { decode_tokens(&state, item, chunk, at, lane); } else { zero_rows(item, lane); }
     }
     if (FINAL_STATE && NORMALIZE) {
         wait_for_readers_of_nu();
         if (item.is_active && item.has_sequence && item.value_block == 0u) {
-            store_chunk_nu(at, item, chunk, lane);
+            store_chunk_nu(&state, at, item, chunk, lane);
         }
     }
 }
 
-fn decode_tokens(item: WorkItem, chunk: Chunk, at: StateOffset, first_lane: Lane) {
+fn decode_tokens(
+    state: ptr<function, ChunkState>,
+    item: WorkItem,
+    chunk: Chunk,
+    at: StateOffset,
+    first_lane: Lane,
+) {
     var lane = first_lane;
-    load_chunk_nu(at, item, lane);
+    load_chunk_nu(state, at, item, lane);
     load_tokens(item, chunk, lane);
     load_queries(item, chunk, lane);
     prepare_chunk(item, chunk, item.heads, lane);
-    weigh_rows(item, chunk, lane);
+    weigh_rows(state, item, chunk, lane);
 
     var outputs: array<vec4<f32>, OUTPUT_LEN>;  // [tokens, heads, COLUMNS/4]
     for (var step = 0u; step < LANE_TILES; step++) {
@@ -61,10 +69,10 @@ fn decode_tokens(item: WorkItem, chunk: Chunk, at: StateOffset, first_lane: Lane
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
-                update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));
+                update(&mu, key(state, item, chunk, i, lane), value(item, chunk, i, lane));
                 @unroll
                 for (var h = 0u; h < DECODE_HEADS; h++) {
-                    let o = apply(&mu, query(item, chunk, i, h, lane));
+                    let o = apply(&mu, query(state, item, chunk, i, h, lane));
                     @unroll
                     for (var c = 0u; c < COLUMNS_VEC4; c++) {
                         outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
@@ -82,7 +90,7 @@ fn decode_tokens(item: WorkItem, chunk: Chunk, at: StateOffset, first_lane: Lane
             var o = Value();
             @unroll
             for (var c = 0u; c < COLUMNS_VEC4; c++) { o[c] = outputs[row * COLUMNS_VEC4 + c]; }
-            store_output(item, chunk, row, o, first_lane);
+            store_output(state, item, chunk, row, o, first_lane);
         }
     }
     reduce_outputs(item, chunk, first_lane);

@@ -13,10 +13,11 @@
 // memory  see chunk/
 
 import constants::{FINAL_STATE, NORMALIZE, SEGMENT_STATES, THREADS};
-import chunk::{item_of, key, load_chunk_nu, load_queries, load_tokens, prepare_chunk, query};
+import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import lane::{lane_of};
 import params::{params};
+import row_map::{load_queries, prepare_chunk};
 import rule::{update};
 import states/offset::{state_offset};
 import tile::{Tile, apply};
@@ -39,20 +40,21 @@ fn segment_output(
     // Of a segment's own in scratch, or the initial state, or the one that will be overwritten.
     let begin = state_offset(select(item.state, item.segment, SEGMENT_STATES), item.head);
     var mu = Tile();
+    var state: ChunkState;
     load_tile(&mu, begin, item, lane);
-    load_chunk_nu(begin, item, lane);
+    load_chunk_nu(&state, begin, item, lane);
 
     for (var t = item.begin; t < item.end; t += params.chunk_len) {
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
         load_tokens(item, chunk, lane);
         load_queries(item, chunk, lane);
         prepare_chunk(item, chunk, item.heads, lane);
-        weigh_rows(item, chunk, lane);
+        weigh_rows(&state, item, chunk, lane);
         for (var i = 0u; i < chunk.tokens; i++) {
-            update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));
+            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
             for (var h = 0u; h < item.heads; h++) {
-                let features = query(item, chunk, i, h, lane);
-                store_output(item, chunk, i * item.heads + h, apply(&mu, features), lane);
+                let features = query(&state, item, chunk, i, h, lane);
+                store_output(&state, item, chunk, i * item.heads + h, apply(&mu, features), lane);
             }
         }
         reduce_outputs(item, chunk, lane);
@@ -62,6 +64,8 @@ fn segment_output(
     if (FINAL_STATE && item.is_last && item.first_head == item.head * params.group) {
         let end = state_offset(item.state, item.head);
         store_tile(&mu, end, item, lane);
-        if (NORMALIZE && item.value_block == 0u) { store_chunk_nu(end, item, Chunk(item.end, 0u), lane); }
+        if (NORMALIZE && item.value_block == 0u) {
+            store_chunk_nu(&state, end, item, Chunk(item.end, 0u), lane);
+        }
     }
 }

@@ -6,10 +6,11 @@
 // memory  see chunk/
 
 import constants::{NORMALIZE, THREADS};
-import chunk::{add_keys, clear_chunk_nu, item_of, key, load_tokens, prepare_chunk};
-import chunk::{store_chunk_nu, thread_of_item, value};
+import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
+import chunk::{thread_of_item, value};
 import lane::{lane_of};
 import params::{params};
+import row_map::{prepare_chunk};
 import rule::{update};
 import states/offset::{state_offset};
 import tile::{Tile};
@@ -26,18 +27,21 @@ fn segment_state(
     let lane = lane_of(thread_of_item(thread));
 
     var mu = Tile();
-    clear_chunk_nu(lane);
+    var state: ChunkState;
+    clear_chunk_nu(&state, lane);
     for (var t = item.begin; t < item.end; t += params.chunk_len) {
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
         load_tokens(item, chunk, lane);
         prepare_chunk(item, chunk, 0u, lane);
         for (var i = 0u; i < chunk.tokens; i++) {
-            update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));
+            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }
         add_keys(chunk, lane);
     }
 
     let at = state_offset(item.segment, item.head);
     store_tile(&mu, at, item, lane);
-    if (NORMALIZE && item.value_block == 0u) { store_chunk_nu(at, item, Chunk(item.begin, 0u), lane); }
+    if (NORMALIZE && item.value_block == 0u) {
+        store_chunk_nu(&state, at, item, Chunk(item.end, 0u), lane);
+    }
 }

@@ -20,9 +20,11 @@ import tile::{Key, Value};
 import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
 import work_item::{work_item, work_item_in_table};
 
-var<private> nu: Key;            // nu up to the token
-var<private> token_key: Key;     // phi(k) of the token
-var<private> row_factor: f32;    // of the query row that was loaded last
+// A function's own and not `private`, which some compilers keep in memory.
+struct ChunkState {
+    nu: Key,          // nu up to the token
+    row_factor: f32,  // of the query row that was loaded last
+}
 
 fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
     let index = workgroup_index(workgroup) * THREADS + thread;
@@ -32,35 +34,37 @@ fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -
 
 fn thread_of_item(thread: u32) -> u32 { return 0u; }
 
-fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) {
+fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) {
     if (!NORMALIZE) { return; }
     @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) { nu[r] = load_nu(at, r); }
+    for (var r = 0u; r < ROWS_VEC4; r++) { (*state).nu[r] = load_nu(at, r); }
 }
 
-fn clear_chunk_nu(lane: Lane) { nu = Key(); }
+fn clear_chunk_nu(state: ptr<function, ChunkState>, lane: Lane) { (*state).nu = Key(); }
 
-fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
     @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) { store_nu(at, r, nu[r]); }
+    for (var r = 0u; r < ROWS_VEC4; r++) { store_nu(at, r, (*state).nu[r]); }
 }
 
-fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
-    let row = key_row(chunk.first, item.head);
-    @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) {
-        token_key[r] = masked_features(KEY_MAP, load_k(row, r), r, NO_SCALE);
-        if (NORMALIZE) { nu[r] += token_key[r]; }
-    }
-}
-
-// A query is loaded where it is read.
+// Rows are loaded where they are read.
+fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
-fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn add_keys(chunk: Chunk, lane: Lane) {}
 
-fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key { return token_key; }
+// The key of the token, which enters nu.
+fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
+    let row = key_row(chunk.first, item.head);
+    var key = Key();
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) {
+        key[r] = masked_features(KEY_MAP, load_k(row, r), r, NO_SCALE);
+        if (NORMALIZE) { (*state).nu[r] += key[r]; }
+    }
+    return key;
+}
 
 fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
     let row = value_row(chunk.first + i, item.head);
@@ -72,7 +76,7 @@ fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
     return value;
 }
 
-fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
     let row = chunk_query_row(item, chunk, i * item.heads + h);
     var query = Key();
     @unroll
@@ -88,17 +92,17 @@ fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {
         query[r] = masked_features(QUERY_MAP, query[r], r, scale);
-        if (NORMALIZE) { weight += query[r] * nu[r]; }
+        if (NORMALIZE) { weight += query[r] * (*state).nu[r]; }
     }
-    row_factor = row_factor_of(dot(weight, vec4<f32>(1.0)), row_gain(QUERY_MAP, scale));
+    (*state).row_factor = row_factor_of(dot(weight, vec4<f32>(1.0)), row_gain(QUERY_MAP, scale));
     return query;
 }
 
-fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
     let o_row = chunk_output_row(item, chunk, row);
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * row_factor);
+        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factor);
     }
 }
 

@@ -18,15 +18,18 @@ import states::{load_nu, store_nu};
 import tile::{Key, Value};
 import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
 
-var<private> nu_offset: StateOffset;                    // of nu before the tokens
-var<private> scales: array<RowScale, DECODE_ROWS>;      // of each query row
-var<private> row_factors: array<f32, DECODE_ROWS>;      // of each row of q' mu
+// A function's own and not `private`, which some compilers keep in memory.
+struct ChunkState {
+    nu: StateOffset,                      // offset of nu before the tokens
+    scales: array<RowScale, DECODE_ROWS>, // of each query row
+    row_factors: array<f32, DECODE_ROWS>, // of each row of q' mu
+}
 
 fn thread_of_item(thread: u32) -> u32 { return 0u; }
 
-fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) { nu_offset = at; }
+fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) { (*state).nu = at; }
 
-fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
         var nu = load_nu(at, f4);
         for (var i = 0u; i < chunk.tokens; i++) { nu += key_features(item, chunk, i, f4); }
@@ -37,34 +40,32 @@ fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
 fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
 
-// The scale of each query row.
-fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
+fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
+
+fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     @unroll
     for (var row = 0u; row < DECODE_ROWS; row++) {
-        scales[row] = NO_SCALE;
+        (*state).scales[row] = NO_SCALE;
         if (NORMALIZE && row < chunk.tokens * DECODE_HEADS) {
             let q_row = chunk_query_row(item, chunk, row);
             var largest = LOWEST;
             for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
                 largest = max(largest, row_measure(QUERY_MAP, load_q(q_row, f4), f4));
             }
-            scales[row] = row_scale(QUERY_MAP, largest);
+            (*state).scales[row] = row_scale(QUERY_MAP, largest);
         }
     }
-}
-
-fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
     var weights: array<vec4<f32>, DECODE_ROWS>;
     if (NORMALIZE) {
         for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
-            var nu = load_nu(nu_offset, f4);
+            var nu = load_nu((*state).nu, f4);
             @unroll
             for (var i = 0u; i < DECODE_TOKENS; i++) {
                 if (i < chunk.tokens) {
                     nu += key_features(item, chunk, i, f4);
                     @unroll
                     for (var h = 0u; h < DECODE_HEADS; h++) {
-                        let scale = scales[i * DECODE_HEADS + h];
+                        let scale = (*state).scales[i * DECODE_HEADS + h];
                         weights[i * DECODE_HEADS + h] +=
                             nu * query_features(item, chunk, i * DECODE_HEADS + h, f4, scale);
                     }
@@ -74,7 +75,7 @@ fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
     }
     @unroll
     for (var row = 0u; row < DECODE_ROWS; row++) {
-        row_factors[row] = row_factor_of(dot(weights[row], vec4<f32>(1.0)), row_gain(QUERY_MAP, scales[row]));
+        (*state).row_factors[row] = row_factor_of(dot(weights[row], vec4<f32>(1.0)), row_gain(QUERY_MAP, (*state).scales[row]));
     }
 }
 
@@ -86,13 +87,13 @@ fn query_features(item: WorkItem, chunk: Chunk, row: u32, f4: u32, scale: RowSca
     return masked_features(QUERY_MAP, load_q(chunk_query_row(item, chunk, row), f4), f4, scale);
 }
 
-fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
+fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
     return Key(key_features(item, chunk, i, lane.f4));
 }
 
-fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
     let row = i * DECODE_HEADS + h;
-    return Key(query_features(item, chunk, row, lane.f4, scales[row]));
+    return Key(query_features(item, chunk, row, lane.f4, (*state).scales[row]));
 }
 
 fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
@@ -105,11 +106,11 @@ fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
     return value;
 }
 
-fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
     let o_row = chunk_output_row(item, chunk, row);
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * row_factors[row]);
+        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factors[row]);
     }
 }
 

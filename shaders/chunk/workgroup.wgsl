@@ -31,6 +31,9 @@ var<workgroup> products: array<f32, PRODUCT_LEN>;            // of phi(q) and nu
 var<workgroup> partial_sums: array<vec4<f32>, PARTIAL_LEN>;  // of phi(q) mu: [queries, LANES, columns/4]
 var<workgroup> shared_item: WorkItem;
 
+// All of it is in workgroup memory.
+struct ChunkState { unused: u32 }
+
 // The same for all threads of a workgroup, and seen to be: barriers stand where the item decides.
 fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
     let index = workgroup_index(workgroup);
@@ -43,7 +46,7 @@ fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -
 
 fn thread_of_item(thread: u32) -> u32 { return thread; }
 
-fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) {
+fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) {
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         nu[f4] = load_nu(at, item.feature_block * BLOCK_VEC4 + f4);
@@ -51,12 +54,12 @@ fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) {
     clear_row_max(lane);
 }
 
-fn clear_chunk_nu(lane: Lane) {
+fn clear_chunk_nu(state: ptr<function, ChunkState>, lane: Lane) {
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) { nu[f4] = vec4<f32>(0.0); }
 }
 
-fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         store_nu(at, item.feature_block * BLOCK_VEC4 + f4, nu[f4]);
     }
@@ -83,7 +86,7 @@ fn add_keys(chunk: Chunk, lane: Lane) {
 }
 
 // The keys enter nu one after the other, and each query row gets its weight phi(q_i) . nu_i.
-fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
+fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         var sum = nu[f4];
@@ -105,11 +108,11 @@ fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
     if (LANES == 1u) { workgroupBarrier(); }
 }
 
-fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
+fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
     return features_at(i * BLOCK_VEC4 + lane.f4);
 }
 
-fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
     return features_at(query_features(i * item.heads + h) + lane.f4);
 }
 
@@ -130,7 +133,7 @@ fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
 }
 
 // This thread's sum for a query row, which is the whole sum where one lane has all features.
-fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
         let c4 = lane.c4 + c * COLUMN_THREADS;

@@ -96,11 +96,17 @@ impl Layout {
     pub(crate) fn workgroups(config: &Config) -> Vec<Self> {
         let widest = config.value_dim.div_ceil(4).next_power_of_two();
         let mut layouts = Vec::new();
-        for chunks in [&[16, 8, 4][..], &[16, 8, 4, 2, 1]] {
+        // One lane needs no partial sums; two of 16 rows have room for more of them at a time.
+        let rows = match config.features() {
+            features @ ..=32 => features.next_multiple_of(4),
+            _ => 16,
+        };
+        // Chunks of 8 tokens leave workgroup memory for twice as many workgroups as those of 16.
+        for chunks in [&[8, 4][..], &[8, 4, 2, 1]] {
             let mut column_threads = widest;
             while column_threads > 0 {
                 layouts.extend(
-                    chunks.iter().map(|chunk| Self::workgroup(16, 4, column_threads, *chunk)),
+                    chunks.iter().map(|chunk| Self::workgroup(rows, 4, column_threads, *chunk)),
                 );
                 column_threads /= 2;
             }
