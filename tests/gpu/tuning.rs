@@ -6,7 +6,7 @@ use linear_attention::{Config, Inputs, Layout, LinearAttention, Shape, Tuning, t
 
 use super::Test;
 use super::properties::{close, numbers};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::every_candidate_is_right", every_candidate_is_right),

@@ -9,7 +9,7 @@ use linear_attention::{
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("bind::one_arena", one_arena),
@@ -270,7 +270,7 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 
 fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // Two devices of one instance: wgpu numbers buffers of each instance anew.
-    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
+    let [own, other] = crate::adapters::two_devices(&gpu.adapter)?;
     let attention = LinearAttention::new(&own, a.config().clone())?;
     let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
     let buffer = |device: &wgpu::Device| {
@@ -295,7 +295,7 @@ fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// Asked to compile on a device that is not its own, it refuses, and then still works.
 fn compiles_on_its_own_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // Two devices of one instance: wgpu numbers those of each instance anew.
-    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
+    let [own, other] = crate::adapters::two_devices(&gpu.adapter)?;
     let attention = LinearAttention::new(&own, a.config().clone())?;
     let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
     let [q, k, v, out] = [0; 4].map(|_| {

@@ -9,7 +9,7 @@ use linear_attention::{
 
 use super::super::properties::{close, numbers};
 use super::{Caller, D, encoder, filled_pool, is, state, state_of, states};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 /// Entries that cannot be: each is counted and leaves its state and its rows as they were, and
 /// the others are computed as if it were not there. Shaders that check themselves and shaders

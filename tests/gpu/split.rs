@@ -8,7 +8,7 @@ use linear_attention::{
 
 use super::Test;
 use super::properties::{close, numbers};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[("split::parts_are_the_whole", parts_are_the_whole)];
 

@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use linear_attention::{Inputs, LinearAttention, Output, Shape};
 
 use super::Test;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("property::cut_anywhere", cut_anywhere),

@@ -13,7 +13,7 @@ use linear_attention::{
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::handles", pool::handles),

@@ -11,7 +11,7 @@ use linear_attention::{
 
 use super::Test;
 use super::properties::{close, numbers};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("maps::large_numbers", large_numbers),
