@@ -5,11 +5,10 @@
 
 use std::error::Error;
 
+use linear_attention::error::ConfigError;
+use linear_attention::feature_map::{CustomMap, Weights};
 use linear_attention::verify::{self, Options};
-use linear_attention::{
-    Config, ConfigError, CustomMap, FeatureMap, Inputs, LinearAttention, Shape, Weights, reference,
-    wgpu,
-};
+use linear_attention::{Config, FeatureMap, Inputs, LinearAttention, Shape, reference, wgpu};
 
 const K: usize = 16;
 const TOKENS: usize = 64;

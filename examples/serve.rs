@@ -11,11 +11,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
 use linear_attention::wgpu::{self, BufferUsages};
-use linear_attention::{
-    Batch, Bound, Config, Entry, Inputs, LinearAttention, Plan, Readback, Sequences, Shape, Slot,
-    StatePool, Tensors,
-};
+use linear_attention::{Bound, Config, Inputs, LinearAttention, Plan, Readback, Shape, Tensors};
 
 const HEADS: usize = 8;
 const KV_HEADS: usize = 2;

@@ -3,7 +3,7 @@
 //
 // The last part of every module.
 
-// Fixed per pipeline. src/stage.rs sets every one; none has a second home.
+// Fixed per pipeline. src/kernel/stage.rs sets every one; none has a second home.
 override KEY_DIM: u32;          // K
 override VALUE_DIM: u32;        // V
 override FEATURE_DIM: u32;      // F
@@ -21,7 +21,7 @@ override LENGTHS_GIVEN: bool;   // whether a buffer says which tokens a sequence
 override SLOTS_GIVEN: bool;     // whether a buffer says which slot of a pool it has
 override MAY_CLASH: bool;       // whether what the buffer says was checked by nobody
 
-// The feature maps; a test compares them with src/feature_map.rs. Up to SIGMOID a feature is a
+// The feature maps; a test compares them with src/problem/feature_map/mod.rs. Up to SIGMOID a feature is a
 // function of the number at its place.
 const IDENTITY: u32 = 0u;
 const RELU: u32 = 1u;
@@ -46,7 +46,7 @@ const START_ZERO: u32 = 0u;
 const START_GIVEN: u32 = 1u;
 const START_IN_PLACE: u32 = 2u;
 
-// Fixed per binding. src/params.rs mirrors it field by field, and a test compares the offsets.
+// Fixed per binding. src/kernel/params.rs mirrors it field by field, and a test compares the offsets.
 struct Params {
     sequences: u32,     // N
     seq_len: u32,       // T of a sequence, where all have as many tokens

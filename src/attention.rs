@@ -4,42 +4,20 @@ use std::borrow::Cow;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
-use crate::pipeline::{Pipelines, scoped};
-use crate::tensors;
-use crate::{
-    BindError, Config, ConfigError, Plan, PlanError, Shape, Split, Stage, Tensors, Tuning,
-};
-
-/// Whether shaders check their own indices and bound their own loops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ShaderChecks {
-    /// Every index is clamped and every loop counted by wgpu.
-    Checked,
-    /// Neither; workgroup memory begins undefined. The host's checks at `bind` make every
-    /// index in bounds: see `docs/design.md`, "Unchecked shaders".
-    Unchecked,
-}
-
-impl Default for ShaderChecks {
-    /// Checked where debug assertions are on, as in tests; unchecked in release builds.
-    fn default() -> Self {
-        if cfg!(debug_assertions) { Self::Checked } else { Self::Unchecked }
-    }
-}
-
-/// What [`LinearAttention::with_options`] takes beside a config.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Options<'a> {
-    /// Sizes chosen by the caller, [`Tuning::new`] where `None`.
-    pub tuning: Option<Tuning>,
-    /// Whether shaders check themselves.
-    pub checks: ShaderChecks,
-    /// Where the driver may find pipelines it compiled before, and leave new ones.
-    pub cache: Option<&'a wgpu::PipelineCache>,
-}
+use crate::bind::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
+use crate::bind::options::Options;
+use crate::bind::parts::tensors_of;
+use crate::bind::pipelines::Pipelines;
+use crate::bind::tensors;
+use crate::bind::tensors::Tensors;
+use crate::device::scope::scoped;
+use crate::error::{BindError, ConfigError, PlanError};
+use crate::kernel::stage::Stage;
+use crate::plan::Plan;
+use crate::plan::split::Split;
+use crate::plan::tuning::Tuning;
+use crate::problem::config::Config;
+use crate::problem::shape::Shape;
 
 /// The pipelines of one [`Config`] on one device.
 ///
@@ -280,7 +258,7 @@ impl LinearAttention {
         }
         let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
         for part in split.parts() {
-            let tensors = split.tensors_of(part, tensors);
+            let tensors = tensors_of(split, part, tensors);
             bound.parts.extend(self.bind(device, &part.plan, &tensors, scratch.clone())?.parts);
         }
         Ok(bound)
@@ -309,14 +287,5 @@ impl LinearAttention {
         for dispatch in bound.parts.iter().flatten().filter(|dispatch| dispatch.stage == stage) {
             dispatch.record(pass);
         }
-    }
-}
-
-impl BoundDispatch {
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let [x, y, z] = self.workgroups;
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(x, y, z);
     }
 }

@@ -7,10 +7,12 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ConfigError {
     /// K or V is out of range.
-    #[error("{what} must be 1 to {max}, found {actual}", max = crate::MAX_DIM)]
+    #[error("{what} must be 1 to {required}, found {actual}")]
     Dim {
         /// `key_dim` or `value_dim`.
         what: &'static str,
+        /// The largest.
+        required: u32,
         /// The value found.
         actual: u32,
     },
@@ -65,7 +67,7 @@ pub enum ConfigError {
         /// The text found.
         actual: String,
     },
-    /// The text of a [`CustomMap`](crate::CustomMap) is no feature map.
+    /// The text of a [`CustomMap`](crate::feature_map::CustomMap) is no feature map.
     #[error("feature map {feature_map}: {message}")]
     Phi {
         /// The map's name.
@@ -103,7 +105,7 @@ pub enum ConfigError {
     },
 }
 
-/// Why [`Weights`](crate::Weights) of a feature map cannot be used.
+/// Why [`Weights`](crate::feature_map::Weights) of a feature map cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WeightsError {
@@ -222,7 +224,7 @@ pub enum PlanError {
         actual: u32,
     },
     /// The fewest tokens that go through the kernel together take more loop iterations than the
-    /// device makes: see [`Tuning::max_loop_iterations`](crate::Tuning::max_loop_iterations).
+    /// device makes: see [`Tuning::max_loop_iterations`](crate::tuning::Tuning::max_loop_iterations).
     #[error("loop iterations of a chunk of tokens must be at most {required}, found {actual}")]
     Iterations {
         /// What the tuning allows.
@@ -357,7 +359,7 @@ pub enum BindError {
         /// The bytes bound.
         actual: u64,
     },
-    /// A [`Batch`](crate::Batch) was made for another plan or pool.
+    /// A [`Batch`](crate::serve::Batch) was made for another plan or pool.
     #[error("sequences: the batch must have been made for this {what}")]
     Batch {
         /// `plan` or `pool`.

@@ -1,64 +1,62 @@
 #![doc = include_str!("crate.md")]
 
 mod attention;
-mod batch;
-mod bound;
-mod config;
-mod custom;
-mod dtype;
-mod error;
-mod feature_map;
-mod host;
-mod iterations;
-mod kernels;
-mod layout;
-mod params;
-mod pipeline;
-mod plan;
-mod pool;
-mod projection;
-mod random;
-mod readback;
+mod bind;
+mod device;
+pub mod error;
+mod kernel;
+pub mod plan;
+mod problem;
 pub mod reference;
-mod segments;
-mod shape;
-mod slots;
-mod snapshot;
-mod split;
-mod stage;
-mod tensors;
+mod run;
+pub mod serve;
+mod shaders;
 #[cfg(not(target_arch = "wasm32"))]
 mod tune;
-mod tuning;
 pub mod verify;
-mod weights;
 
-pub use attention::{LinearAttention, Options, ShaderChecks};
-pub use batch::{Batch, Entry, Status};
-pub use bound::Bound;
-pub use config::{Config, DEFAULT_EPS, MAX_DIM, Normalization};
-pub use custom::CustomMap;
-pub use dtype::Dtype;
-pub use error::{BindError, ConfigError, Error, PlanError, PoolError, WeightsError};
-pub use feature_map::{FeatureMap, MAX_FEATURES};
-pub use host::{Inputs, Output, StateSlices, join_states, split_states};
-pub use kernels::{Kernel, kernels};
-pub use layout::Layout;
-pub use plan::{Dispatch, MAX_DECODE_LEN, Plan};
-pub use pool::StatePool;
-pub use projection::Projection;
-pub use readback::Readback;
-pub use shape::{Lens, Packing, Shape};
-pub use slots::Slot;
-pub use snapshot::Snapshot;
-pub use split::{Part, Split};
-pub use stage::Stage;
-pub use tensors::{Sequences, Tensors};
-#[cfg(not(target_arch = "wasm32"))]
-pub use tune::{Candidate, tune, tune_with};
-pub use tuning::Tuning;
-pub use weights::{WeightHeads, Weights, WeightsBinding, WeightsBuffer};
+pub use attention::LinearAttention;
+pub use bind::bound::Bound;
+pub use bind::options::{Options, ShaderChecks};
+pub use bind::tensors::Tensors;
+pub use device::readback::Readback;
+pub use error::Error;
+pub use plan::Plan;
+pub use problem::config::{Config, DEFAULT_EPS, Normalization};
+pub use problem::dtype::Dtype;
+pub use problem::feature_map::FeatureMap;
+pub use problem::io::{Inputs, Output};
+pub use problem::shape::{Packing, Shape};
 pub use wgpu;
+
+/// The feature maps, the caller's own among them, and their weights.
+pub mod feature_map {
+    pub use crate::bind::weights_buffer::{WeightsBinding, WeightsBuffer};
+    pub use crate::problem::feature_map::custom::CustomMap;
+    pub use crate::problem::feature_map::projection::Projection;
+    pub use crate::problem::feature_map::weights::{WeightHeads, Weights};
+    pub use crate::problem::feature_map::{FeatureMap, MAX_FEATURES};
+}
+
+/// Shapes, and how many elements their tensors have.
+pub mod shape {
+    pub use crate::problem::config::MAX_DIM;
+    pub use crate::problem::shape::{Lens, Packing, Shape};
+}
+
+/// States as buffers hold them and as slices.
+pub mod state {
+    pub use crate::problem::io::{StateSlices, join_states, split_states};
+}
+
+/// Sizes that fit a problem to a device, chosen or measured.
+pub mod tuning {
+    pub use crate::kernel::layout::Layout;
+    pub use crate::plan::support::{Kernel, kernels};
+    pub use crate::plan::tuning::Tuning;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::tune::{Candidate, tune, tune_with};
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -4,11 +4,20 @@ use std::time::{Duration, Instant};
 
 use wgpu::BufferUsages;
 
-use crate::pipeline::scoped;
-use crate::{
-    Batch, Config, Entry, Error, LinearAttention, Options, Packing, Plan, Sequences, Shape,
-    StatePool, Tensors, Tuning, Weights, WeightsBuffer,
-};
+use crate::attention::LinearAttention;
+use crate::bind::options::Options;
+use crate::bind::tensors::Tensors;
+use crate::bind::weights_buffer::WeightsBuffer;
+use crate::device::scope::scoped;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::plan::tuning::Tuning;
+use crate::problem::config::Config;
+use crate::problem::feature_map::weights::Weights;
+use crate::problem::shape::{Packing, Shape};
+use crate::serve::batch::{Batch, Entry};
+use crate::serve::pool::StatePool;
+use crate::serve::sequences::Sequences;
 
 /// A tuning and how long a call took with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,7 +118,7 @@ impl Told {
                 }
             })
             .collect();
-        let failed = |error: crate::PoolError| Error::Device { message: error.to_string() };
+        let failed = |error: crate::error::PoolError| Error::Device { message: error.to_string() };
         if let Some(slots) = shape.slots {
             let pool = StatePool::new(device, plan.config(), shape.kv_heads, slots);
             let pool = pool.map_err(failed)?;
@@ -198,7 +207,7 @@ impl Buffers {
             // All plans are of one shape and config.
             let config = plans.first().map(Plan::config);
             let weights = config.map(|config| Weights::draw(config, 0)).transpose()?.flatten();
-            let upload = |weights: &Weights, config| weights.upload(device, config);
+            let upload = |weights: &Weights, config| WeightsBuffer::new(device, config, weights);
             let weights = weights.zip(config).map(|(weights, config)| upload(&weights, config));
             let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
             Ok(Self {

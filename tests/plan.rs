@@ -1,10 +1,11 @@
 //! Config, Shape and Plan: arithmetic that refuses rather than wraps.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
+use linear_attention::error::{ConfigError, PlanError};
+use linear_attention::plan::Stage;
+use linear_attention::tuning::{Layout, Tuning};
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{
-    Config, ConfigError, FeatureMap, Layout, Normalization, Plan, PlanError, Shape, Stage, Tuning,
-};
+use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
 use proptest::prelude::*;
 
 fn plan(config: &Config, shape: &Shape) -> Result<Plan, PlanError> {
@@ -14,9 +15,15 @@ fn plan(config: &Config, shape: &Shape) -> Result<Plan, PlanError> {
 #[test]
 fn configs_out_of_range_are_refused() {
     let mut config = Config::new(0, 8);
-    assert_eq!(config.validate(), Err(ConfigError::Dim { what: "key_dim", actual: 0 }));
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::Dim { what: "key_dim", required: 256, actual: 0 })
+    );
     config = Config::new(8, 257);
-    assert_eq!(config.validate(), Err(ConfigError::Dim { what: "value_dim", actual: 257 }));
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::Dim { what: "value_dim", required: 256, actual: 257 })
+    );
     config = Config::new(8, 8);
     config.scale = f32::NAN;
     assert_eq!(config.validate(), Err(ConfigError::Scale { actual: "NaN".to_owned() }));

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
+use linear_attention::feature_map::Weights;
 use linear_attention::reference::{chunked, naive, recurrent};
-use linear_attention::{Config, Error, FeatureMap, Inputs, Normalization, Shape, Weights};
+use linear_attention::{Config, Error, FeatureMap, Inputs, Normalization, Shape};
 use proptest::prelude::*;
 
 /// docs/algorithm.md, "A worked example": relu, K = 2, V = 1, T = 3.

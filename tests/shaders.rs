@@ -4,8 +4,11 @@
 use std::io::Write;
 use std::process::Command;
 
+use linear_attention::feature_map::CustomMap;
+use linear_attention::plan::Stage;
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{Config, CustomMap, Dtype, FeatureMap, Stage, Tuning};
+use linear_attention::{Config, Dtype, FeatureMap};
 
 /// Every text there is: stages, layouts and ways to read tensors.
 fn modules() -> Vec<(String, String)> {

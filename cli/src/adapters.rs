@@ -1,7 +1,8 @@
 //! `adapters`: what wgpu finds here, and what each can run.
 
+use linear_attention::Config;
+use linear_attention::tuning::{Kernel, Layout, kernels};
 use linear_attention::wgpu::Features;
-use linear_attention::{Config, Kernel, Layout, kernels};
 
 use crate::device;
 use crate::failure::Failure;

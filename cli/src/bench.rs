@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
+use linear_attention::tuning::{Candidate, tune_with};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
-use linear_attention::{
-    Candidate, Config, DEFAULT_EPS, Dtype, FeatureMap, Normalization, tune_with,
-};
+use linear_attention::{Config, DEFAULT_EPS, Dtype, FeatureMap, Normalization};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
     standard_sizes, table,

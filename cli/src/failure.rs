@@ -1,6 +1,7 @@
 //! Why the program ends with a status other than 0.
 
-use linear_attention::{ConfigError, Error, PlanError};
+use linear_attention::Error;
+use linear_attention::error::{ConfigError, PlanError};
 use linear_attention_measure::MeasureError;
 use thiserror::Error;
 

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
+use linear_attention::feature_map::Weights;
 use linear_attention::reference::Output64;
-use linear_attention::{Config, Inputs, MAX_DIM, Output, Shape, Weights};
+use linear_attention::shape::MAX_DIM;
+use linear_attention::{Config, Inputs, Output, Shape};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

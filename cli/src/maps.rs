@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use linear_attention::{Config, FeatureMap, Projection, Weights};
+use linear_attention::feature_map::{Projection, Weights};
+use linear_attention::{Config, FeatureMap};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::file::{expect_dtype, expect_shape, required, to_f32};

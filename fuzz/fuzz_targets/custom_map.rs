@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use linear_attention::CustomMap;
+use linear_attention::feature_map::CustomMap;
 
 fuzz_target!(|text: &str| {
     let _ = CustomMap::new("fuzzed", text, 8, |_, _, _| {});

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use linear_attention::wgpu::{DeviceType, Limits};
-use linear_attention::{
-    Config, Dtype, FeatureMap, Normalization, Plan, Projection, Shape, Tuning, WeightHeads,
-};
+use linear_attention::{Config, Dtype, FeatureMap, Normalization, Plan, Shape};
+use linear_attention::feature_map::{Projection, WeightHeads};
+use linear_attention::tuning::Tuning;
 
 #[derive(Arbitrary, Debug)]
 struct Numbers {

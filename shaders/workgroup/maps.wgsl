@@ -1,5 +1,5 @@
 // The formulas of the maps of whole rows, for mapped.wgsl: what all features of a row share, and the
-// features. x is the row, y its projections; the table with the sources is in src/feature_map.rs.
+// features. x is the row, y its projections; the table with the sources is in src/problem/feature_map/mod.rs.
 
 override ROOT_SCALE: f32;           // K^(-1/4)
 override FEATURE_SCALE: f32;        // F^(-1/2)

@@ -1,7 +1,7 @@
 //! What a plan costs: bytes and operations, the floor that a device is measured against.
 
 use super::Plan;
-use crate::FeatureMap;
+use crate::problem::feature_map::FeatureMap;
 
 impl Plan {
     /// Bytes the dispatches read and write, without those of an initial and final state or of

@@ -4,8 +4,12 @@
 //! workgroup's threads become the inner loops, and only the order of additions that
 //! matters is kept: tokens one after the other, features in the shares that threads hold.
 
-use crate::segments::Segment;
-use crate::{Config, Error, Inputs, Output, Plan, Shape, join_states, split_states};
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::plan::segments::Segment;
+use crate::problem::config::Config;
+use crate::problem::io::{Inputs, Output, join_states, split_states};
+use crate::problem::shape::Shape;
 
 use super::{Phi, Rows, check_weights};
 

@@ -1,50 +1,10 @@
 //! φ of a row, written once for f64, the definition, and for f32, the mirror of the shaders.
 
-use std::ops::{Add, Div, Mul, Neg, Sub};
-
-use crate::{Config, FeatureMap, Projection, Weights};
-
-/// f32 and f64.
-pub(crate) trait Real:
-    Copy
-    + PartialOrd
-    + From<f32>
-    + Into<f64>
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-    + Neg<Output = Self>
-{
-    /// The nearest.
-    fn of(x: f64) -> Self;
-    /// e^x.
-    fn exp(self) -> Self;
-    /// sin x.
-    fn sin(self) -> Self;
-    /// cos x.
-    fn cos(self) -> Self;
-    /// x^(1/2).
-    fn sqrt(self) -> Self;
-
-    /// The larger of the two.
-    fn larger(self, other: Self) -> Self {
-        if self < other { other } else { self }
-    }
-}
-
-macro_rules! real {
-    ($($float:ty),*) => {$(
-        impl Real for $float {
-            fn of(x: f64) -> Self { x as $float }
-            fn exp(self) -> Self { <$float>::exp(self) }
-            fn sin(self) -> Self { <$float>::sin(self) }
-            fn cos(self) -> Self { <$float>::cos(self) }
-            fn sqrt(self) -> Self { <$float>::sqrt(self) }
-        }
-    )*};
-}
-real!(f32, f64);
+use crate::problem::config::Config;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::projection::Projection;
+use crate::problem::feature_map::real::Real;
+use crate::problem::feature_map::weights::Weights;
 
 /// eps of [`Config::l2_norm`], as in flash-linear-attention.
 const L2_EPS: f32 = 1e-6;

@@ -1,7 +1,10 @@
 //! The recurrence: mu and nu carried from token to token, in f64.
 
 use super::{Output64, Phi, Rows, check_weights, normalized, token_ranges};
-use crate::{Config, Error, Inputs, Shape};
+use crate::error::Error;
+use crate::problem::config::Config;
+use crate::problem::io::Inputs;
+use crate::problem::shape::Shape;
 
 /// Linear attention as a recurrence, O(T):
 ///

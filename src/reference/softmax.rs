@@ -1,7 +1,10 @@
 //! Softmax attention, which linear attention approximates.
 
 use super::{Rows, token_ranges};
-use crate::{Config, Error, Inputs, Shape};
+use crate::error::Error;
+use crate::problem::config::Config;
+use crate::problem::io::Inputs;
+use crate::problem::shape::Shape;
 
 /// Causal softmax attention in f64, O(T²):
 ///

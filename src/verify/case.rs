@@ -1,12 +1,16 @@
 //! A problem of the harness, and its inputs.
 
-use crate::layout::feature_blocks;
+use crate::kernel::layout::feature_blocks;
 use crate::plan::MAX_DECODE_LEN;
-use crate::random::Random;
-use crate::{
-    Config, Dtype, FeatureMap, Inputs, Lens, Projection, Shape, StateSlices, Tuning, WeightHeads,
-    Weights,
-};
+use crate::plan::tuning::Tuning;
+use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::projection::Projection;
+use crate::problem::feature_map::random::Random;
+use crate::problem::feature_map::weights::{WeightHeads, Weights};
+use crate::problem::io::{Inputs, StateSlices};
+use crate::problem::shape::{Lens, Shape};
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]

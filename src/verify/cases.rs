@@ -1,7 +1,12 @@
 //! The table of cases.
 
 use super::case::{Case, Told};
-use crate::{Config, CustomMap, Dtype, FeatureMap, Normalization, Shape, WeightHeads};
+use crate::problem::config::{Config, Normalization};
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::custom::CustomMap;
+use crate::problem::feature_map::weights::WeightHeads;
+use crate::problem::shape::Shape;
 
 /// Every case, hostile shapes among them.
 #[must_use]

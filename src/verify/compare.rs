@@ -1,7 +1,7 @@
 //! The tolerance rule, and what it says of one tensor.
 
 use super::Case;
-use crate::Dtype;
+use crate::problem::dtype::Dtype;
 
 /// How far one tensor of one case is off.
 #[derive(Clone, Debug)]

@@ -5,13 +5,18 @@ use wgpu::BufferUsages;
 use super::On;
 use super::case::{Case, Drawn};
 use super::compare::Row;
-use crate::plan::F32_SIZE;
+use crate::attention::LinearAttention;
+use crate::bind::tensors::Tensors;
+use crate::bind::weights_buffer::WeightsBuffer;
+use crate::device::readback::Readback;
+use crate::error::Error;
+use crate::kernel::stage::Stage;
+use crate::plan::segments::Segment;
+use crate::plan::tuning::Tuning;
+use crate::plan::{F32_SIZE, Plan};
+use crate::problem::io::{Output, join_states, split_states};
 use crate::reference::{self, Output64, Phi};
-use crate::segments::Segment;
-use crate::{
-    Error, LinearAttention, Output, Plan, Readback, Sequences, Stage, Tensors, Tuning,
-    WeightsBuffer, join_states, split_states,
-};
+use crate::serve::sequences::Sequences;
 
 /// Every tensor of a case on the device, and the scratch between its stages.
 struct Buffers {
@@ -228,7 +233,8 @@ impl Run<'_> {
             }
         }
         let weights = self.drawn.weights.as_ref();
-        let weights = weights.map(|weights| weights.upload(self.on.device, &self.case.config));
+        let weights =
+            weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
         Ok(Buffers {
             weights: weights.transpose()?,
             q: rows("q", &self.drawn.q, lens.q),

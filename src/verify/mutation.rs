@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::Stage;
+use crate::kernel::stage::Stage;
 
 /// A mistake that a kernel could have and the harness must catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,7 +157,9 @@ impl Mutation {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 mod tests {
     use super::Mutation;
-    use crate::{Config, FeatureMap, Tuning};
+    use crate::plan::tuning::Tuning;
+    use crate::problem::config::Config;
+    use crate::problem::feature_map::FeatureMap;
 
     #[test]
     fn each_mutation_edits_one_place() {

@@ -1,8 +1,10 @@
 //! Features against those that PyTorch computed, and the maps' names and widths.
 
 use approx::assert_relative_eq;
+use linear_attention::FeatureMap;
+use linear_attention::error::ConfigError;
+use linear_attention::feature_map::{Projection, Weights};
 use linear_attention::reference::key_features;
-use linear_attention::{ConfigError, FeatureMap, Projection, Weights};
 use safetensors::SafeTensors;
 
 use crate::{ALL, config_of, named};

@@ -1,9 +1,9 @@
 //! Sizes, custom maps and weights that cannot be.
 
+use linear_attention::error::{ConfigError, WeightsError};
+use linear_attention::feature_map::{CustomMap, Projection, Weights};
 use linear_attention::reference::key_features;
-use linear_attention::{
-    Config, ConfigError, CustomMap, FeatureMap, Projection, Shape, Weights, WeightsError,
-};
+use linear_attention::{Config, FeatureMap, Shape};
 
 use crate::{config_of, named};
 

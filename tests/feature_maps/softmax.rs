@@ -1,7 +1,8 @@
 //! How near random features come to softmax.
 
+use linear_attention::feature_map::Weights;
 use linear_attention::reference::{recurrent, softmax};
-use linear_attention::{Config, FeatureMap, Inputs, Normalization, Shape, Weights};
+use linear_attention::{Config, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::config_of;
 

@@ -1,10 +1,10 @@
 //! Traps that other libraries fell into.
 
 use approx::assert_relative_eq;
+use linear_attention::error::ConfigError;
+use linear_attention::feature_map::Weights;
 use linear_attention::reference::{chunked, key_features, recurrent};
-use linear_attention::{
-    Config, ConfigError, Dtype, FeatureMap, Inputs, Normalization, Shape, Weights,
-};
+use linear_attention::{Config, Dtype, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::{ALL, config_of, named};
 

@@ -1,11 +1,13 @@
 //! Bindings: one arena, states in place, and everything that `bind` must refuse.
 
 use libtest_mimic::Failed;
+use linear_attention::error::BindError;
+use linear_attention::plan::MAX_DECODE_LEN;
+use linear_attention::serve::Sequences;
+use linear_attention::state::{join_states, split_states};
+use linear_attention::tuning::Layout;
 use linear_attention::wgpu::{self, BufferBinding, BufferUsages};
-use linear_attention::{
-    BindError, Config, Inputs, Layout, LinearAttention, MAX_DECODE_LEN, Plan, Readback, Sequences,
-    Shape, Tensors, join_states, split_states,
-};
+use linear_attention::{Config, Inputs, LinearAttention, Plan, Readback, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 
 use libtest_mimic::Failed;
+use linear_attention::tuning::{Layout, Tuning};
 use linear_attention::verify::{self, Harness, Options, Row};
 use linear_attention::wgpu::DeviceType;
-use linear_attention::{Config, Layout, ShaderChecks, Tuning};
+use linear_attention::{Config, ShaderChecks};
 
 use crate::Trial;
 use crate::adapters::Gpu;

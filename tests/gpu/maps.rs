@@ -2,11 +2,15 @@
 //! blocks, a caller's own map.
 
 use libtest_mimic::Failed;
+use linear_attention::error::{BindError, WeightsError};
+use linear_attention::feature_map::{
+    CustomMap, WeightHeads, Weights, WeightsBinding, WeightsBuffer,
+};
+use linear_attention::tuning::Tuning;
 use linear_attention::verify::{self, Options};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
 use linear_attention::{
-    BindError, Config, CustomMap, Error, FeatureMap, Inputs, LinearAttention, Normalization,
-    Output, Shape, Tuning, WeightHeads, Weights, WeightsBinding, WeightsError, reference,
+    Config, Error, FeatureMap, Inputs, LinearAttention, Normalization, Output, Shape, reference,
 };
 
 use super::Test;
@@ -203,7 +207,7 @@ fn weights_drawn_again(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (device, queue) = (&gpu.device, &gpu.queue);
     let config = config("favor:32");
     let draw = |seed| Weights::draw(&config, seed).map(|weights| weights.unwrap_or_default());
-    let buffer = draw(1)?.upload(device, &config)?;
+    let buffer = WeightsBuffer::new(device, &config, &draw(1)?)?;
     let (q, k, v) = (numbers(8 * D, 1), numbers(8 * D, 2), numbers(8 * D, 3));
     let shape = Shape::new(1, 8, 1);
     let attention = LinearAttention::new(device, config.clone())?;
@@ -240,7 +244,8 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     let scratch = super::binding::tensor(gpu, &[0.0; 64]);
     let config = config("t2r:8");
     let t2r = LinearAttention::new(&gpu.device, config.clone())?;
-    let weights = Weights::draw(&config, 1)?.unwrap_or_default().upload(&gpu.device, &config)?;
+    let weights =
+        WeightsBuffer::new(&gpu.device, &config, &Weights::draw(&config, 1)?.unwrap_or_default())?;
     let bind = |attention: &LinearAttention, weights: Option<WeightsBinding<'_>>| {
         let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &out);
         tensors.weights = weights;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use libtest_mimic::Failed;
-use linear_attention::Tuning;
+use linear_attention::tuning::Tuning;
 use linear_attention::verify::{self, Mutation, Options};
 
 use crate::Trial;

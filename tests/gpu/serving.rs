@@ -5,11 +5,9 @@ mod pool;
 mod schedule;
 
 use libtest_mimic::Failed;
+use linear_attention::serve::{Batch, Sequences, Slot, StatePool, Status};
 use linear_attention::wgpu::{self, BufferUsages};
-use linear_attention::{
-    Batch, Bound, LinearAttention, Plan, Readback, Sequences, Shape, Slot, StatePool, Status,
-    Tensors,
-};
+use linear_attention::{Bound, LinearAttention, Plan, Readback, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;

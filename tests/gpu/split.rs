@@ -1,10 +1,9 @@
 //! Problems larger than a binding: a device that was asked for small ones has them soon.
 
 use libtest_mimic::Failed;
+use linear_attention::error::{BindError, PlanError};
 use linear_attention::wgpu::{self, Limits};
-use linear_attention::{
-    BindError, Config, Dtype, Inputs, LinearAttention, PlanError, Shape, Tensors, reference,
-};
+use linear_attention::{Config, Dtype, Inputs, LinearAttention, Shape, Tensors, reference};
 
 use super::Test;
 use super::properties::{close, numbers};

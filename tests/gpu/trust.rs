@@ -8,11 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
 
 use libtest_mimic::Failed;
+use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
 use linear_attention::wgpu::{self, Device, Instance, PollType, Queue};
-use linear_attention::{
-    Batch, Config, Entry, Error, Inputs, LinearAttention, Output, Plan, Sequences, Shape,
-    StatePool, Tensors,
-};
+use linear_attention::{Config, Error, Inputs, LinearAttention, Output, Plan, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;

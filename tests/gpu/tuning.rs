@@ -1,8 +1,9 @@
 //! Every way to compute gives the same result, and the fastest of them is found.
 
 use libtest_mimic::Failed;
+use linear_attention::tuning::{Layout, Tuning, tune_with};
 use linear_attention::verify::{self, Options};
-use linear_attention::{Config, Inputs, Layout, LinearAttention, Shape, Tuning, tune_with};
+use linear_attention::{Config, Inputs, LinearAttention, Shape};
 
 use super::Test;
 use super::properties::{close, numbers};

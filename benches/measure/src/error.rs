@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use linear_attention::{BindError, ConfigError, PlanError};
+use linear_attention::error::{BindError, ConfigError, PlanError};
 use thiserror::Error;
 
 /// Why a shape has no row.
@@ -20,7 +20,7 @@ pub enum MeasureError {
     Bind(#[from] BindError),
     /// Its states make no pool.
     #[error(transparent)]
-    Pool(#[from] linear_attention::PoolError),
+    Pool(#[from] linear_attention::error::PoolError),
     /// What the library says of a whole call, as for the check.
     #[error(transparent)]
     Attention(#[from] linear_attention::Error),

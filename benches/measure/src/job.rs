@@ -2,11 +2,15 @@
 
 use std::time::Instant;
 
+use linear_attention::feature_map::WeightsBuffer;
+use linear_attention::plan::Stage;
+use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
+use linear_attention::state::join_states;
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Batch, Bound, Config, Entry, LinearAttention, Options, Plan, Readback, Sequences, Shape, Slot,
-    Stage, StatePool, Tensors, Tuning, WeightsBuffer, join_states, reference,
+    Bound, Config, LinearAttention, Options, Plan, Readback, Shape, Tensors, reference,
 };
 
 use crate::random::Drawn;
@@ -224,7 +228,7 @@ impl Buffers {
         let lens = plan.lens();
         let slots = plan.shape().slots;
         let drawn = Drawn::new(plan.config(), lens, slots.is_some())?;
-        let weights = drawn.weights.as_ref().map(|w| w.upload(device, plan.config()));
+        let weights = drawn.weights.as_ref().map(|w| WeightsBuffer::new(device, plan.config(), w));
         let dtype = plan.config().dtype;
         let filled = |data: &[f32]| {
             device.create_buffer_init(&BufferInitDescriptor {

@@ -1,6 +1,8 @@
 //! Inputs to measure with.
 
-use linear_attention::{Config, Error, Inputs, Lens, Normalization, Weights};
+use linear_attention::feature_map::Weights;
+use linear_attention::shape::Lens;
+use linear_attention::{Config, Error, Inputs, Normalization};
 
 /// Numbers from -1 to 1 by splitmix64, the same in every run.
 pub(crate) fn random(len: u64, seed: u64) -> Vec<f32> {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use linear_attention::Plan;
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::AdapterInfo;
-use linear_attention::{Plan, Tuning};
 use serde::{Deserialize, Serialize};
 
 use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};

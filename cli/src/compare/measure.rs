@@ -1,11 +1,10 @@
 //! One map: its error against softmax, over all and over position, and its cost.
 
+use linear_attention::feature_map::WeightsBuffer;
+use linear_attention::serve::StatePool;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages};
-use linear_attention::{
-    Config, FeatureMap, LinearAttention, Normalization, StatePool, Tensors, WeightsBuffer,
-    reference,
-};
+use linear_attention::{Config, FeatureMap, LinearAttention, Normalization, Tensors, reference};
 use linear_attention_measure::Timer;
 use serde::Serialize;
 
@@ -237,7 +236,10 @@ impl Timed {
         let scratch = empty(split.scratch_size().max(4));
         // A call in parts carries its state on.
         let states = split.carries_state().then(|| empty(4 * lens.state));
-        let weights = inputs.weights.map(|weights| weights.upload(device, config)).transpose()?;
+        let weights = inputs
+            .weights
+            .map(|weights| WeightsBuffer::new(device, config, weights))
+            .transpose()?;
         let mut tensors = Tensors::new(&q, &k, &v, &out);
         tensors.final_ = states.as_ref().map(Buffer::as_entire_buffer_binding);
         tensors.weights = weights.as_ref().map(WeightsBuffer::binding);

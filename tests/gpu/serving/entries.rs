@@ -1,10 +1,11 @@
 //! What the device is told, or tells: entries that cannot be, and those it wrote itself.
 
 use libtest_mimic::Failed;
+use linear_attention::serve::StatePool;
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, DeviceType};
 use linear_attention::{
-    Config, Inputs, LinearAttention, Options, Readback, ShaderChecks, Shape, StatePool, Tuning,
-    reference,
+    Config, Inputs, LinearAttention, Options, Readback, ShaderChecks, Shape, reference,
 };
 
 use super::super::properties::{close, numbers};

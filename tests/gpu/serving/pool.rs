@@ -1,11 +1,10 @@
 //! The pool by itself: handles, copies, snapshots, and what does not belong together.
 
 use libtest_mimic::Failed;
+use linear_attention::error::{BindError, PoolError};
+use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
 use linear_attention::wgpu::{self, BufferUsages};
-use linear_attention::{
-    Batch, BindError, Config, Entry, FeatureMap, LinearAttention, PoolError, Sequences, Shape,
-    StatePool, Tensors,
-};
+use linear_attention::{Config, FeatureMap, LinearAttention, Shape, Tensors};
 
 use super::{D, STATE, buffer, encoder, filled_pool, is, state, state_of, states};
 use crate::adapters::Gpu;

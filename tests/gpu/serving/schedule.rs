@@ -1,7 +1,8 @@
 //! Any schedule of prefill, decode, fork, snapshot and leaving.
 
 use libtest_mimic::Failed;
-use linear_attention::{Entry, Inputs, LinearAttention, Shape, Slot, StatePool, reference};
+use linear_attention::serve::{Entry, Slot, StatePool};
+use linear_attention::{Inputs, LinearAttention, Shape, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Proptest, TestCaseError, TestRunner};
 

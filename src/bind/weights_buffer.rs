@@ -1,0 +1,79 @@
+//! Weights on the device.
+
+use wgpu::{BufferBinding, BufferUsages};
+
+use crate::device::buffers::init_buffer;
+use crate::device::scope::scoped;
+use crate::error::{Error, WeightsError};
+use crate::problem::config::Config;
+use crate::problem::feature_map::weights::{WeightHeads, Weights};
+
+/// Weights on the device.
+#[derive(Clone, Debug)]
+pub struct WeightsBuffer {
+    buffer: wgpu::Buffer,
+    config: Config,
+    heads: WeightHeads,
+}
+
+impl WeightsBuffer {
+    /// Uploads weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::encode`]; or the device's refusal.
+    pub fn new(device: &wgpu::Device, config: &Config, weights: &Weights) -> Result<Self, Error> {
+        let words = weights.encode(config)?;
+        let failed = |message| Error::Device { message };
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
+        let buffer = scoped(device, || {
+            init_buffer(device, "linear_attention.weights", bytemuck::cast_slice(&words), usage)
+        });
+        let buffer = buffer.and_then(|buffer| buffer).map_err(failed)?;
+        Ok(Self { buffer, config: config.clone(), heads: weights.heads() })
+    }
+
+    /// What [`Tensors::weights`](crate::Tensors::weights) takes.
+    #[must_use]
+    pub fn binding(&self) -> WeightsBinding<'_> {
+        WeightsBinding { buffer: self.buffer.as_entire_buffer_binding(), heads: self.heads }
+    }
+
+    /// Puts others in their place, drawn anew or trained further: what is submitted on `queue`
+    /// after this reads them. A state that the first left cannot go on with the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads.
+    pub fn write(&self, queue: &wgpu::Queue, weights: &Weights) -> Result<(), WeightsError> {
+        let words = weights.encode(&self.config)?;
+        let (required, actual) = (self.heads, weights.heads());
+        for (what, required, actual) in
+            [("keys", required.keys, actual.keys), ("queries", required.queries, actual.queries)]
+        {
+            if required != actual {
+                return Err(WeightsError::Heads { what, required: required.to_string(), actual });
+            }
+        }
+        queue.write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
+        Ok(())
+    }
+}
+
+/// A buffer of weights, and whose they are.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WeightsBinding<'a> {
+    /// With usage `STORAGE` and [`WeightHeads::size`] bytes.
+    pub buffer: BufferBinding<'a>,
+    /// Whose they are.
+    pub heads: WeightHeads,
+}
+
+impl<'a> WeightsBinding<'a> {
+    /// A range of the caller's own buffer, laid out as [`WeightHeads`] says.
+    #[must_use]
+    pub fn new(buffer: BufferBinding<'a>, heads: WeightHeads) -> Self {
+        Self { buffer, heads }
+    }
+}

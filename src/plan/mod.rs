@@ -1,0 +1,467 @@
+//! From a shape to dispatches, scratch and traffic; arithmetic alone, no device.
+
+mod cost;
+pub(crate) mod segments;
+pub(crate) mod split;
+pub(crate) mod support;
+pub(crate) mod tuning;
+mod workarounds;
+
+pub use crate::kernel::stage::Stage;
+pub use split::{Part, Split};
+
+use std::ops::Range;
+
+use crate::error::PlanError;
+use crate::kernel::layout::{Layout, SCAN_THREADS, decode_places, feature_blocks};
+use crate::plan::segments::{Cut, Segment};
+use crate::plan::tuning::Tuning;
+use crate::problem::config::Config;
+use crate::problem::shape::{Lens, Packing, Shape, elements, state_len};
+
+/// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
+/// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
+pub const MAX_DECODE_LEN: u32 = 16;
+
+/// One dispatch of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Dispatch {
+    /// What it computes.
+    pub stage: Stage,
+    /// Workgroups along x, y and z.
+    pub workgroups: [u32; 3],
+}
+
+/// How a shape is computed. Pure data: making one touches no device.
+///
+/// ```
+/// use linear_attention::{Config, Plan, Shape, wgpu};
+///
+/// let plan = Plan::new(&Config::new(64, 64), &Shape::new(1, 4096, 8), &wgpu::Limits::default())?;
+/// for dispatch in plan.dispatches() {
+///     println!("{} {:?}", dispatch.stage.name(), dispatch.workgroups);
+/// }
+/// println!("{} bytes of scratch", plan.scratch_size());
+/// # Ok::<(), linear_attention::error::PlanError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    config: Config,
+    shape: Shape,
+    tuning: Tuning,
+    lens: Lens,
+    is_decode: bool,
+    cut: Cut,
+    /// Elements of the state of one sequence.
+    state_len: u32,
+    scratch_states: Range<u64>,
+    scratch_table: Range<u64>,
+    scratch_shares: Range<u64>,
+    dispatches: Vec<Dispatch>,
+}
+
+impl Plan {
+    /// The plan for a device with `limits` of which nothing else is known.
+    /// [`LinearAttention::plan`](crate::LinearAttention::plan) knows the device.
+    ///
+    /// # Errors
+    ///
+    /// A config or shape out of range, or tensors, scratch or workgroups beyond `limits`.
+    pub fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
+        let tuning = Tuning::new(config, limits, wgpu::DeviceType::Other)?;
+        Self::with_tuning(config, shape, limits, &tuning)
+    }
+
+    /// The plan with sizes chosen by the caller.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::new`]; and a tuning that does not fit.
+    pub fn with_tuning(
+        config: &Config,
+        shape: &Shape,
+        limits: &wgpu::Limits,
+        tuning: &Tuning,
+    ) -> Result<Self, PlanError> {
+        tuning.check(config, limits)?;
+        let lens = shape.lens(config)?;
+        // A chunk or segment beyond the last token must not wrap its number to 0.
+        let required = 1 << 31;
+        if shape.seq_len > required {
+            return Err(PlanError::SeqLen { required, actual: shape.seq_len });
+        }
+        let state_len = state_len(config, shape.kv_heads)?;
+        if let Some(slots) = shape.slots {
+            elements("pool", &[slots, state_len])?;
+        }
+        let mut plan = Self {
+            config: config.clone(),
+            shape: shape.clone(),
+            tuning: *tuning,
+            lens,
+            is_decode: false,
+            cut: Cut::default(),
+            state_len,
+            scratch_states: 0..0,
+            scratch_table: 0..0,
+            scratch_shares: 0..0,
+            dispatches: Vec::with_capacity(Stage::ALL.len()),
+        };
+        plan.check_sequences()?;
+        plan.is_decode = shape.max_len() <= MAX_DECODE_LEN
+            && plan.feature_blocks() == 1
+            && plan.decode_iterations() <= u64::from(tuning.max_loop_iterations);
+        plan.check_iterations()?;
+        plan.cut = plan.choose_cut();
+        if !plan.is_decode {
+            let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+            if plan.has_scratch_states() {
+                let len = u64::from(state_len);
+                plan.scratch_states = 0..scratch(F32_SIZE * plan.cut.places, len)?;
+            }
+            if plan.has_table() {
+                let begin = plan.scratch_states.end.next_multiple_of(align);
+                plan.scratch_table = begin..begin + TABLE_ENTRY_SIZE * u64::from(shape.sequences());
+            }
+            if plan.feature_blocks() > 1 {
+                let begin = plan.scratch_states.end.max(plan.scratch_table.end);
+                let begin = begin.next_multiple_of(align);
+                // A row of q' mu in quads, and in one more q' . nu.
+                let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + 1);
+                let rows = plan.o_rows() * u64::from(plan.feature_blocks());
+                plan.scratch_shares = begin..begin + scratch(F32_SIZE * len, rows)?;
+            }
+        }
+        plan.check_sizes(limits)?;
+        plan.add_dispatches(limits)?;
+        Ok(plan)
+    }
+
+    /// `decode_step` compares each sequence's entry with every other's, and a device may
+    /// leave loops that are too long.
+    fn check_sequences(&self) -> Result<(), PlanError> {
+        let required = self.tuning.max_loop_iterations.saturating_sub(4096);
+        let actual = self.shape.sequences();
+        if self.has_entries() && actual > required {
+            return Err(PlanError::Sequences { required, actual });
+        }
+        // Nor may a place beyond the last token of all.
+        let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
+        if self.has_entries() && actual > required {
+            return Err(PlanError::SeqLen { required, actual });
+        }
+        Ok(())
+    }
+
+    /// No segment is shorter than a chunk.
+    fn check_iterations(&self) -> Result<(), PlanError> {
+        let required = self.tuning.max_loop_iterations;
+        let actual = match self.layout() {
+            Layout::Workgroup { .. } if !self.is_decode => self.iterations_per_chunk(),
+            _ => 0,
+        };
+        if actual > required.into() {
+            return Err(PlanError::Iterations { required, actual });
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
+        let dtype = self.config.dtype;
+        let binding = limits.max_storage_buffer_binding_size;
+        let required = binding.min(limits.max_buffer_size);
+        let state_bytes = F32_SIZE * u64::from(self.state_len);
+        let states = match self.shape.slots {
+            Some(slots) => ("pool", u64::from(slots) * state_bytes),
+            None => ("state", self.lens.state * F32_SIZE),
+        };
+        for (what, actual, required) in [
+            ("q", dtype.bytes(self.lens.q), required),
+            ("k", dtype.bytes(self.lens.k), required),
+            ("v", dtype.bytes(self.lens.v), required),
+            ("o", dtype.bytes(self.lens.o), required),
+            (states.0, states.1, required),
+            ("scratch", self.scratch_states.end, required),
+            ("table", self.scratch_table.end - self.scratch_table.start, required),
+            ("shares", self.scratch_shares.end - self.scratch_shares.start, required),
+            ("sequences", self.sequences_size(), required),
+            ("scratch", self.scratch_size(), limits.max_buffer_size),
+        ] {
+            if actual <= required {
+                continue;
+            }
+            if what == "pool" {
+                let largest = required.checked_div(state_bytes).map(|slots| slots as u32);
+                return Err(PlanError::PoolTooLarge { required, actual, largest });
+            }
+            let one = actual / u64::from(self.shape.batch);
+            let largest_batch = match self.shape.is_packed() {
+                false => required.checked_div(one).map(|b| b as u32),
+                true => None,
+            };
+            return Err(PlanError::TooLarge { what, required, actual, largest_batch });
+        }
+        Ok(())
+    }
+
+    fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
+        let places = self.tuning.layout.places();
+        let sequences = u64::from(self.shape.sequences());
+        if self.is_decode {
+            let items = sequences * u64::from(self.shape.kv_heads);
+            let places = decode_places(&self.config, self.layout());
+            self.dispatches.push(fold(Stage::DecodeStep, items, places, limits)?);
+            return Ok(());
+        }
+        if self.has_table() {
+            self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
+        }
+        let per_segment = u64::from(self.shape.kv_heads)
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
+        if self.cut.most > 1 {
+            // Where all sequences have as many, the last of each has no place here.
+            let adding = self.cut.places - if self.has_table() { 0 } else { sequences };
+            let items = adding.saturating_mul(per_segment);
+            self.dispatches.push(fold(Stage::SegmentState, items, places, limits)?);
+        }
+        if self.has_scratch_states() {
+            let elements =
+                sequences * u64::from(self.state_len) / if self.config.is_quads() { 4 } else { 1 };
+            self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
+        }
+        let blocks = u64::from(self.head_blocks());
+        let outputs = self.cut.places.saturating_mul(per_segment).saturating_mul(blocks);
+        self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
+        if self.feature_blocks() > 1 {
+            let items = self.o_rows() * u64::from(self.config.value_dim.div_ceil(4));
+            self.dispatches.push(fold(Stage::OutputSum, items, SCAN_THREADS, limits)?);
+        }
+        Ok(())
+    }
+
+    /// Whether every sequence is a short run, which `decode_step` alone computes.
+    #[must_use]
+    pub fn is_decode(&self) -> bool {
+        self.is_decode
+    }
+
+    /// Whether a buffer says which tokens or which slot a sequence has.
+    pub(crate) fn has_entries(&self) -> bool {
+        self.shape.is_packed() || self.shape.slots.is_some()
+    }
+
+    /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
+    pub(crate) fn reads_sequences(&self) -> bool {
+        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::AtMost { .. })
+    }
+
+    /// Whether `sequence_table` makes a checked table of that.
+    pub(crate) fn has_table(&self) -> bool {
+        self.has_entries() && !self.is_decode
+    }
+
+    /// Whether what each segment starts from is in scratch. With one segment a sequence it
+    /// is the initial state itself, unless that is updated in place and several places read it.
+    pub(crate) fn has_scratch_states(&self) -> bool {
+        !self.is_decode
+            && (self.cut.most > 1 || (self.shape.slots.is_some() && self.places_per_state() > 1))
+    }
+
+    /// The config it was made for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The shape it computes.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The sizes it chose.
+    #[must_use]
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Who holds mu.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.tuning.layout
+    }
+
+    /// Elements of each tensor.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        &self.lens
+    }
+
+    /// The dispatches, in order.
+    #[must_use]
+    pub fn dispatches(&self) -> &[Dispatch] {
+        &self.dispatches
+    }
+
+    /// S, the segments of a sequence; of the longest where lengths differ.
+    #[must_use]
+    pub fn segments(&self) -> u32 {
+        self.cut.most
+    }
+
+    /// Tokens of a segment; the last of a sequence may have fewer. A sequence of `len` tokens
+    /// has `ceil(len / segment_len)` segments, and at least one.
+    #[must_use]
+    pub fn segment_len(&self) -> u32 {
+        self.cut.len
+    }
+
+    /// Bytes of scratch that `bind` needs, which may be 0. Its contents need not be kept
+    /// between calls, so plans that run one after the other can share it.
+    #[must_use]
+    pub fn scratch_size(&self) -> wgpu::BufferAddress {
+        self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_shares.end)
+    }
+
+    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs none.
+    #[must_use]
+    pub fn sequences_size(&self) -> wgpu::BufferAddress {
+        let n = u64::from(self.shape.sequences());
+        let lengths = if self.shape.is_packed() { n + 1 } else { 0 };
+        let slots = if self.shape.slots.is_some() { n } else { 0 };
+        if self.has_entries() { 4 * (1 + lengths + slots) } else { 0 }
+    }
+
+    /// Bytes of the state of one sequence, mu `[G,F,V]` and nu `[G,F]` in f32.
+    #[must_use]
+    pub fn state_size(&self) -> wgpu::BufferAddress {
+        F32_SIZE * u64::from(self.state_len)
+    }
+
+    /// Whether one binding may be both the initial and the final state: each state is then
+    /// read by the one place (a workgroup, or in [`Layout::Thread`] a thread) that writes it,
+    /// or by `state_scan` before anything does.
+    #[must_use]
+    pub fn updates_in_place(&self) -> bool {
+        self.is_decode || self.cut.most > 1 || self.places_per_state() == 1
+    }
+
+    /// Query rows of a call that read one key/value head of a sequence.
+    pub(crate) fn rows_per_state(&self) -> u32 {
+        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.kv_heads)
+    }
+
+    pub(crate) fn places_per_state(&self) -> u32 {
+        self.head_blocks() * self.value_blocks()
+    }
+
+    /// Whether the other cuts sequences at the same places.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn same_cut(&self, other: &Self) -> bool {
+        self.cut == other.cut
+    }
+
+    /// Every segment, or `None` where a buffer tells the lengths.
+    pub(crate) fn segment_list(&self) -> Option<Vec<Segment>> {
+        let stride = (!self.has_table()).then_some(self.cut.most);
+        self.shape.token_ranges().map(|ranges| Segment::list(&ranges, self.segment_len(), stride))
+    }
+
+    /// States that scratch has room for: of a segment each.
+    pub(crate) fn segment_places(&self) -> u64 {
+        self.cut.places
+    }
+
+    pub(crate) fn scratch_states(&self) -> Range<u64> {
+        self.scratch_states.clone()
+    }
+
+    pub(crate) fn scratch_shares(&self) -> Range<u64> {
+        self.scratch_shares.clone()
+    }
+
+    pub(crate) fn scratch_table(&self) -> Range<u64> {
+        self.scratch_table.clone()
+    }
+
+    /// Query heads that one place serves.
+    pub(crate) fn head_tile(&self) -> u32 {
+        match self.layout() {
+            Layout::Workgroup { chunk_queries, .. } => {
+                (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
+            }
+            Layout::Thread { .. } => 1,
+        }
+    }
+
+    pub(crate) fn head_blocks(&self) -> u32 {
+        (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+    }
+
+    /// Blocks that F falls into, each with places of its own: with more than one, each leaves a
+    /// share of every row of o in scratch, and `output_sum` adds them up.
+    #[must_use]
+    pub fn feature_blocks(&self) -> u32 {
+        feature_blocks(&self.config)
+    }
+
+    /// Rows of q and o, seen as `[rows, width]`.
+    fn o_rows(&self) -> u64 {
+        let Shape { batch, seq_len, heads, .. } = self.shape;
+        u64::from(batch) * u64::from(seq_len) * u64::from(heads)
+    }
+
+    pub(crate) fn value_blocks(&self) -> u32 {
+        self.config.value_dim.div_ceil(self.layout().values())
+    }
+
+    /// Tokens of a chunk: as many as leave room for their query rows. A thread without
+    /// workgroup memory has no chunks.
+    pub(crate) fn chunk_len(&self) -> u32 {
+        match self.layout() {
+            Layout::Workgroup { chunk_tokens, chunk_queries, .. } => {
+                (chunk_queries / self.head_tile()).clamp(1, chunk_tokens)
+            }
+            Layout::Thread { .. } => 1,
+        }
+    }
+}
+
+/// Bytes of an f32, which every state is made of.
+pub(crate) const F32_SIZE: u64 = 4;
+
+/// Bytes of what `sequence_table` writes for a sequence.
+const TABLE_ENTRY_SIZE: u64 = 16;
+
+/// A dispatch of as many workgroups as `items` take, `per_workgroup` numbered items to
+/// each, laid along x and, where x is full, folded into y.
+fn fold(
+    stage: Stage,
+    items: u64,
+    per_workgroup: u32,
+    limits: &wgpu::Limits,
+) -> Result<Dispatch, PlanError> {
+    let workgroups = items.div_ceil(per_workgroup.into());
+    let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
+    let x = workgroups.min(widest);
+    let y = workgroups.div_ceil(x);
+    let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(per_workgroup));
+    if y > widest || x * y > required {
+        return Err(PlanError::TooManyWorkgroups {
+            stage: stage.name(),
+            required,
+            actual: workgroups,
+        });
+    }
+    Ok(Dispatch { stage, workgroups: [x as u32, y as u32, 1] })
+}
+
+fn scratch(size: u64, len: u64) -> Result<u64, PlanError> {
+    let bytes = size.checked_mul(len).filter(|bytes| bytes / F32_SIZE <= u64::from(u32::MAX));
+    bytes.ok_or(PlanError::TooManyElements {
+        what: "scratch",
+        actual: len.saturating_mul(size) / F32_SIZE,
+    })
+}

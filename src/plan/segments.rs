@@ -1,0 +1,170 @@
+//! Where sequences are cut.
+
+use std::ops::Range;
+
+use crate::plan::Plan;
+use crate::problem::shape::Packing;
+
+/// How the sequences of a call are cut into segments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Cut {
+    /// Tokens of a segment.
+    pub(crate) len: u32,
+    /// Segments of the longest sequence.
+    pub(crate) most: u32,
+    /// Segments of all sequences.
+    pub(crate) count: u64,
+    /// Numbers that a segment can have: a few of them may be nobody's where lengths differ.
+    pub(crate) places: u64,
+    /// Tokens of all segments that another one follows.
+    pub(crate) again: u64,
+}
+
+/// One segment of a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Segment {
+    /// The sequence.
+    pub(crate) n: usize,
+    /// Its number among all segments, and its state's in scratch.
+    pub(crate) number: usize,
+    /// Its rows in q, k, v and o seen as `[B T,..]`.
+    pub(crate) tokens: Range<usize>,
+    /// Whether it is its sequence's last.
+    pub(crate) is_last: bool,
+}
+
+impl Segment {
+    /// All segments of sequences with these rows. With `stride` the segments of sequence n are
+    /// numbered from n stride. Without, they are numbered from n + begin / len, which leaves
+    /// each sequence as many numbers as it needs, and at most one more, without a sum over the
+    /// sequences before it: ceil(x / len) <= floor((begin + x) / len) - floor(begin / len) + 1.
+    pub(crate) fn list(ranges: &[Range<usize>], len: u32, stride: Option<u32>) -> Vec<Self> {
+        let len = len.max(1) as usize;
+        let mut all = Vec::new();
+        for (n, range) in ranges.iter().enumerate() {
+            let first = match stride {
+                Some(stride) => n * stride as usize,
+                None => n + range.start / len,
+            };
+            let count = range.len().div_ceil(len).max(1);
+            for s in 0..count {
+                let begin = range.start + s * len;
+                let tokens = begin..range.end.min(begin + len);
+                all.push(Self { n, number: first + s, tokens, is_last: s + 1 == count });
+            }
+        }
+        all
+    }
+}
+
+impl Plan {
+    /// The cut with which the last workgroup ends soonest.
+    pub(crate) fn choose_cut(&self) -> Cut {
+        if self.is_decode() {
+            return self.cut_at(self.shape().max_len());
+        }
+        if !self.shape().is_packed() {
+            let segments = self.choose_segments();
+            let len = self.shape().seq_len.div_ceil(segments);
+            // Rounding the length up can leave the last segments empty: drop those.
+            return self.cut_at(len);
+        }
+        // Of lengths that cut the longest sequence evenly, the one that costs least.
+        let longest = self.shape().max_len();
+        let (least, most) = self.segment_bounds(longest);
+        // More of a device than this is filled by the sequences themselves.
+        let most = most.min(least.saturating_add(256));
+        let lens = (least..=most).map(|segments| longest.div_ceil(segments));
+        let cost = |len: &u32| self.packed_cost(&self.cut_at(*len));
+        // The first of equals is the longest.
+        let best = lens.min_by_key(cost);
+        self.cut_at(best.unwrap_or(longest))
+    }
+
+    /// Segments of `len` tokens.
+    fn cut_at(&self, len: u32) -> Cut {
+        let shape = self.shape();
+        let most = shape.max_len().div_ceil(len).max(1);
+        let sequences = u64::from(shape.sequences());
+        let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
+        let places = if self.has_table() {
+            sequences + tokens / u64::from(len)
+        } else {
+            sequences * u64::from(most)
+        };
+        let segments = |tokens: u32| u64::from(tokens.div_ceil(len).max(1));
+        let (count, cut) = match &shape.packing {
+            Packing::Equal => (sequences * u64::from(most), sequences * u64::from(most - 1)),
+            Packing::Lengths(lengths) => {
+                let count: u64 = lengths.iter().map(|tokens| segments(*tokens)).sum();
+                (count, count - sequences)
+            }
+            // As many of the longest as there are tokens for, and the others empty.
+            Packing::AtMost { .. } => {
+                let long = (tokens / u64::from(shape.max_len())).min(sequences);
+                (sequences + long * u64::from(most - 1), long * u64::from(most - 1))
+            }
+        };
+        Cut { len, most, count, places, again: cut * u64::from(len) }
+    }
+
+    /// Fewest and most segments that a sequence of `seq_len` tokens may have.
+    fn segment_bounds(&self, seq_len: u32) -> (u32, u32) {
+        let t = self.tuning();
+        let mut longest = t.max_segment_len.min(self.longest_segment());
+        if seq_len > t.max_segment_len {
+            longest = longest.min(t.cut_segment_len);
+        }
+        let least = seq_len.div_ceil(longest);
+        (least, (seq_len / t.min_segment_len).max(least))
+    }
+
+    /// Workgroups, or in [`Layout::Thread`] threads, that the device runs at a time.
+    fn at_a_time(&self) -> u64 {
+        u64::from(self.tuning().workgroups) * u64::from(self.layout().places())
+    }
+
+    /// When the last place would end, in half tokens: a schedule that starts them in any order
+    /// ends at most the longest of them after an even one. A token costs half as much in
+    /// `segment_state` as in `segment_output`.
+    fn packed_cost(&self, cut: &Cut) -> u64 {
+        let per_token = u64::from(self.shape().kv_heads)
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
+        let shared = |tokens: u64, places: u64| {
+            (tokens.saturating_mul(places) / self.at_a_time()).saturating_add(cut.len.into())
+        };
+        let tokens = u64::from(self.shape().seq_len);
+        let output = shared(tokens, per_token * u64::from(self.head_blocks()));
+        let state = if cut.most > 1 { shared(cut.again, per_token) } else { 0 };
+        output.saturating_mul(2).saturating_add(state)
+    }
+
+    /// S where all sequences have as many tokens: the fewest segments with which the last
+    /// workgroup ends soonest, counting that workgroups run in rounds of
+    /// [`at_a_time`](Plan::at_a_time).
+    fn choose_segments(&self) -> u32 {
+        let seq_len = self.shape().seq_len;
+        let (least, most) = self.segment_bounds(seq_len);
+        let at_a_time = self.at_a_time();
+        let state_places = u64::from(self.shape().batch)
+            * u64::from(self.shape().kv_heads)
+            * u64::from(self.value_blocks())
+            * u64::from(self.feature_blocks());
+        let output_places = state_places * u64::from(self.head_blocks());
+        let half_time = |segments: u32| {
+            let len = u64::from(seq_len.div_ceil(segments));
+            let waves = |places: u64, segments: u32| {
+                places.saturating_mul(segments.into()).div_ceil(at_a_time)
+            };
+            let output = waves(output_places, segments).saturating_mul(2);
+            let state = waves(state_places, segments - 1);
+            output.saturating_add(state).saturating_mul(len)
+        };
+        // More segments pay only where they fill another whole wave.
+        let full = (1..=4).map(|waves| waves * at_a_time / output_places);
+        let full = full.map(|s| s.clamp(least.into(), most.into()) as u32);
+        let best = std::iter::once(least).chain(full).min_by_key(|s| (half_time(*s), *s));
+        best.unwrap_or(least)
+    }
+}

@@ -1,0 +1,215 @@
+//! Problems larger than the device binds, in parts that it does.
+
+use std::ops::Range;
+
+use crate::error::PlanError;
+use crate::plan::tuning::Tuning;
+use crate::plan::{F32_SIZE, Plan};
+use crate::problem::config::Config;
+use crate::problem::shape::Shape;
+
+/// A problem in parts, each with bindings that the device takes: some of the batch, or where one
+/// sequence alone is too large, some of its tokens, from the state that the part before ended with.
+///
+/// [`LinearAttention::split`](crate::LinearAttention::split) makes one, and
+/// [`LinearAttention::bind_split`](crate::LinearAttention::bind_split) binds tensors to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    shape: Shape,
+    parts: Vec<Part>,
+}
+
+/// A part of a [`Split`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Part {
+    /// Its sequences of the batch.
+    pub batch: Range<u32>,
+    /// Its tokens of each.
+    pub tokens: Range<u32>,
+    /// How it is computed.
+    pub plan: Plan,
+}
+
+impl Part {
+    /// Whether it begins with the state that the part before it ended with.
+    #[must_use]
+    pub fn continues(&self) -> bool {
+        self.tokens.start > 0
+    }
+}
+
+impl Split {
+    pub(crate) fn new(
+        config: &Config,
+        shape: &Shape,
+        limits: &wgpu::Limits,
+        tuning: &Tuning,
+    ) -> Result<Self, PlanError> {
+        let refused = match Plan::with_tuning(config, shape, limits, tuning) {
+            Ok(plan) => {
+                let (batch, tokens) = (0..shape.batch, 0..shape.seq_len);
+                return Ok(Self {
+                    shape: shape.clone(),
+                    parts: vec![Part { batch, tokens, plan }],
+                });
+            }
+            Err(error) => error,
+        };
+        let is_too_large = matches!(
+            refused,
+            PlanError::TooLarge { .. }
+                | PlanError::TooManyElements { .. }
+                | PlanError::TooManyWorkgroups { .. }
+        );
+        // Packed sequences share one axis, and a pool is one binding.
+        if !is_too_large || shape.is_packed() || shape.slots.is_some() {
+            return Err(refused);
+        }
+        let step = Step::new(config, shape, limits);
+        let planned = |batch: u32, tokens: u32| {
+            let part = Shape { batch, seq_len: tokens, ..shape.clone() };
+            Plan::with_tuning(config, &part, limits, tuning)
+        };
+        let mut parts = Vec::new();
+        // The most whole sequences, or else the most tokens of one, that fit.
+        if let Some(most) = largest(shape.batch, step.batch, &|n| planned(n, shape.seq_len).is_ok())
+        {
+            for begin in (0..shape.batch).step_by(most as usize) {
+                let batch = begin..shape.batch.min(begin.saturating_add(most));
+                let plan = planned(batch.len() as u32, shape.seq_len)?;
+                parts.push(Part { batch, tokens: 0..shape.seq_len, plan });
+            }
+            return Ok(Self { shape: shape.clone(), parts });
+        }
+        let Some(most) = largest(shape.seq_len, step.tokens, &|n| planned(1, n).is_ok()) else {
+            return Err(refused);
+        };
+        // A sequence and its state must begin where they can be bound.
+        let is_aligned = shape.seq_len.is_multiple_of(step.tokens) && step.states_are_aligned;
+        if shape.batch > 1 && !is_aligned {
+            return Err(refused);
+        }
+        for n in 0..shape.batch {
+            for begin in (0..shape.seq_len).step_by(most as usize) {
+                let tokens = begin..shape.seq_len.min(begin.saturating_add(most));
+                let part = Shape { batch: 1, seq_len: tokens.len() as u32, ..shape.clone() };
+                let mut plan = planned(1, part.seq_len)?;
+                if !plan.updates_in_place() {
+                    // With more segments the state has been read before it is written.
+                    let mut tuning = *tuning;
+                    tuning.max_segment_len = part.seq_len.div_ceil(2);
+                    plan = Plan::with_tuning(config, &part, limits, &tuning)?;
+                }
+                parts.push(Part { batch: n..n + 1, tokens, plan });
+            }
+        }
+        Ok(Self { shape: shape.clone(), parts })
+    }
+
+    /// The whole shape.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The parts, in the order in which they are computed.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Bytes of scratch that `bind_split` needs, for the part that needs most: they are computed
+    /// one after the other.
+    #[must_use]
+    pub fn scratch_size(&self) -> wgpu::BufferAddress {
+        self.parts.iter().map(|part| part.plan.scratch_size()).max().unwrap_or(0)
+    }
+
+    /// Whether a sequence is cut, so that its state has to go from part to part.
+    #[must_use]
+    pub fn carries_state(&self) -> bool {
+        self.parts.iter().any(Part::continues)
+    }
+
+    /// Tokens before a part, of all sequences.
+    pub(crate) fn first_row(&self, part: &Part) -> u64 {
+        u64::from(part.batch.start) * u64::from(self.shape.seq_len) + u64::from(part.tokens.start)
+    }
+}
+
+/// By how many sequences, or tokens, parts must begin so that every binding is aligned.
+struct Step {
+    batch: u32,
+    tokens: u32,
+    /// Whether that of each sequence is.
+    states_are_aligned: bool,
+}
+
+impl Step {
+    fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Self {
+        let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
+        let size = config.dtype.size();
+        let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
+        let (h, g) = (u64::from(shape.heads), u64::from(shape.kv_heads));
+        let rows = [h * k * size, g * k * size, g * v * size, h * v * size];
+        // The alignment is a power of two, so the largest of these is a multiple of the others.
+        let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
+        let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
+        let t = u64::from(shape.seq_len);
+        let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
+        let states = steps(g * u64::from(config.features()) * (v + 1) * F32_SIZE);
+        let batch = sequences.max().unwrap_or(1).max(states);
+        Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
+    }
+}
+
+/// The largest multiple of `step` up to `most` that fits, by bisection: what is smaller fits, too.
+fn largest(most: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
+    let (mut low, mut high) = (0, most / step + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle * step) { low = middle } else { high = middle }
+    }
+    (low > 0).then_some(low * step)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use super::*;
+
+    fn split(shape: &Shape) -> Result<Split, PlanError> {
+        let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+        let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other)?;
+        Split::new(&config, shape, &limits, &tuning)
+    }
+
+    /// Tensors of 2^42 elements, which 32 bits are far from indexing: every token is in one part,
+    /// every part is within the default limits, and where it begins is counted in 64 bits.
+    #[test]
+    fn beyond_32_bits() {
+        for shape in [Shape::new(1 << 18, 1 << 14, 16), Shape::new(1 << 10, 1 << 22, 16)] {
+            let split = split(&shape).unwrap();
+            let mut row = 0;
+            for part in split.parts() {
+                assert_eq!(split.first_row(part), row);
+                let tokens =
+                    u64::from(part.plan.shape().batch) * u64::from(part.plan.shape().seq_len);
+                assert!(part.plan.lens().q * 4 <= 128 << 20 && tokens > 0);
+                assert!((row * 16 * 64 * 4).is_multiple_of(256));
+                row += tokens;
+            }
+            assert_eq!(row, 1 << 32);
+            assert_eq!(split.carries_state(), shape.seq_len > 1 << 14);
+        }
+    }
+
+    #[test]
+    fn what_parts_do_not_help() {
+        let too_large = |shape: Shape| matches!(split(&shape), Err(PlanError::TooLarge { .. }));
+        assert!(too_large(Shape::packed(&[1 << 20, 1 << 20], 16)));
+        // One token, whose heads have states larger than a binding.
+        assert!(too_large(Shape::new(1, 1, 1 << 19)));
+    }
+}

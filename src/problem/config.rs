@@ -1,0 +1,198 @@
+//! What is compiled: the part of a problem that pipelines are specialised on.
+
+use crate::error::ConfigError;
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+
+/// Largest `key_dim` and `value_dim`.
+pub const MAX_DIM: u32 = 256;
+
+/// eps of the normalised form where none is given, as in fast-transformers.
+pub const DEFAULT_EPS: f32 = 1e-6;
+
+/// What the numerator s q' mu is divided by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Normalization {
+    /// By nothing: `o = s q' mu`.
+    None,
+    /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
+    /// [`Config::is_non_negative`] is false.
+    Sum {
+        /// Added to the denominator; finite, not negative.
+        eps: f32,
+    },
+    /// The same quotient for weights that can be negative, where the denominator may cross
+    /// zero and the quotient is then as large as rounding makes it.
+    SignedSum {
+        /// Added to the denominator; finite, not negative.
+        eps: f32,
+    },
+}
+
+impl Default for Normalization {
+    fn default() -> Self {
+        Self::Sum { eps: DEFAULT_EPS }
+    }
+}
+
+impl Normalization {
+    /// eps, or `None` where nothing is divided.
+    #[must_use]
+    pub fn eps(self) -> Option<f32> {
+        match self {
+            Self::None => None,
+            Self::Sum { eps } | Self::SignedSum { eps } => Some(eps),
+        }
+    }
+}
+
+/// What pipelines are specialised on.
+///
+/// ```
+/// use linear_attention::{Config, FeatureMap, Normalization};
+///
+/// let mut config = Config::new(64, 64); // elu + 1, normalised, eps = 1e-6, scale 1
+/// config.feature_map = FeatureMap::Relu;
+/// config.scale = 0.125;
+/// assert_eq!(config.normalization, Normalization::Sum { eps: 1e-6 });
+/// config.validate().unwrap();
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// K, the width of q and k: 1 to [`MAX_DIM`].
+    pub key_dim: u32,
+    /// V, the width of v and o: 1 to [`MAX_DIM`].
+    pub value_dim: u32,
+    /// φ, of keys and, unless `query_map` says otherwise, of queries.
+    pub feature_map: FeatureMap,
+    /// Another φ for queries, of as many features.
+    pub query_map: Option<FeatureMap>,
+    /// Whether rows of q and k are divided by their lengths before φ:
+    /// x / (Σ x_i² + 1e-6)^(1/2), with flash-linear-attention's eps.
+    pub l2_norm: bool,
+    /// Whether and by what the output is divided.
+    pub normalization: Normalization,
+    /// s, which multiplies q' before anything else; finite.
+    pub scale: f32,
+    /// How q, k, v and o are stored.
+    pub dtype: Dtype,
+}
+
+impl Config {
+    /// elu + 1, normalised with eps = 1e-6, scale 1, f32.
+    #[must_use]
+    pub fn new(key_dim: u32, value_dim: u32) -> Self {
+        Self {
+            key_dim,
+            value_dim,
+            feature_map: FeatureMap::default(),
+            query_map: None,
+            l2_norm: false,
+            normalization: Normalization::default(),
+            scale: 1.0,
+            dtype: Dtype::default(),
+        }
+    }
+
+    /// Whether a pipeline can be made of it.
+    ///
+    /// # Errors
+    ///
+    /// Names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (what, actual) in [("key_dim", self.key_dim), ("value_dim", self.value_dim)] {
+            if !(1..=MAX_DIM).contains(&actual) {
+                return Err(ConfigError::Dim { what, required: MAX_DIM, actual });
+            }
+        }
+        if !self.scale.is_finite() {
+            return Err(ConfigError::Scale { actual: self.scale.to_string() });
+        }
+        if let Some(eps) = self.normalization.eps()
+            && !(eps.is_finite() && eps >= 0.0)
+        {
+            return Err(ConfigError::Eps { actual: eps.to_string() });
+        }
+        self.key_map().validate(self.key_dim)?;
+        self.query_map().validate(self.key_dim)?;
+        let own: Vec<_> = self.custom_maps().collect();
+        if let [keys, queries] = own[..]
+            && keys != queries
+        {
+            return Err(ConfigError::TwoCustomMaps {
+                keys: keys.name().to_owned(),
+                queries: queries.name().to_owned(),
+            });
+        }
+        let (required, actual) = (self.features(), self.query_map().features(self.key_dim));
+        if required != actual {
+            return Err(ConfigError::FeatureMap {
+                feature_map: self.query_map().name().to_owned(),
+                what: "features",
+                required: format!("the {required} of the keys' map {}", self.key_map()),
+                actual,
+            });
+        }
+        if matches!(self.normalization, Normalization::Sum { .. }) && !self.is_non_negative() {
+            let is_negative = |map: &&FeatureMap| !map.has_non_negative_features();
+            let map = Some(self.key_map()).filter(is_negative).unwrap_or(self.query_map());
+            return Err(ConfigError::SignedSum { feature_map: map.to_string() });
+        }
+        Ok(())
+    }
+
+    /// φ of keys.
+    #[must_use]
+    pub fn key_map(&self) -> &FeatureMap {
+        &self.feature_map
+    }
+
+    /// φ of queries.
+    #[must_use]
+    pub fn query_map(&self) -> &FeatureMap {
+        self.query_map.as_ref().unwrap_or(&self.feature_map)
+    }
+
+    /// F.
+    #[must_use]
+    pub fn features(&self) -> u32 {
+        self.key_map().features(self.key_dim)
+    }
+
+    /// Whether no weight φ(q) . φ(k) can be negative, so that the denominator is their sum.
+    #[must_use]
+    pub fn is_non_negative(&self) -> bool {
+        let (keys, queries) = (self.key_map(), self.query_map());
+        (keys == queries && keys.is_non_negative())
+            || (keys.has_non_negative_features() && queries.has_non_negative_features())
+    }
+
+    /// Whether feature f is a function of number f alone, so that nothing else of a row need be
+    /// known; but for a query's largest number, where its map is [`FeatureMap::Exp`].
+    pub(crate) fn is_element_wise(&self) -> bool {
+        self.key_map().is_element_wise() && self.query_map().is_element_wise() && !self.l2_norm
+    }
+
+    /// Whether a map needs weights.
+    #[must_use]
+    pub fn needs_weights(&self) -> bool {
+        [self.key_map(), self.query_map()].into_iter().any(|map| map.projections(self.key_dim) > 0)
+    }
+
+    /// The caller's own maps.
+    pub(crate) fn custom_maps(
+        &self,
+    ) -> impl Iterator<Item = &crate::problem::feature_map::custom::CustomMap> {
+        [self.key_map(), self.query_map()].into_iter().filter_map(|map| match map {
+            FeatureMap::Custom(map) => Some(&**map),
+            _ => None,
+        })
+    }
+
+    /// Whether tensors and states are read sixteen bytes at a time.
+    pub(crate) fn is_quads(&self) -> bool {
+        [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))
+    }
+}

@@ -1,0 +1,169 @@
+//! A caller's own feature map: a WGSL function and the same as a closure.
+
+use std::fmt;
+
+use crate::error::ConfigError;
+
+/// φ as a closure: from a row, and from its projections where the map has any, to its features.
+type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
+
+/// A feature map of the caller's own: the text of a WGSL function
+///
+/// ```wgsl
+/// fn phi(row: Row, feature: u32) -> f32
+/// ```
+///
+/// which is called for each of the F features of a row of q or k. It may call
+///
+/// | function | gives |
+/// | --- | --- |
+/// | `x(row, i) -> f32` | number i of the row, i below the override `KEY_DIM` |
+/// | `y(row, p) -> f32` | number p of its projections W x + b, where the map has any |
+///
+/// and functions, constants and structures that the text declares beside it; `FEATURE_DIM` is F.
+/// It cannot reach another row, a buffer, or another thread, so no map can look at the future.
+///
+/// The text is compiled by naga here, before any pipeline exists, and runs with every index and
+/// loop checked, whatever [`ShaderChecks`](crate::ShaderChecks) says of the others. The closure is
+/// the same map in f64, for [`reference`](mod@crate::reference) and for the harness.
+///
+/// ```
+/// use linear_attention::{Config, FeatureMap};
+/// use linear_attention::feature_map::CustomMap;
+///
+/// // cosh(x) - 1 and |x|, side by side.
+/// let wgsl = "fn phi(row: Row, feature: u32) -> f32 {
+///     if (feature < KEY_DIM) { return cosh(x(row, feature)) - 1.0; }
+///     return abs(x(row, feature - KEY_DIM));
+/// }";
+/// let map = CustomMap::new("cosh-abs", wgsl, 128, |x, _, features| {
+///     for (i, x) in x.iter().enumerate() {
+///         features[i] = x.cosh() - 1.0;
+///         features[64 + i] = x.abs();
+///     }
+/// })?;
+/// let mut config = Config::new(64, 64);
+/// config.feature_map = FeatureMap::Custom(map.non_negative().into());
+/// config.validate()?;
+/// # Ok::<(), linear_attention::error::ConfigError>(())
+/// ```
+pub struct CustomMap {
+    name: String,
+    wgsl: String,
+    features: u32,
+    projections: u32,
+    iterations: Option<u32>,
+    is_non_negative: bool,
+    reference: Box<Reference>,
+}
+
+impl CustomMap {
+    /// A map of F = `features` features whose text is `wgsl` and which is `reference(x, y, features)`
+    /// in f64, with x the K numbers of a row, y its projections (none, so far), and all F features to
+    /// be written.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Phi`], naming the line, where the text is no WGSL, has no such function, or
+    /// declares what a feature map must not: entry points, bindings, overrides, variables outside
+    /// functions. In a browser only wgpu's own compiler looks at it, when a pipeline is made.
+    pub fn new(
+        name: &str,
+        wgsl: &str,
+        features: u32,
+        reference: impl Fn(&[f64], &[f64], &mut [f64]) + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        super::custom_check::check(name, wgsl)?;
+        Ok(Self {
+            name: name.to_owned(),
+            wgsl: wgsl.to_owned(),
+            features,
+            projections: 0,
+            iterations: None,
+            is_non_negative: false,
+            reference: Box::new(reference),
+        })
+    }
+
+    /// The same with P projections y = W x + b of each row, from [`Weights`](crate::feature_map::Weights); at
+    /// most [`MAX_DIM`](crate::shape::MAX_DIM), which keeps them in workgroup memory.
+    #[must_use]
+    pub fn with_projections(self, projections: u32) -> Self {
+        Self { projections, ..self }
+    }
+
+    /// The same, of which a call makes at most so many loop iterations: K + P, unless this says
+    /// otherwise. Some software devices leave every loop, silently, when an invocation has made
+    /// 65,535 of them in all, and segments are cut by it.
+    #[must_use]
+    pub fn with_iterations(self, iterations: u32) -> Self {
+        Self { iterations: Some(iterations), ..self }
+    }
+
+    /// The same, whose features the caller knows never to be negative: the normalised form then
+    /// needs no asking by name.
+    #[must_use]
+    pub fn non_negative(self) -> Self {
+        Self { is_non_negative: true, ..self }
+    }
+
+    /// The map's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn wgsl(&self) -> &str {
+        &self.wgsl
+    }
+
+    /// F.
+    #[must_use]
+    pub fn features(&self) -> u32 {
+        self.features
+    }
+
+    /// P.
+    #[must_use]
+    pub fn projections(&self) -> u32 {
+        self.projections
+    }
+
+    /// Loop iterations of a call at most.
+    pub(crate) fn iterations(&self, key_dim: u32) -> u64 {
+        self.iterations.map_or(u64::from(key_dim) + u64::from(self.projections), u64::from)
+    }
+
+    /// Whether its features are never negative.
+    #[must_use]
+    pub fn is_non_negative(&self) -> bool {
+        self.is_non_negative
+    }
+
+    /// φ of a row in f64, as the caller's closure has it.
+    pub(crate) fn map(&self, x: &[f64], y: &[f64], features: &mut [f64]) {
+        (self.reference)(x, y, features);
+    }
+}
+
+impl fmt::Debug for CustomMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomMap")
+            .field("name", &self.name)
+            .field("features", &self.features)
+            .field("projections", &self.projections)
+            .field("is_non_negative", &self.is_non_negative)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Closures cannot be compared: two maps are equal where all that pipelines are made of is.
+impl PartialEq for CustomMap {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |map: &Self| (map.features, map.projections, map.iterations, map.is_non_negative);
+        (&self.name, &self.wgsl, all(self)) == (&other.name, &other.wgsl, all(other))
+    }
+}

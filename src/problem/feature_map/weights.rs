@@ -1,0 +1,219 @@
+//! The weights of a config's maps.
+
+use crate::error::WeightsError;
+use crate::problem::config::Config;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::projection::Projection;
+use crate::problem::shape::Shape;
+
+/// The weights of a config's maps: of the keys' map, of the queries' map, or the same for both.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Weights {
+    /// Of keys: of each of G heads, or shared.
+    pub keys: Option<Projection>,
+    /// Of queries: of each of H heads, or shared. Where it is `None` and the queries' map needs
+    /// weights, a query has those of the keys that it reads.
+    pub queries: Option<Projection>,
+}
+
+impl Weights {
+    /// The same for keys and queries.
+    #[must_use]
+    pub fn new(projection: Projection) -> Self {
+        Self { keys: Some(projection), queries: None }
+    }
+
+    /// Of keys and of queries.
+    #[must_use]
+    pub fn apart(keys: Option<Projection>, queries: Option<Projection>) -> Self {
+        Self { keys, queries }
+    }
+
+    /// What the maps of `config` begin with: see [`Projection::draw`]. Keys and queries of one map
+    /// have the same. `None` where no map has weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Projection::draw`].
+    pub fn draw(config: &Config, seed: u64) -> Result<Option<Self>, WeightsError> {
+        let (keys, queries) = (config.key_map(), config.query_map());
+        let draw = |map: &FeatureMap| match map.projections(config.key_dim) {
+            0 => Ok(None),
+            _ => Projection::draw(map, config.key_dim, seed).map(Some),
+        };
+        let own = if keys == queries { None } else { draw(queries)? };
+        let weights = Self { keys: draw(keys)?, queries: own };
+        Ok(config.needs_weights().then_some(weights))
+    }
+
+    /// Who has how many heads' weights in a buffer.
+    #[must_use]
+    pub fn heads(&self) -> WeightHeads {
+        let of = |projection: &Option<Projection>| projection.as_ref().map_or(0, Projection::heads);
+        WeightHeads { keys: of(&self.keys), queries: of(&self.queries) }
+    }
+
+    /// Whether they are those that a call needs.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is missing, not wanted, or of another size.
+    pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), WeightsError> {
+        self.heads().check(config, shape)?;
+        check_sizes("keys", self.keys.as_ref(), config.key_map(), config)?;
+        check_sizes("queries", self.queries.as_ref(), config.query_map(), config)
+    }
+
+    /// The same of those of keys alone.
+    pub(crate) fn check_keys(&self, config: &Config, kv_heads: u32) -> Result<(), WeightsError> {
+        let is_needed = config.key_map().projections(config.key_dim) > 0;
+        check_heads("keys", is_needed, self.heads().keys, kv_heads)?;
+        if is_needed && self.keys.is_none() {
+            return Err(WeightsError::Missing { what: "keys" });
+        }
+        check_sizes("keys", self.keys.as_ref(), config.key_map(), config)
+    }
+
+    /// What the shaders read: the keys' heads and then the queries'. See [`WeightHeads`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::check`], whatever the heads are.
+    pub fn encode(&self, config: &Config) -> Result<Vec<f32>, WeightsError> {
+        let mut shape = Shape::new(1, 1, self.heads().queries.max(1));
+        shape.kv_heads = self.heads().keys.max(1);
+        self.check(config, &shape)?;
+        let mut words = Vec::new();
+        if let Some(keys) = &self.keys {
+            keys.pack(config.key_map(), &mut words);
+        }
+        if let Some(queries) = &self.queries {
+            queries.pack(config.query_map(), &mut words);
+        }
+        Ok(words)
+    }
+
+    /// The projection of keys, and that of queries with what a query head's number is divided by.
+    pub(crate) fn of_keys(&self) -> Option<&Projection> {
+        self.keys.as_ref()
+    }
+
+    pub(crate) fn of_queries(&self, group: usize) -> (Option<&Projection>, usize) {
+        match &self.queries {
+            Some(queries) => (Some(queries), 1),
+            None => (self.keys.as_ref(), group),
+        }
+    }
+}
+
+/// Whose weights are in a buffer. Such a buffer has, in f32, for each of the keys' heads and then for
+/// each of the queries' heads, W transposed and b beneath it, `[K' + 1, P']`: row i the weights of
+/// number i of q or k, from K on zero, and the last row b. K' is K rounded up to a multiple of 4, and
+/// so is P' from the rows of a matrix; [`FeatureMap::Product`] has W₁ and W₂ side by side,
+/// `[K' + 1, 2, P']`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct WeightHeads {
+    /// Heads that keys have weights of: G, 1 where all share them, 0 where there are none.
+    pub keys: u32,
+    /// The same of queries: H, 1, or 0 where queries have those of the keys that they read.
+    pub queries: u32,
+}
+
+impl WeightHeads {
+    /// Those of so many heads.
+    #[must_use]
+    pub fn new(keys: u32, queries: u32) -> Self {
+        Self { keys, queries }
+    }
+
+    /// Whether they are as many as a call needs.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Missing`], [`WeightsError::Unexpected`] or [`WeightsError::Heads`].
+    pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), WeightsError> {
+        let needs = |map: &FeatureMap| map.projections(config.key_dim) > 0;
+        let (keys, queries) = (config.key_map(), config.query_map());
+        if needs(keys) && self.keys == 0 {
+            return Err(WeightsError::Missing { what: "keys" });
+        }
+        // Queries without weights of their own have those of keys, of as many projections.
+        let size = |map: &FeatureMap| (map.matrix_rows(config.key_dim), map.matrices());
+        if needs(queries) && self.queries == 0 && size(keys) != size(queries) {
+            return Err(WeightsError::Missing { what: "queries" });
+        }
+        check_heads("keys", needs(keys), self.keys, shape.kv_heads)?;
+        check_heads("queries", needs(queries), self.queries, shape.heads)
+    }
+
+    /// Bytes of a buffer that has them.
+    #[must_use]
+    pub fn size(&self, config: &Config) -> wgpu::BufferAddress {
+        let quads = |map: &FeatureMap, heads: u32| {
+            let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
+            Projection::head_quads(rows, matrices, config.key_dim).saturating_mul(heads.into())
+        };
+        let all = quads(config.key_map(), self.keys)
+            .saturating_add(quads(config.query_map(), self.queries));
+        all.saturating_mul(16)
+    }
+
+    /// Where a head's weights are: the stride of keys, and for queries where they begin, their
+    /// stride, and what a query head's number is divided by; in four-vectors.
+    pub(crate) fn places(&self, config: &Config, group: u32) -> WeightPlaces {
+        let of = |map: &FeatureMap| {
+            let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
+            Projection::head_quads(rows, matrices, config.key_dim) as u32
+        };
+        let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
+        let key_stride = stride(of(config.key_map()), self.keys);
+        if self.queries == 0 {
+            return WeightPlaces { key_stride, query_begin: 0, query_stride: key_stride, group };
+        }
+        let query = of(config.query_map());
+        WeightPlaces {
+            key_stride,
+            query_begin: self.keys.saturating_mul(of(config.key_map())),
+            query_stride: stride(query, self.queries),
+            group: 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WeightPlaces {
+    pub(crate) key_stride: u32,
+    pub(crate) query_begin: u32,
+    pub(crate) query_stride: u32,
+    pub(crate) group: u32,
+}
+
+fn check_heads(
+    what: &'static str,
+    is_needed: bool,
+    heads: u32,
+    all: u32,
+) -> Result<(), WeightsError> {
+    if heads > 0 && !is_needed {
+        return Err(WeightsError::Unexpected { what });
+    }
+    if heads > 1 && heads != all {
+        let required = if all == 1 { "1".to_owned() } else { format!("1 or {all}") };
+        return Err(WeightsError::Heads { what, required, actual: heads });
+    }
+    Ok(())
+}
+
+fn check_sizes(
+    what: &'static str,
+    projection: Option<&Projection>,
+    map: &FeatureMap,
+    config: &Config,
+) -> Result<(), WeightsError> {
+    let Some(projection) = projection else { return Ok(()) };
+    let required = [map.projections(config.key_dim), config.key_dim];
+    let actual = projection.sizes();
+    if required == actual { Ok(()) } else { Err(WeightsError::Sizes { what, required, actual }) }
+}

@@ -1,0 +1,7 @@
+//! The problem: what is computed, on tensors of which shapes.
+
+pub(crate) mod config;
+pub(crate) mod dtype;
+pub(crate) mod feature_map;
+pub(crate) mod io;
+pub(crate) mod shape;

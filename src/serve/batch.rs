@@ -1,0 +1,173 @@
+//! What a call is told about its sequences: by the host, and what became of it on the device.
+
+use wgpu::{BufferBinding, BufferUsages};
+
+use crate::device::scope::scoped;
+use crate::error::{BindError, PoolError};
+use crate::plan::Plan;
+use crate::problem::shape::Shape;
+use crate::serve::pool::StatePool;
+use crate::serve::slots::Slot;
+
+/// Which sequences a call has, as the host says before each run.
+///
+/// It is made for a plan and a pool and bound once, as [`Sequences::Host`]; [`Batch::write`] then
+/// says before each step which sequences there are, and checks them, so that the shaders need not.
+/// A caller whose own work on the device decides binds a buffer of its own, as
+/// [`Sequences::Device`].
+///
+/// [`Sequences::Host`]: crate::serve::Sequences::Host
+/// [`Sequences::Device`]: crate::serve::Sequences::Device
+#[derive(Debug)]
+pub struct Batch {
+    /// Nobody else writes it.
+    buffer: wgpu::Buffer,
+    shape: Shape,
+    pool: u64,
+    pool_buffer: wgpu::Buffer,
+    pool_offset: u64,
+}
+
+/// A sequence of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a call is told this much and no more")]
+pub struct Entry {
+    /// Where its state is.
+    pub slot: Slot,
+    /// Its tokens in this step; with a shape that is not packed, T.
+    pub tokens: u32,
+}
+
+impl Batch {
+    /// For a plan whose shape has the slots of this pool. It begins with no sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NotPooled`] for a plan without slots, [`PoolError::Pool`] where the pool has
+    /// other slots than the plan, or no memory for the buffer.
+    pub fn new(device: &wgpu::Device, plan: &Plan, pool: &StatePool) -> Result<Self, PoolError> {
+        let shape = plan.shape();
+        let slots = shape.slots.ok_or(PoolError::NotPooled)?;
+        pool.check_plan(plan, slots)?;
+        let buffer = scoped(device, || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("linear_attention.sequences"),
+                size: plan.sequences_size(),
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
+                mapped_at_creation: true,
+            })
+        })
+        .map_err(|message| PoolError::Device { message })?;
+        let binding = pool.binding();
+        let mut batch = Self {
+            buffer,
+            shape: shape.clone(),
+            pool: pool.id(),
+            pool_buffer: binding.buffer.clone(),
+            pool_offset: binding.offset,
+        };
+        let mut words = vec![0];
+        words.extend(batch.words(&[], &[]));
+        batch.fill(&words)?;
+        Ok(batch)
+    }
+
+    /// Whether it belongs to what is bound with it.
+    pub(crate) fn check(
+        &self,
+        plan: &Plan,
+        pool: Option<&BufferBinding<'_>>,
+    ) -> Result<(), BindError> {
+        if &self.shape != plan.shape() {
+            return Err(BindError::Batch { what: "plan" });
+        }
+        let is_pool = |pool: &BufferBinding<'_>| {
+            pool.buffer == &self.pool_buffer && pool.offset == self.pool_offset
+        };
+        if pool.is_some_and(is_pool) { Ok(()) } else { Err(BindError::Batch { what: "pool" }) }
+    }
+
+    fn fill(&mut self, words: &[u32]) -> Result<(), PoolError> {
+        self.buffer
+            .get_mapped_range_mut(..)
+            .map_err(|error| PoolError::Device { message: error.to_string() })?
+            .copy_from_slice(bytemuck::cast_slice(words));
+        self.buffer.unmap();
+        Ok(())
+    }
+
+    pub(crate) fn binding(&self) -> BufferBinding<'_> {
+        self.buffer.as_entire_buffer_binding()
+    }
+
+    /// Says which sequences take part in what is submitted next, in the order of their tokens
+    /// along T, or in a shape that is not packed along the batch. Fewer than the shape has will
+    /// do: what is beyond them is not touched, neither its rows of o.
+    ///
+    /// Nothing waits: the queue writes before its next submission begins, so submit one step
+    /// before you write the next.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Entries`] where there are
+    /// more sequences or tokens than the shape has, or [`PoolError::Pool`] where it was made for
+    /// another pool. Nothing is written then.
+    pub fn write(
+        &self,
+        queue: &wgpu::Queue,
+        pool: &StatePool,
+        entries: &[Entry],
+    ) -> Result<(), PoolError> {
+        if pool.id() != self.pool {
+            let required = "the one that the batch was made for".to_owned();
+            let actual = "another".to_owned();
+            return Err(PoolError::Pool { what: "pool", required, actual });
+        }
+        let (sequences, tokens) = (self.shape.sequences(), self.shape.seq_len);
+        let (max_len, is_packed) = (self.shape.max_len(), self.shape.is_packed());
+        let slots: Vec<Slot> = entries.iter().map(|entry| entry.slot).collect();
+        let slots = pool.indices(&slots)?;
+        let refuse = |what, required: u32, actual: u64| {
+            Err(PoolError::Entries { what, required: required.into(), actual })
+        };
+        if entries.len() > sequences as usize {
+            return refuse("sequences", sequences, entries.len() as u64);
+        }
+        for entry in entries {
+            let is_wrong = if is_packed { entry.tokens > max_len } else { entry.tokens != tokens };
+            if is_wrong {
+                return refuse("tokens of a sequence", max_len, entry.tokens.into());
+            }
+        }
+        let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
+        if is_packed && all > u64::from(tokens) {
+            return refuse("tokens", tokens, all);
+        }
+        let lengths: Vec<u32> = entries.iter().map(|entry| entry.tokens).collect();
+        let words = self.words(&lengths, &slots);
+        // Behind the status, which the shaders write.
+        queue.write_buffer(&self.buffer, 4, bytemuck::cast_slice(&words));
+        Ok(())
+    }
+
+    /// `cu_seqlens` where the shape is packed, then slots; entries beyond these are not in use.
+    fn words(&self, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
+        let n = self.shape.sequences() as usize;
+        let mut words = Vec::with_capacity(2 * n + 1);
+        if self.shape.is_packed() {
+            words.push(0);
+            let ends = lengths.iter().scan(0u32, |end, len| {
+                // At most `tokens`, as `write` has checked.
+                *end = end.saturating_add(*len);
+                Some(*end)
+            });
+            words.extend(ends);
+            let end = words.last().copied().unwrap_or(0);
+            words.resize(n + 1, end);
+        }
+        let begin = words.len();
+        words.extend_from_slice(slots);
+        words.resize(begin + n, u32::MAX);
+        words
+    }
+}

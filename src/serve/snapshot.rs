@@ -1,0 +1,241 @@
+//! A state as bytes that outlive the process.
+
+use bytemuck::{Pod, Zeroable};
+use wgpu::BufferAddress;
+
+use crate::device::readback::Readback;
+use crate::error::PoolError;
+use crate::problem::config::Config;
+use crate::problem::feature_map::FeatureMap;
+
+/// A copy of a state on its way to the host, recorded by
+/// [`StatePool::snapshot`](crate::serve::StatePool::snapshot). Dropping it abandons the copy.
+///
+/// The bytes that it becomes are little-endian: 40 bytes of header, then mu `[G,F,V]` and
+/// nu `[G,F]` in f32.
+///
+/// | bytes | what |
+/// | --- | --- |
+/// | 0 .. 8 | `linattn` and a zero |
+/// | 8 .. 12 | the version of this format, 1 |
+/// | 12 .. 16 | CRC-32 of all the other bytes |
+/// | 16 .. 28 | G, F, V |
+/// | 28 .. 32 | the feature map, as a number: a state of one map is nonsense to another |
+/// | 32 .. 40 | bytes after the header |
+#[derive(Debug)]
+pub struct Snapshot {
+    header: Header,
+    readback: Readback,
+}
+
+/// What stands before the numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub(crate) struct Header {
+    magic: [u8; 8],
+    version: u32,
+    checksum: u32,
+    kv_heads: u32,
+    features: u32,
+    value_dim: u32,
+    feature_map: u32,
+    /// Two words, so that the struct has no padding anywhere.
+    len: [u32; 2],
+}
+
+const MAGIC: [u8; 8] = *b"linattn\0";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = size_of::<Header>();
+
+impl Snapshot {
+    pub(crate) fn record(
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        header: Header,
+        source: (&wgpu::Buffer, BufferAddress, BufferAddress),
+    ) -> Result<Self, PoolError> {
+        let readback = Readback::record_ranges(device, encoder, &[source])
+            .map_err(|error| PoolError::Device { message: error.to_string() })?;
+        Ok(Self { header, readback })
+    }
+
+    /// The bytes, once the submission that holds the copy has run. Polls the device itself.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Device`] where the device was lost or the copy could not be read.
+    pub async fn read(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
+        let header = self.header;
+        header.seal(self.readback.read(device).await)
+    }
+
+    /// The same, blocking this thread until the device is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
+        let header = self.header;
+        header.seal(self.readback.wait(device))
+    }
+}
+
+/// The map of keys as a number: its own where F and that say all, otherwise a checksum of the map, its
+/// text, K, and whether rows are divided by their lengths. Of weights it knows nothing.
+fn map_number(config: &Config) -> u32 {
+    let map = config.key_map();
+    if map.is_element_wise() && !config.l2_norm {
+        return map.code();
+    }
+    let text = match map {
+        FeatureMap::Custom(map) => map.wgsl(),
+        _ => "",
+    };
+    let all = format!("{map} {} {} {text}", config.key_dim, config.l2_norm);
+    crc32fast::hash(all.as_bytes()) | 1 << 31
+}
+
+impl Header {
+    pub(crate) fn new(config: &Config, kv_heads: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION.to_le(),
+            checksum: 0,
+            kv_heads: kv_heads.to_le(),
+            features: config.features().to_le(),
+            value_dim: config.value_dim.to_le(),
+            feature_map: map_number(config).to_le(),
+            len: [0; 2],
+        }
+    }
+
+    fn with_len(mut self, len: u64) -> Self {
+        self.len = [(len as u32).to_le(), ((len >> 32) as u32).to_le()];
+        self
+    }
+
+    fn seal(self, read: Result<Vec<Vec<f32>>, crate::error::Error>) -> Result<Vec<u8>, PoolError> {
+        let failed = |message| PoolError::Device { message };
+        let tensors = read.map_err(|error| failed(error.to_string()))?;
+        let state = tensors.first().ok_or_else(|| failed("nothing was read back".to_owned()))?;
+        let mut header = self.with_len(4 * state.len() as u64);
+        let mut bytes = bytemuck::bytes_of(&header).to_vec();
+        // As the device has them: wgpu's buffers are little-endian, whatever the host.
+        bytes.extend_from_slice(bytemuck::cast_slice(state));
+        header.checksum = checksum(&bytes).to_le();
+        bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
+        Ok(bytes)
+    }
+
+    /// The numbers after a header like this one, if all is as it was written.
+    pub(crate) fn open(self, bytes: &[u8], state_size: u64) -> Result<&[u8], PoolError> {
+        let refuse = |what, required: String, actual: String| {
+            Err(PoolError::Snapshot { what, required, actual })
+        };
+        let Some((head, state)) = bytes.split_at_checked(HEADER_LEN) else {
+            let required = format!("at least {HEADER_LEN} bytes");
+            return refuse("length", required, format!("{} bytes", bytes.len()));
+        };
+        let found: Self = bytemuck::pod_read_unaligned(head);
+        if found.magic != MAGIC {
+            return refuse("beginning", format!("{MAGIC:?}"), format!("{:?}", found.magic));
+        }
+        if found.version != self.version {
+            let actual = u32::from_le(found.version).to_string();
+            return refuse("version", VERSION.to_string(), actual);
+        }
+        let expected = self.with_len(state_size);
+        for (what, expected, found) in [
+            ("kv_heads", expected.kv_heads, found.kv_heads),
+            ("features", expected.features, found.features),
+            ("value_dim", expected.value_dim, found.value_dim),
+            ("feature map", expected.feature_map, found.feature_map),
+        ] {
+            if expected != found {
+                let [expected, found] = [expected, found].map(|x| u32::from_le(x).to_string());
+                return refuse(what, expected, found);
+            }
+        }
+        if found.len != expected.len || state.len() as u64 != state_size {
+            let actual = format!("{} bytes", state.len());
+            return refuse("length after the header", format!("{state_size} bytes"), actual);
+        }
+        let [required, actual] = [checksum(bytes), u32::from_le(found.checksum)];
+        if required != actual {
+            return refuse("checksum", format!("{required:#010x}"), format!("{actual:#010x}"));
+        }
+        Ok(state)
+    }
+}
+
+/// Of all bytes but its own four.
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(bytes.get(..12).unwrap_or_default());
+    hasher.update(bytes.get(16..).unwrap_or_default());
+    hasher.finalize()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> Header {
+        Header::new(&Config::new(3, 5), 2)
+    }
+
+    fn sealed() -> Vec<u8> {
+        header().seal(Ok(vec![(0..36).map(|i| i as f32 - 7.5).collect()])).unwrap()
+    }
+
+    #[test]
+    fn opens_what_it_sealed() {
+        let bytes = sealed();
+        assert_eq!(bytes.len(), 40 + 4 * 36);
+        assert_eq!(header().open(&bytes, 144).unwrap(), &bytes[40..]);
+    }
+
+    #[test]
+    fn other_states_are_refused_by_name() {
+        let bytes = sealed();
+        let mut map = Config::new(3, 5);
+        map.feature_map = crate::problem::feature_map::FeatureMap::Relu;
+        for (header, size, what) in [
+            (Header::new(&Config::new(3, 5), 3), 216, "kv_heads must be 3, found 2"),
+            (Header::new(&Config::new(4, 5), 2), 192, "features must be 4, found 3"),
+            (Header::new(&Config::new(3, 6), 2), 168, "value_dim must be 6, found 5"),
+            (Header::new(&map, 2), 144, "feature map must be 1, found 2"),
+        ] {
+            let error = header.open(&bytes, size).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        let mut newer = bytes;
+        newer[8] = 2;
+        let error = header().open(&newer, 144).unwrap_err().to_string();
+        assert!(error.contains("version must be 1, found 2"), "{error}");
+    }
+
+    proptest! {
+        /// Whatever happens to the bytes is noticed, and nothing panics.
+        #[test]
+        fn damage_is_refused(at in 0usize..184, flip in 1u8..=255, cut in 0usize..184) {
+            let bytes = sealed();
+            let mut damaged = bytes.clone();
+            damaged[at] ^= flip;
+            prop_assert!(header().open(&damaged, 144).is_err());
+            prop_assert!(header().open(&bytes[..cut], 144).is_err());
+            let mut longer = bytes;
+            longer.push(flip);
+            prop_assert!(header().open(&longer, 144).is_err());
+        }
+
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), size in any::<u64>()) {
+            prop_assert!(header().open(&bytes, size).is_err());
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What became of a call's entries on the device.
+
+use wgpu::BufferBinding;
+
+use crate::device::readback::Readback;
+use crate::error::Error;
+
+/// How many entries the shaders had to ignore, on its way to the host: for what the device tells,
+/// since what the host tells is checked before.
+#[derive(Debug)]
+pub struct Status {
+    readback: Readback,
+}
+
+impl Status {
+    /// Records a copy of the first word of what is bound as
+    /// [`Sequences::Device`](crate::serve::Sequences::Device), whose buffer must have the usage
+    /// `COPY_SRC`. The shaders only ever add to it; clear it with
+    /// `encoder.clear_buffer(buffer, offset, Some(4))`.
+    ///
+    /// # Errors
+    ///
+    /// No memory for the copy.
+    pub fn record(
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        sequences: &BufferBinding<'_>,
+    ) -> Result<Self, Error> {
+        let range = (sequences.buffer, sequences.offset, 4);
+        Ok(Self { readback: Readback::record_ranges(device, encoder, &[range])? })
+    }
+
+    /// Entries ignored, once the submission that holds the copy has run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] where the device was lost or the copy could not be read.
+    pub async fn read(self, device: &wgpu::Device) -> Result<u32, Error> {
+        self.readback.read(device).await.map(|read| count(&read))
+    }
+
+    /// The same, blocking this thread until the device is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Status::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(self, device: &wgpu::Device) -> Result<u32, Error> {
+        self.readback.wait(device).map(|read| count(&read))
+    }
+}
+
+/// A readback has f32s, bit for bit what the buffer held.
+fn count(read: &[Vec<f32>]) -> u32 {
+    read.first().and_then(|words| words.first()).map_or(0, |word| word.to_bits())
+}

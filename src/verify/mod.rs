@@ -1,0 +1,219 @@
+//! The harness: GPU against CPU on the caller's own device.
+//!
+//! Every case draws fresh inputs from a printed seed, fills outputs, scratch and final
+//! states with NaN, and compares the whole and each stage alone with f64. A result is
+//! right where its error is at most twice that of the f32 mirror, plus a floor of a few
+//! ulp of the largest number; no tolerance is invented.
+//!
+//! The tests, the program's `check` and an engine that wants to test a user's driver at
+//! start-up all call [`run`].
+
+mod case;
+mod cases;
+mod compare;
+mod device;
+mod mutation;
+
+pub use case::{Case, Told};
+pub use cases::cases;
+pub use compare::{FLOOR_ULP, Row};
+pub use mutation::Mutation;
+
+use crate::attention::LinearAttention;
+use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
+use crate::error::ConfigError;
+use crate::plan::tuning::Tuning;
+use crate::problem::config::Config;
+
+/// What a run covers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Where the inputs come from; printed, so that a failure can be repeated.
+    pub seed: u64,
+    /// Whether shaders check themselves.
+    pub checks: ShaderChecks,
+    /// Only the cases whose name contains this.
+    pub filter: Option<String>,
+    /// Sizes for the cases that they fit, the others being left out; what the library chooses if
+    /// `None`.
+    pub tuning: Option<Tuning>,
+    /// A shader made wrong on purpose: the report must then fail.
+    pub mutation: Option<Mutation>,
+    /// A config of the caller's own, with a custom map, say: it alone is then checked, on a few
+    /// shapes, with weights that are drawn.
+    pub config: Option<Config>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 0x5EED,
+            checks: ShaderChecks::default(),
+            filter: None,
+            tuning: None,
+            mutation: None,
+            config: None,
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The seed it ran with.
+    pub seed: u64,
+    /// A row a case, stage and tensor.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// Whether anything was compared and all of it held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
+    }
+}
+
+/// The cases that a run with these options has on a device with these limits.
+#[must_use]
+pub fn cases_of_run(limits: &wgpu::Limits, options: &Options) -> Vec<Case> {
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let mut all = options.config.as_ref().map_or_else(cases, cases::cases_of);
+    all.retain(|case| case.name.contains(filter));
+    if let Some(tuning) = options.tuning {
+        all.retain(|case| tuning.check(&case.config, limits).is_ok());
+    }
+    all
+}
+
+/// Runs the cases and returns what was found. Blocks until the device is done.
+#[cfg(not(target_arch = "wasm32"))]
+#[must_use]
+pub fn run(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Report {
+    run_with(device, queue, options, &mut |_| {})
+}
+
+/// The same, calling `on_row` with each row as it is found.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn run_with(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let blocks = true;
+    pollster::block_on(run_cases(device, queue, options, blocks, on_row))
+}
+
+/// The same without blocking, as a browser needs it: the future polls the device and yields until it
+/// is done.
+pub async fn run_async(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let blocks = false;
+    run_cases(device, queue, options, blocks, on_row).await
+}
+
+async fn run_cases(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    options: &Options,
+    blocks: bool,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let mut report = Report { seed: options.seed, rows: Vec::new() };
+    let mut harness = Harness::new(device, queue, options);
+    for case in cases_of_run(&device.limits(), options) {
+        for row in harness.rows(&case, blocks).await {
+            on_row(&row);
+            report.rows.push(row);
+        }
+        if options.mutation.is_some() && !report.passed() {
+            break; // caught: the rest would only repeat it
+        }
+    }
+    report
+}
+
+/// The harness on one device, a case at a time, in any order.
+///
+/// Pipelines are kept from one case to the next: cases with the same config share them.
+#[derive(Debug)]
+pub struct Harness {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    options: Options,
+    compiled: Vec<LinearAttention>,
+}
+
+impl Harness {
+    /// Nothing is compiled before the first case.
+    #[must_use]
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Self {
+        let (device, queue) = (device.clone(), queue.clone());
+        Self { device, queue, options: options.clone(), compiled: Vec::new() }
+    }
+
+    /// Runs one case and returns its rows. Blocks until the device is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check(&mut self, case: &Case) -> Vec<Row> {
+        let blocks = true;
+        pollster::block_on(self.rows(case, blocks))
+    }
+
+    async fn rows(&mut self, case: &Case, blocks: bool) -> Vec<Row> {
+        match attention(&self.device, &self.options, case, &mut self.compiled) {
+            Ok((attention, tuning)) => {
+                let on = On { device: &self.device, queue: &self.queue, blocks };
+                device::check(on, attention, &tuning, case, self.options.seed).await
+            }
+            Err(error) => vec![Row::failed(case, "whole", error.to_string())],
+        }
+    }
+}
+
+/// What a case runs on, and whether it may block there.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    device: &'a wgpu::Device,
+    queue: &'a wgpu::Queue,
+    blocks: bool,
+}
+
+/// The pipelines of a case, compiled once for all cases that share them.
+fn attention<'a>(
+    device: &wgpu::Device,
+    options: &Options,
+    case: &Case,
+    compiled: &'a mut Vec<LinearAttention>,
+) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
+    let device_type = device.adapter_info().device_type;
+    let mut tuning = match options.tuning {
+        Some(tuning) => tuning,
+        None => Tuning::new(&case.config, &device.limits(), device_type)?,
+    };
+    case.cut(&mut tuning);
+    let is_it =
+        |a: &LinearAttention| *a.config() == case.config && a.tuning().compiles_like(&tuning);
+    if let Some(index) = compiled.iter().position(is_it) {
+        return Ok((&compiled[index], tuning));
+    }
+    let attention_options =
+        AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
+    let attention = LinearAttention::with_shaders(
+        device,
+        case.config.clone(),
+        &attention_options,
+        |stage, wgsl| match options.mutation {
+            Some(mutation) => mutation.edit(stage, wgsl),
+            None => wgsl,
+        },
+    )?;
+    compiled.push(attention);
+    Ok((&compiled[compiled.len() - 1], tuning))
+}
