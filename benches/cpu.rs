@@ -5,6 +5,7 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use linear_attention::tuning::Tuning;
 use linear_attention::wgpu;
 use linear_attention::{Config, Inputs, LinearAttention, Plan, Shape, Tensors, reference};
 
@@ -28,8 +29,8 @@ fn references(c: &mut Criterion) {
         measure(&mut group, "recurrent", tokens, &|shape, inputs| {
             reference::recurrent(&config, shape, inputs).map(drop)
         });
-        measure(&mut group, "chunked", tokens, &|shape, inputs| {
-            reference::chunked(&config, shape, inputs).map(drop)
+        measure(&mut group, "mirror", tokens, &|shape, inputs| {
+            reference::mirror(&config, shape, inputs).map(drop)
         });
     }
     group.finish();
@@ -51,7 +52,9 @@ fn measure(group: &mut Group<'_>, name: &str, tokens: u32, compute: Reference<'_
 fn plan(c: &mut Criterion) {
     let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
     let shape = Shape::new(1, 16_384, 8);
-    c.bench_function("Plan::new", |b| b.iter(|| Plan::new(&config, black_box(&shape), &limits)));
+    let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other);
+    let plan = |tuning: &Tuning| Plan::new(&config, black_box(&shape), &limits, tuning);
+    c.bench_function("Plan::new", |b| b.iter(|| tuning.as_ref().ok().map(plan)));
 }
 
 fn device(c: &mut Criterion) {
@@ -82,13 +85,13 @@ fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
         })
     };
     let lens = plan.lens();
-    let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
+    let [q, k, v, o] = [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(4 * len));
     let scratch = buffer(plan.scratch_size().max(4));
-    let tensors = Tensors::new(&q, &k, &v, &out);
-    let scratch = scratch.as_entire_buffer_binding();
-    let bound = attention.bind(&device, &plan, &tensors, scratch.clone())?;
+    let tensors = Tensors::new(&q, &k, &v, &o);
+    let scratch = Some(scratch.as_entire_buffer_binding());
+    let bound = attention.bind(&plan, &tensors, scratch.clone())?;
     c.bench_function("bind", |b| {
-        b.iter(|| attention.bind(&device, &plan, &tensors, scratch.clone()));
+        b.iter(|| attention.bind(&plan, &tensors, scratch.clone()));
     });
     c.bench_function("record", |b| {
         let encoder = || device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

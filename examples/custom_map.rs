@@ -49,12 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let wrong = CustomMap::new("wrong", "fn phi(x: f32) -> f32 { return x; }", 4, |_, _, _| {});
     println!("refused: {}", wrong.err().ok_or("a wrong map was taken")?);
 
-    let mut config = Config::new(K as u32, K as u32);
-    config.feature_map = FeatureMap::Custom(map()?.into());
+    let config =
+        Config::new(K as u32, K as u32).with_feature_map(FeatureMap::Custom(map()?.into()));
 
     // The harness, on this map alone: the closure against the shader, on a few shapes.
-    let mut options = Options::default();
-    options.config = Some(config.clone());
+    let options = Options::default().with_config(config.clone());
     let report = verify::run(&device, &queue, &options);
     println!("harness: {} comparisons, passed: {}", report.rows.len(), report.passed());
 
@@ -67,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let inputs = Inputs::new(&q, &k, &v).with_weights(&weights);
     let shape = Shape::new(1, TOKENS as u32, 1);
     let attention = LinearAttention::new(&device, config.clone())?;
-    let found = attention.run(&device, &queue, &shape, inputs)?;
+    let found = attention.run(&queue, &shape, inputs)?;
     let exact = reference::recurrent(&config, &shape, inputs)?;
     let errors = found.o.iter().zip(&exact.o).map(|(a, b)| (f64::from(*a) - b).abs());
     let error = errors.fold(0.0, f64::max);

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = Inputs::new(&q, &k, &v);
 
     let attention = LinearAttention::new(&device, config.clone())?;
-    let output = attention.run(&device, &queue, &shape, inputs)?;
+    let output = attention.run(&queue, &shape, inputs)?;
     println!("o has {} elements and begins with {:?}", output.o.len(), &output.o[..4]);
     println!("the final state has {} + {} elements", output.mu.len(), output.nu.len());
 

@@ -56,17 +56,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Whatever can fail fails here, before anything is recorded.
     let mut layers = Vec::with_capacity(LAYERS);
     for layer in 0..LAYERS {
-        let [q, k, v, out] = [0, 1, 2, 3].map(|tensor| cut(slot(layer, tensor), 4 * len));
-        let tensors = Tensors::from_bindings(q, k, v, out);
-        layers.push(attention.bind(&device, &plan, &tensors, scratch.clone())?);
+        let [q, k, v, o] = [0, 1, 2, 3].map(|tensor| cut(slot(layer, tensor), 4 * len));
+        let tensors = Tensors::from_bindings(q, k, v, o);
+        layers.push(attention.bind(&plan, &tensors, Some(scratch.clone()))?);
     }
     let source = wgpu::ShaderSource::Wgsl(BETWEEN.into());
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
     // Overrides say where a layer lies, so each pass has a pipeline of its own.
     let mut passes = Vec::with_capacity(LAYERS - 1);
     for layer in 0..LAYERS - 1 {
-        let [stride, out] = [stride, slot(layer, 3)].map(|bytes| (bytes / 4) as f64);
-        let constants = &[("LEN", len as f64), ("STRIDE", stride), ("OUT", out)];
+        let [stride, o] = [stride, slot(layer, 3)].map(|bytes| (bytes / 4) as f64);
+        let constants = &[("LEN", len as f64), ("STRIDE", stride), ("OUT", o)];
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: None,
             layout: None,
@@ -99,14 +99,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let readback = Readback::record(&device, &mut encoder, &[&arena])?;
     queue.submit([encoder.finish()]);
 
-    let copies = readback.wait(&device)?;
+    let copies = readback.wait()?;
     let mut worst = 0.0f64;
     for layer in 0..LAYERS {
         let begins = [0, 1, 2, 3].map(|tensor| (slot(layer, tensor) / 4) as usize);
-        let [q, k, v, out] = begins.map(|begin| &copies[0][begin..begin + len as usize]);
+        let [q, k, v, o] = begins.map(|begin| &copies[0][begin..begin + len as usize]);
         let expected = reference::recurrent(&config, &shape, Inputs::new(q, k, v))?.o;
         let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
-        for (x, y) in out.iter().zip(&expected) {
+        for (x, y) in o.iter().zip(&expected) {
             // A NaN would be lost in a maximum.
             let error = if x.is_nan() { f64::MAX } else { (f64::from(*x) - y).abs() / largest };
             worst = worst.max(error);

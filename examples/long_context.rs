@@ -32,15 +32,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
     };
     let size = 4 * (PIECE * WIDTH) as u64;
-    let [q, k, v, out] = [0; 4].map(|_| buffer(size));
+    let [q, k, v, o] = [0; 4].map(|_| buffer(size));
     // wgpu's buffers begin as zeros, as does a sequence.
     let (state, scratch) = (buffer(plan.state_size()), buffer(plan.scratch_size()));
-    let tensors = Tensors {
-        initial: Some(state.as_entire_buffer_binding()),
-        final_: Some(state.as_entire_buffer_binding()),
-        ..Tensors::new(&q, &k, &v, &out)
-    };
-    let bound = attention.bind(&device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+    let tensors = Tensors::new(&q, &k, &v, &o)
+        .with_initial_state(state.as_entire_buffer_binding())
+        .with_final_state(state.as_entire_buffer_binding());
+    let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     println!("{} bytes of state, {} on the device in all", state.size(), {
         4 * size + state.size() + scratch.size()
     });
@@ -58,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         attention.record(&mut encoder, &bound);
         let readback = Readback::record(&device, &mut encoder, &[&state])?;
         queue.submit([encoder.finish()]);
-        found = readback.wait(&device)?.concat();
+        found = readback.wait()?.concat();
         seconds += start.elapsed().as_secs_f64();
         add(&mut truth, &k_piece, &v_piece);
         if (piece + 1).is_power_of_two() {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{Bound, Config, Inputs, LinearAttention, Plan, Readback, Shape, Tensors};
 
@@ -159,7 +160,7 @@ struct Call {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
 }
 
 struct Server {
@@ -179,7 +180,7 @@ impl Server {
         let attention = LinearAttention::new(&device, config.clone())?;
         let pool = StatePool::new(&device, &config, KV_HEADS as u32, SLOTS)?;
         let shape = |sequences: u32, tokens, max_len| {
-            Shape::packed_at_most(sequences, tokens, max_len, HEADS as u32)
+            Shape::packed_up_to(PackedLimits { sequences, tokens, max_len }, HEADS as u32)
                 .with_kv_heads(KV_HEADS as u32)
                 .with_slots(SLOTS)
         };
@@ -207,14 +208,14 @@ impl Server {
 
     fn snapshot(&self, slot: Slot) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let snapshot = self.pool.snapshot(&self.device, &mut encoder, slot)?;
+        let snapshot = self.pool.snapshot(&mut encoder, slot)?;
         self.queue.submit([encoder.finish()]);
-        Ok(snapshot.wait(&self.device)?)
+        Ok(snapshot.wait()?)
     }
 
     fn restore(&self, bytes: &[u8]) -> Result<Slot, Box<dyn Error>> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let slot = self.pool.restore(&self.device, &mut encoder, bytes)?;
+        let slot = self.pool.restore(&mut encoder, bytes)?;
         self.queue.submit([encoder.finish()]);
         Ok(slot)
     }
@@ -247,13 +248,13 @@ impl Server {
             }
             call.write(&self.queue, &self.pool, &entries, &tokens)?;
             self.attention.record(&mut encoder, &call.bound);
-            outputs.push((parts, &call.out));
+            outputs.push((parts, &call.o));
         }
-        let buffers: Vec<_> = outputs.iter().map(|(_, out)| *out).collect();
+        let buffers: Vec<_> = outputs.iter().map(|(_, o)| *o).collect();
         let readback = Readback::record(&self.device, &mut encoder, &buffers)?;
         self.queue.submit([encoder.finish()]);
         let mut count = 0;
-        for ((parts, _), o) in outputs.iter().zip(readback.wait(&self.device)?) {
+        for ((parts, _), o) in outputs.iter().zip(readback.wait()?) {
             let mut rows = o.chunks(HEADS * WIDTH);
             for (index, tokens) in parts.iter() {
                 rows.by_ref().take(*tokens).for_each(|row| active[*index].o.extend_from_slice(row));
@@ -271,7 +272,7 @@ impl Server {
         let shape = Shape::new(1, (PREFIX + user.len) as u32, HEADS as u32);
         let shape = shape.with_kv_heads(KV_HEADS as u32);
         let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v);
-        let alone = self.attention.run(&self.device, &self.queue, &shape, inputs)?.o;
+        let alone = self.attention.run(&self.queue, &shape, inputs)?.o;
         let alone = &alone[PREFIX * HEADS * WIDTH..];
         let largest = alone.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         let differences = alone.iter().zip(&user.o).map(|(x, y)| (x - y).abs());
@@ -290,7 +291,7 @@ impl Call {
         shape: &Shape,
     ) -> Result<Self, Box<dyn Error>> {
         let plan = attention.plan(shape)?;
-        let batch = Batch::new(device, &plan, pool)?;
+        let batch = Batch::new(&plan, pool)?;
         let buffer = |elements: u64| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tokens"),
@@ -300,15 +301,13 @@ impl Call {
             })
         };
         let lens = plan.lens();
-        let [q, k, v, out] = [lens.q, lens.k, lens.v, lens.o].map(buffer);
+        let [q, k, v, o] = [lens.q, lens.k, lens.v, lens.o].map(buffer);
         let scratch = buffer(plan.scratch_size() / 4);
-        let tensors = Tensors {
-            pool: Some(pool.binding()),
-            sequences: Some(Sequences::Host(&batch)),
-            ..Tensors::new(&q, &k, &v, &out)
-        };
-        let bound = attention.bind(device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
-        Ok(Self { plan, bound, batch, q, k, v, out })
+        let tensors = Tensors::new(&q, &k, &v, &o)
+            .with_pool(pool.binding())
+            .with_sequences(Sequences::Host(&batch));
+        let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
+        Ok(Self { plan, bound, batch, q, k, v, o })
     }
 
     fn write(

@@ -25,9 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let part = from * row..to * row;
         let mut inputs = Inputs::new(&q[part.clone()], &k[part.clone()], &v[part]);
         if let Some((mu, nu)) = state {
-            inputs = inputs.with_initial(mu, nu);
+            inputs = inputs.with_initial_state(mu, nu);
         }
-        attention.run(&device, &queue, &shape, inputs)
+        attention.run(&queue, &shape, inputs)
     };
 
     let whole = run(0, tokens, None)?;

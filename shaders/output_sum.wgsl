@@ -1,51 +1,75 @@
-// The outputs, from the shares that each block of features has in them:
+// The outputs, from the partial sums of the feature blocks:
 //
-//     o = (s sum of shares of q' mu) / (s sum of shares of q' . nu + eps)
+//     o = (s sum of q' mu) / (s sum of q' . nu + eps)
 //
-// reads   shares [blocks of features, M H, V/4 + 1]
-// writes  o [M,H,V]
-// grid    one thread for each of M x H x V/4, folded
+// Each block scaled its features of a query by a row scale of its own, so the blocks are rescaled to the
+// largest shift and the smallest scale first: no factor is above 1.
+//
+// reads   partials [feature blocks, T max(H,E), V/4 and 1]
+// writes  o [T,max(H,E),V]
+// grid    a thread for each of T x max(H,E) x V/4, folded
 // memory  none
 
-// A row of q' mu, and in the last quad q' . nu.
-@group(0) @binding(10) var<storage, read_write> shares: array<vec4<f32>>;
-
-override SCAN_THREADS: u32;  // threads of a workgroup
-override SHARE_QUADS: u32 = (VALUE_DIM + 3u) / 4u + 1u;
+import constants::{FEATURE_BLOCKS, HAS_TABLE, NORMALIZE, QUERY_MAP, SCALE, SCAN_THREADS};
+import map/stabiliser::{LOWEST, RowScale, row_gain};
+import normalise::{row_factor_of};
+import output/partial_rows::{PARTIAL_ROW_VEC4, VALUE_VEC4, partials};
+import params::{params, workgroup_index};
+import rows::{store_o};
+import sequence_entry::{sequence_entry, sequence_of_token};
 
 @compute @workgroup_size(SCAN_THREADS)
 fn output_sum(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = (workgroup.y * params.grid_width + workgroup.x) * SCAN_THREADS + thread;
-    let quad = i % (SHARE_QUADS - 1u);
-    let row = i / (SHARE_QUADS - 1u);
-    let t = row / params.heads;
-    if (t >= params.tokens || !has_output(t)) {
+    let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
+    let c4 = i % VALUE_VEC4;
+    let row = i / VALUE_VEC4;
+    let t = row / params.output_heads;
+    if (t >= params.total_tokens) { return; }
+    if (!has_sequence(t)) {
+        store_o(row, c4, vec4<f32>(0.0));
         return;
     }
-    let stride = params.tokens * params.heads;
+    let scale = common_scale(row);
     var sum = vec4<f32>(0.0);
     var weight = 0.0;
     for (var block = 0u; block < FEATURE_BLOCKS; block++) {
-        let first = (block * stride + row) * SHARE_QUADS;
-        sum += shares[first + quad];
-        weight += shares[first + SHARE_QUADS - 1u].x;
+        let at = partial_row(block, row);
+        if (NORMALIZE) {
+            let of_block = partials[at + VALUE_VEC4];
+            let rescale = exp(of_block.y - scale.shift) * (scale.scale / of_block.z);
+            sum += rescale * partials[at + c4];
+            weight += rescale * of_block.x;
+        } else {
+            sum += partials[at + c4];
+        }
     }
-    store_o_quad(row, quad, sum * factor_of(weight, 0.0));
+    var factor = SCALE;
+    if (NORMALIZE) { factor = row_factor_of(weight, row_gain(QUERY_MAP, scale)); }
+    store_o(row, c4, sum * factor);
 }
 
-// Whether a token is of a sequence that takes part.
-fn has_output(t: u32) -> bool {
-    if (!LENGTHS_GIVEN && !SLOTS_GIVEN) { return true; }
-    // The last sequence that begins at or before it: those after its own begin where that ends.
-    var n = 0u;
-    var beyond = params.sequences;
-    while (beyond - n > 1u) {
-        let middle = n + (beyond - n) / 2u;
-        if (table[middle].x <= t) { n = middle; } else { beyond = middle; }
+fn partial_row(block: u32, row: u32) -> u32 {
+    return (block * params.total_tokens * params.output_heads + row) * PARTIAL_ROW_VEC4;
+}
+
+// The largest shift and the smallest scale of a row's blocks.
+fn common_scale(row: u32) -> RowScale {
+    var scale = RowScale(LOWEST, 3.4e38);
+    if (NORMALIZE) {
+        for (var block = 0u; block < FEATURE_BLOCKS; block++) {
+            let of_block = partials[partial_row(block, row) + VALUE_VEC4];
+            scale.shift = max(scale.shift, of_block.y);
+            scale.scale = min(scale.scale, of_block.z);
+        }
     }
-    let entry = entry_of(n);
-    return entry.w != 0u && t < entry.y;
+    return scale;
+}
+
+fn has_sequence(t: u32) -> bool {
+    if (!HAS_TABLE) { return true; }
+    let entry = sequence_entry(sequence_of_token(t));
+    return entry.is_active != 0u && t < entry.end;
 }

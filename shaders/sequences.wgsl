@@ -1,55 +1,80 @@
-// What a buffer says of the sequences, and whether that can be. An entry that cannot be is
-// ignored: no state changes, no output is written, and the status counts it. Entries are compared
-// with one another only where the device wrote them: what the host wrote, it has checked.
+// What a buffer says of the sequences, checked. A sequence whose words cannot be is ignored: its state
+// stays as it was, its rows of o are zero, and the status counts it.
+//
+// The intervals of all sequences, with one more for the tokens behind the last, are a partition of
+// 0 .. total_tokens, whatever the words are, so that every row of o has one writer. With
+// M_n = max(cu_seqlens[0 ..= n]) the interval of sequence n is M_n .. M_(n+1), which for a valid
+// sequence is cu_seqlens[n] .. cu_seqlens[n+1].
+
+import constants::{HAS_LENGTHS, HAS_SLOTS};
+import params::{params};
 
 struct Sequences {
-    status: atomic<u32>,   // entries ignored since the caller last cleared it
-    // cu_seqlens [N+1], with LENGTHS_GIVEN; then slots [N], with SLOTS_GIVEN
-    entries: array<u32>,
+    status: atomic<u32>,  // sequences ignored since the caller last cleared it
+    words: array<u32>,    // cu_seqlens [N+1] where HAS_LENGTHS, then slots [N] where HAS_SLOTS
 }
 
 @group(0) @binding(8) var<storage, read_write> sequences: Sequences;
 
-// The slot of an entry that is not in use.
+// The slot of a sequence that takes no part.
 const NO_SLOT: u32 = 0xFFFFFFFFu;
 
 struct Sequence {
-    begin: u32,      // tokens begin .. end, counted through all sequences
+    begin: u32,        // tokens begin .. end, counted through all sequences
     end: u32,
-    state: u32,      // its state in `start` and `end`
+    state: u32,        // index of its state, outside scratch
     is_used: bool,
-    is_bad: bool,
+    is_invalid: bool,  // counted by the status, and ignored
 }
 
-fn length_entry(n: u32) -> u32 { return sequences.entries[n]; }
-
-fn slot_entry(n: u32) -> u32 {
-    return sequences.entries[n + select(0u, params.sequences + 1u, LENGTHS_GIVEN)];
+// What other sequences' words say of sequence n.
+struct Conflict {
+    latest: u32,     // the largest of cu_seqlens before its own
+    has_twin: bool,  // another sequence has its slot
 }
 
-// Sequence n, as its own entries say.
-fn sequence_of(n: u32) -> Sequence {
-    var sequence = Sequence(n * params.seq_len, (n + 1u) * params.seq_len, n, true, false);
-    if (LENGTHS_GIVEN) {
-        sequence.begin = length_entry(n);
-        sequence.end = length_entry(n + 1u);
-        let can_be = sequence.begin <= sequence.end && sequence.end <= params.tokens
-            && sequence.end - sequence.begin <= params.max_len
-            && (n > 0u || sequence.begin == 0u);
-        sequence.is_bad = !can_be;
+fn length_word(n: u32) -> u32 { return sequences.words[n]; }
+
+fn slot_word(n: u32) -> u32 {
+    return sequences.words[n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
+}
+
+// Adds what the words of sequence m say of sequence n.
+fn add_conflict(conflict: ptr<function, Conflict>, n: u32, m: u32) {
+    if (HAS_LENGTHS) {
+        if (m < n) { (*conflict).latest = max((*conflict).latest, length_word(m)); }
     }
-    if (SLOTS_GIVEN) {
-        sequence.state = slot_entry(n);
+    if (HAS_SLOTS) {
+        if (n < params.sequences && m != n && slot_word(m) == slot_word(n)) {
+            (*conflict).has_twin = true;
+        }
+    }
+}
+
+// Sequence n of N, or with n = N the tokens behind the last.
+fn checked_sequence(n: u32, conflict: Conflict) -> Sequence {
+    let is_rest = n >= params.sequences;
+    var sequence = Sequence(n * params.seq_len, (n + 1u) * params.seq_len, n, !is_rest, false);
+    if (HAS_SLOTS && !is_rest) {
+        sequence.state = slot_word(n);
         sequence.is_used = sequence.state != NO_SLOT;
-        sequence.is_bad = (sequence.is_bad || sequence.state >= params.states) && sequence.is_used;
+        sequence.is_invalid = sequence.state >= params.states || conflict.has_twin;
     }
+    if (HAS_LENGTHS) {
+        let begin = length_word(n);
+        var end = params.total_tokens;
+        if (!is_rest) { end = length_word(n + 1u); }
+        let is_valid = conflict.latest <= begin && begin <= end && end <= params.total_tokens
+            && end - begin <= params.max_len && (n > 0u || begin == 0u);
+        sequence.is_invalid = sequence.is_invalid || !is_valid;
+        sequence.begin = min(max(conflict.latest, begin), params.total_tokens);
+        sequence.end = max(sequence.begin, min(end, params.total_tokens));
+        if (n == 0u) { sequence.begin = 0u; }
+    } else if (is_rest) {
+        sequence.begin = params.total_tokens;
+        sequence.end = params.total_tokens;
+    }
+    sequence.is_invalid = sequence.is_invalid && sequence.is_used;
+    if (!sequence.is_used || sequence.is_invalid) { sequence.state = 0u; }
     return sequence;
-}
-
-// Whether entry m makes sequence n impossible: it ends after n begins, or has the same slot.
-fn clashes(n: u32, sequence: Sequence, m: u32) -> bool {
-    var clash = false;
-    if (LENGTHS_GIVEN) { clash = m < n && length_entry(m) > sequence.begin; }
-    if (SLOTS_GIVEN) { clash = clash || (m != n && slot_entry(m) == sequence.state); }
-    return clash;
 }

@@ -1,53 +1,51 @@
-// From what each segment adds to the state each segment starts from:
+// The state that each segment starts from, from what each segment adds:
 //
-//     start_0 = initial state      start_{s+1} = start_s + added_s
+//     state_0 = initial state      state_{s+1} = state_s + added_s
 //
-// reads   start [N, state]: the initial state, or nothing
-// in/out  end [segments, state]: added in, start out
-// grid    one thread an element of N states, folded
+// reads   state_in [N, state]: the initial states, or nothing
+// in/out  state_out [segments, state]: added in, start out
+// grid    a thread an element of N states, folded
 // memory  none
 
-override SCAN_THREADS: u32;  // threads of a workgroup
+import constants::{HAS_TABLE, INITIAL_STATE, SCAN_THREADS, STATE_ZERO};
+import params::{params, workgroup_index};
+import sequence_entry::{first_segment, segment_count, sequence_entry};
+import states::{Element, state_in, state_out};
+import states/offset::{state_len};
 
 @compute @workgroup_size(SCAN_THREADS)
 fn state_scan(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = (workgroup.y * params.grid_width + workgroup.x) * SCAN_THREADS + thread;
+    let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
     let len = state_len();
     let n = i / len;
     let element = i % len;
-    if (n >= params.sequences) {
-        return;
-    }
+    if (n >= params.sequences) { return; }
     var first = n * params.segments;
     var last = first + params.segments - 1u;
     var state = n;
-    if (LENGTHS_GIVEN || SLOTS_GIVEN) {
-        let entry = entry_of(n);
-        if (entry.w == 0u) {
-            return;
-        }
-        first = first_segment(n, entry);
-        last = first + segments_of(entry) - 1u;
-        state = entry.z;
+    if (HAS_TABLE) {
+        let entry = sequence_entry(n);
+        if (entry.is_active == 0u) { return; }
+        first = first_segment(n, entry.begin);
+        last = first + segment_count(entry) - 1u;
+        state = entry.state;
     }
 
     var sum = Element();
-    if (START != START_ZERO) {
-        sum = start[state * len + element];
-    }
-    // What rounding took from the sum so far is given back with the next addition (Kahan), so that
+    if (INITIAL_STATE != STATE_ZERO) { sum = state_in[state * len + element]; }
+    // Kahan's compensation: what rounding took from a sum is given back with the next addition, so that
     // the error does not grow with the number of segments.
-    var lost = Element();
+    var compensation = Element();
     for (var segment = first; segment < last; segment++) {
         let at = segment * len + element;
-        let added = end[at] - lost;
-        end[at] = sum;
+        let added = state_out[at] - compensation;
+        state_out[at] = sum;
         let next = sum + added;
-        lost = (next - sum) - added;
+        compensation = (next - sum) - added;
         sum = next;
     }
-    end[last * len + element] = sum;
+    state_out[last * len + element] = sum;
 }

@@ -1,20 +1,19 @@
 //! Pipelines for one config; tensors bound to them; dispatches recorded.
 
-use std::borrow::Cow;
-
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::bound::{ABSENT_SLOTS, ABSENT_STRIDE, Bound, BoundDispatch, bind_group, variant};
+use crate::bind::bound::{Bound, BoundStep, DUMMY_SIZE, bind_group};
 use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
-use crate::bind::pipelines::Pipelines;
+use crate::bind::pipelines::{Edit, Pipelines};
 use crate::bind::tensors;
 use crate::bind::tensors::Tensors;
-use crate::device::scope::scoped;
+use crate::device::buffers::empty_buffer;
 use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
+use crate::plan::steps::States;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
@@ -31,12 +30,11 @@ use crate::problem::shape::Shape;
 pub struct LinearAttention {
     config: Config,
     tuning: Tuning,
-    /// To know another device by: wgpu panics where objects of two are mixed.
     device: wgpu::Device,
     limits: wgpu::Limits,
     pipelines: Pipelines,
-    /// Bound where a state is absent; the shaders never touch it.
-    absent: wgpu::Buffer,
+    /// Bound where a state is dummy; the shaders never touch it.
+    dummy: wgpu::Buffer,
 }
 
 impl LinearAttention {
@@ -73,81 +71,65 @@ impl LinearAttention {
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::with_shaders(device, config, options, |_, wgsl| wgsl)
+        Self::with_edit(device, config, options, None)
     }
 
     /// The same with every shader passed through `edit` first; the harness proves with it
     /// that a wrong shader is caught.
-    pub(crate) fn with_shaders(
+    pub(crate) fn with_edit(
         device: &wgpu::Device,
         config: Config,
         options: &Options<'_>,
-        edit: impl Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+        edit: Option<Edit>,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let limits = device.limits();
+        let device_type = device.adapter_info().device_type;
         let tuning = match options.tuning {
-            Some(tuning) => tuning,
-            None => Tuning::new(&config, &limits, device.adapter_info().device_type)?,
+            Some(tuning) => tuning.on(device_type),
+            None => Tuning::new(&config, &limits, device_type)?,
         };
         tuning.check(&config, &limits)?;
-        let absent = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.absent"),
-                size: ABSENT_STRIDE * ABSENT_SLOTS,
-                usage: BufferUsages::STORAGE,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| ConfigError::Device {
-            what: "linear_attention.absent".to_owned(),
-            message,
-        })?;
-        let pipelines = Pipelines::new(device, config.clone(), tuning.layout, options, &edit);
-        Ok(Self { config, tuning, device: device.clone(), limits, pipelines, absent })
+        let usage = BufferUsages::STORAGE;
+        let dummy = empty_buffer(device, "linear_attention.dummy", DUMMY_SIZE, usage)?;
+        let pipelines = Pipelines::new(config.clone(), tuning.layout, options, edit);
+        Ok(Self { config, tuning, device: device.clone(), limits, pipelines, dummy })
     }
 
-    /// Compiles now what [`LinearAttention::bind`] would compile for this plan, with an
-    /// initial and a final state or without: for a program that wants no wait at its first
-    /// frame. It does nothing where that has been compiled. A state updated in place with one
-    /// segment has a pipeline of its own, which `bind` compiles. A shape with slots has both states.
+    /// Compiles now the pipelines that [`LinearAttention::bind`] would compile for this plan and
+    /// these states, for a program that wants no wait at its first frame. It does nothing where
+    /// they have been compiled. The states of a shape with slots are in a pool, whatever `states`
+    /// says.
     ///
     /// # Errors
     ///
-    /// What wgpu says of a pipeline.
-    pub fn prepare(
-        &self,
-        device: &wgpu::Device,
-        plan: &Plan,
-        initial: bool,
-        final_: bool,
-    ) -> Result<(), ConfigError> {
-        self.check_device(device)
-            .map_err(|message| ConfigError::Device { what: "device".to_owned(), message })?;
-        if plan.layout() != self.pipelines.layout() {
-            let required = "that of a plan of this LinearAttention".to_owned();
-            return Err(ConfigError::Tuning { what: "layout", required, actual: 0 });
-        }
-        let in_place = plan.shape().slots.is_some();
-        // Told by the host and by the device.
-        let tellers: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
-        for stage in plan.dispatches().iter().map(|dispatch| dispatch.stage) {
-            for may_clash in tellers {
-                let final_ = final_ || in_place;
-                let variant = variant(plan, stage, initial, in_place, final_, *may_clash);
-                let refused =
-                    |message| ConfigError::Device { what: stage.label().to_owned(), message };
-                self.pipelines.get(device, stage, variant).map_err(refused)?;
+    /// [`BindError::Plan`] for a plan of another config or tuning; the device's refusal of a
+    /// pipeline.
+    pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
+        self.check_plan(plan)?;
+        // Sequences told by the host and by the device.
+        let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
+        for is_untrusted in trust {
+            for step in plan.steps(states, *is_untrusted) {
+                self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
         Ok(())
     }
 
-    fn check_device(&self, device: &wgpu::Device) -> Result<(), String> {
-        if device == &self.device {
-            return Ok(());
+    fn check_plan(&self, plan: &Plan) -> Result<(), BindError> {
+        if plan.config() != &self.config {
+            return Err(BindError::Plan { what: "config" });
         }
-        Err("it must be the device of this LinearAttention, found another".to_owned())
+        let (ours, theirs) = (&self.tuning, plan.tuning());
+        if !ours.compiles_like(theirs) || theirs.max_loop_iterations > ours.max_loop_iterations {
+            return Err(BindError::Plan { what: "tuning" });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
     }
 
     /// The config it was compiled for.
@@ -168,60 +150,45 @@ impl LinearAttention {
     ///
     /// As [`Plan::new`].
     pub fn plan(&self, shape: &Shape) -> Result<Plan, PlanError> {
-        Plan::with_tuning(&self.config, shape, &self.limits, &self.tuning)
+        Plan::new(&self.config, shape, &self.limits, &self.tuning)
     }
 
     /// Binds tensors to a plan: everything that can fail fails here.
     ///
-    /// `scratch` needs [`Plan::scratch_size`] bytes; any binding will do where that is 0.
-    /// It may be shared by all that is recorded on one queue.
+    /// `scratch` needs [`Plan::scratch_size`] bytes, and may be `None` where that is 0. It may be
+    /// shared by all that is recorded on one queue.
     ///
     /// # Errors
     ///
-    /// Names the first tensor that is too small, misaligned, without `STORAGE`, beyond its
-    /// buffer, overlapping another where one is written, or refused by the device, as a
-    /// pipeline that is compiled here may be, too. In a browser the last comes to the
-    /// caller's own error handler instead.
+    /// Names the first tensor that is missing, too small, misaligned, without `STORAGE`, beyond
+    /// its buffer, overlapping another where one is written, or refused by the device, as a
+    /// pipeline that is compiled here may be, too. In a browser the last comes to the caller's own
+    /// error handler instead.
     pub fn bind(
         &self,
-        device: &wgpu::Device,
         plan: &Plan,
         tensors: &Tensors<'_>,
-        scratch: BufferBinding<'_>,
+        scratch: Option<BufferBinding<'_>>,
     ) -> Result<Bound, BindError> {
-        self.check_device(device)
-            .map_err(|message| BindError::Device { what: "device".to_owned(), message })?;
-        if plan.config() != &self.config {
-            return Err(BindError::Plan { what: "config" });
+        self.check_plan(plan)?;
+        let (device, pipelines) = (&self.device, &self.pipelines);
+        let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
+        let states = match (checked.initial_state.is_some(), checked.final_state.is_some()) {
+            _ if checked.in_place => States::InPlace,
+            (false, false) => States::None,
+            (true, false) => States::Initial,
+            (false, true) => States::Final,
+            (true, true) => States::InitialAndFinal,
+        };
+        let mut steps = Vec::with_capacity(plan.dispatches().len());
+        for step in plan.steps(states, checked.may_clash) {
+            let pipeline = pipelines.get(device, step.stage, step.variant)?;
+            let bind_group =
+                bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;
+            let (stage, workgroups) = (step.stage, step.workgroups);
+            steps.push(BoundStep { stage, pipeline: pipeline.pipeline, bind_group, workgroups });
         }
-        let pipelines = &self.pipelines;
-        if plan.layout() != pipelines.layout() {
-            return Err(BindError::Plan { what: "tuning" });
-        }
-        let checked = tensors::check(plan, tensors, &scratch, &self.limits)?;
-        let mut dispatches = Vec::with_capacity(plan.dispatches().len());
-        for dispatch in plan.dispatches() {
-            let stage = dispatch.stage;
-            let variant = variant(
-                plan,
-                stage,
-                checked.initial.is_some(),
-                checked.in_place,
-                checked.final_.is_some(),
-                checked.may_clash,
-            );
-            let refused = |message| BindError::Device { what: stage.label().to_owned(), message };
-            let pipeline = pipelines.get(device, stage, variant).map_err(refused)?;
-            let bind_group = scoped(device, || {
-                let layout = pipelines.bindings(stage);
-                bind_group(device, layout, plan, dispatch, &checked, &self.absent)
-            })
-            .and_then(|bind_group| bind_group)
-            .map_err(refused)?;
-            let (pipeline, workgroups) = (pipeline.clone(), dispatch.workgroups);
-            dispatches.push(BoundDispatch { stage, pipeline, bind_group, workgroups });
-        }
-        Ok(Bound { parts: vec![dispatches] })
+        Ok(Bound { parts: vec![steps] })
     }
 
     /// A shape in parts that the device binds: one part where all of it fits, otherwise some of
@@ -237,29 +204,29 @@ impl LinearAttention {
 
     /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
     ///
-    /// `scratch` needs [`Split::scratch_size`] bytes. Where a sequence is cut, its state goes from
-    /// part to part in the final state, which must be bound then.
+    /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a
+    /// sequence is cut, its state goes from part to part in the final state, which must be bound
+    /// then.
     ///
     /// # Errors
     ///
     /// As [`LinearAttention::bind`]; [`BindError::Missing`] for a final state.
     pub fn bind_split(
         &self,
-        device: &wgpu::Device,
         split: &Split,
         tensors: &Tensors<'_>,
-        scratch: BufferBinding<'_>,
+        scratch: Option<BufferBinding<'_>>,
     ) -> Result<Bound, BindError> {
         if let [part] = split.parts() {
-            return self.bind(device, &part.plan, tensors, scratch);
+            return self.bind(&part.plan, tensors, scratch);
         }
-        if split.carries_state() && tensors.final_.is_none() {
-            return Err(BindError::Missing { tensor: "final" });
+        if split.carries_state() && tensors.final_state.is_none() {
+            return Err(BindError::Missing { tensor: "final_state" });
         }
         let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
         for part in split.parts() {
             let tensors = tensors_of(split, part, tensors);
-            bound.parts.extend(self.bind(device, &part.plan, &tensors, scratch.clone())?.parts);
+            bound.parts.extend(self.bind(&part.plan, &tensors, scratch.clone())?.parts);
         }
         Ok(bound)
     }

@@ -1,6 +1,64 @@
 //! One error type a step. Each message says what, what was required, what was found.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
 use thiserror::Error;
+
+/// The device refused to make an object, or failed while it ran or was read back.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct DeviceError {
+    /// The label of the object.
+    pub what: String,
+    /// The message of wgpu or of the driver.
+    pub message: String,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl DeviceError {
+    /// Without an error of wgpu behind it.
+    pub(crate) fn new(what: &str, message: impl Into<String>) -> Self {
+        Self { what: what.to_owned(), message: message.into(), source: None }
+    }
+
+    /// From an error of wgpu, which stays its [`source`](StdError::source).
+    pub(crate) fn from_source(what: &str, source: impl StdError + Send + Sync + 'static) -> Self {
+        let (what, message) = (what.to_owned(), source.to_string());
+        Self { what, message, source: Some(Arc::new(source)) }
+    }
+}
+
+impl fmt::Debug for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceError")
+            .field("what", &self.what)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the device refused {}: {}", self.what, self.message)
+    }
+}
+
+impl StdError for DeviceError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Equal where object and message are.
+impl PartialEq for DeviceError {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.what, &self.message) == (&other.what, &other.message)
+    }
+}
+
+impl Eq for DeviceError {}
 
 /// Why a [`Config`](crate::Config) cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -92,17 +150,12 @@ pub enum ConfigError {
         what: &'static str,
         /// The condition it fails.
         required: String,
-        /// The value found.
-        actual: u64,
+        /// The value found, printed.
+        actual: String,
     },
-    /// wgpu or the driver refused a shader or pipeline.
-    #[error("the device refused {what}: {message}")]
-    Device {
-        /// The label of the object.
-        what: String,
-        /// wgpu's message.
-        message: String,
-    },
+    /// wgpu or the driver refused an object, or the device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Why [`Weights`](crate::feature_map::Weights) of a feature map cannot be used.
@@ -185,13 +238,21 @@ pub enum PlanError {
         /// The field of [`Shape`](crate::Shape).
         what: &'static str,
     },
-    /// Query heads are not divided evenly among key/value heads.
-    #[error("kv_heads must divide heads = {heads}, found {kv_heads}")]
-    Heads {
+    /// Value heads are not divided evenly among key heads.
+    #[error("key_heads must divide value_heads = {value_heads}, found {key_heads}")]
+    KeyHeads {
+        /// E.
+        value_heads: u32,
+        /// G.
+        key_heads: u32,
+    },
+    /// Query heads are not divided evenly among value heads, nor value heads among query heads.
+    #[error("value_heads must divide heads = {heads} or be a multiple of it, found {value_heads}")]
+    ValueHeads {
         /// H.
         heads: u32,
-        /// G.
-        kv_heads: u32,
+        /// E.
+        value_heads: u32,
     },
     /// A sequence is so long that token numbers could wrap.
     #[error("seq_len must be at most {required}, found {actual}")]
@@ -218,19 +279,10 @@ pub enum PlanError {
     /// More sequences than one call may be told of by a buffer.
     #[error("sequences must be at most {required}, found {actual}")]
     Sequences {
-        /// What the tuning's `max_loop_iterations` allows.
+        /// The most that the device takes.
         required: u32,
         /// N.
         actual: u32,
-    },
-    /// The fewest tokens that go through the kernel together take more loop iterations than the
-    /// device makes: see [`Tuning::max_loop_iterations`](crate::tuning::Tuning::max_loop_iterations).
-    #[error("loop iterations of a chunk of tokens must be at most {required}, found {actual}")]
-    Iterations {
-        /// What the tuning allows.
-        required: u32,
-        /// What a chunk takes.
-        actual: u64,
     },
     /// A pool is larger than the device binds.
     #[error(
@@ -339,10 +391,10 @@ pub enum BindError {
         /// The offset.
         actual: u64,
     },
-    /// The plan's shape needs a tensor that is not bound.
-    #[error("{tensor} must be bound for this shape, found none")]
+    /// The plan needs a tensor that is not bound.
+    #[error("{tensor} must be bound for this plan, found none")]
     Missing {
-        /// `pool` or `sequences`.
+        /// The tensor, or `scratch`.
         tensor: &'static str,
     },
     /// A tensor is bound that the plan's shape has no use for.
@@ -396,14 +448,9 @@ pub enum BindError {
         /// Workgroups, or in the layout `Thread` threads, that read each state.
         actual: u32,
     },
-    /// wgpu refused: a buffer of another device, for one, or no memory.
-    #[error("the device refused {what}: {message}")]
-    Device {
-        /// The label of the object.
-        what: String,
-        /// wgpu's message.
-        message: String,
-    },
+    /// wgpu or the driver refused an object, or the device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Why a pool of states, or what a call is told about them, is not as it must be. Nothing was
@@ -486,7 +533,7 @@ pub enum PoolError {
     /// A plan and a pool, or a batch and a pool, that do not belong together.
     #[error("pool: {what} must be {required}, found {actual}")]
     Pool {
-        /// `config`, `kv_heads`, `slots` or `pool`.
+        /// `config`, `value_heads`, `slots` or `pool`.
         what: &'static str,
         /// The plan's or the batch's.
         required: String,
@@ -496,12 +543,9 @@ pub enum PoolError {
     /// The plan's states are not in a pool.
     #[error("the plan's shape must have slots, found none")]
     NotPooled,
-    /// wgpu refused, or the device failed.
-    #[error("the device failed: {message}")]
-    Device {
-        /// wgpu's message.
-        message: String,
-    },
+    /// wgpu or the driver refused an object, or the device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Why a call on host slices failed; every step it goes through has its own variant.
@@ -520,11 +564,14 @@ pub enum Error {
     /// See [`WeightsError`].
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// See [`PoolError`].
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
-    /// [`Shape::packed_at_most`](crate::Shape::packed_at_most).
+    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
-        /// `slots` or `packed_at_most`.
+        /// `slots` or `packed_up_to`.
         what: &'static str,
     },
     /// A slice has the wrong length.
@@ -547,10 +594,24 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
-    /// The device failed while it ran or was read back.
-    #[error("the device failed: {message}")]
-    Device {
-        /// wgpu's message.
-        message: String,
-    },
+    /// wgpu or the driver refused an object, or the device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_source() {
+        let refused = BindError::from(DeviceError::from_source("linear_attention.q", fmt::Error));
+        assert_eq!(
+            refused.to_string(),
+            format!("the device refused linear_attention.q: {}", fmt::Error)
+        );
+        assert!(refused.source().is_some_and(|source| source.is::<fmt::Error>()));
+        let message = fmt::Error.to_string();
+        assert_eq!(refused, BindError::Device(DeviceError::new("linear_attention.q", message)));
+    }
 }

@@ -21,8 +21,8 @@ pub use bind::options::{Options, ShaderChecks};
 pub use bind::tensors::Tensors;
 pub use device::readback::Readback;
 pub use error::Error;
-pub use plan::Plan;
-pub use problem::config::{Config, DEFAULT_EPS, Normalization};
+pub use plan::{Plan, States};
+pub use problem::config::{Config, Normalization};
 pub use problem::dtype::Dtype;
 pub use problem::feature_map::FeatureMap;
 pub use problem::io::{Inputs, Output};
@@ -41,17 +41,17 @@ pub mod feature_map {
 /// Shapes, and how many elements their tensors have.
 pub mod shape {
     pub use crate::problem::config::MAX_DIM;
-    pub use crate::problem::shape::{Lens, Packing, Shape};
+    pub use crate::problem::shape::{Lens, PackedLimits, Packing, Shape};
 }
 
 /// States as buffers hold them and as slices.
 pub mod state {
-    pub use crate::problem::io::{StateSlices, join_states, split_states};
+    pub use crate::problem::state::{StateSlices, join, split};
 }
 
 /// Sizes that fit a problem to a device, chosen or measured.
 pub mod tuning {
-    pub use crate::kernel::layout::Layout;
+    pub use crate::kernel::layout::{Layout, RowSource};
     pub use crate::plan::support::{Kernel, kernels};
     pub use crate::plan::tuning::Tuning;
     #[cfg(not(target_arch = "wasm32"))]

@@ -6,18 +6,19 @@ use crate::attention::LinearAttention;
 use crate::bind::bound::Bound;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::Error;
 use crate::plan::split::Split;
 use crate::problem::config::Config;
-use crate::problem::io::{Inputs, Output, join_states, split_states};
+use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::state;
 
 /// The buffers of a call on host slices.
 struct Uploaded {
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     states: wgpu::Buffer,
     bound: Bound,
 }
@@ -32,13 +33,12 @@ impl LinearAttention {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn run(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, split) = self.submit(device, queue, shape, inputs)?;
-        readback.wait(device).and_then(|tensors| output_of(self.config(), &split, tensors))
+        let (readback, split) = self.submit(queue, shape, inputs)?;
+        output_of(self.config(), &split, readback.wait()?)
     }
 
     /// The same without blocking: the future polls the device and yields until it is done.
@@ -48,19 +48,16 @@ impl LinearAttention {
     /// As [`LinearAttention::run`].
     pub async fn run_async(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, split) = self.submit(device, queue, shape, inputs)?;
-        let tensors = readback.read(device).await?;
-        output_of(self.config(), &split, tensors)
+        let (readback, split) = self.submit(queue, shape, inputs)?;
+        output_of(self.config(), &split, readback.read().await?)
     }
 
     fn submit(
         &self,
-        device: &wgpu::Device,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
@@ -68,56 +65,43 @@ impl LinearAttention {
         if shape.slots.is_some() {
             return Err(Error::HostShape { what: "slots" });
         }
-        if matches!(shape.packing, Packing::AtMost { .. }) {
-            return Err(Error::HostShape { what: "packed_at_most" });
+        if matches!(shape.packing, Packing::UpTo { .. }) {
+            return Err(Error::HostShape { what: "packed_up_to" });
         }
         // What is too large to bind whole goes in parts.
         let split = self.split(shape)?;
         let lens = shape.lens(self.config())?;
-        inputs.check(&lens)?;
-        inputs.check_range(self.config().dtype)?;
-        let failed = |message| Error::Device { message };
-        let uploaded =
-            scoped(device, || self.upload(device, &split, &lens, inputs)).map_err(failed)??;
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+        inputs.check(self.config(), shape)?;
+        let uploaded = self.upload(&split, &lens, inputs)?;
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.run"),
         });
         self.record(&mut encoder, &uploaded.bound);
-        let sources = [&uploaded.out, &uploaded.states];
-        let readback = Readback::record(device, &mut encoder, &sources)?;
-        scoped(device, || queue.submit([encoder.finish()])).map_err(failed)?;
+        let sources = [&uploaded.o, &uploaded.states];
+        let readback = Readback::record(self.device(), &mut encoder, &sources)?;
+        scoped(self.device(), "linear_attention.run", || queue.submit([encoder.finish()]))?;
         Ok((readback, split))
     }
 
-    fn upload(
-        &self,
-        device: &wgpu::Device,
-        split: &Split,
-        lens: &Lens,
-        inputs: Inputs<'_>,
-    ) -> Result<Uploaded, Error> {
-        let dtype = self.config().dtype;
-        let rows = |label, data: &[f32]| upload(device, label, &dtype.encode(data));
+    fn upload(&self, split: &Split, lens: &Lens, inputs: Inputs<'_>) -> Result<Uploaded, Error> {
+        let (device, dtype) = (self.device(), self.config().dtype);
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
+        let rows = |label, data: &[f32]| init_buffer(device, label, &dtype.encode(data), usage);
         let q = rows("linear_attention.q", inputs.q)?;
         let k = rows("linear_attention.k", inputs.k)?;
         let v = rows("linear_attention.v", inputs.v)?;
-        let empty = |label, size: u64| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
-        };
-        let out = empty("linear_attention.out", dtype.bytes(lens.o));
-        let scratch = empty("linear_attention.scratch", split.scratch_size().max(4));
-        let states = empty("linear_attention.final", 4 * lens.state);
+        let empty = |label, size: u64| empty_buffer(device, label, size, usage);
+        let o = empty("linear_attention.o", dtype.bytes(lens.o))?;
+        let scratch = empty("linear_attention.scratch", split.scratch_size().max(4))?;
+        let states = empty("linear_attention.final_state", 4 * lens.state)?;
         let joined =
-            |mu: &[f32], nu: &[f32]| join_states(split.shape().sequences() as usize, mu, nu);
-        let initial = match inputs.initial {
-            Some(initial) => {
-                let states = joined(initial.mu, initial.nu);
-                Some(upload(device, "linear_attention.initial", bytemuck::cast_slice(&states))?)
+            |mu: &[f32], nu: &[f32]| state::join(split.shape().sequences() as usize, mu, nu);
+        let initial_state = match inputs.initial_state {
+            Some(initial_state) => {
+                let states = joined(initial_state.mu, initial_state.nu);
+                let (label, bytes) =
+                    ("linear_attention.initial_state", bytemuck::cast_slice(&states));
+                Some(init_buffer(device, label, bytes, usage)?)
             }
             None => None,
         };
@@ -127,28 +111,22 @@ impl LinearAttention {
             .transpose()?;
         let tensors = Tensors {
             weights: weights.as_ref().map(WeightsBuffer::binding),
-            initial: initial.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
-            final_: Some(states.as_entire_buffer_binding()),
-            ..Tensors::new(&q, &k, &v, &out)
+            initial_state: initial_state.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+            final_state: Some(states.as_entire_buffer_binding()),
+            ..Tensors::new(&q, &k, &v, &o)
         };
-        let bound = self.bind_split(device, split, &tensors, scratch.as_entire_buffer_binding())?;
-        Ok(Uploaded { out, states, bound })
+        let bound = self.bind_split(split, &tensors, Some(scratch.as_entire_buffer_binding()))?;
+        Ok(Uploaded { o, states, bound })
     }
 }
 
-fn upload(device: &wgpu::Device, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer, Error> {
-    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-    init_buffer(device, label, bytes, usage).map_err(|message| Error::Device { message })
-}
-
-fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<f32>>) -> Result<Output, Error> {
+/// From the bytes of o and of the states.
+fn output_of(config: &Config, split: &Split, tensors: Vec<Vec<u8>>) -> Result<Output, Error> {
     let lens = split.shape().lens(config)?;
     let sequences = split.shape().sequences() as usize;
-    match <[Vec<f32>; 2]>::try_from(tensors) {
-        Ok([o, states]) => {
-            let (mu, nu) = split_states(sequences, lens.mu as usize, &states);
-            Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
-        }
-        Err(_) => Err(Error::Device { message: "a tensor was not read back".to_owned() }),
-    }
+    // There are as many as were recorded.
+    let [o, states] = <[Vec<u8>; 2]>::try_from(tensors).unwrap_or_default();
+    let states: Vec<f32> = bytemuck::pod_collect_to_vec(&states);
+    let (mu, nu) = state::split(sequences, lens.mu as usize, &states);
+    Ok(Output::new(config.dtype.decode(&o, lens.o as usize), mu, nu))
 }

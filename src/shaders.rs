@@ -1,66 +1,65 @@
-//! The WGSL texts, by name.
+//! The texts of `shaders/`, by the name of the file without its ending.
 
-macro_rules! texts {
+macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        /// Every text that modules are put together from.
-        const TEXTS: &[(&str, &str)] =
+        /// Every file.
+        pub(crate) const FILES: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../shaders/", $name, ".wgsl")))),*];
     };
 }
 
-texts![
-    "common",
-    "half",
+files![
+    "chunk/direct",
+    "chunk/direct_decode",
+    "chunk/element_wise",
+    "chunk/features",
+    "chunk/row_wise",
+    "chunk/workgroup",
+    "decode/direct",
+    "decode/item",
+    "decode/workgroup",
+    "decode_step",
+    "heads",
+    "lane",
+    "map/custom_prelude",
+    "map/formulas",
+    "map/no_custom",
+    "map/row",
+    "map/stabiliser",
+    "normalise",
+    "output/partial_rows",
+    "output/partials",
+    "output/rows",
     "output_sum",
-    "place",
-    "rows_f32_x1",
-    "rows_f32_x4",
-    "rows_half_x1",
-    "rows_half_x4",
+    "params",
+    "rows/f32_x1",
+    "rows/f32_x4",
+    "rows/half",
+    "rows/half_x1",
+    "rows/half_x4",
+    "rule/linear",
+    "segment_output",
+    "segment_state",
+    "sequence_entry",
     "sequence_table",
     "sequences",
     "state_scan",
-    "states_x1",
-    "states_x4",
-    "thread/decode_step",
-    "thread/place",
-    "thread/segment_output",
-    "thread/segment_state",
-    "thread/step",
-    "thread/tile",
-    "workgroup/chunk",
-    "workgroup/decode_step",
-    "workgroup/direct",
-    "workgroup/leave_outputs",
-    "workgroup/leave_shares",
-    "workgroup/mapped",
-    "workgroup/maps",
-    "workgroup/outputs",
-    "workgroup/place",
-    "workgroup/segment_output",
-    "workgroup/segment_state",
-    "workgroup/tile",
+    "states/offset",
+    "states/x1",
+    "states/x4",
+    "tile",
+    "tile/looped",
+    "tile/unrolled",
+    "work_item",
 ];
 
-/// Stands for a caller's own map where there is none.
-pub(crate) const PHI: &str = include_str!("../shaders/workgroup/phi.wgsl");
-/// All that a caller's own map may use, as far as a compiler must know it.
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) const PHI_PRELUDE: &str = include_str!("../shaders/workgroup/phi_prelude.wgsl");
-
-/// The text called `name`; empty where there is none, which no test would let pass.
+/// The text of a file; empty where there is none, which a test rules out.
 pub(crate) fn text(name: &str) -> &'static str {
-    TEXTS.iter().find(|(found, _)| *found == name).map_or("", |(_, text)| text)
+    FILES.iter().find(|(file, _)| *file == name).map_or("", |(_, text)| text)
 }
 
-/// Every name that a shader declares outside of its functions.
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn declared_names() -> impl Iterator<Item = &'static str> {
-    TEXTS.iter().flat_map(|(_, text)| text.lines().filter_map(declared_name))
-}
-
-/// The name that a line declares, if it does.
-#[cfg(not(target_arch = "wasm32"))]
+/// The name that a line declares outside of functions, if it does.
+#[cfg(any(test, not(target_arch = "wasm32")))]
 pub(crate) fn declared_name(line: &str) -> Option<&str> {
     let keywords = ["fn ", "const ", "override ", "struct ", "alias "];
     let after = keywords.iter().find_map(|keyword| line.strip_prefix(keyword));
@@ -70,4 +69,12 @@ pub(crate) fn declared_name(line: &str) -> Option<&str> {
         after.or_else(|| line.split_once("> ").filter(|_| is_variable).map(|(_, rest)| rest));
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     after.map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default())
+}
+
+/// Every name that a file declares outside of functions.
+#[cfg(any(test, not(target_arch = "wasm32")))]
+pub(crate) fn declared_names() -> impl Iterator<Item = &'static str> {
+    let texts =
+        FILES.iter().filter(|(file, _)| *file != "map/custom_prelude").map(|(_, text)| text);
+    texts.flat_map(|text| text.lines().filter_map(declared_name))
 }

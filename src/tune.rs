@@ -9,7 +9,7 @@ use crate::bind::options::Options;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::scope::scoped;
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 use crate::plan::Plan;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -49,7 +49,7 @@ pub fn tune(
     // There is at least the tuning that a device gets unasked.
     let best = measured.iter().min_by_key(|candidate| candidate.time);
     best.map(|candidate| candidate.tuning)
-        .ok_or_else(|| Error::Device { message: "no tuning could be measured".to_owned() })
+        .ok_or_else(|| DeviceError::new("linear_attention.tune", "nothing was measured").into())
 }
 
 /// The same, returning every candidate in the order of [`Tuning::candidates`] and calling
@@ -69,8 +69,9 @@ pub fn tune_with(
     let limits = device.limits();
     let mut plans: Vec<Plan> = Vec::new();
     for tuning in Tuning::candidates(config, &limits, device.adapter_info().device_type)? {
-        let plan = Plan::with_tuning(config, shape, &limits, &tuning)?;
-        let is_same = |other: &Plan| other.layout() == plan.layout() && other.same_cut(&plan);
+        let plan = Plan::new(config, shape, &limits, &tuning)?;
+        let is_same =
+            |other: &Plan| other.layout() == plan.layout() && other.same_segmentation(&plan);
         if !plans.iter().any(is_same) {
             plans.push(plan);
         }
@@ -111,26 +112,24 @@ impl Told {
             .map(|n| match &shape.packing {
                 Packing::Equal => shape.seq_len,
                 Packing::Lengths(lengths) => lengths.get(n as usize).copied().unwrap_or(0),
-                Packing::AtMost { .. } => {
+                Packing::UpTo { .. } => {
                     let len = shape.max_len().min(left);
                     left -= len;
                     len
                 }
             })
             .collect();
-        let failed = |error: crate::error::PoolError| Error::Device { message: error.to_string() };
         if let Some(slots) = shape.slots {
-            let pool = StatePool::new(device, plan.config(), shape.kv_heads, slots);
-            let pool = pool.map_err(failed)?;
+            let pool = StatePool::new(device, plan.config(), shape.value_heads, slots)?;
             let mut encoder = device.create_command_encoder(&Default::default());
             let mut entries = Vec::with_capacity(lengths.len());
             for tokens in lengths.into_iter().take(slots as usize) {
-                let slot = pool.allocate(&mut encoder).map_err(failed)?;
+                let slot = pool.allocate(&mut encoder)?;
                 entries.push(Entry { slot, tokens });
             }
             queue.submit([encoder.finish()]);
-            let batch = Batch::new(device, plan, &pool).map_err(failed)?;
-            batch.write(queue, &pool, &entries).map_err(failed)?;
+            let batch = Batch::new(plan, &pool)?;
+            batch.write(queue, &pool, &entries)?;
             return Ok(Self { pool: Some((pool, batch)), sequences: None });
         }
         let mut words = vec![0, 0];
@@ -165,7 +164,7 @@ impl Told {
 /// long as they are numbers.
 struct Buffers {
     inputs: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     scratch: wgpu::Buffer,
     told: Told,
     weights: Option<WeightsBuffer>,
@@ -185,7 +184,7 @@ impl Buffers {
         });
         let out_len = largest(&|plan| plan.config().dtype.bytes(plan.lens().o));
         let scratch_len = largest(&|plan| plan.scratch_size().max(4));
-        let made = scoped(device, || {
+        scoped(device, "linear_attention.tune", || {
             let buffer = |label, size| {
                 device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
@@ -212,13 +211,12 @@ impl Buffers {
             let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
             Ok(Self {
                 inputs,
-                out: buffer("linear_attention.tune.out", out_len),
+                o: buffer("linear_attention.tune.o", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
                 told: told.unwrap_or(Told { pool: None, sequences: None }),
                 weights: weights.transpose()?,
             })
-        });
-        made.map_err(|message| Error::Device { message })?
+        })?
     }
 
     /// The least time of a few runs: whatever else the device does only makes it longer.
@@ -229,11 +227,11 @@ impl Buffers {
         attention: &LinearAttention,
         plan: &Plan,
     ) -> Result<Duration, Error> {
-        let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.out);
+        let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.o);
         self.told.add_to(&mut tensors);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
-        let scratch = self.scratch.as_entire_buffer_binding();
-        let bound = attention.bind(device, plan, &tensors, scratch)?;
+        let scratch = Some(self.scratch.as_entire_buffer_binding());
+        let bound = attention.bind(plan, &tensors, scratch)?;
         let mut least = Duration::MAX;
         for run in 0..=RUNS {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
@@ -242,11 +240,11 @@ impl Buffers {
             attention.record(&mut encoder, &bound);
             let commands = encoder.finish();
             let start = Instant::now();
-            let failed = |message| Error::Device { message };
-            scoped(device, || queue.submit([commands])).map_err(failed)?;
+            let label = "linear_attention.tune";
+            scoped(device, label, || queue.submit([commands]))?;
             device
                 .poll(wgpu::PollType::wait_indefinitely())
-                .map_err(|error| failed(error.to_string()))?;
+                .map_err(|error| DeviceError::from_source(label, error))?;
             // The first run may compile, upload and fault pages in.
             if run > 0 {
                 least = least.min(start.elapsed());

@@ -3,13 +3,18 @@
 
 use linear_attention::error::{ConfigError, PlanError};
 use linear_attention::plan::Stage;
-use linear_attention::tuning::{Layout, Tuning};
+use linear_attention::shape::PackedLimits;
+use linear_attention::tuning::{RowSource, Tuning};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, FeatureMap, Normalization, Plan, Shape};
 use proptest::prelude::*;
 
 fn plan(config: &Config, shape: &Shape) -> Result<Plan, PlanError> {
-    Plan::new(config, shape, &Limits::default())
+    plan_within(config, shape, &Limits::default())
+}
+
+fn plan_within(config: &Config, shape: &Shape, limits: &Limits) -> Result<Plan, PlanError> {
+    Plan::new(config, shape, limits, &Tuning::new(config, limits, DeviceType::Other)?)
 }
 
 #[test]
@@ -45,12 +50,20 @@ fn shapes_out_of_range_are_refused() {
     let config = Config::new(64, 64);
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::new(0, 1, 1)), PlanError::Zero { what: "batch" });
-    assert_eq!(refused(Shape::new(1, 0, 1)), PlanError::Zero { what: "seq_len" });
     assert_eq!(refused(Shape::new(1, 1, 0)), PlanError::Zero { what: "heads" });
-    assert_eq!(refused(Shape::new(1, 1, 1).with_kv_heads(0)), PlanError::Zero { what: "kv_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 1).with_kv_heads(0)),
+        PlanError::Zero { what: "key_heads" }
+    );
+    let zero = refused(Shape::new(1, 1, 1).with_value_heads(0));
+    assert_eq!(zero, PlanError::Zero { what: "value_heads" });
+    assert_eq!(
+        refused(Shape::new(1, 1, 6).with_key_heads(4)),
+        PlanError::KeyHeads { value_heads: 6, key_heads: 4 }
+    );
     assert_eq!(
         refused(Shape::new(1, 1, 6).with_kv_heads(4)),
-        PlanError::Heads { heads: 6, kv_heads: 4 }
+        PlanError::ValueHeads { heads: 6, value_heads: 4 }
     );
     assert_eq!(
         refused(Shape::new(1, 1 << 26, 1)),
@@ -78,7 +91,7 @@ fn shapes_out_of_range_are_refused() {
 #[test]
 fn limits_too_small_are_refused() {
     let limits = Limits { max_compute_workgroup_storage_size: 256, ..Limits::default() };
-    let error = Plan::new(&Config::new(64, 64), &Shape::new(1, 1, 1), &limits).unwrap_err();
+    let error = plan_within(&Config::new(64, 64), &Shape::new(1, 1, 1), &limits).unwrap_err();
     assert!(
         matches!(
             error,
@@ -96,7 +109,8 @@ fn limits_too_small_are_refused() {
 fn grids_too_large_are_refused() {
     let limits = Limits { max_compute_workgroups_per_dimension: 4, ..Limits::default() };
     for (tokens, stage) in [(1, "decode_step"), (17, "segment_output")] {
-        let error = Plan::new(&Config::new(4, 4), &Shape::new(1, tokens, 17), &limits).unwrap_err();
+        let error =
+            plan_within(&Config::new(4, 4), &Shape::new(1, tokens, 17), &limits).unwrap_err();
         let expected = PlanError::TooManyWorkgroups { stage, required: 16, actual: 17 };
         assert_eq!(error, expected);
     }
@@ -126,16 +140,12 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
             let mut tuning = Tuning::new(&config, &limits, device_type).unwrap();
             tuning.min_segment_len = u32::MAX;
             let shape = Shape::new(2, 100, 4);
-            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             assert_eq!((plan.segments(), plan.scratch_size()), (1, 0));
-            let slices = match tuning.layout {
-                // A workgroup that has not the memory for all of V reads q and k again.
-                Layout::Workgroup { column_threads, .. } => v.div_ceil(4 * column_threads),
-                Layout::Thread { value_quads, threads } => {
-                    v.div_ceil(4 * value_quads).div_ceil(threads)
-                }
-                _ => panic!("a layout without a count"),
-            };
+            // A work item that has not the memory for all of V loads q and k again; the threads of a
+            // CPU adapter's workgroup load the same rows.
+            let items = if tuning.layout.row_source == RowSource::Direct { 8 } else { 1 };
+            let slices = v.div_ceil(tuning.layout.block_columns()).div_ceil(items);
             let rows = 2 * 100 * 4;
             let expected = 4 * rows * u64::from(slices * 2 * k + 2 * v);
             assert_eq!(plan.bytes_moved(), expected, "{k} {v} {device_type:?}");
@@ -144,7 +154,7 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
     let config = Config::new(64, 64);
     let tuning = Tuning::new(&config, &limits, DeviceType::Cpu).unwrap();
     let shape = Shape::new(1, 100, 8).with_kv_heads(2);
-    let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+    let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
     assert_eq!(plan.bytes_moved(), 4 * 100 * (8 + 2 + 2 + 8) * 64);
 }
 
@@ -154,8 +164,7 @@ fn more_segments_move_k_and_v_once_more() {
     let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
     let mut cut = tuning;
     cut.max_segment_len = 25;
-    let plan =
-        Plan::with_tuning(&config, &Shape::new(1, 100, 2), &Limits::default(), &cut).unwrap();
+    let plan = Plan::new(&config, &Shape::new(1, 100, 2), &Limits::default(), &cut).unwrap();
     assert_eq!((plan.segments(), plan.segment_len()), (4, 25));
     let state = 2 * (64 * 64 + 64);
     assert_eq!(plan.scratch_size(), 4 * 4 * state);
@@ -183,19 +192,19 @@ fn every_width_gets_a_plan_at_the_default_limits() {
 #[test]
 fn tiles_are_no_wider_than_the_values() {
     for (k, v, expected) in [
-        (64, 64, 8),
-        (128, 128, 8),
-        (256, 256, 4),
-        (32, 32, 8),
-        (64, 16, 4),
-        (64, 36, 8),
-        (8, 1, 1),
-        (64, 100, 8),
+        (64, 64, 16),
+        (128, 128, 16),
+        (256, 256, 8),
+        (32, 32, 16),
+        (64, 12, 12),
+        (64, 36, 16),
+        (8, 1, 4),
+        (64, 100, 16),
     ] {
         let config = Config::new(k, v);
         let tuning = Tuning::new(&config, &Limits::default(), DeviceType::Cpu).unwrap();
-        let Layout::Thread { value_quads, .. } = tuning.layout else { panic!("no thread layout") };
-        assert_eq!(value_quads, expected, "{k} {v}");
+        assert_eq!(tuning.layout.row_source, RowSource::Direct);
+        assert_eq!(tuning.layout.columns, expected, "{k} {v}");
     }
 }
 
@@ -208,7 +217,7 @@ fn segments_fill_the_device_and_no_more() {
     tuning.workgroups = 2;
     let segments = |b, t, h| {
         let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
-        Plan::with_tuning(&config, &Shape::new(b, t, h), &limits, &tuning).unwrap().segments()
+        Plan::new(&config, &Shape::new(b, t, h), &limits, &tuning).unwrap().segments()
     };
     // Eight heads of two slices are sixteen threads: full.
     assert_eq!(segments(1, 4096, 8), 1);
@@ -235,7 +244,7 @@ fn long_sequences_get_more_segments() {
         let mut lengths = vec![60; 100];
         lengths[40] = 60_000;
         let plan = |lengths: &[u32]| {
-            Plan::with_tuning(&config, &Shape::packed(lengths, 4), &limits, &tuning).unwrap()
+            Plan::new(&config, &Shape::packed(lengths, 4), &limits, &tuning).unwrap()
         };
         let mixed = plan(&lengths);
         assert!(mixed.segments() >= 8, "{} segments", mixed.segments());
@@ -250,14 +259,30 @@ fn long_sequences_get_more_segments() {
     }
 }
 
+/// A call without a token is planned, too: its final state is its initial one.
+#[test]
+fn calls_without_tokens_are_planned() {
+    let config = Config::new(16, 16);
+    let nothing = PackedLimits { sequences: 2, tokens: 8, max_len: 0 };
+    for shape in [
+        Shape::new(2, 0, 1),
+        Shape::new(2, 0, 1).with_slots(3),
+        Shape::packed(&[0, 0], 1),
+        Shape::packed_up_to(nothing, 1),
+    ] {
+        assert_eq!(plan(&config, &shape).unwrap().shape().max_len(), 0);
+    }
+}
+
 #[test]
 fn packed_shapes_out_of_range_are_refused() {
     let config = Config::new(16, 16);
     let refused = |shape: Shape| plan(&config, &shape).unwrap_err();
     assert_eq!(refused(Shape::packed(&[], 1)), PlanError::Zero { what: "sequences" });
-    assert_eq!(refused(Shape::packed(&[0, 0], 1)), PlanError::Zero { what: "seq_len" });
-    assert_eq!(refused(Shape::packed_at_most(0, 8, 8, 1)), PlanError::Zero { what: "sequences" });
-    assert_eq!(refused(Shape::packed_at_most(2, 8, 0, 1)), PlanError::Zero { what: "max_len" });
+    assert_eq!(
+        refused(Shape::packed_up_to(PackedLimits { sequences: 0, tokens: 8, max_len: 8 }, 1)),
+        PlanError::Zero { what: "sequences" }
+    );
     assert_eq!(refused(Shape::new(2, 8, 1).with_slots(0)), PlanError::Zero { what: "slots" });
     let mut shape = Shape::packed(&[3, 4], 1);
     shape.batch = 2;
@@ -284,12 +309,14 @@ fn a_short_run_is_one_dispatch() {
         Shape::new(256, 1, 8),
         Shape::new(256, 16, 8).with_slots(300),
         Shape::packed(&[3, 0, 16], 8),
-        Shape::packed_at_most(256, 300, 4, 8).with_kv_heads(2).with_slots(300),
+        Shape::packed_up_to(PackedLimits { sequences: 256, tokens: 300, max_len: 4 }, 8)
+            .with_kv_heads(2)
+            .with_slots(300),
     ] {
         for device_type in [DeviceType::Other, DeviceType::Cpu] {
             let limits = Limits { max_storage_buffer_binding_size: 1 << 30, ..Limits::default() };
             let tuning = Tuning::new(&config, &limits, device_type).unwrap();
-            let plan = Plan::with_tuning(&config, &shape, &limits, &tuning).unwrap();
+            let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             let stages: Vec<_> = plan.dispatches().iter().map(|d| d.stage).collect();
             assert_eq!(stages, [Stage::DecodeStep], "{shape:?}");
             assert_eq!((plan.scratch_size(), plan.segments()), (0, 1));
@@ -305,7 +332,7 @@ fn a_device_with_more_memory_uses_more() {
     let small = Tuning::new(&config, &Limits::default(), DeviceType::Other).unwrap();
     let large = Tuning::new(&config, &large, DeviceType::Other).unwrap();
     assert!(large.layout.workgroup_memory(&config) > small.layout.workgroup_memory(&config));
-    assert!(matches!(small.layout, Layout::Workgroup { .. }));
+    assert_eq!(small.layout.row_source, RowSource::Workgroup);
 }
 
 proptest! {
@@ -315,14 +342,14 @@ proptest! {
     #[test]
     fn any_numbers(
         b in size(), t in size(), h in size(), g in size(), k in 0u32..300, v in 0u32..300,
-        workgroups in size(), least in size(), most in size(), loops in size(),
+        workgroups in size(), least in size(), most in size(),
         kind in 0u32..5, slots in size(), lengths in prop::collection::vec(size(), 0..4),
         maps in [feature_map(), feature_map()], is_apart in any::<bool>(), l2_norm in any::<bool>(),
     ) {
         let mut config = Config::new(k, v);
         let [map, query_map] = maps;
         config.feature_map = map;
-        config.query_map = is_apart.then_some(query_map);
+        config.query_feature_map = is_apart.then_some(query_map);
         config.l2_norm = l2_norm;
         if !config.is_non_negative() {
             config.normalization = Normalization::None;
@@ -330,19 +357,18 @@ proptest! {
         let shape = match kind {
             0 | 1 => Shape::new(b, t, h),
             2 => Shape::packed(&lengths, h),
-            _ => Shape::packed_at_most(b, t, least, h),
+            _ => Shape::packed_up_to(PackedLimits { sequences: b, tokens: t, max_len: least }, h),
         };
         let mut shape = shape.with_kv_heads(g);
         shape.slots = (kind % 2 == 1).then_some(slots);
         let limits = Limits::default();
-        let _ = Plan::new(&config, &shape, &limits);
+        let _ = plan_within(&config, &shape, &limits);
         for device_type in [DeviceType::Cpu, DeviceType::Other] {
             let Ok(mut tuning) = Tuning::new(&config, &limits, device_type) else { continue };
             tuning.workgroups = workgroups;
             tuning.min_segment_len = least;
             tuning.max_segment_len = most;
-            tuning.max_loop_iterations = loops;
-            if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
+            if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
                 let covered = u64::from(plan.segments()) * u64::from(plan.segment_len());
                 prop_assert!(covered >= u64::from(shape.max_len()));
                 prop_assert!(covered - u64::from(plan.segment_len()) < u64::from(shape.max_len()));

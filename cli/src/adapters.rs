@@ -1,7 +1,7 @@
 //! `adapters`: what wgpu finds here, and what each can run.
 
 use linear_attention::Config;
-use linear_attention::tuning::{Kernel, Layout, kernels};
+use linear_attention::tuning::{Kernel, Layout, RowSource, kernels};
 use linear_attention::wgpu::Features;
 
 use crate::device;
@@ -40,8 +40,12 @@ pub(crate) fn adapters() -> Result<(), Failure> {
 /// A line for each layout and one for what all of them share.
 fn print_kernels(kernels: &[Kernel]) {
     for (name, is_it) in [
-        ("workgroup", (|layout| matches!(layout, Some(Layout::Workgroup { .. }))) as fn(_) -> bool),
-        ("thread", |layout| matches!(layout, Some(Layout::Thread { .. }))),
+        (
+            "workgroup",
+            (|layout| matches!(layout, Some(Layout { row_source: RowSource::Workgroup, .. })))
+                as fn(_) -> bool,
+        ),
+        ("direct", |layout| matches!(layout, Some(Layout { row_source: RowSource::Direct, .. }))),
         ("shared", |layout| layout.is_none()),
     ] {
         let of_layout: Vec<_> = kernels.iter().filter(|kernel| is_it(kernel.layout)).collect();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use linear_attention::tuning::{Candidate, tune_with};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
-use linear_attention::{Config, DEFAULT_EPS, Dtype, FeatureMap, Normalization};
+use linear_attention::{Config, Dtype, FeatureMap, Normalization};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
     standard_sizes, table,
@@ -133,9 +133,7 @@ fn config(feature_map: FeatureMap, dtype: Dtype) -> Config {
     (config.feature_map, config.dtype) = (feature_map, dtype);
     if !config.is_non_negative() {
         config.normalization = match config.feature_map {
-            FeatureMap::Identity | FeatureMap::Silu => {
-                Normalization::SignedSum { eps: DEFAULT_EPS }
-            }
+            FeatureMap::Identity | FeatureMap::Silu => Normalization::SignedSum { eps: 0.0 },
             _ => Normalization::None,
         };
     }

@@ -104,7 +104,7 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
     // Softmax attention has no feature map and no state to begin with.
     let mut config = Config::new(1, 1);
     let input = read(&mut config)?;
-    input.inputs().check(&input.shape.lens(&config)?)?;
+    input.inputs().check(&config, &input.shape)?;
     let adapter = device::pick(args.adapter.as_deref())?;
     let opened = adapter.as_ref().map(device::open).transpose()?;
     let timer = opened.as_ref().map(|(device, queue)| Timer::new(device, queue));

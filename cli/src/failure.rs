@@ -1,7 +1,7 @@
 //! Why the program ends with a status other than 0.
 
 use linear_attention::Error;
-use linear_attention::error::{ConfigError, PlanError};
+use linear_attention::error::{BindError, ConfigError, PlanError};
 use linear_attention_measure::MeasureError;
 use thiserror::Error;
 
@@ -32,9 +32,7 @@ impl Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Device { .. } | ConfigError::Limit { .. } => {
-                Self::Device(error.to_string())
-            }
+            ConfigError::Device(_) | ConfigError::Limit { .. } => Self::Device(error.to_string()),
             _ => Self::Input(error.to_string()),
         }
     }
@@ -46,6 +44,12 @@ impl From<PlanError> for Failure {
             PlanError::Config(error) => error.into(),
             _ => Self::Input(error.to_string()),
         }
+    }
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        Self::Device(error.to_string())
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Input {
     weights: Option<Weights>,
 }
 
-/// mu `[N,G,F,V]` and nu `[N,G,F]`.
+/// mu `[N,E,F,V]` and, where o is normalised, nu `[N,E,F]`.
 struct State {
     mu: Vec<f32>,
     nu: Vec<f32>,
@@ -117,7 +117,8 @@ impl Input {
         let initial = match missing {
             Missing::DrawAll(_) => None,
             Missing::DrawRandom(_) => {
-                initial_state(tensors, [shape.sequences(), g, features, value_dim])?
+                let sizes = [shape.sequences(), g, features, value_dim];
+                initial_state(tensors, sizes, config.is_normalized())?
             }
         };
         let weights = maps::weights(tensors, config, [h, g], missing)?;
@@ -143,14 +144,14 @@ impl Input {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();
         match &self.initial {
-            Some(State { mu, nu }) => inputs.with_initial(mu, nu),
+            Some(State { mu, nu }) => inputs.with_initial_state(mu, nu),
             None => inputs,
         }
     }
 
     /// The sizes of q, k and v.
     pub(crate) fn describe(&self, config: &Config) -> String {
-        let Shape { batch: b, seq_len: t, heads: h, kv_heads: g, .. } = self.shape;
+        let Shape { batch: b, seq_len: t, heads: h, key_heads: g, .. } = self.shape;
         let (k, v, dtype) = (config.key_dim, config.value_dim, self.dtype);
         format!("q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}")
     }
@@ -163,8 +164,8 @@ impl Input {
     /// The bytes of the output file that belongs to this input.
     pub(crate) fn encode(&self, output: &Results) -> Result<Vec<u8>, Failure> {
         let size = |n: u32| n as usize;
-        let Shape { batch, seq_len, heads, kv_heads, .. } = self.shape;
-        let (n, g) = (size(self.shape.sequences()), size(kv_heads));
+        let Shape { batch, seq_len, heads, value_heads, .. } = self.shape;
+        let (n, g) = (size(self.shape.sequences()), size(value_heads));
         let (f, v) = (size(self.features), size(self.value_dim));
         let o = from_f32(&output.o, self.dtype);
         let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));
@@ -173,8 +174,11 @@ impl Input {
             ("final_mu", Dtype::F32, vec![n, g, f, v], &mu),
             ("final_nu", Dtype::F32, vec![n, g, f], &nu),
         ];
+        // There is no nu where o is not normalised.
+        let has_nu = !output.nu.is_empty();
         let views: Result<Vec<_>, _> = views
             .into_iter()
+            .filter(|(name, ..)| has_nu || *name != "final_nu")
             .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
             .collect();
         views
@@ -196,16 +200,25 @@ impl Input {
 fn initial_state(
     tensors: &SafeTensors<'_>,
     [n, g, f, v]: [u32; 4],
+    is_normalized: bool,
 ) -> Result<Option<State>, String> {
     if ["initial_mu", "initial_nu"].iter().all(|name| tensors.tensor(name).is_err()) {
         return Ok(None);
     }
-    let (mu, nu) = (required(tensors, "initial_mu")?, required(tensors, "initial_nu")?);
+    if !is_normalized && tensors.tensor("initial_nu").is_ok() {
+        return Err("tensor initial_nu: expected none, since o is not normalised, found one".into());
+    }
+    let mu = required(tensors, "initial_mu")?;
     expect_dtype("initial_mu", &mu, Dtype::F32)?;
-    expect_dtype("initial_nu", &nu, Dtype::F32)?;
     expect_shape("initial_mu", &mu, &[n, g, f, v])?;
-    expect_shape("initial_nu", &nu, &[n, g, f])?;
-    Ok(Some(State { mu: to_f32(&mu), nu: to_f32(&nu) }))
+    let mut state = State { mu: to_f32(&mu), nu: Vec::new() };
+    if is_normalized {
+        let nu = required(tensors, "initial_nu")?;
+        expect_dtype("initial_nu", &nu, Dtype::F32)?;
+        expect_shape("initial_nu", &nu, &[n, g, f])?;
+        state.nu = to_f32(&nu);
+    }
+    Ok(Some(state))
 }
 
 pub(crate) fn required<'a>(

@@ -29,7 +29,7 @@ pub(crate) struct Maps {
 impl Maps {
     pub(crate) fn apply(&self, config: &mut Config) {
         config.feature_map = self.feature_map.clone();
-        config.query_map = self.query_map.clone();
+        config.query_feature_map = self.query_map.clone();
         config.l2_norm = self.l2_norm;
     }
 }

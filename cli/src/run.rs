@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, DEFAULT_EPS, Dtype, LinearAttention, Normalization, Packing, reference, wgpu::Adapter,
+    Config, Dtype, LinearAttention, Normalization, Packing, States, reference, wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "normalize")]
     no_normalize: bool,
     /// Added to the sum of weights
-    #[arg(long, default_value_t = DEFAULT_EPS, allow_hyphen_values = true)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eps: f32,
     /// Multiplies q after the feature map
     #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let output_file =
         args.output.as_deref().map(|path| OutputFile::new("--output", path)).transpose()?;
     let input = Input::read(&args.input, &mut config, Missing::DrawRandom(args.maps.seed))?;
-    input.inputs().check(&input.shape.lens(&config)?)?;
+    input.inputs().check(&config, &input.shape)?;
     let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
     if adapter.is_none() && !args.reference {
         eprintln!("NO ADAPTER can run this here: the CPU reference computes instead, slowly");
@@ -128,14 +128,18 @@ fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<
     let attention = LinearAttention::new(&device, config.clone())?;
     // What is too large to bind whole goes in parts, the later of which begin with a state.
     let split = attention.split(&input.shape)?;
-    for (index, part) in split.parts().iter().enumerate() {
-        let initial = input.inputs().initial.is_some() || (index > 0 && split.carries_state());
-        // A final state is always written.
-        attention.prepare(&device, &part.plan, initial, true)?;
+    for part in split.parts() {
+        // A final state is always written, and a part that continues updates it.
+        let states = match (part.continues(), input.inputs().initial_state.is_some()) {
+            (true, _) => States::InPlace,
+            (false, true) => States::InitialAndFinal,
+            (false, false) => States::Final,
+        };
+        attention.prepare(&part.plan, states)?;
     }
     let compiled = milliseconds(start);
     let start = Instant::now();
-    let output = attention.run(&device, &queue, &input.shape, input.inputs())?;
+    let output = attention.run(&queue, &input.shape, input.inputs())?;
     // Some drivers put their compiler off to the first dispatch.
     println!(
         "on {}: {:.1} ms with upload and download, after {compiled:.1} ms to compile",
@@ -159,8 +163,8 @@ fn verify(
     } else if shape.max_len() <= NAIVE_TOKENS {
         ("the definition in f64", reference::naive(config, shape, inputs)?.o)
     } else {
-        let chunked = reference::chunked(config, shape, inputs)?;
-        ("the chunked form in f32", chunked.o.into_iter().map(f64::from).collect())
+        let mirror = reference::mirror(config, shape, inputs)?;
+        ("the mirror in f32", mirror.o.into_iter().map(f64::from).collect())
     };
     // The reference does not round o.
     let stored = if by_recurrence { Dtype::F32 } else { config.dtype };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, Plan, Shape};
 use linear_attention::feature_map::{Projection, WeightHeads};
@@ -25,7 +26,7 @@ struct Numbers {
     shape: [u32; 5],
     slots: Option<u32>,
     lengths: Vec<u32>,
-    tuning: [u32; 5],
+    tuning: [u32; 4],
     heads: [u32; 2],
     is_software: bool,
 }
@@ -50,7 +51,7 @@ fuzz_target!(|numbers: Numbers| {
     let start = Instant::now();
     let mut config = Config::new(numbers.key_dim, numbers.value_dim);
     config.feature_map = map(numbers.maps[0]);
-    config.query_map = numbers.is_apart.then(|| map(numbers.maps[1]));
+    config.query_feature_map = numbers.is_apart.then(|| map(numbers.maps[1]));
     config.l2_norm = numbers.l2_norm;
     config.dtype = Dtype::ALL[usize::from(numbers.dtype % 3)];
     config.scale = numbers.scale;
@@ -62,13 +63,12 @@ fuzz_target!(|numbers: Numbers| {
     let shape = match numbers.kind % 3 {
         0 => Shape::new(b, t, h),
         1 => Shape::packed(&numbers.lengths, h),
-        _ => Shape::packed_at_most(b, t, most, h),
+        _ => Shape::packed_up_to(PackedLimits { sequences: b, tokens: t, max_len: most }, h),
     };
     let mut shape = shape.with_kv_heads(g);
     shape.slots = numbers.slots;
     let limits = Limits::default();
     let device_type = if numbers.is_software { DeviceType::Cpu } else { DeviceType::Other };
-    let _ = Plan::new(&config, &shape, &limits);
     let _ = WeightHeads::new(numbers.heads[0], numbers.heads[1]).check(&config, &shape);
     let _ = WeightHeads::new(numbers.heads[0], numbers.heads[1]).size(&config);
     let _ = Projection::new(numbers.heads[0], numbers.maps[0].1, numbers.key_dim, &[0.5], None);
@@ -78,9 +78,8 @@ fuzz_target!(|numbers: Numbers| {
             tuning.min_segment_len,
             tuning.max_segment_len,
             tuning.cut_segment_len,
-            tuning.max_loop_iterations,
         ] = numbers.tuning;
-        if let Ok(plan) = Plan::with_tuning(&config, &shape, &limits, &tuning) {
+        if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
             assert!(plan.scratch_size() <= limits.max_buffer_size);
             for dispatch in plan.dispatches() {
                 assert!(dispatch.workgroups.iter().all(|n| (1..=65_535).contains(n)));

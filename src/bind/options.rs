@@ -20,7 +20,7 @@ impl Default for ShaderChecks {
     }
 }
 
-/// What [`LinearAttention::with_options`](crate::LinearAttention::with_options) takes beside a config.
+/// Choices for [`LinearAttention::with_options`](crate::LinearAttention::with_options).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options<'a> {
@@ -30,4 +30,24 @@ pub struct Options<'a> {
     pub checks: ShaderChecks,
     /// Where the driver may find pipelines it compiled before, and leave new ones.
     pub cache: Option<&'a wgpu::PipelineCache>,
+}
+
+impl<'a> Options<'a> {
+    /// With sizes chosen by the caller; with those of [`Tuning::new`] for `None`.
+    #[must_use]
+    pub fn with_tuning(self, tuning: impl Into<Option<Tuning>>) -> Self {
+        Self { tuning: tuning.into(), ..self }
+    }
+
+    /// With or without checks in the shaders.
+    #[must_use]
+    pub fn with_checks(self, checks: ShaderChecks) -> Self {
+        Self { checks, ..self }
+    }
+
+    /// With a cache of the driver's pipelines.
+    #[must_use]
+    pub fn with_cache(self, cache: &'a wgpu::PipelineCache) -> Self {
+        Self { cache: Some(cache), ..self }
+    }
 }

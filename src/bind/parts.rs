@@ -24,17 +24,20 @@ pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) ->
             part.plan.lens().state * F32_SIZE,
         )
     };
-    let (lens, heads, kv_heads) = (part.plan.lens(), shape.heads, shape.kv_heads);
-    let final_ = whole.final_.as_ref().map(states);
-    let initial =
-        if part.continues() { final_.clone() } else { whole.initial.as_ref().map(states) };
+    let (lens, heads) = (part.plan.lens(), shape.heads);
+    let final_state = whole.final_state.as_ref().map(states);
+    let initial_state = if part.continues() {
+        final_state.clone()
+    } else {
+        whole.initial_state.as_ref().map(states)
+    };
     Tensors {
         q: rows(&whole.q, heads, config.key_dim, lens.q),
-        k: rows(&whole.k, kv_heads, config.key_dim, lens.k),
-        v: rows(&whole.v, kv_heads, config.value_dim, lens.v),
-        out: rows(&whole.out, heads, config.value_dim, lens.o),
-        initial,
-        final_,
+        k: rows(&whole.k, shape.key_heads, config.key_dim, lens.k),
+        v: rows(&whole.v, shape.value_heads, config.value_dim, lens.v),
+        o: rows(&whole.o, heads, config.value_dim, lens.o),
+        initial_state,
+        final_state,
         pool: None,
         sequences: None,
         weights: whole.weights.clone(),

@@ -1,61 +1,53 @@
-//! The stages' pipelines, each compiled when it is first needed.
+//! A cache of pipelines, each compiled when it is first needed.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{BindGroupLayoutEntry, ShaderStages};
 
 use crate::bind::options::{Options, ShaderChecks};
 use crate::device::scope::scoped;
+use crate::error::DeviceError;
 use crate::kernel::layout::Layout;
-use crate::kernel::stage::{Binding, Stage, Variant};
+use crate::kernel::numbers::{Variant, numbers};
+use crate::kernel::stage::{Binding, Stage};
 use crate::problem::config::Config;
 
-/// The stages of one layout.
-#[derive(Debug)]
+/// Changes the text of a module before it is compiled.
+pub(crate) type Edit = Arc<dyn Fn(Stage, String) -> String + Send + Sync>;
+
+/// The pipelines of one config in one layout.
 pub(crate) struct Pipelines {
     config: Config,
     layout: Layout,
     checks: ShaderChecks,
     cache: Option<wgpu::PipelineCache>,
-    stages: [StagePipelines; Stage::ALL.len()],
+    edit: Option<Edit>,
+    compiled: Mutex<HashMap<(Stage, Variant), Pipeline>>,
 }
 
-#[derive(Debug)]
-struct StagePipelines {
-    bindings: wgpu::BindGroupLayout,
-    wgsl: Cow<'static, str>,
-    module: OnceLock<wgpu::ShaderModule>,
-    pipelines: [OnceLock<wgpu::ComputePipeline>; Variant::COUNT],
+/// A pipeline, and the layout of its bind groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) bindings: wgpu::BindGroupLayout,
 }
 
 impl Pipelines {
     /// Compiles nothing yet.
     pub(crate) fn new(
-        device: &wgpu::Device,
         config: Config,
         layout: Layout,
         options: &Options<'_>,
-        edit: &dyn Fn(Stage, Cow<'static, str>) -> Cow<'static, str>,
+        edit: Option<Edit>,
     ) -> Self {
-        let stages = Stage::ALL.map(|stage| StagePipelines {
-            bindings: bind_group_layout(device, &stage.bindings(&config, layout), stage),
-            wgsl: edit(stage, stage.wgsl(&config, layout)),
-            module: OnceLock::new(),
-            pipelines: std::array::from_fn(|_| OnceLock::new()),
-        });
         // Of a caller's own text nothing is known.
         let is_ours = config.custom_maps().next().is_none();
         let checks = if is_ours { options.checks } else { ShaderChecks::Checked };
-        Self { config, layout, checks, cache: options.cache.cloned(), stages }
-    }
-
-    pub(crate) fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    pub(crate) fn bindings(&self, stage: Stage) -> &wgpu::BindGroupLayout {
-        &self.stages[stage as usize].bindings
+        let cache = options.cache.cloned();
+        Self { config, layout, checks, cache, edit, compiled: Mutex::default() }
     }
 
     /// The pipeline, compiled now if it is the first time. Threads that come at once may
@@ -65,22 +57,15 @@ impl Pipelines {
         device: &wgpu::Device,
         stage: Stage,
         variant: Variant,
-    ) -> Result<&wgpu::ComputePipeline, String> {
-        let of_stage = &self.stages[stage as usize];
-        let slot = &of_stage.pipelines[variant.index()];
-        if let Some(pipeline) = slot.get() {
+    ) -> Result<Pipeline, DeviceError> {
+        let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&(stage, variant)).cloned();
+        if let Some(pipeline) = known {
             return Ok(pipeline);
         }
-        let (module, pipeline) = scoped(device, || {
-            let module = of_stage.module.get().cloned().unwrap_or_else(|| {
-                shader_module(device, stage, of_stage.wgsl.clone(), self.checks)
-            });
-            let pipeline = self.compile(device, stage, variant, &module);
-            (module, pipeline)
-        })?;
-        // Kept only now: a module of another device, say, must not stay for the next call.
-        let _ = of_stage.module.set(module);
-        Ok(slot.get_or_init(|| pipeline))
+        // Not under the lock: a driver may take seconds.
+        let pipeline = self.compile(device, stage, variant)?;
+        Ok(lock().entry((stage, variant)).or_insert(pipeline).clone())
     }
 
     fn compile(
@@ -88,24 +73,52 @@ impl Pipelines {
         device: &wgpu::Device,
         stage: Stage,
         variant: Variant,
-        module: &wgpu::ShaderModule,
-    ) -> wgpu::ComputePipeline {
-        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(stage.label()),
-            bind_group_layouts: &[Some(self.bindings(stage))],
-            immediate_size: 0,
+    ) -> Result<Pipeline, DeviceError> {
+        let numbers = numbers(stage, &self.config, self.layout, variant);
+        let module = stage.module(&self.config, self.layout, &numbers);
+        let wgsl = match &self.edit {
+            Some(edit) => edit(stage, module.wgsl.clone()),
+            None => module.wgsl.clone(),
+        };
+        let label = Some(stage.kernel().label);
+        let made = scoped(device, stage.kernel().label, || {
+            let shader = shader_module(device, stage, wgsl.into(), self.checks);
+            let bindings =
+                bind_group_layout(device, &stage.binds(&self.config, self.layout), stage);
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&bindings)],
+                immediate_size: 0,
+            });
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&layout),
+                module: &shader,
+                entry_point: Some(stage.name()),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &[],
+                    zero_initialize_workgroup_memory: self.checks == ShaderChecks::Checked,
+                },
+                cache: self.cache.as_ref(),
+            });
+            Pipeline { pipeline, bindings }
         });
-        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(stage.label()),
-            layout: Some(&layout),
-            module,
-            entry_point: Some(stage.name()),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &stage.overrides(&self.config, self.layout, variant),
-                zero_initialize_workgroup_memory: self.checks == ShaderChecks::Checked,
-            },
-            cache: self.cache.as_ref(),
+        made.map_err(|mut error| {
+            error.message = module.locate(&error.message);
+            error
         })
+    }
+}
+
+impl fmt::Debug for Pipelines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, layout, checks, compiled, .. } = self;
+        f.debug_struct("Pipelines")
+            .field("config", config)
+            .field("layout", layout)
+            .field("checks", checks)
+            .field("compiled", compiled)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,7 +144,7 @@ fn bind_group_layout(
         })
         .collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-        label: Some(stage.label()),
+        label: Some(stage.kernel().label),
         entries: &entries,
     })
 }
@@ -144,7 +157,7 @@ fn shader_module(
     checks: ShaderChecks,
 ) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(stage.label()),
+        label: Some(stage.kernel().label),
         source: wgpu::ShaderSource::Wgsl(wgsl),
     };
     match checks {

@@ -9,16 +9,17 @@ use crate::problem::feature_map::weights::WeightHeads;
 use crate::serve::sequences::Sequences;
 
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
-/// ranges of one buffer; none may overlap one that is written (`out`, `final_`, `pool`,
+/// ranges of one buffer; none may overlap one that is written (`o`, `final_state`, `pool`,
 /// `sequences`), except that the initial state may be the very binding of the final one, which
 /// updates it in place where [`Plan::updates_in_place`] says so.
 ///
-/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, without gaps; a binding
-/// has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
+/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous; a
+/// binding has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
 ///
 /// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
 /// ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tensors<'a> {
     /// q `[B,T,H,K]`.
     pub q: BufferBinding<'a>,
@@ -27,20 +28,20 @@ pub struct Tensors<'a> {
     /// v `[B,T,G,V]`.
     pub v: BufferBinding<'a>,
     /// o `[B,T,H,V]`, written.
-    pub out: BufferBinding<'a>,
+    pub o: BufferBinding<'a>,
     /// The states of N sequences before their first tokens; `None` is zero.
-    pub initial: Option<BufferBinding<'a>>,
+    pub initial_state: Option<BufferBinding<'a>>,
     /// Where their states after their last tokens go; `None` drops them.
-    pub final_: Option<BufferBinding<'a>>,
+    pub final_state: Option<BufferBinding<'a>>,
     /// A pool of states, updated in place, for a shape
     /// [`with_slots`](crate::Shape::with_slots), and only for one: see
     /// [`StatePool::binding`](crate::serve::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
     /// What the call is told about its sequences when it runs, for a shape that has slots or is
-    /// [`packed_at_most`](crate::Shape::packed_at_most), and only for one.
+    /// [`packed_up_to`](crate::Shape::packed_up_to), and only for one.
     pub sequences: Option<Sequences<'a>>,
-    /// The weights of the feature maps, where [`Config::needs_weights`](crate::Config::needs_weights),
-    /// and only there.
+    /// The weights of the feature maps, where
+    /// [`Config::needs_weights`](crate::Config::needs_weights), and only there.
     pub weights: Option<WeightsBinding<'a>>,
 }
 
@@ -51,13 +52,13 @@ impl<'a> Tensors<'a> {
         q: &'a wgpu::Buffer,
         k: &'a wgpu::Buffer,
         v: &'a wgpu::Buffer,
-        out: &'a wgpu::Buffer,
+        o: &'a wgpu::Buffer,
     ) -> Self {
         Self::from_bindings(
             q.as_entire_buffer_binding(),
             k.as_entire_buffer_binding(),
             v.as_entire_buffer_binding(),
-            out.as_entire_buffer_binding(),
+            o.as_entire_buffer_binding(),
         )
     }
 
@@ -67,26 +68,57 @@ impl<'a> Tensors<'a> {
         q: BufferBinding<'a>,
         k: BufferBinding<'a>,
         v: BufferBinding<'a>,
-        out: BufferBinding<'a>,
+        o: BufferBinding<'a>,
     ) -> Self {
         Self {
             q,
             k,
             v,
-            out,
-            initial: None,
-            final_: None,
+            o,
+            initial_state: None,
+            final_state: None,
             pool: None,
             sequences: None,
             weights: None,
         }
     }
 
+    /// With states before the first tokens.
+    #[must_use]
+    pub fn with_initial_state(self, initial_state: BufferBinding<'a>) -> Self {
+        Self { initial_state: Some(initial_state), ..self }
+    }
+
+    /// With states after the last tokens.
+    #[must_use]
+    pub fn with_final_state(self, final_state: BufferBinding<'a>) -> Self {
+        Self { final_state: Some(final_state), ..self }
+    }
+
+    /// With states in a pool.
+    #[must_use]
+    pub fn with_pool(self, pool: BufferBinding<'a>) -> Self {
+        Self { pool: Some(pool), ..self }
+    }
+
+    /// With the sequences of the call.
+    #[must_use]
+    pub fn with_sequences(self, sequences: Sequences<'a>) -> Self {
+        Self { sequences: Some(sequences), ..self }
+    }
+
+    /// With the weights of the feature maps.
+    #[must_use]
+    pub fn with_weights(self, weights: WeightsBinding<'a>) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
     /// Whether the initial state is the final state's own binding.
     pub(crate) fn is_in_place(&self) -> bool {
-        match (&self.initial, &self.final_) {
-            (Some(initial), Some(final_)) => {
-                initial.buffer == final_.buffer && initial.offset == final_.offset
+        match (&self.initial_state, &self.final_state) {
+            (Some(initial_state), Some(final_state)) => {
+                initial_state.buffer == final_state.buffer
+                    && initial_state.offset == final_state.offset
             }
             _ => false,
         }
@@ -113,24 +145,24 @@ pub(crate) struct Checked<'a> {
     pub(crate) q: Range<'a>,
     pub(crate) k: Range<'a>,
     pub(crate) v: Range<'a>,
-    pub(crate) out: Range<'a>,
-    pub(crate) initial: Option<Range<'a>>,
+    pub(crate) o: Range<'a>,
+    pub(crate) initial_state: Option<Range<'a>>,
     /// The final states, or the pool.
-    pub(crate) final_: Option<Range<'a>>,
+    pub(crate) final_state: Option<Range<'a>>,
     pub(crate) sequences: Option<Range<'a>>,
     pub(crate) weights: Option<Range<'a>>,
     pub(crate) weight_heads: WeightHeads,
     /// Whether nobody has checked them.
     pub(crate) may_clash: bool,
     pub(crate) scratch: Option<Range<'a>>,
-    /// Whether the initial state lies in `final_`.
+    /// Whether the initial state lies in `final_state`.
     pub(crate) in_place: bool,
 }
 
 pub(crate) fn check<'a>(
     plan: &Plan,
     tensors: &Tensors<'a>,
-    scratch: &BufferBinding<'a>,
+    scratch: Option<&BufferBinding<'a>>,
     limits: &wgpu::Limits,
 ) -> Result<Checked<'a>, BindError> {
     let align = u64::from(limits.min_storage_buffer_offset_alignment);
@@ -144,8 +176,8 @@ pub(crate) fn check<'a>(
     };
     let slots = plan.shape().slots;
     for (tensor, is_bound, is_needed, may_be) in [
-        ("initial", tensors.initial.is_some(), false, slots.is_none()),
-        ("final", tensors.final_.is_some(), false, slots.is_none()),
+        ("initial_state", tensors.initial_state.is_some(), false, slots.is_none()),
+        ("final_state", tensors.final_state.is_some(), false, slots.is_none()),
         ("pool", tensors.pool.is_some(), slots.is_some(), slots.is_some()),
         ("sequences", tensors.sequences.is_some(), plan.reads_sequences(), plan.reads_sequences()),
         ("weights", tensors.weights.is_some(), false, plan.config().needs_weights()),
@@ -182,10 +214,10 @@ pub(crate) fn check<'a>(
         q: range("q", &tensors.q, dtype.bytes(lens.q), false)?,
         k: range("k", &tensors.k, dtype.bytes(lens.k), false)?,
         v: range("v", &tensors.v, dtype.bytes(lens.v), false)?,
-        out: range("out", &tensors.out, dtype.bytes(lens.o), true)?,
-        initial: optional("initial", &tensors.initial, states, false)?,
-        final_: match slots {
-            None => optional("final", &tensors.final_, states, true)?,
+        o: range("o", &tensors.o, dtype.bytes(lens.o), true)?,
+        initial_state: optional("initial_state", &tensors.initial_state, states, false)?,
+        final_state: match slots {
+            None => optional("final_state", &tensors.final_state, states, true)?,
             Some(_) => optional("pool", &tensors.pool, pool_size, true)?,
         },
         sequences: sequences
@@ -194,12 +226,15 @@ pub(crate) fn check<'a>(
         may_clash: matches!(tensors.sequences, Some(Sequences::Device(_))),
         scratch: match plan.scratch_size() {
             0 => None,
-            len => Some(range("scratch", scratch, len, true)?),
+            len => {
+                let scratch = scratch.ok_or(BindError::Missing { tensor: "scratch" })?;
+                Some(range("scratch", scratch, len, true)?)
+            }
         },
         in_place: tensors.is_in_place() || slots.is_some(),
     };
     if tensors.is_in_place() && !plan.updates_in_place() {
-        return Err(BindError::InPlace { actual: plan.places_per_state() });
+        return Err(BindError::InPlace { actual: plan.readers_per_state() });
     }
     checked.check_overlaps()?;
     Ok(checked)
@@ -207,13 +242,13 @@ pub(crate) fn check<'a>(
 
 impl<'a> Checked<'a> {
     fn check_overlaps(&self) -> Result<(), BindError> {
-        let mut all: Vec<&Range<'a>> = vec![&self.q, &self.k, &self.v, &self.out];
-        all.extend(&self.final_);
+        let mut all: Vec<&Range<'a>> = vec![&self.q, &self.k, &self.v, &self.o];
+        all.extend(&self.final_state);
         all.extend(&self.sequences);
         all.extend(&self.weights);
         all.extend(&self.scratch);
         if !self.in_place {
-            all.extend(&self.initial);
+            all.extend(&self.initial_state);
         }
         for (i, first) in all.iter().enumerate() {
             for second in &all[i + 1..] {

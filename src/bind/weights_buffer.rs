@@ -3,7 +3,6 @@
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::device::buffers::init_buffer;
-use crate::device::scope::scoped;
 use crate::error::{Error, WeightsError};
 use crate::problem::config::Config;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
@@ -24,12 +23,9 @@ impl WeightsBuffer {
     /// As [`Weights::encode`]; or the device's refusal.
     pub fn new(device: &wgpu::Device, config: &Config, weights: &Weights) -> Result<Self, Error> {
         let words = weights.encode(config)?;
-        let failed = |message| Error::Device { message };
+        let (label, bytes) = ("linear_attention.weights", bytemuck::cast_slice(&words));
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-        let buffer = scoped(device, || {
-            init_buffer(device, "linear_attention.weights", bytemuck::cast_slice(&words), usage)
-        });
-        let buffer = buffer.and_then(|buffer| buffer).map_err(failed)?;
+        let buffer = init_buffer(device, label, bytes, usage)?;
         Ok(Self { buffer, config: config.clone(), heads: weights.heads() })
     }
 

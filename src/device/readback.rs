@@ -4,15 +4,21 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::device::scope::scoped;
-use crate::error::Error;
+use bytemuck::Pod;
+use wgpu::BufferUsages;
+
+use crate::device::buffers::empty_buffer;
+use crate::error::DeviceError;
 
 /// A copy of buffers on its way to the host. Dropping it abandons the copy.
 #[derive(Debug)]
 pub struct Readback {
+    device: wgpu::Device,
     staging: wgpu::Buffer,
     lens: Vec<u64>,
 }
+
+const LABEL: &str = "linear_attention.readback";
 
 impl Readback {
     /// Records copies of whole buffers, each with usage `COPY_SRC` and a size that is a
@@ -20,12 +26,12 @@ impl Readback {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] where the staging buffer cannot be had.
+    /// No memory for the staging buffer.
     pub fn record(
         device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         sources: &[&wgpu::Buffer],
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         let ranges: Vec<_> = sources.iter().map(|source| (*source, 0, source.size())).collect();
         Self::record_ranges(device, encoder, &ranges)
     }
@@ -39,56 +45,54 @@ impl Readback {
         device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         sources: &[(&wgpu::Buffer, u64, u64)],
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         let lens: Vec<u64> = sources.iter().map(|(_, _, len)| *len).collect();
-        let staging = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.readback"),
-                size: lens.iter().sum(),
-                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| Error::Device { message })?;
+        let usage = BufferUsages::COPY_DST | BufferUsages::MAP_READ;
+        let staging = empty_buffer(device, LABEL, lens.iter().sum(), usage)?;
         let mut offset = 0;
         for (source, begin, len) in sources {
             encoder.copy_buffer_to_buffer(source, *begin, &staging, offset, *len);
             offset += len;
         }
-        Ok(Self { staging, lens })
+        Ok(Self { device: device.clone(), staging, lens })
     }
 
-    /// The copies as f32, once the submission that holds them has run. Polls the device
-    /// itself, so that it ends on any executor and without a thread.
+    /// The copies, one for each source, once the submission that holds them has run. Polls the
+    /// device itself, so that it ends on any executor and without a thread.
+    ///
+    /// The elements are what the caller says they are: f32 for a state, u32 for words, u8 for a
+    /// tensor that [`Dtype::decode`](crate::Dtype::decode) takes apart. Where they do not fill a
+    /// copy evenly, the last is filled up with zeros.
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] where the device was lost or the buffer could not be mapped.
-    pub async fn read(self, device: &wgpu::Device) -> Result<Vec<Vec<f32>>, Error> {
+    /// The device was lost, or the buffer could not be mapped.
+    pub async fn read<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver may be gone: its future was dropped.
             let _ = sender.send(result);
         });
         let mut mapped = pin!(receiver.receive());
+        let refused = |error| DeviceError::from_source(LABEL, error);
         let result = poll_fn(|context| match mapped.as_mut().poll(context) {
-            Poll::Ready(result) => Poll::Ready(result.map(|r| r.map_err(|e| e.to_string()))),
+            Poll::Ready(result) => {
+                let failed = |error| DeviceError::from_source(LABEL, error);
+                Poll::Ready(result.map(|result| result.map_err(failed)))
+            }
             // A browser calls back by itself, once this has returned to it.
             Poll::Pending if cfg!(target_arch = "wasm32") => Poll::Pending,
-            Poll::Pending => match device.poll(wgpu::PollType::Poll) {
+            Poll::Pending => match self.device.poll(wgpu::PollType::Poll) {
                 Ok(_) => {
                     context.waker().wake_by_ref();
                     Poll::Pending
                 }
-                Err(error) => Poll::Ready(Some(Err(error.to_string()))),
+                Err(error) => Poll::Ready(Some(Err(refused(error)))),
             },
         })
         .await;
-        match result {
-            Some(Ok(())) => self.take(),
-            Some(Err(message)) => Err(Error::Device { message }),
-            None => Err(Error::Device { message: "the device was lost".to_owned() }),
-        }
+        result.unwrap_or_else(|| Err(lost()))?;
+        self.take()
     }
 
     /// The same, blocking this thread until the device is done.
@@ -97,34 +101,39 @@ impl Readback {
     ///
     /// As [`Readback::read`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait(self, device: &wgpu::Device) -> Result<Vec<Vec<f32>>, Error> {
+    pub fn wait<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
         });
-        device
+        self.device
             .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| Error::Device { message: error.to_string() })?;
+            .map_err(|error| DeviceError::from_source(LABEL, error))?;
         match pollster::block_on(receiver.receive()) {
             Some(Ok(())) => self.take(),
-            Some(Err(error)) => Err(Error::Device { message: error.to_string() }),
-            None => Err(Error::Device { message: "the device was lost".to_owned() }),
+            Some(Err(error)) => Err(DeviceError::from_source(LABEL, error)),
+            None => Err(lost()),
         }
     }
 
-    fn take(self) -> Result<Vec<Vec<f32>>, Error> {
+    fn take<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
         let view = self
             .staging
             .get_mapped_range(..)
-            .map_err(|error| Error::Device { message: error.to_string() })?;
+            .map_err(|error| DeviceError::from_source(LABEL, error))?;
         let mut offset = 0;
         let mut tensors = Vec::with_capacity(self.lens.len());
         for len in &self.lens {
             let bytes = &view[offset as usize..(offset + len) as usize];
-            // The mapping need not be aligned for f32, so the bytes are copied.
+            // The mapping need not be aligned for T, so the bytes are copied.
             tensors.push(bytemuck::pod_collect_to_vec(bytes));
             offset += len;
         }
         Ok(tensors)
     }
+}
+
+/// Nobody answered, as happens where a device is dropped.
+fn lost() -> DeviceError {
+    DeviceError::new(LABEL, "the device was lost")
 }

@@ -4,18 +4,32 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// Runs `make` so that what wgpu finds wrong comes back here and not to the caller's
-/// error handler. In a browser the answer comes later; then this has none.
-pub(crate) fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> Result<T, String> {
+use crate::error::DeviceError;
+
+/// Runs `make` so that an error of wgpu comes back here and not to the caller's error handler;
+/// `what` names the object. In a browser the answer comes later; then this has none.
+pub(crate) fn scoped<T>(
+    device: &wgpu::Device,
+    what: &str,
+    make: impl FnOnce() -> T,
+) -> Result<T, DeviceError> {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let made = make();
     let errors = [now(validation.pop()), now(internal.pop()), now(memory.pop())];
     match errors.into_iter().flatten().next() {
-        Some(error) => Err(error.to_string()),
+        Some(error) => Err(refused(what, error)),
         None => Ok(made),
     }
+}
+
+/// In a browser wgpu's errors belong to one thread, so that only their text is kept.
+fn refused(what: &str, error: wgpu::Error) -> DeviceError {
+    #[cfg(not(target_arch = "wasm32"))]
+    return DeviceError::from_source(what, error);
+    #[cfg(target_arch = "wasm32")]
+    return DeviceError::new(what, error.to_string());
 }
 
 fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {

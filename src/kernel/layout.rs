@@ -1,154 +1,180 @@
-//! Who holds mu in registers, and in tiles of which size.
+//! How mu is held while a segment goes through a kernel: tiles of registers, and the source of rows.
 
 use crate::error::ConfigError;
-use crate::kernel::stage::is_mapped;
 use crate::problem::config::Config;
 use crate::problem::feature_map::FeatureMap;
 
-/// Threads of `state_scan`, which has one a state element.
+/// Threads of a workgroup of the stages that go through states and outputs element by element.
 pub(crate) const SCAN_THREADS: u32 = 64;
+/// Threads of a workgroup with [`RowSource::Direct`], each of which is a work item.
+pub(crate) const DIRECT_THREADS: u32 = 8;
+/// Features up to which the threads of one work item hold all.
+const WHOLE_FEATURES: u32 = 256;
+/// Features of a block where they do not (split-F). Fewer make more partial sums of o, more leave less
+/// workgroup memory for rows.
+const BLOCK_FEATURES: u32 = 128;
 
-/// Who holds mu while a segment is walked, token by token. Each layout is a folder of
-/// shaders (`shaders/workgroup`, `shaders/thread`), because an override cannot size
-/// registers; within a layout everything else is an override.
+/// The tile of mu that a thread holds in registers, and how many threads share what. Every layout has
+/// the same kernels; these are their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Layout {
+    /// Features of a thread's tile, a multiple of 4. `ceil(F / rows)` threads, the lanes, share a row
+    /// of phi(k), and their partial sums of o are added up; with [`RowSource::Direct`] a thread has all
+    /// F.
+    pub rows: u32,
+    /// Values of a thread's tile, a multiple of 4.
+    pub columns: u32,
+    /// Threads along V of a work item; 1 with [`RowSource::Direct`].
+    pub column_threads: u32,
+    /// Most tokens in workgroup memory at a time; 1 with [`RowSource::Direct`].
+    pub chunk_tokens: u32,
+    /// Most query rows (tokens times query heads) in workgroup memory at a time; 1 with
+    /// [`RowSource::Direct`].
+    pub chunk_queries: u32,
+    /// The source of the rows of q, k and v.
+    pub row_source: RowSource,
+}
+
+/// The source of the rows of q, k and v that a thread multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
-pub enum Layout {
-    /// The threads of a workgroup, each 16 features by 4 values of it: 64 accumulators,
-    /// what a GPU's register file holds well. Tokens come through workgroup memory.
-    Workgroup {
-        /// Threads along V; a workgroup has 4 times as many values.
-        column_threads: u32,
-        /// Most tokens in workgroup memory at a time.
-        chunk_tokens: u32,
-        /// Most query rows (tokens times query heads) in workgroup memory at a time.
-        chunk_queries: u32,
-    },
-    /// One thread, all features by `4 * value_quads` values of it, without workgroup memory:
-    /// for software devices, where a memory access costs what a hundred multiply-adds do.
-    Thread {
-        /// Quads of values of a thread: 1, 2, 4 or 8.
-        value_quads: u32,
-        /// Threads of a workgroup, each with another part of the problem.
-        threads: u32,
-    },
+pub enum RowSource {
+    /// A chunk of tokens in workgroup memory, mapped once for all threads of a work item: for GPUs.
+    Workgroup,
+    /// Loads of the thread's own, each of which maps its row again: for CPU adapters, where a barrier
+    /// costs more than that. Only for element-wise feature maps, and F up to 256.
+    Direct,
 }
 
 impl Layout {
-    /// The table of [`Layout::Thread`]: the widest tile whose registers a compiler still
-    /// takes in seconds, and no wider than V.
-    pub(crate) fn thread(config: &Config) -> Self {
-        let widest = match config.key_dim {
-            0..=128 => 8,
-            _ => 4,
-        };
-        let quads = config.value_dim.div_ceil(4);
-        // Slices as few as the widest tile allows, then tiles as narrow as those allow.
-        let slices = quads.div_ceil(widest);
-        let value_quads = quads.div_ceil(slices).next_power_of_two().min(widest);
-        Self::Thread { value_quads, threads: 8 }
+    /// Tiles of `rows` features by `columns` values, `column_threads` side by side, with chunks of
+    /// `chunk` tokens and as many query rows in workgroup memory.
+    #[must_use]
+    pub fn workgroup(rows: u32, columns: u32, column_threads: u32, chunk: u32) -> Self {
+        Self {
+            rows,
+            columns,
+            column_threads,
+            chunk_tokens: chunk,
+            chunk_queries: chunk,
+            row_source: RowSource::Workgroup,
+        }
     }
 
-    /// The table of [`Layout::Workgroup`], best first: wide workgroups, so that few of them
-    /// read the same q and k again; then long chunks, so that barriers are few.
+    /// All features of `columns` values in a thread that loads its own rows.
+    #[must_use]
+    pub fn direct(config: &Config, columns: u32) -> Self {
+        Self {
+            rows: config.features().min(WHOLE_FEATURES).next_multiple_of(4),
+            columns,
+            column_threads: 1,
+            chunk_tokens: 1,
+            chunk_queries: 1,
+            row_source: RowSource::Direct,
+        }
+    }
+
+    /// The same with other lengths of a chunk.
+    #[must_use]
+    pub fn with_chunk(self, tokens: u32, queries: u32) -> Self {
+        Self { chunk_tokens: tokens, chunk_queries: queries, ..self }
+    }
+
+    /// The direct layout of a CPU adapter: the widest tile that compiles in a second or two.
+    pub(crate) fn for_cpu(config: &Config) -> Self {
+        let widest = if config.is_vec4() { 16 } else { 4 };
+        let widest = if config.key_dim > 128 { widest.min(8) } else { widest };
+        Self::direct(config, config.value_dim.next_multiple_of(4).min(widest))
+    }
+
+    /// The workgroup layouts worth trying, best first: work items as wide as V, so that few of them
+    /// load the same q and k again; then long chunks, so that barriers are few.
     pub(crate) fn workgroups(config: &Config) -> Vec<Self> {
         let widest = config.value_dim.div_ceil(4).next_power_of_two();
         let mut layouts = Vec::new();
-        for all_rows in [&[16, 8, 4][..], &[16, 8, 4, 2, 1]] {
+        for chunks in [&[16, 8, 4][..], &[16, 8, 4, 2, 1]] {
             let mut column_threads = widest;
             while column_threads > 0 {
-                layouts.extend(all_rows.iter().map(|rows| Self::Workgroup {
-                    column_threads,
-                    chunk_tokens: *rows,
-                    chunk_queries: *rows,
-                }));
+                layouts.extend(
+                    chunks.iter().map(|chunk| Self::workgroup(16, 4, column_threads, *chunk)),
+                );
                 column_threads /= 2;
             }
         }
         layouts
     }
 
-    /// Values that one place of the grid has: a workgroup, or in [`Layout::Thread`] a thread.
+    /// Whether the other runs the same shaders, whatever their numbers.
+    pub(crate) fn is_like(self, other: Self) -> bool {
+        self.row_source == other.row_source
+    }
+
+    /// Threads that share a row of phi(k), each with `rows` features of it.
+    pub(crate) fn lanes(self, config: &Config) -> u32 {
+        match config.features() {
+            features @ ..=WHOLE_FEATURES => features.div_ceil(self.rows.max(1)),
+            _ => BLOCK_FEATURES.div_ceil(self.rows.max(1)),
+        }
+    }
+
+    /// Features of a work item.
+    pub(crate) fn block_features(self, config: &Config) -> u32 {
+        self.lanes(config) * self.rows
+    }
+
+    /// Blocks of F, each with work items of its own (split-F).
+    pub(crate) fn feature_blocks(self, config: &Config) -> u32 {
+        config.features().div_ceil(self.block_features(config).max(1)).max(1)
+    }
+
+    /// Values of a work item.
     #[must_use]
-    pub fn values(self) -> u32 {
-        match self {
-            Self::Workgroup { column_threads, .. } => column_threads.saturating_mul(4),
-            Self::Thread { value_quads, .. } => value_quads.saturating_mul(4),
-        }
+    pub fn block_columns(self) -> u32 {
+        self.columns.saturating_mul(self.column_threads)
     }
 
-    /// Features whose products are added up before those of others join.
-    pub(crate) fn features(self) -> u32 {
-        match self {
-            Self::Workgroup { .. } => 16,
-            Self::Thread { .. } => 64,
-        }
-    }
-
-    /// Places that a workgroup has.
-    pub(crate) fn places(self) -> u32 {
-        match self {
-            Self::Workgroup { .. } => 1,
-            Self::Thread { threads, .. } => threads,
+    /// Work items of a workgroup.
+    pub(crate) fn items(self) -> u32 {
+        match self.row_source {
+            RowSource::Workgroup => 1,
+            RowSource::Direct => DIRECT_THREADS,
         }
     }
 
     /// Threads of a workgroup.
     pub(crate) fn threads(self, config: &Config) -> u64 {
-        match self {
-            Self::Workgroup { column_threads, .. } => {
-                u64::from(feature_threads(config)) * u64::from(column_threads)
-            }
-            Self::Thread { threads, .. } => threads.into(),
+        match self.row_source {
+            RowSource::Workgroup => u64::from(self.lanes(config)) * u64::from(self.column_threads),
+            RowSource::Direct => DIRECT_THREADS.into(),
         }
     }
 
     /// Bytes of workgroup memory that `segment_output` takes, which takes the most.
     #[must_use]
     pub fn workgroup_memory(self, config: &Config) -> u64 {
-        let Self::Workgroup { chunk_tokens, chunk_queries, .. } = self else {
+        if self.row_source == RowSource::Direct {
             return 0;
-        };
-        let threads = u64::from(feature_threads(config));
-        let features = threads * 16;
-        let columns = u64::from(self.values());
-        let tokens = u64::from(chunk_tokens);
-        let queries = u64::from(chunk_queries);
-        let floats = ((tokens + queries) * features)
-            .saturating_add(tokens.saturating_mul(columns))
-            .saturating_add(features)
-            .saturating_add(queries.saturating_mul(threads * columns))
-            .saturating_add(queries * (features / 4 + 1));
-        // Rows as they are, the projections kept of them, and what all features of one share.
-        let mapped = match is_mapped(config) {
-            false => 0,
-            true => {
-                let kept = |map: &FeatureMap| map.kept_projections(config.key_dim);
-                let kept = kept(config.key_map()).max(kept(config.query_map()));
-                let quads = config.key_dim.div_ceil(4) + kept + 1;
-                4 * ((tokens + queries) * u64::from(quads) + 1)
-            }
-        };
-        let floats = floats.saturating_add(mapped);
-        // Arrays of vec4 begin at multiples of 16 bytes; four arrays follow one another, and the
-        // place or sequence that all threads share.
-        floats.saturating_mul(4).saturating_add(64 + 64)
+        }
+        let (lanes, features) = (self.lanes(config), self.block_features(config));
+        chunk_memory(
+            config,
+            [self.chunk_tokens, self.chunk_queries],
+            [lanes, features, self.block_columns()],
+        )
     }
 
-    /// Every size of the layout, by the name of its field.
-    fn sizes(self) -> Vec<(&'static str, u32)> {
-        match self {
-            Self::Workgroup { column_threads, chunk_tokens, chunk_queries } => vec![
-                ("column_threads", column_threads),
-                ("chunk_tokens", chunk_tokens),
-                ("chunk_queries", chunk_queries),
-            ],
-            Self::Thread { value_quads, threads } => {
-                vec![("value_quads", value_quads), ("threads", threads)]
-            }
-        }
+    fn sizes(self) -> [(&'static str, u32); 5] {
+        [
+            ("rows", self.rows),
+            ("columns", self.columns),
+            ("column_threads", self.column_threads),
+            ("chunk_tokens", self.chunk_tokens),
+            ("chunk_queries", self.chunk_queries),
+        ]
     }
 
     /// Whether every size is in range and the device has room for it.
@@ -157,93 +183,180 @@ impl Layout {
     ///
     /// [`ConfigError::Tuning`] or [`ConfigError::Limit`], naming the first that is not met.
     pub fn check(self, config: &Config, limits: &wgpu::Limits) -> Result<(), ConfigError> {
-        let refuse = |what, required: &str, actual: u32| {
-            let required = required.to_owned();
-            Err(ConfigError::Tuning { what, required, actual: actual.into() })
+        let refuse = |what, required: String, actual: u32| {
+            Err(ConfigError::Tuning { what, required, actual: actual.to_string() })
         };
         for (what, actual) in self.sizes() {
-            // 2^16 of anything in a workgroup is beyond every device; it also keeps the
-            // arithmetic of workgroup_memory far from overflow.
-            if !(1..=1 << 16).contains(&actual) {
-                return refuse(what, "1 to 65536", actual);
+            // 2^12 of anything is beyond every device; it also keeps the arithmetic far from overflow.
+            if !(1..=1 << 12).contains(&actual) {
+                return refuse(what, "1 to 4096".to_owned(), actual);
             }
         }
-        if let Self::Thread { value_quads, .. } = self {
-            if ![1, 2, 4, 8].contains(&value_quads) {
-                return refuse("value_quads", "1, 2, 4 or 8", value_quads);
-            }
-            if !config.is_element_wise() {
-                let required = "workgroup for a feature map that needs more of a row than a number";
-                return refuse("layout", required, 0);
+        for (what, actual) in [("rows", self.rows), ("columns", self.columns)] {
+            if !actual.is_multiple_of(4) {
+                return refuse(what, "a multiple of 4".to_owned(), actual);
             }
         }
-        let threads = self.threads(config).max(SCAN_THREADS.into());
-        let threads = threads.max(decode_threads(config, self).into());
-        for (what, required, actual) in [
-            (
-                "max_compute_invocations_per_workgroup",
-                threads,
-                limits.max_compute_invocations_per_workgroup,
-            ),
-            ("max_compute_workgroup_size_x", threads, limits.max_compute_workgroup_size_x),
-            (
-                "max_compute_workgroup_storage_size",
-                self.workgroup_memory(config),
-                limits.max_compute_workgroup_storage_size,
-            ),
-            (
-                "max_storage_buffers_per_shader_stage",
-                8,
-                limits.max_storage_buffers_per_shader_stage,
-            ),
-        ] {
-            if u64::from(actual) < required {
-                return Err(ConfigError::Limit { what, required, actual: actual.into() });
+        if self.row_source == RowSource::Direct {
+            let required = config.features().next_multiple_of(4);
+            if !config.is_element_wise() || required > WHOLE_FEATURES {
+                let required = "Workgroup for row-wise feature maps".to_owned();
+                return refuse("row_source", required, self.rows);
+            }
+            if self.rows != required {
+                return refuse("rows", format!("{required}, all features"), self.rows);
+            }
+            for (what, actual) in [
+                ("column_threads", self.column_threads),
+                ("chunk_tokens", self.chunk_tokens),
+                ("chunk_queries", self.chunk_queries),
+            ] {
+                if actual != 1 {
+                    return refuse(what, "1 where rows are loaded directly".to_owned(), actual);
+                }
             }
         }
-        Ok(())
+        check_limits(limits, self.threads(config), self.workgroup_memory(config))
     }
 }
 
-/// Features up to which the threads of one workgroup hold all.
-const WHOLE_FEATURES: u32 = 256;
-/// Features of a block where they do not. Fewer would make more shares of o, more would leave less
-/// workgroup memory for rows.
-const BLOCK_FEATURES: u32 = 128;
-
-/// Threads along a block of F of [`Layout::Workgroup`], each with 16 features.
-pub(crate) fn feature_threads(config: &Config) -> u32 {
-    match config.features() {
-        features @ ..=WHOLE_FEATURES => features.div_ceil(16),
-        _ => BLOCK_FEATURES / 16,
+/// Whether a device has what a kernel asks of it.
+fn check_limits(limits: &wgpu::Limits, threads: u64, memory: u64) -> Result<(), ConfigError> {
+    let threads = threads.max(SCAN_THREADS.into());
+    for (what, required, actual) in [
+        (
+            "max_compute_invocations_per_workgroup",
+            threads,
+            limits.max_compute_invocations_per_workgroup,
+        ),
+        ("max_compute_workgroup_size_x", threads, limits.max_compute_workgroup_size_x),
+        ("max_compute_workgroup_storage_size", memory, limits.max_compute_workgroup_storage_size),
+        ("max_storage_buffers_per_shader_stage", 8, limits.max_storage_buffers_per_shader_stage),
+    ] {
+        if u64::from(actual) < required {
+            return Err(ConfigError::Limit { what, required, actual: actual.into() });
+        }
     }
+    Ok(())
 }
 
-/// Blocks that F falls into.
-pub(crate) fn feature_blocks(config: &Config) -> u32 {
-    config.features().div_ceil(16 * feature_threads(config).max(1)).max(1)
-}
-
-/// Key/value heads of a workgroup of `decode_step`. In [`Layout::Thread`] each takes a thread
-/// for every `SLICE_QUADS` quads of values, and a software device runs threads in eights.
-pub(crate) fn decode_places(config: &Config, layout: Layout) -> u32 {
-    let Layout::Thread { .. } = layout else { return 1 };
-    match decode_slices(config) {
-        slices if slices.is_multiple_of(8) || slices > 32 => 1,
-        slices if slices.is_multiple_of(4) || slices > 16 => 2,
-        slices if slices.is_multiple_of(2) || slices > 8 => 4,
-        _ => 8,
+/// Bytes of `chunk/workgroup.wgsl` and of the files it imports.
+fn chunk_memory(
+    config: &Config,
+    [tokens, queries]: [u32; 2],
+    [lanes, features, columns]: [u32; 3],
+) -> u64 {
+    let [tokens, queries, lanes] = [tokens, queries, lanes].map(u64::from);
+    let (features, columns) = (u64::from(features), u64::from(columns));
+    let partial_sums = if lanes > 1 { queries * lanes * columns } else { 4 };
+    let mut floats = (tokens + queries) * features + tokens * columns + partial_sums;
+    if config.normalization.eps().is_some() {
+        // nu, its products with the queries, and the factor and the row max of each.
+        floats += features + queries * (features / 4 + 2);
     }
-}
-
-/// Threads of a workgroup of `decode_step`, where it has its own number.
-fn decode_threads(config: &Config, layout: Layout) -> u32 {
-    match layout {
-        Layout::Workgroup { .. } => 0,
-        Layout::Thread { .. } => decode_slices(config) * decode_places(config, layout),
+    if !config.is_element_wise() {
+        // Rows as they are, the projections kept of them, and what all features of one share.
+        let kept = |map: &FeatureMap| map.kept_projections(config.key_dim);
+        let kept = kept(config.key_map()).max(kept(config.query_map()));
+        let row = config.key_dim.div_ceil(4) + kept + 1;
+        floats += 4 * ((tokens + queries) * u64::from(row) + 1) + 2 * queries;
     }
+    // Arrays of vec4 begin at multiples of 16 bytes, and all threads share a work item.
+    4 * floats + 128
 }
 
-fn decode_slices(config: &Config) -> u32 {
-    config.value_dim.div_ceil(if config.is_quads() { 16 } else { 4 })
+/// The numbers of `decode_step`, whose threads go through their rows of mu a tile of four at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct DecodeLayout {
+    /// Tokens of a sequence at most.
+    pub(crate) tokens: u32,
+    /// Output heads that read a value head.
+    pub(crate) heads: u32,
+    /// Values of a thread.
+    pub(crate) columns: u32,
+    /// Threads along V of a work item.
+    pub(crate) column_threads: u32,
+    /// Threads that share a row of phi(k).
+    pub(crate) lanes: u32,
+    /// Tiles of four features that a thread goes through.
+    pub(crate) lane_tiles: u32,
+    /// Value heads of a workgroup.
+    pub(crate) items: u32,
+}
+
+/// Query rows of a value head whose sums a thread of `decode_step` can hold.
+const MAX_DECODE_ROWS: u32 = 32;
+/// Bytes of workgroup memory of a `decode_step` of which many run at once.
+const DECODE_MEMORY: u32 = 16 << 10;
+
+impl DecodeLayout {
+    /// For sequences of up to `tokens` tokens, `None` where there is no room for their query rows.
+    pub(crate) fn new(
+        config: &Config,
+        layout: Layout,
+        [tokens, heads]: [u32; 2],
+        limits: &wgpu::Limits,
+    ) -> Option<Self> {
+        let tokens = tokens.max(1).next_power_of_two();
+        if tokens.checked_mul(heads)? > MAX_DECODE_ROWS || layout.feature_blocks(config) > 1 {
+            return None;
+        }
+        let features_vec4 = config.features().div_ceil(4);
+        if layout.row_source == RowSource::Direct {
+            let columns = if config.is_vec4() { 16 } else { 4 };
+            let blocks = config.value_dim.div_ceil(columns);
+            // CPU adapters run threads in eights or so.
+            let items = (DIRECT_THREADS / blocks).max(1);
+            let column_threads = 1;
+            let lane_tiles = features_vec4;
+            return Some(Self {
+                tokens,
+                heads,
+                columns,
+                column_threads,
+                lanes: 1,
+                lane_tiles,
+                items,
+            });
+        }
+        let column_threads = config.value_dim.div_ceil(4).next_power_of_two();
+        let most = limits.max_compute_invocations_per_workgroup.min(256);
+        let mut lanes =
+            (most / column_threads).min(features_vec4).checked_ilog2().map(|n| 1 << n)?;
+        loop {
+            let lane_tiles = features_vec4.div_ceil(lanes);
+            let found =
+                Self { tokens, heads, columns: 4, column_threads, lanes, lane_tiles, items: 1 };
+            let memory = found.workgroup_memory(config);
+            let limit = limits.max_compute_workgroup_storage_size;
+            if memory <= u64::from(limit.min(DECODE_MEMORY)) {
+                return Some(found);
+            }
+            if lanes == 1 {
+                return (memory <= u64::from(limit)).then_some(found);
+            }
+            lanes /= 2;
+        }
+    }
+
+    /// Query rows of a work item.
+    pub(crate) fn rows(self) -> u32 {
+        self.tokens * self.heads
+    }
+
+    /// Value blocks of a value head, each a thread of its workgroup, where rows are loaded directly.
+    pub(crate) fn value_blocks(self, config: &Config) -> u32 {
+        config.value_dim.div_ceil(self.columns * self.column_threads)
+    }
+
+    /// Threads of a workgroup.
+    pub(crate) fn threads(self, config: &Config) -> u32 {
+        self.lanes * self.column_threads * self.items * self.value_blocks(config)
+    }
+
+    fn workgroup_memory(self, config: &Config) -> u64 {
+        let features = 4 * self.lanes * self.lane_tiles;
+        let columns = self.columns * self.column_threads;
+        chunk_memory(config, [self.tokens, self.rows()], [self.lanes, features, columns])
+    }
 }

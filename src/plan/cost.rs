@@ -14,26 +14,26 @@ impl Plan {
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
         let lens = &self.lens;
-        if self.is_decode {
+        if self.decode.is_some() {
             return (lens.q + lens.k + lens.v + lens.o) * size;
         }
-        let places = self.layout().places();
-        let slices = u64::from(self.value_blocks().div_ceil(places));
+        let items = self.layout().items();
+        let slices = u64::from(self.value_blocks().div_ceil(items));
         let features = u64::from(self.feature_blocks());
-        let blocks = u64::from(self.places_per_state().div_ceil(places)).div_ceil(slices);
+        let blocks = u64::from(self.readers_per_state().div_ceil(items)).div_ceil(slices);
         let mut bytes =
             (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)
                 * size;
-        if self.has_scratch_states() {
-            let per_token = u64::from(self.shape.kv_heads)
+        if self.has_segment_states() {
+            let per_token = u64::from(self.shape.value_heads)
                 * features
                 * (slices * u64::from(self.config.key_dim) + u64::from(self.config.value_dim));
-            bytes += self.cut.again * per_token * size;
+            bytes += self.segmentation.recomputed * per_token * size;
             // Written by segment_state, read and written by state_scan, read by segment_output.
-            let states = 4 * self.cut.count - 2 * u64::from(self.shape.sequences());
+            let states = 4 * self.segmentation.count - 2 * u64::from(self.shape.sequences());
             bytes += states * self.state_size();
         }
-        bytes + 2 * (self.scratch_shares.end - self.scratch_shares.start)
+        bytes + 2 * (self.scratch_partials.end - self.scratch_partials.start)
     }
 
     /// Floating-point operations, a multiply-add counted as two; of φ the projections alone, once
@@ -43,9 +43,9 @@ impl Plan {
         let config = &self.config;
         let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
         let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
-        let kv_heads = u64::from(self.shape.kv_heads);
+        let kv_heads = u64::from(self.shape.value_heads);
         let o_rows = tokens * u64::from(self.shape.heads);
-        let blocks = if self.is_decode { 1 } else { u64::from(self.head_blocks()) };
+        let blocks = if self.decode.is_some() { 1 } else { u64::from(self.head_blocks()) };
         let project = |map: &FeatureMap| {
             // Those that a row keeps are computed for each block of F, others by the block that
             // they are features of.
@@ -60,9 +60,9 @@ impl Plan {
             + v
             + project(config.query_map());
         let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
-        if self.cut.most > 1 {
-            flops += self.cut.again * kv_heads * add_token;
-            flops += u64::from(self.state_len) * self.cut.count;
+        if self.segmentation.max_segments > 1 {
+            flops += self.segmentation.recomputed * kv_heads * add_token;
+            flops += u64::from(self.state_len) * self.segmentation.count;
         }
         flops
     }

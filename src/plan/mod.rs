@@ -3,21 +3,24 @@
 mod cost;
 pub(crate) mod segments;
 pub(crate) mod split;
+pub(crate) mod steps;
 pub(crate) mod support;
 pub(crate) mod tuning;
-mod workarounds;
+pub(crate) mod workarounds;
 
 pub use crate::kernel::stage::Stage;
 pub use split::{Part, Split};
+pub use steps::States;
 
 use std::ops::Range;
 
 use crate::error::PlanError;
-use crate::kernel::layout::{Layout, SCAN_THREADS, decode_places, feature_blocks};
-use crate::plan::segments::{Cut, Segment};
+use crate::kernel::layout::{DecodeLayout, Layout, RowSource, SCAN_THREADS};
+use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
-use crate::problem::shape::{Lens, Packing, Shape, elements, state_len};
+use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::tensor::{elements, state_len};
 
 /// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
 /// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
@@ -36,9 +39,12 @@ pub struct Dispatch {
 /// How a shape is computed. Pure data: making one touches no device.
 ///
 /// ```
+/// use linear_attention::tuning::Tuning;
 /// use linear_attention::{Config, Plan, Shape, wgpu};
 ///
-/// let plan = Plan::new(&Config::new(64, 64), &Shape::new(1, 4096, 8), &wgpu::Limits::default())?;
+/// let (config, limits) = (Config::new(64, 64), wgpu::Limits::default());
+/// let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::DiscreteGpu)?;
+/// let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
 /// for dispatch in plan.dispatches() {
 ///     println!("{} {:?}", dispatch.stage.name(), dispatch.workgroups);
 /// }
@@ -51,34 +57,26 @@ pub struct Plan {
     shape: Shape,
     tuning: Tuning,
     lens: Lens,
-    is_decode: bool,
-    cut: Cut,
+    decode: Option<DecodeLayout>,
+    segmentation: Segmentation,
     /// Elements of the state of one sequence.
     state_len: u32,
     scratch_states: Range<u64>,
     scratch_table: Range<u64>,
-    scratch_shares: Range<u64>,
+    scratch_partials: Range<u64>,
     dispatches: Vec<Dispatch>,
 }
 
 impl Plan {
-    /// The plan for a device with `limits` of which nothing else is known.
-    /// [`LinearAttention::plan`](crate::LinearAttention::plan) knows the device.
+    /// The plan for a device with these limits. A caller who has a
+    /// [`LinearAttention`](crate::LinearAttention) asks it instead:
+    /// [`plan`](crate::LinearAttention::plan) knows limits and tuning.
     ///
     /// # Errors
     ///
-    /// A config or shape out of range, or tensors, scratch or workgroups beyond `limits`.
-    pub fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
-        let tuning = Tuning::new(config, limits, wgpu::DeviceType::Other)?;
-        Self::with_tuning(config, shape, limits, &tuning)
-    }
-
-    /// The plan with sizes chosen by the caller.
-    ///
-    /// # Errors
-    ///
-    /// As [`Plan::new`]; and a tuning that does not fit.
-    pub fn with_tuning(
+    /// A config or shape out of range, a tuning that does not fit, or tensors, scratch or
+    /// workgroups beyond `limits`.
+    pub fn new(
         config: &Config,
         shape: &Shape,
         limits: &wgpu::Limits,
@@ -91,7 +89,7 @@ impl Plan {
         if shape.seq_len > required {
             return Err(PlanError::SeqLen { required, actual: shape.seq_len });
         }
-        let state_len = state_len(config, shape.kv_heads)?;
+        let state_len = state_len(config, shape.value_heads)?;
         if let Some(slots) = shape.slots {
             elements("pool", &[slots, state_len])?;
         }
@@ -100,37 +98,39 @@ impl Plan {
             shape: shape.clone(),
             tuning: *tuning,
             lens,
-            is_decode: false,
-            cut: Cut::default(),
+            decode: None,
+            segmentation: Segmentation::default(),
             state_len,
             scratch_states: 0..0,
             scratch_table: 0..0,
-            scratch_shares: 0..0,
+            scratch_partials: 0..0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
-        plan.is_decode = shape.max_len() <= MAX_DECODE_LEN
-            && plan.feature_blocks() == 1
-            && plan.decode_iterations() <= u64::from(tuning.max_loop_iterations);
-        plan.check_iterations()?;
-        plan.cut = plan.choose_cut();
-        if !plan.is_decode {
+        if shape.max_len() <= MAX_DECODE_LEN {
+            let rows = [shape.max_len(), shape.value_group()];
+            plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
+        }
+        plan.segmentation = plan.choose_segmentation();
+        if plan.decode.is_none() {
             let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
-            if plan.has_scratch_states() {
+            if plan.has_segment_states() {
                 let len = u64::from(state_len);
-                plan.scratch_states = 0..scratch(F32_SIZE * plan.cut.places, len)?;
+                plan.scratch_states = 0..scratch(F32_SIZE * plan.segmentation.capacity, len)?;
             }
             if plan.has_table() {
                 let begin = plan.scratch_states.end.next_multiple_of(align);
-                plan.scratch_table = begin..begin + TABLE_ENTRY_SIZE * u64::from(shape.sequences());
+                plan.scratch_table =
+                    begin..begin + TABLE_ENTRY_SIZE * (u64::from(shape.sequences()) + 1);
             }
             if plan.feature_blocks() > 1 {
                 let begin = plan.scratch_states.end.max(plan.scratch_table.end);
                 let begin = begin.next_multiple_of(align);
                 // A row of q' mu in quads, and in one more q' . nu.
-                let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + 1);
+                let is_divided = config.normalization.eps().is_some();
+                let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
                 let rows = plan.o_rows() * u64::from(plan.feature_blocks());
-                plan.scratch_shares = begin..begin + scratch(F32_SIZE * len, rows)?;
+                plan.scratch_partials = begin..begin + scratch(F32_SIZE * len, rows)?;
             }
         }
         plan.check_sizes(limits)?;
@@ -141,7 +141,7 @@ impl Plan {
     /// `decode_step` compares each sequence's entry with every other's, and a device may
     /// leave loops that are too long.
     fn check_sequences(&self) -> Result<(), PlanError> {
-        let required = self.tuning.max_loop_iterations.saturating_sub(4096);
+        let required = self.max_sequences();
         let actual = self.shape.sequences();
         if self.has_entries() && actual > required {
             return Err(PlanError::Sequences { required, actual });
@@ -150,19 +150,6 @@ impl Plan {
         let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
         if self.has_entries() && actual > required {
             return Err(PlanError::SeqLen { required, actual });
-        }
-        Ok(())
-    }
-
-    /// No segment is shorter than a chunk.
-    fn check_iterations(&self) -> Result<(), PlanError> {
-        let required = self.tuning.max_loop_iterations;
-        let actual = match self.layout() {
-            Layout::Workgroup { .. } if !self.is_decode => self.iterations_per_chunk(),
-            _ => 0,
-        };
-        if actual > required.into() {
-            return Err(PlanError::Iterations { required, actual });
         }
         Ok(())
     }
@@ -184,7 +171,7 @@ impl Plan {
             (states.0, states.1, required),
             ("scratch", self.scratch_states.end, required),
             ("table", self.scratch_table.end - self.scratch_table.start, required),
-            ("shares", self.scratch_shares.end - self.scratch_shares.start, required),
+            ("shares", self.scratch_partials.end - self.scratch_partials.start, required),
             ("sequences", self.sequences_size(), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ] {
@@ -206,37 +193,36 @@ impl Plan {
     }
 
     fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let places = self.tuning.layout.places();
+        let items = self.tuning.layout.items();
         let sequences = u64::from(self.shape.sequences());
-        if self.is_decode {
-            let items = sequences * u64::from(self.shape.kv_heads);
-            let places = decode_places(&self.config, self.layout());
-            self.dispatches.push(fold(Stage::DecodeStep, items, places, limits)?);
+        // The tokens behind the last sequence are one more.
+        let entries = sequences + u64::from(self.has_entries());
+        let heads = u64::from(self.shape.value_heads);
+        if let Some(decode) = self.decode {
+            self.dispatches.push(fold(Stage::DecodeStep, entries * heads, decode.items, limits)?);
             return Ok(());
         }
         if self.has_table() {
-            self.dispatches.push(fold(Stage::SequenceTable, sequences, SCAN_THREADS, limits)?);
+            self.dispatches.push(fold(Stage::SequenceTable, entries, SCAN_THREADS, limits)?);
         }
-        let per_segment = u64::from(self.shape.kv_heads)
-            * u64::from(self.value_blocks())
-            * u64::from(self.feature_blocks());
-        if self.cut.most > 1 {
-            // Where all sequences have as many, the last of each has no place here.
-            let adding = self.cut.places - if self.has_table() { 0 } else { sequences };
-            let items = adding.saturating_mul(per_segment);
-            self.dispatches.push(fold(Stage::SegmentState, items, places, limits)?);
+        let per_segment = heads * u64::from(self.value_blocks()) * u64::from(self.feature_blocks());
+        if self.segmentation.max_segments > 1 {
+            // Where all sequences have as many, the last of each has no work item here.
+            let adding = self.segmentation.capacity - if self.has_table() { 0 } else { sequences };
+            let work = adding.saturating_mul(per_segment);
+            self.dispatches.push(fold(Stage::SegmentState, work, items, limits)?);
         }
-        if self.has_scratch_states() {
+        if self.has_segment_states() {
             let elements =
-                sequences * u64::from(self.state_len) / if self.config.is_quads() { 4 } else { 1 };
+                sequences * u64::from(self.state_len) / if self.config.is_vec4() { 4 } else { 1 };
             self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
         }
         let blocks = u64::from(self.head_blocks());
-        let outputs = self.cut.places.saturating_mul(per_segment).saturating_mul(blocks);
-        self.dispatches.push(fold(Stage::SegmentOutput, outputs, places, limits)?);
-        if self.feature_blocks() > 1 {
-            let items = self.o_rows() * u64::from(self.config.value_dim.div_ceil(4));
-            self.dispatches.push(fold(Stage::OutputSum, items, SCAN_THREADS, limits)?);
+        let outputs = self.segmentation.capacity.saturating_mul(per_segment).saturating_mul(blocks);
+        self.dispatches.push(fold(Stage::SegmentOutput, outputs, items, limits)?);
+        if self.feature_blocks() > 1 && self.o_rows() > 0 {
+            let vec4s = self.o_rows() * u64::from(self.config.value_dim.div_ceil(4));
+            self.dispatches.push(fold(Stage::OutputSum, vec4s, SCAN_THREADS, limits)?);
         }
         Ok(())
     }
@@ -244,7 +230,11 @@ impl Plan {
     /// Whether every sequence is a short run, which `decode_step` alone computes.
     #[must_use]
     pub fn is_decode(&self) -> bool {
-        self.is_decode
+        self.decode.is_some()
+    }
+
+    pub(crate) fn decode(&self) -> Option<DecodeLayout> {
+        self.decode
     }
 
     /// Whether a buffer says which tokens or which slot a sequence has.
@@ -254,19 +244,20 @@ impl Plan {
 
     /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
     pub(crate) fn reads_sequences(&self) -> bool {
-        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::AtMost { .. })
+        self.shape.slots.is_some() || matches!(self.shape.packing, Packing::UpTo { .. })
     }
 
     /// Whether `sequence_table` makes a checked table of that.
     pub(crate) fn has_table(&self) -> bool {
-        self.has_entries() && !self.is_decode
+        self.has_entries() && self.decode.is_none()
     }
 
     /// Whether what each segment starts from is in scratch. With one segment a sequence it
     /// is the initial state itself, unless that is updated in place and several places read it.
-    pub(crate) fn has_scratch_states(&self) -> bool {
-        !self.is_decode
-            && (self.cut.most > 1 || (self.shape.slots.is_some() && self.places_per_state() > 1))
+    pub(crate) fn has_segment_states(&self) -> bool {
+        self.decode.is_none()
+            && (self.segmentation.max_segments > 1
+                || (self.shape.slots.is_some() && self.readers_per_state() > 1))
     }
 
     /// The config it was made for.
@@ -308,24 +299,25 @@ impl Plan {
     /// S, the segments of a sequence; of the longest where lengths differ.
     #[must_use]
     pub fn segments(&self) -> u32 {
-        self.cut.most
+        self.segmentation.max_segments
     }
 
     /// Tokens of a segment; the last of a sequence may have fewer. A sequence of `len` tokens
     /// has `ceil(len / segment_len)` segments, and at least one.
     #[must_use]
     pub fn segment_len(&self) -> u32 {
-        self.cut.len
+        self.segmentation.len
     }
 
     /// Bytes of scratch that `bind` needs, which may be 0. Its contents need not be kept
     /// between calls, so plans that run one after the other can share it.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
-        self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_shares.end)
+        self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_partials.end)
     }
 
-    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs none.
+    /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
+    /// none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
         let n = u64::from(self.shape.sequences());
@@ -345,86 +337,81 @@ impl Plan {
     /// or by `state_scan` before anything does.
     #[must_use]
     pub fn updates_in_place(&self) -> bool {
-        self.is_decode || self.cut.most > 1 || self.places_per_state() == 1
+        self.decode.is_some() || self.segmentation.max_segments > 1 || self.readers_per_state() == 1
     }
 
-    /// Query rows of a call that read one key/value head of a sequence.
-    pub(crate) fn rows_per_state(&self) -> u32 {
-        self.shape.max_len().saturating_mul(self.shape.heads / self.shape.kv_heads)
-    }
-
-    pub(crate) fn places_per_state(&self) -> u32 {
+    pub(crate) fn readers_per_state(&self) -> u32 {
         self.head_blocks() * self.value_blocks()
     }
 
     /// Whether the other cuts sequences at the same places.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn same_cut(&self, other: &Self) -> bool {
-        self.cut == other.cut
+    pub(crate) fn same_segmentation(&self, other: &Self) -> bool {
+        self.segmentation == other.segmentation
     }
 
     /// Every segment, or `None` where a buffer tells the lengths.
     pub(crate) fn segment_list(&self) -> Option<Vec<Segment>> {
-        let stride = (!self.has_table()).then_some(self.cut.most);
+        let stride = (!self.has_table()).then_some(self.segmentation.max_segments);
         self.shape.token_ranges().map(|ranges| Segment::list(&ranges, self.segment_len(), stride))
     }
 
     /// States that scratch has room for: of a segment each.
     pub(crate) fn segment_places(&self) -> u64 {
-        self.cut.places
+        self.segmentation.capacity
     }
 
     pub(crate) fn scratch_states(&self) -> Range<u64> {
         self.scratch_states.clone()
     }
 
-    pub(crate) fn scratch_shares(&self) -> Range<u64> {
-        self.scratch_shares.clone()
+    pub(crate) fn scratch_partials(&self) -> Range<u64> {
+        self.scratch_partials.clone()
     }
 
     pub(crate) fn scratch_table(&self) -> Range<u64> {
         self.scratch_table.clone()
     }
 
-    /// Query heads that one place serves.
+    /// Output heads of a work item.
     pub(crate) fn head_tile(&self) -> u32 {
-        match self.layout() {
-            Layout::Workgroup { chunk_queries, .. } => {
-                (self.shape.heads / self.shape.kv_heads).min(chunk_queries)
+        match self.layout().row_source {
+            RowSource::Workgroup if self.decode.is_none() => {
+                self.shape.value_group().min(self.layout().chunk_queries)
             }
-            Layout::Thread { .. } => 1,
+            _ => self.shape.value_group(),
         }
     }
 
     pub(crate) fn head_blocks(&self) -> u32 {
-        (self.shape.heads / self.shape.kv_heads).div_ceil(self.head_tile())
+        self.shape.value_group().div_ceil(self.head_tile())
     }
 
     /// Blocks that F falls into, each with places of its own: with more than one, each leaves a
     /// share of every row of o in scratch, and `output_sum` adds them up.
     #[must_use]
     pub fn feature_blocks(&self) -> u32 {
-        feature_blocks(&self.config)
+        self.layout().feature_blocks(&self.config)
     }
 
     /// Rows of q and o, seen as `[rows, width]`.
     fn o_rows(&self) -> u64 {
-        let Shape { batch, seq_len, heads, .. } = self.shape;
-        u64::from(batch) * u64::from(seq_len) * u64::from(heads)
+        let Shape { batch, seq_len, .. } = self.shape;
+        u64::from(batch) * u64::from(seq_len) * u64::from(self.shape.output_heads())
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {
-        self.config.value_dim.div_ceil(self.layout().values())
+        self.config.value_dim.div_ceil(self.layout().block_columns())
     }
 
-    /// Tokens of a chunk: as many as leave room for their query rows. A thread without
-    /// workgroup memory has no chunks.
+    /// Tokens of a chunk: as many as leave room for their query rows.
     pub(crate) fn chunk_len(&self) -> u32 {
-        match self.layout() {
-            Layout::Workgroup { chunk_tokens, chunk_queries, .. } => {
-                (chunk_queries / self.head_tile()).clamp(1, chunk_tokens)
+        let layout = self.layout();
+        match layout.row_source {
+            RowSource::Workgroup => {
+                (layout.chunk_queries / self.head_tile()).clamp(1, layout.chunk_tokens)
             }
-            Layout::Thread { .. } => 1,
+            RowSource::Direct => 1,
         }
     }
 }
@@ -443,7 +430,7 @@ fn fold(
     per_workgroup: u32,
     limits: &wgpu::Limits,
 ) -> Result<Dispatch, PlanError> {
-    let workgroups = items.div_ceil(per_workgroup.into());
+    let workgroups = items.div_ceil(per_workgroup.into()).max(1);
     let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
     let x = workgroups.min(widest);
     let y = workgroups.div_ceil(x);

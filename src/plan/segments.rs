@@ -7,17 +7,17 @@ use crate::problem::shape::Packing;
 
 /// How the sequences of a call are cut into segments.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Cut {
+pub(crate) struct Segmentation {
     /// Tokens of a segment.
     pub(crate) len: u32,
     /// Segments of the longest sequence.
-    pub(crate) most: u32,
+    pub(crate) max_segments: u32,
     /// Segments of all sequences.
     pub(crate) count: u64,
     /// Numbers that a segment can have: a few of them may be nobody's where lengths differ.
-    pub(crate) places: u64,
+    pub(crate) capacity: u64,
     /// Tokens of all segments that another one follows.
-    pub(crate) again: u64,
+    pub(crate) recomputed: u64,
 }
 
 /// One segment of a sequence.
@@ -59,15 +59,15 @@ impl Segment {
 
 impl Plan {
     /// The cut with which the last workgroup ends soonest.
-    pub(crate) fn choose_cut(&self) -> Cut {
+    pub(crate) fn choose_segmentation(&self) -> Segmentation {
         if self.is_decode() {
-            return self.cut_at(self.shape().max_len());
+            return self.segmentation_of(self.shape().max_len());
         }
         if !self.shape().is_packed() {
             let segments = self.choose_segments();
             let len = self.shape().seq_len.div_ceil(segments);
             // Rounding the length up can leave the last segments empty: drop those.
-            return self.cut_at(len);
+            return self.segmentation_of(len);
         }
         // Of lengths that cut the longest sequence evenly, the one that costs least.
         let longest = self.shape().max_len();
@@ -75,37 +75,45 @@ impl Plan {
         // More of a device than this is filled by the sequences themselves.
         let most = most.min(least.saturating_add(256));
         let lens = (least..=most).map(|segments| longest.div_ceil(segments));
-        let cost = |len: &u32| self.packed_cost(&self.cut_at(*len));
+        let cost = |len: &u32| self.packed_cost(&self.segmentation_of(*len));
         // The first of equals is the longest.
         let best = lens.min_by_key(cost);
-        self.cut_at(best.unwrap_or(longest))
+        self.segmentation_of(best.unwrap_or(longest))
     }
 
     /// Segments of `len` tokens.
-    fn cut_at(&self, len: u32) -> Cut {
+    fn segmentation_of(&self, len: u32) -> Segmentation {
         let shape = self.shape();
+        let len = len.max(1);
         let most = shape.max_len().div_ceil(len).max(1);
         let sequences = u64::from(shape.sequences());
         let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
-        let places = if self.has_table() {
-            sequences + tokens / u64::from(len)
+        let capacity = if self.has_table() {
+            // One more for the tokens behind the last sequence.
+            sequences + 1 + tokens / u64::from(len)
         } else {
             sequences * u64::from(most)
         };
         let segments = |tokens: u32| u64::from(tokens.div_ceil(len).max(1));
-        let (count, cut) = match &shape.packing {
+        let (count, followed) = match &shape.packing {
             Packing::Equal => (sequences * u64::from(most), sequences * u64::from(most - 1)),
             Packing::Lengths(lengths) => {
                 let count: u64 = lengths.iter().map(|tokens| segments(*tokens)).sum();
                 (count, count - sequences)
             }
             // As many of the longest as there are tokens for, and the others empty.
-            Packing::AtMost { .. } => {
-                let long = (tokens / u64::from(shape.max_len())).min(sequences);
+            Packing::UpTo { .. } => {
+                let long = (tokens / u64::from(shape.max_len().max(1))).min(sequences);
                 (sequences + long * u64::from(most - 1), long * u64::from(most - 1))
             }
         };
-        Cut { len, most, count, places, again: cut * u64::from(len) }
+        Segmentation {
+            len,
+            max_segments: most,
+            count,
+            capacity,
+            recomputed: followed * u64::from(len),
+        }
     }
 
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.
@@ -115,54 +123,60 @@ impl Plan {
         if seq_len > t.max_segment_len {
             longest = longest.min(t.cut_segment_len);
         }
-        let least = seq_len.div_ceil(longest);
+        let least = seq_len.div_ceil(longest.max(1));
+        let least = least.max(1);
         (least, (seq_len / t.min_segment_len).max(least))
     }
 
     /// Workgroups, or in [`Layout::Thread`] threads, that the device runs at a time.
-    fn at_a_time(&self) -> u64 {
-        u64::from(self.tuning().workgroups) * u64::from(self.layout().places())
+    fn occupancy(&self) -> u64 {
+        u64::from(self.tuning().workgroups) * u64::from(self.layout().items())
     }
 
     /// When the last place would end, in half tokens: a schedule that starts them in any order
     /// ends at most the longest of them after an even one. A token costs half as much in
     /// `segment_state` as in `segment_output`.
-    fn packed_cost(&self, cut: &Cut) -> u64 {
-        let per_token = u64::from(self.shape().kv_heads)
+    fn packed_cost(&self, segmentation: &Segmentation) -> u64 {
+        let per_token = u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let shared = |tokens: u64, places: u64| {
-            (tokens.saturating_mul(places) / self.at_a_time()).saturating_add(cut.len.into())
+            (tokens.saturating_mul(places) / self.occupancy())
+                .saturating_add(segmentation.len.into())
         };
         let tokens = u64::from(self.shape().seq_len);
         let output = shared(tokens, per_token * u64::from(self.head_blocks()));
-        let state = if cut.most > 1 { shared(cut.again, per_token) } else { 0 };
+        let state = if segmentation.max_segments > 1 {
+            shared(segmentation.recomputed, per_token)
+        } else {
+            0
+        };
         output.saturating_mul(2).saturating_add(state)
     }
 
     /// S where all sequences have as many tokens: the fewest segments with which the last
     /// workgroup ends soonest, counting that workgroups run in rounds of
-    /// [`at_a_time`](Plan::at_a_time).
+    /// [`occupancy`](Plan::occupancy).
     fn choose_segments(&self) -> u32 {
         let seq_len = self.shape().seq_len;
         let (least, most) = self.segment_bounds(seq_len);
-        let at_a_time = self.at_a_time();
+        let occupancy = self.occupancy();
         let state_places = u64::from(self.shape().batch)
-            * u64::from(self.shape().kv_heads)
+            * u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let output_places = state_places * u64::from(self.head_blocks());
         let half_time = |segments: u32| {
             let len = u64::from(seq_len.div_ceil(segments));
             let waves = |places: u64, segments: u32| {
-                places.saturating_mul(segments.into()).div_ceil(at_a_time)
+                places.saturating_mul(segments.into()).div_ceil(occupancy)
             };
             let output = waves(output_places, segments).saturating_mul(2);
             let state = waves(state_places, segments - 1);
             output.saturating_add(state).saturating_mul(len)
         };
         // More segments pay only where they fill another whole wave.
-        let full = (1..=4).map(|waves| waves * at_a_time / output_places);
+        let full = (1..=4).map(|waves| waves * occupancy / output_places);
         let full = full.map(|s| s.clamp(least.into(), most.into()) as u32);
         let best = std::iter::once(least).chain(full).min_by_key(|s| (half_time(*s), *s));
         best.unwrap_or(least)

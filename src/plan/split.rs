@@ -46,7 +46,7 @@ impl Split {
         limits: &wgpu::Limits,
         tuning: &Tuning,
     ) -> Result<Self, PlanError> {
-        let refused = match Plan::with_tuning(config, shape, limits, tuning) {
+        let refused = match Plan::new(config, shape, limits, tuning) {
             Ok(plan) => {
                 let (batch, tokens) = (0..shape.batch, 0..shape.seq_len);
                 return Ok(Self {
@@ -69,7 +69,7 @@ impl Split {
         let step = Step::new(config, shape, limits);
         let planned = |batch: u32, tokens: u32| {
             let part = Shape { batch, seq_len: tokens, ..shape.clone() };
-            Plan::with_tuning(config, &part, limits, tuning)
+            Plan::new(config, &part, limits, tuning)
         };
         let mut parts = Vec::new();
         // The most whole sequences, or else the most tokens of one, that fit.
@@ -99,7 +99,7 @@ impl Split {
                     // With more segments the state has been read before it is written.
                     let mut tuning = *tuning;
                     tuning.max_segment_len = part.seq_len.div_ceil(2);
-                    plan = Plan::with_tuning(config, &part, limits, &tuning)?;
+                    plan = Plan::new(config, &part, limits, &tuning)?;
                 }
                 parts.push(Part { batch: n..n + 1, tokens, plan });
             }
@@ -151,14 +151,16 @@ impl Step {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
         let size = config.dtype.size();
         let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
-        let (h, g) = (u64::from(shape.heads), u64::from(shape.kv_heads));
-        let rows = [h * k * size, g * k * size, g * v * size, h * v * size];
+        let h = u64::from(shape.heads);
+        let [g, e] = [shape.key_heads, shape.value_heads].map(u64::from);
+        let rows = [h * k * size, g * k * size, e * v * size, h.max(e) * v * size];
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
         let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
         let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let states = steps(g * u64::from(config.features()) * (v + 1) * F32_SIZE);
+        let nu = u64::from(config.is_normalized());
+        let states = steps(e * u64::from(config.features()) * (v + nu) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
         Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
     }

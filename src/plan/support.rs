@@ -50,14 +50,12 @@ pub fn kernels(
     let chosen = Tuning::new(config, limits, device_type).ok().map(|tuning| tuning.layout);
     let mut kernels = Vec::new();
     // Best first; the last asks for the least.
-    for layouts in [Layout::workgroups(config), vec![Layout::thread(config)]] {
+    for layouts in [Layout::workgroups(config), vec![Layout::for_cpu(config)]] {
         let mut checked =
             layouts.iter().map(|layout| (*layout, layout.check(config, limits).err()));
         let fits = checked.clone().find(|(_, obstacle)| obstacle.is_none());
         let Some((layout, obstacle)) = fits.or_else(|| checked.next_back()) else { continue };
-        let is_chosen = chosen.is_some_and(|chosen| {
-            std::mem::discriminant(&chosen) == std::mem::discriminant(&layout)
-        });
+        let is_chosen = chosen.is_some_and(|chosen: Layout| chosen.is_like(layout));
         for stage in [Stage::SegmentState, Stage::SegmentOutput, Stage::DecodeStep] {
             kernels.push(Kernel {
                 stage,

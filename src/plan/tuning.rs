@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use crate::kernel::layout::Layout;
+use crate::plan::workarounds::max_loop_iterations;
 use crate::problem::config::Config;
 
 /// Sizes that decide how fast a result comes, never what it is beyond rounding.
@@ -25,10 +26,9 @@ pub struct Tuning {
     /// Most tokens of a segment of a sequence that is so cut: each is added to a sum as large as
     /// all before it, and the fewer follow one another, the less that costs in accuracy.
     pub cut_segment_len: u32,
-    /// Loop iterations that an invocation may make. llvmpipe leaves every loop, silently,
-    /// when an invocation has made 65,535 iterations in all of its loops together; GPUs
-    /// have no such limit.
-    pub max_loop_iterations: u32,
+    /// Loop iterations that an invocation may make: see `workarounds.rs`.
+    #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
+    pub(crate) max_loop_iterations: u32,
 }
 
 impl Tuning {
@@ -54,8 +54,8 @@ impl Tuning {
         };
         let mut refused = None;
         // A thread on its own would map rows that others have mapped.
-        let layouts = match software && config.is_element_wise() {
-            true => vec![Layout::thread(config)],
+        let layouts = match software && config.is_element_wise() && config.features() <= 256 {
+            true => vec![Layout::for_cpu(config)],
             false => Layout::workgroups(config),
         };
         for layout in layouts {
@@ -65,7 +65,7 @@ impl Tuning {
                 min_segment_len: 128,
                 max_segment_len: 16_384,
                 cut_segment_len: 1024,
-                max_loop_iterations: if software { 65_000 } else { u32::MAX },
+                max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {
                 Ok(()) => return Ok(tuning),
@@ -76,7 +76,7 @@ impl Tuning {
         Err(refused.unwrap_or(ConfigError::Tuning {
             what: "layout",
             required: "one that fits".to_owned(),
-            actual: 0,
+            actual: "none".to_owned(),
         }))
     }
 
@@ -94,26 +94,21 @@ impl Tuning {
         let first = Self::new(config, limits, device_type)?;
         let mut layouts = vec![first.layout];
         let software = device_type == wgpu::DeviceType::Cpu;
-        // A GPU has registers for 128 accumulators, a software device's stack for thousands.
-        let (accumulators, threads) = if software { (4096, 8) } else { (128, 64) };
-        let quads = config.value_dim.div_ceil(4).next_power_of_two();
-        layouts.extend(
-            [8, 4, 2, 1]
-                .into_iter()
-                .filter(|value_quads| *value_quads <= quads)
-                .map(|value_quads| Layout::Thread { value_quads, threads })
-                .filter(|layout| layout.values() * config.key_dim <= accumulators),
-        );
-        // A software device is slow with it, and compiles slowly: one is enough there.
-        let narrower: &[u32] = if software { &[1] } else { &[1, 2, 4] };
-        let all_rows: &[u32] = if software { &[16] } else { &[16, 8, 4] };
-        for narrower in narrower {
-            let column_threads = u32::max(quads / narrower, 1);
-            layouts.extend(all_rows.iter().map(|rows| Layout::Workgroup {
-                column_threads,
-                chunk_tokens: *rows,
-                chunk_queries: *rows,
-            }));
+        let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
+        // A CPU adapter keeps tiles on its stack; it is slow with workgroup memory, and compiles slowly:
+        // few are enough there.
+        if software {
+            layouts.extend([16, 8, 4].map(|columns| Layout::direct(config, columns)));
+            layouts.push(Layout::workgroup(16, 4, vec4s, 16));
+        } else {
+            for rows in [16, 32] {
+                for narrower in [1, 2] {
+                    let column_threads = u32::max(vec4s / narrower, 1);
+                    for chunk in [16, 8, 4] {
+                        layouts.push(Layout::workgroup(rows, 4, column_threads, chunk));
+                    }
+                }
+            }
         }
         let mut found: Vec<Self> = Vec::new();
         for layout in layouts {
@@ -125,6 +120,36 @@ impl Tuning {
             }
         }
         Ok(found)
+    }
+
+    /// With another layout.
+    #[must_use]
+    pub fn with_layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// For a device that runs so many workgroups at a time.
+    #[must_use]
+    pub fn with_workgroups(self, workgroups: u32) -> Self {
+        Self { workgroups, ..self }
+    }
+
+    /// With another least length of a segment, in tokens.
+    #[must_use]
+    pub fn with_min_segment_len(self, min_segment_len: u32) -> Self {
+        Self { min_segment_len, ..self }
+    }
+
+    /// With another length, in tokens, above which a sequence has several segments.
+    #[must_use]
+    pub fn with_max_segment_len(self, max_segment_len: u32) -> Self {
+        Self { max_segment_len, ..self }
+    }
+
+    /// With another length, in tokens, of the segments of such a sequence.
+    #[must_use]
+    pub fn with_cut_segment_len(self, cut_segment_len: u32) -> Self {
+        Self { cut_segment_len, ..self }
     }
 
     /// Whether pipelines compiled for the one serve the other: only the plan reads the
@@ -146,13 +171,18 @@ impl Tuning {
             ("min_segment_len", self.min_segment_len),
             ("max_segment_len", self.max_segment_len),
             ("cut_segment_len", self.cut_segment_len),
-            ("max_loop_iterations", self.max_loop_iterations),
         ] {
             if actual == 0 {
                 let required = "at least 1".to_owned();
-                return Err(ConfigError::Tuning { what, required, actual: 0 });
+                return Err(ConfigError::Tuning { what, required, actual: "0".to_owned() });
             }
         }
         self.layout.check(config, limits)
     }
+}
+
+/// Until [`LinearAttention::with_options`](crate::LinearAttention::with_options) knows the device.
+#[cfg(feature = "serde")]
+fn unlimited() -> u32 {
+    u32::MAX
 }

@@ -1,106 +1,78 @@
-//! How many loop iterations an invocation makes: some devices leave all loops, silently, when there
-//! are too many.
+//! Workarounds for drivers. llvmpipe counts the iterations of all loops of an invocation together and,
+//! after 65,535 of them, exits every loop silently: on a CPU adapter no invocation may make more.
 
-use crate::kernel::layout::Layout;
-use crate::kernel::layout::feature_threads;
-use crate::kernel::stage::is_mapped;
+use crate::kernel::layout::RowSource;
 use crate::plan::Plan;
-use crate::problem::feature_map::FeatureMap;
+use crate::plan::tuning::Tuning;
 
-/// Most iterations of the search for the sequence of a segment.
-const SEARCH: u32 = 33;
+/// Iterations that an invocation may make on a CPU adapter.
+const CPU_ITERATIONS: u32 = 65_000;
+
+/// Iterations that an invocation may make.
+pub(crate) fn max_loop_iterations(device_type: wgpu::DeviceType) -> u32 {
+    if device_type == wgpu::DeviceType::Cpu { CPU_ITERATIONS } else { u32::MAX }
+}
+
+impl Tuning {
+    /// The same, held to what a device of this type takes: it may come from another.
+    pub(crate) fn on(self, device_type: wgpu::DeviceType) -> Self {
+        Self { max_loop_iterations: max_loop_iterations(device_type), ..self }
+    }
+}
 
 impl Plan {
-    /// An upper bound of the loop iterations of an invocation of `decode_step`.
-    pub(crate) fn decode_iterations(&self) -> u64 {
-        let config = self.config();
-        let shape = self.shape();
-        let tokens = u64::from(shape.max_len());
-        let group = u64::from(shape.heads / shape.kv_heads);
-        let entries = u64::from(shape.sequences()) + 2;
-        if let Layout::Thread { .. } = self.layout() {
-            // As many rows at a time as there is room for, four features at a time, for which
-            // all tokens up to those rows enter nu; then what is left of nu.
-            let quads = u64::from(config.features().div_ceil(4));
-            let heads = group.min(16);
-            let at_a_time = (16 / group).max(1);
-            let walks = tokens.div_ceil(at_a_time) * group.div_ceil(16);
-            let outputs = at_a_time * (heads + 2);
-            // EXP looks for the largest number of each query first.
-            let looks = if *config.query_map() == FeatureMap::Exp { 16 * (quads + 1) } else { 0 };
-            let per_walk = 20 + looks + quads * (tokens + outputs + 3) + outputs;
-            return entries + walks * (per_walk + 2) + quads * (tokens + 3);
-        }
-        let chunks = tokens.div_ceil(self.chunk_len().into()) * u64::from(self.head_blocks());
-        let per_chunk = self.iterations_per_chunk().saturating_add(2);
-        let per_slice = chunks.saturating_mul(per_chunk).saturating_add(64);
-        entries.saturating_add(per_slice.saturating_mul(self.value_blocks().into()))
-    }
-
-    /// Tokens of the longest segment within the tuning's loop iterations. Every loop is
-    /// counted once more for its last test.
+    /// Tokens of the longest segment within those iterations. Every loop is counted once more for its
+    /// last test.
     pub(crate) fn longest_segment(&self) -> u32 {
-        let Layout::Workgroup { .. } = self.layout() else {
-            // A token is an iteration, and so is a row of the state that enters or leaves.
-            let per_segment = 2 * self.config().features() + 2 + SEARCH;
-            return self.tuning().max_loop_iterations.saturating_sub(per_segment).max(1);
-        };
-        // nu enters and leaves.
-        let threads = self.layout().threads(self.config());
-        let feature_quads = u64::from(feature_threads(self.config())) * 4;
-        let per_segment = 2 * (feature_quads.div_ceil(threads) + 1) + u64::from(SEARCH);
+        let features = u64::from(self.config().features());
+        // The search for a sequence; a state is loaded and stored a row at a time.
+        let per_segment = 40 + 2 * features;
         let iterations = u64::from(self.tuning().max_loop_iterations).saturating_sub(per_segment);
-        // `Plan` refuses what has no room for a chunk.
-        let tokens =
-            (iterations / self.iterations_per_chunk()).max(1) * u64::from(self.chunk_len());
-        u32::try_from(tokens).unwrap_or(u32::MAX)
+        let chunks = (iterations / self.iterations_per_chunk()).max(1);
+        u32::try_from(chunks * u64::from(self.chunk_len())).unwrap_or(u32::MAX)
     }
 
-    /// Loop iterations of an invocation for a chunk, in the layout `Workgroup`.
-    pub(crate) fn iterations_per_chunk(&self) -> u64 {
-        // In 64 bits, since the sizes are the caller's.
-        let features = u64::from(feature_threads(self.config()));
-        let threads = self.layout().threads(self.config());
-        let feature_quads = features * 4;
-        let value_quads = u64::from(self.layout().values() / 4);
+    /// Sequences whose words an invocation may compare with one another.
+    pub(crate) fn max_sequences(&self) -> u32 {
+        self.tuning().max_loop_iterations.saturating_sub(8192)
+    }
+
+    /// An upper bound of the iterations of an invocation for a chunk.
+    fn iterations_per_chunk(&self) -> u64 {
+        let (config, layout) = (self.config(), self.layout());
         let (tokens, heads) = (u64::from(self.chunk_len()), u64::from(self.head_tile()));
-        let rows = tokens * heads;
-        let load = |count: u64| count.div_ceil(threads) + 1;
-        1 + load(tokens * feature_quads)
-            + load(tokens * value_quads)
-            + load(rows * feature_quads)
-            + tokens * (heads + 2)
-            + feature_quads.div_ceil(threads) * (tokens * (heads + 2) + 2)
-            + rows.div_ceil(threads) * (feature_quads + 2)
-            + (rows * value_quads).div_ceil(threads) * (features + 2)
-            + 4
-            // Last, as it may be as much as there is.
-            + self.iterations_to_map(tokens + rows).min(u64::MAX / 4)
-    }
-
-    /// Those of `rows` rows in `map_chunk`, where rows are mapped in workgroup memory.
-    fn iterations_to_map(&self, rows: u64) -> u64 {
-        let config = self.config();
-        if !is_mapped(config) {
-            return 0;
+        if layout.row_source == RowSource::Direct {
+            return 4 + heads;
         }
-        let maps = [config.key_map(), config.query_map()];
-        let threads = self.layout().threads(config);
-        let feature_quads = u64::from(feature_threads(config)) * 4;
-        let row_quads = u64::from(config.key_dim.div_ceil(4));
-        let kept = maps.map(|map| u64::from(map.kept_projections(config.key_dim)));
-        let kept = kept[0].max(kept[1]);
-        let per_feature_quad = match config.custom_maps().next() {
-            Some(map) => map.iterations(config.key_dim).saturating_add(1).saturating_mul(4),
-            None => 2 * (row_quads + 1),
-        };
+        let threads = layout.threads(config);
+        let features = u64::from(layout.block_features(config) / 4);
+        let columns = u64::from(layout.block_columns() / 4);
+        let lanes = u64::from(layout.lanes(config));
+        let rows = tokens * heads;
         let each = |count: u64, iterations: u64| {
             count.div_ceil(threads).saturating_mul(iterations.saturating_add(2)).saturating_add(1)
         };
-        each(rows * row_quads, 0)
-            + each(rows, 2 * (row_quads + 1))
-            + each(rows * kept, row_quads + 1)
-            + each(rows, 2 * (row_quads + 1))
-            + each(rows * feature_quads, per_feature_quad)
+        let mut iterations = 2 + tokens * (heads + 2);
+        // Loads, the queries' map, the weights of rows, the sums over lanes.
+        iterations += each(tokens * features, 0) + each(tokens * columns, 0);
+        iterations += 2 * each(rows * features, 0);
+        iterations += each(features, tokens * (heads + 2)) + each(rows, features);
+        iterations += each(rows * columns, lanes);
+        if !config.is_element_wise() {
+            let row = u64::from(config.key_dim.div_ceil(4)) + 1;
+            let kept = [config.key_map(), config.query_map()]
+                .map(|map| u64::from(map.kept_projections(config.key_dim)));
+            let per_vec4 = match config.custom_maps().next() {
+                // A loop over x and one over y, in each call for one of four features.
+                Some(map) => 4 * (u64::from(config.key_dim) + u64::from(map.projections()) + 1),
+                None => 2 * row,
+            };
+            let all = tokens + rows;
+            iterations +=
+                each(all * row, 0) + 2 * each(all, 2 * row) + each(all * kept[0].max(kept[1]), row);
+            iterations +=
+                each(all * features, per_vec4) + each(rows, features) + each(rows * features, 0);
+        }
+        iterations
     }
 }

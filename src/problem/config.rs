@@ -7,9 +7,6 @@ use crate::problem::feature_map::FeatureMap;
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
 
-/// eps of the normalised form where none is given, as in fast-transformers.
-pub const DEFAULT_EPS: f32 = 1e-6;
-
 /// What the numerator s q' mu is divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -18,8 +15,12 @@ pub enum Normalization {
     None,
     /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
     /// [`Config::is_non_negative`] is false.
+    ///
+    /// With eps = 0, the default, o is an average of the values seen, whatever the size of the
+    /// weights: a factor common to all features of a query cancels before it can overflow or vanish,
+    /// and so does s. A row whose weights are all zero is 0.
     Sum {
-        /// Added to the denominator; finite, not negative.
+        /// Added to the denominator in f32; finite, not negative.
         eps: f32,
     },
     /// The same quotient for weights that can be negative, where the denominator may cross
@@ -32,7 +33,7 @@ pub enum Normalization {
 
 impl Default for Normalization {
     fn default() -> Self {
-        Self::Sum { eps: DEFAULT_EPS }
+        Self::Sum { eps: 0.0 }
     }
 }
 
@@ -52,11 +53,10 @@ impl Normalization {
 /// ```
 /// use linear_attention::{Config, FeatureMap, Normalization};
 ///
-/// let mut config = Config::new(64, 64); // elu + 1, normalised, eps = 1e-6, scale 1
-/// config.feature_map = FeatureMap::Relu;
-/// config.scale = 0.125;
-/// assert_eq!(config.normalization, Normalization::Sum { eps: 1e-6 });
-/// config.validate().unwrap();
+/// // elu + 1, normalised, eps = 0, scale 1
+/// let config = Config::new(64, 64);
+/// assert_eq!(config.normalization, Normalization::Sum { eps: 0.0 });
+/// config.with_feature_map(FeatureMap::Relu).with_scale(0.125).validate().unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -65,10 +65,10 @@ pub struct Config {
     pub key_dim: u32,
     /// V, the width of v and o: 1 to [`MAX_DIM`].
     pub value_dim: u32,
-    /// φ, of keys and, unless `query_map` says otherwise, of queries.
+    /// φ, of keys and, unless `query_feature_map` says otherwise, of queries.
     pub feature_map: FeatureMap,
     /// Another φ for queries, of as many features.
-    pub query_map: Option<FeatureMap>,
+    pub query_feature_map: Option<FeatureMap>,
     /// Whether rows of q and k are divided by their lengths before φ:
     /// x / (Σ x_i² + 1e-6)^(1/2), with flash-linear-attention's eps.
     pub l2_norm: bool,
@@ -81,19 +81,56 @@ pub struct Config {
 }
 
 impl Config {
-    /// elu + 1, normalised with eps = 1e-6, scale 1, f32.
+    /// elu + 1, normalised with eps = 0, scale 1, f32.
     #[must_use]
     pub fn new(key_dim: u32, value_dim: u32) -> Self {
         Self {
             key_dim,
             value_dim,
             feature_map: FeatureMap::default(),
-            query_map: None,
+            query_feature_map: None,
             l2_norm: false,
             normalization: Normalization::default(),
             scale: 1.0,
             dtype: Dtype::default(),
         }
+    }
+
+    /// With another φ, of keys and, unless [`Config::with_query_feature_map`] says otherwise, of
+    /// queries.
+    #[must_use]
+    pub fn with_feature_map(self, feature_map: FeatureMap) -> Self {
+        Self { feature_map, ..self }
+    }
+
+    /// With a φ of queries that is not that of keys.
+    #[must_use]
+    pub fn with_query_feature_map(self, feature_map: FeatureMap) -> Self {
+        Self { query_feature_map: Some(feature_map), ..self }
+    }
+
+    /// With or without division of rows by their L2 norms before φ.
+    #[must_use]
+    pub fn with_l2_norm(self, l2_norm: bool) -> Self {
+        Self { l2_norm, ..self }
+    }
+
+    /// With another denominator.
+    #[must_use]
+    pub fn with_normalization(self, normalization: Normalization) -> Self {
+        Self { normalization, ..self }
+    }
+
+    /// With another scale s.
+    #[must_use]
+    pub fn with_scale(self, scale: f32) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// With another element type of q, k, v and o.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// Whether a pipeline can be made of it.
@@ -152,13 +189,19 @@ impl Config {
     /// φ of queries.
     #[must_use]
     pub fn query_map(&self) -> &FeatureMap {
-        self.query_map.as_ref().unwrap_or(&self.feature_map)
+        self.query_feature_map.as_ref().unwrap_or(&self.feature_map)
     }
 
     /// F.
     #[must_use]
     pub fn features(&self) -> u32 {
         self.key_map().features(self.key_dim)
+    }
+
+    /// Whether o is divided by a sum of weights, for which a state has a nu.
+    #[must_use]
+    pub fn is_normalized(&self) -> bool {
+        self.normalization.eps().is_some()
     }
 
     /// Whether no weight φ(q) . φ(k) can be negative, so that the denominator is their sum.
@@ -192,7 +235,7 @@ impl Config {
     }
 
     /// Whether tensors and states are read sixteen bytes at a time.
-    pub(crate) fn is_quads(&self) -> bool {
+    pub(crate) fn is_vec4(&self) -> bool {
         [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))
     }
 }

@@ -53,14 +53,6 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Bf16 => 2,
-        }
-    }
-
     /// The nearest number that it can store, ties to even.
     #[must_use]
     pub fn round(self, x: f32) -> f32 {
@@ -103,15 +95,17 @@ impl Dtype {
         Cow::Owned(bytes)
     }
 
-    /// The first `len` numbers of a tensor that was read back as 32-bit words
-    /// ([`Readback`](crate::Readback) has them as f32, bit for bit).
+    /// The first `len` elements of a tensor from its bytes: the reverse of [`Dtype::encode`], for
+    /// what a [`Readback`](crate::Readback) brought back.
     #[must_use]
-    pub fn decode(self, words: &[f32], len: usize) -> Vec<f32> {
-        let halves = || bytemuck::cast_slice::<f32, u16>(words).iter().take(len);
+    pub fn decode(self, bytes: &[u8], len: usize) -> Vec<f32> {
+        let halves = || bytes.chunks_exact(2).take(len).map(bytemuck::pod_read_unaligned::<u16>);
         match self {
-            Self::F32 => words.iter().take(len).copied().collect(),
-            Self::F16 => halves().map(|bits| f16::from_bits(*bits).to_f32()).collect(),
-            Self::Bf16 => halves().map(|bits| bf16::from_bits(*bits).to_f32()).collect(),
+            Self::F32 => {
+                bytes.chunks_exact(4).take(len).map(bytemuck::pod_read_unaligned).collect()
+            }
+            Self::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            Self::Bf16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
         }
     }
 }

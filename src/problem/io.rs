@@ -3,31 +3,27 @@
 use std::borrow::Cow;
 
 use crate::error::Error;
+use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::phi::Phi;
 use crate::problem::feature_map::weights::Weights;
-use crate::problem::shape::Lens;
-
-/// A state as slices: mu `[N,G,F,V]`, nu `[N,G,F]`.
-#[derive(Clone, Copy, Debug)]
-pub struct StateSlices<'a> {
-    /// The accumulated key-value state.
-    pub mu: &'a [f32],
-    /// The accumulated key state.
-    pub nu: &'a [f32],
-}
+use crate::problem::shape::Shape;
+use crate::problem::state::StateSlices;
+use crate::problem::tensor::Tensor;
 
 /// The inputs of a call as slices, row-major. q, k and v are rounded to
 /// [`Config::dtype`](crate::Config::dtype) before anything is computed.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Inputs<'a> {
     /// q `[B,T,H,K]`.
     pub q: &'a [f32],
     /// k `[B,T,G,K]`.
     pub k: &'a [f32],
-    /// v `[B,T,G,V]`.
+    /// v `[B,T,E,V]`.
     pub v: &'a [f32],
     /// The state before the first token; `None` is zero.
-    pub initial: Option<StateSlices<'a>>,
+    pub initial_state: Option<StateSlices<'a>>,
     /// The weights of the feature maps, where they need any.
     pub weights: Option<&'a Weights>,
 }
@@ -36,33 +32,43 @@ impl<'a> Inputs<'a> {
     /// From a zero state.
     #[must_use]
     pub fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        Self { q, k, v, initial: None, weights: None }
+        Self { q, k, v, initial_state: None, weights: None }
     }
 
-    /// From the state that an earlier call ended with.
+    /// From the state that an earlier call ended with. `nu` is empty where o is not normalised.
     #[must_use]
-    pub fn with_initial(self, mu: &'a [f32], nu: &'a [f32]) -> Self {
-        Self { initial: Some(StateSlices { mu, nu }), ..self }
+    pub fn with_initial_state(self, mu: &'a [f32], nu: &'a [f32]) -> Self {
+        Self { initial_state: Some(StateSlices { mu, nu }), ..self }
     }
 
-    /// With the weights of the feature maps.
+    /// With the weights of the feature maps, if they have any.
     #[must_use]
-    pub fn with_weights(self, weights: &'a Weights) -> Self {
-        Self { weights: Some(weights), ..self }
+    pub fn with_weights(self, weights: impl Into<Option<&'a Weights>>) -> Self {
+        Self { weights: weights.into(), ..self }
     }
 
-    /// Whether every slice has the length the shape asks for, and every number is finite.
+    /// Whether a call accepts them: every slice has the length that the shape asks for, every
+    /// element is finite, also as the config's dtype stores it, the weights are those that the maps
+    /// need, and every feature φ(k) is finite in f32. (A query may be of any size where o is
+    /// normalised.)
     ///
     /// # Errors
     ///
-    /// [`Error::Len`] or [`Error::NonFinite`], naming the first that fails.
-    pub fn check(&self, lens: &Lens) -> Result<(), Error> {
-        let mut slices = vec![("q", self.q, lens.q), ("k", self.k, lens.k), ("v", self.v, lens.v)];
-        if let Some(initial) = self.initial {
-            slices.push(("initial_mu", initial.mu, lens.mu));
-            slices.push(("initial_nu", initial.nu, lens.nu));
+    /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`] or
+    /// [`Error::Weights`], naming the first that fails.
+    pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
+        config.validate()?;
+        let lens = shape.lens(config)?;
+        let mut slices = vec![
+            (Tensor::Q.name(), self.q, lens.q, config.dtype),
+            (Tensor::K.name(), self.k, lens.k, config.dtype),
+            (Tensor::V.name(), self.v, lens.v, config.dtype),
+        ];
+        if let Some(initial_state) = self.initial_state {
+            slices.push(("initial_mu", initial_state.mu, lens.mu, Dtype::F32));
+            slices.push(("initial_nu", initial_state.nu, lens.nu, Dtype::F32));
         }
-        for (tensor, slice, required) in slices {
+        for (tensor, slice, required, dtype) in slices {
             if slice.len() as u64 != required {
                 return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
             }
@@ -70,21 +76,21 @@ impl<'a> Inputs<'a> {
                 let actual = slice[index].to_string();
                 return Err(Error::NonFinite { tensor, index: index as u64, actual });
             }
-        }
-        Ok(())
-    }
-}
-
-impl Inputs<'_> {
-    /// Whether what a dtype stores of q, k and v is finite as well.
-    pub(crate) fn check_range(&self, dtype: Dtype) -> Result<(), Error> {
-        for (tensor, slice) in [("q", self.q), ("k", self.k), ("v", self.v)] {
             if let Some(index) = slice.iter().position(|x| !dtype.round(*x).is_finite()) {
                 let actual = format!("{}, infinite in {}", slice[index], dtype.name());
                 return Err(Error::NonFinite { tensor, index: index as u64, actual });
             }
         }
-        Ok(())
+        self.weights.unwrap_or(&Weights::default()).check(config, shape)?;
+        let phi = Phi::of_keys(config, self.weights);
+        let [_, k, _] = self.rounded(config.dtype);
+        match phi.non_finite_feature(&k, shape.key_heads as usize) {
+            None => Ok(()),
+            Some((index, feature)) => {
+                let (index, actual) = (index as u64, feature.to_string());
+                Err(Error::NonFinite { tensor: "phi(k)", index, actual })
+            }
+        }
     }
 
     /// q, k and v as a dtype stores them.
@@ -100,11 +106,11 @@ impl Inputs<'_> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {
-    /// o `[B,T,H,V]`, from a device as [`Config::dtype`](crate::Config::dtype) stores it.
+    /// o `[B,T,max(H,E),V]`, from a device as [`Config::dtype`](crate::Config::dtype) stores it.
     pub o: Vec<f32>,
-    /// The final mu `[N,G,F,V]`.
+    /// The final mu `[N,E,F,V]`.
     pub mu: Vec<f32>,
-    /// The final nu `[N,G,F]`.
+    /// The final nu `[N,E,F]`; empty where o is not normalised.
     pub nu: Vec<f32>,
 }
 
@@ -112,41 +118,4 @@ impl Output {
     pub(crate) fn new(o: Vec<f32>, mu: Vec<f32>, nu: Vec<f32>) -> Self {
         Self { o, mu, nu }
     }
-}
-
-/// mu and nu of N sequences as buffers hold them: for each, mu `[G,F,V]` and then nu `[G,F]`.
-///
-/// ```
-/// use linear_attention::state::{join_states, split_states};
-///
-/// let (mu, nu) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0]);
-/// let states = join_states(2, &mu, &nu);
-/// assert_eq!(states, [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
-/// assert_eq!(split_states(2, mu.len(), &states), (mu.to_vec(), nu.to_vec()));
-/// ```
-#[must_use]
-pub fn join_states(sequences: usize, mu: &[f32], nu: &[f32]) -> Vec<f32> {
-    let n = sequences.max(1);
-    let mut states = Vec::with_capacity(mu.len() + nu.len());
-    for (mu, nu) in
-        mu.chunks(mu.len().div_ceil(n).max(1)).zip(nu.chunks(nu.len().div_ceil(n).max(1)))
-    {
-        states.extend_from_slice(mu);
-        states.extend_from_slice(nu);
-    }
-    states
-}
-
-/// The reverse of [`join_states`], where `mu_len` elements of `states` are mu's.
-#[must_use]
-pub fn split_states(sequences: usize, mu_len: usize, states: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let n = sequences.max(1);
-    let mu_len = mu_len / n;
-    let (mut mu, mut nu) = (Vec::new(), Vec::new());
-    for state in states.chunks(states.len().div_ceil(n).max(1)) {
-        let (first, rest) = state.split_at(mu_len.min(state.len()));
-        mu.extend_from_slice(first);
-        nu.extend_from_slice(rest);
-    }
-    (mu, nu)
 }

@@ -5,3 +5,5 @@ pub(crate) mod dtype;
 pub(crate) mod feature_map;
 pub(crate) mod io;
 pub(crate) mod shape;
+pub(crate) mod state;
+pub(crate) mod tensor;

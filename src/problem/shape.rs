@@ -5,19 +5,25 @@ use std::sync::Arc;
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
+use crate::problem::tensor::Tensor;
 
 /// What is computed: the sizes that change from call to call.
 ///
 /// ```
 /// use linear_attention::Shape;
+/// use linear_attention::shape::PackedLimits;
 ///
 /// // Two sequences of 1024 tokens, 32 query heads that share 8 key/value heads.
 /// let equal = Shape::new(2, 1024, 32).with_kv_heads(8);
+/// // 16 query and key heads, 32 value heads, as Qwen3-Next has them: o has 32 heads.
+/// let grouped_values = Shape::new(1, 1024, 16).with_value_heads(32);
+/// assert_eq!(grouped_values.output_heads(), 32);
 /// // Three sequences of different lengths along one axis T; one of them is empty.
 /// let packed = Shape::packed(&[700, 0, 3], 32).with_kv_heads(8);
 /// assert_eq!((packed.batch, packed.seq_len, packed.sequences()), (1, 703, 3));
 /// // Up to 64 sequences of up to 4 tokens whose lengths and states a buffer will tell.
-/// let decode = Shape::packed_at_most(64, 256, 4, 32).with_slots(1000);
+/// let limits = PackedLimits { sequences: 64, tokens: 256, max_len: 4 };
+/// let decode = Shape::packed_up_to(limits, 32).with_slots(1000);
 /// assert_eq!(decode.sequences(), 64);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,8 +35,11 @@ pub struct Shape {
     pub seq_len: u32,
     /// H, query heads.
     pub heads: u32,
-    /// G, key/value heads; divides H. Query head h reads key/value head h / (H/G).
-    pub kv_heads: u32,
+    /// G, key heads; divides E. Value head e reads key head e / (E/G).
+    pub key_heads: u32,
+    /// E, value heads, each with a state of its own; divides H or is a multiple of it. Query head h
+    /// reads value head h / (H/E), or value head e is read by query head e / (E/H).
+    pub value_heads: u32,
     /// How sequences lie along T.
     pub packing: Packing,
     /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
@@ -47,7 +56,7 @@ pub enum Packing {
     /// Side by side along T, with these numbers of tokens; their sum is T.
     Lengths(Arc<[u32]>),
     /// Side by side along T, with lengths that a buffer tells when the call runs.
-    AtMost {
+    UpTo {
         /// N, the sequences that the buffer has entries for; those it does not need are empty.
         sequences: u32,
         /// Tokens of the longest.
@@ -55,12 +64,24 @@ pub enum Packing {
     },
 }
 
+/// The most that a call of [`Shape::packed_up_to`] has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a literal names each number, and there are no more")]
+pub struct PackedLimits {
+    /// N, sequences.
+    pub sequences: u32,
+    /// T, tokens of all sequences together.
+    pub tokens: u32,
+    /// Tokens of one sequence.
+    pub max_len: u32,
+}
+
 impl Shape {
-    /// A shape in which every query head has a key/value head of its own.
+    /// A shape in which every query head has a key and a value head of its own.
     #[must_use]
     pub fn new(batch: u32, seq_len: u32, heads: u32) -> Self {
         let packing = Packing::Equal;
-        Self { batch, seq_len, heads, kv_heads: heads, packing, slots: None }
+        Self { batch, seq_len, heads, key_heads: heads, value_heads: heads, packing, slots: None }
     }
 
     /// N sequences of these lengths, side by side along one axis T without padding, as
@@ -73,20 +94,33 @@ impl Shape {
         Self { packing: Packing::Lengths(lengths.into()), ..Self::new(1, seq_len, heads) }
     }
 
-    /// Up to `sequences` sequences of up to `max_len` tokens each and `tokens` together, side
-    /// by side along T. Which they are is read when the call runs, from what
-    /// [`Sequences`](crate::serve::Sequences) says, so one plan and one binding serve every step of an
-    /// engine.
+    /// Sequences within `limits`, contiguous along T. The call reads which they are when it runs,
+    /// from [`Sequences`](crate::serve::Sequences), so that one plan and one binding serve every
+    /// step of an engine.
     #[must_use]
-    pub fn packed_at_most(sequences: u32, tokens: u32, max_len: u32, heads: u32) -> Self {
-        let packing = Packing::AtMost { sequences, max_len };
+    pub fn packed_up_to(limits: PackedLimits, heads: u32) -> Self {
+        let PackedLimits { sequences, tokens, max_len } = limits;
+        let packing = Packing::UpTo { sequences, max_len };
         Self { packing, ..Self::new(1, tokens, heads) }
     }
 
-    /// The same with G key/value heads, each read by H/G query heads.
+    /// The same with `kv_heads` key heads and as many value heads: G = E, each read by H/E query
+    /// heads.
     #[must_use]
     pub fn with_kv_heads(self, kv_heads: u32) -> Self {
-        Self { kv_heads, ..self }
+        Self { key_heads: kv_heads, value_heads: kv_heads, ..self }
+    }
+
+    /// The same with G key heads, each read by E/G value heads.
+    #[must_use]
+    pub fn with_key_heads(self, key_heads: u32) -> Self {
+        Self { key_heads, ..self }
+    }
+
+    /// The same with E value heads.
+    #[must_use]
+    pub fn with_value_heads(self, value_heads: u32) -> Self {
+        Self { value_heads, ..self }
     }
 
     /// The same with states in a pool of `slots` slots: each sequence's is read from its slot
@@ -96,13 +130,34 @@ impl Shape {
         Self { slots: Some(slots), ..self }
     }
 
+    /// max(H,E), the heads of o.
+    #[must_use]
+    pub fn output_heads(&self) -> u32 {
+        self.heads.max(self.value_heads)
+    }
+
+    /// Output heads that read one value head: max(H,E)/E.
+    pub(crate) fn value_group(&self) -> u32 {
+        self.output_heads() / self.value_heads.max(1)
+    }
+
+    /// Output heads that one query head has: max(H,E)/H.
+    pub(crate) fn query_group(&self) -> u32 {
+        self.output_heads() / self.heads.max(1)
+    }
+
+    /// Value heads that read one key head: E/G.
+    pub(crate) fn key_group(&self) -> u32 {
+        self.value_heads / self.key_heads.max(1)
+    }
+
     /// N, the sequences of a call.
     #[must_use]
     pub fn sequences(&self) -> u32 {
         match &self.packing {
             Packing::Equal => self.batch,
             Packing::Lengths(lengths) => u32::try_from(lengths.len()).unwrap_or(u32::MAX),
-            Packing::AtMost { sequences, .. } => *sequences,
+            Packing::UpTo { sequences, .. } => *sequences,
         }
     }
 
@@ -112,7 +167,7 @@ impl Shape {
         match &self.packing {
             Packing::Equal => self.seq_len,
             Packing::Lengths(lengths) => lengths.iter().copied().max().unwrap_or(0),
-            Packing::AtMost { max_len, .. } => (*max_len).min(self.seq_len),
+            Packing::UpTo { max_len, .. } => (*max_len).min(self.seq_len),
         }
     }
 
@@ -131,7 +186,7 @@ impl Shape {
         match &self.packing {
             Packing::Equal => Some(from(&mut (0..self.batch).map(|_| self.seq_len))),
             Packing::Lengths(lengths) => Some(from(&mut lengths.iter().copied())),
-            Packing::AtMost { .. } => None,
+            Packing::UpTo { .. } => None,
         }
     }
 
@@ -140,28 +195,52 @@ impl Shape {
         self.packing != Packing::Equal
     }
 
-    /// Elements of each tensor.
+    /// Elements of each tensor. T = 0 is a call as well: o is empty, and the final state is the
+    /// initial one.
     ///
     /// # Errors
     ///
-    /// A size that is zero, G not dividing H, a tensor of 2^32 elements or more.
+    /// A size that is zero and is not T's; G not dividing E; E neither dividing H nor a multiple of
+    /// it; lengths that do not add up to T; a tensor of 2^32 elements or more.
     pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
         for (what, size) in [
             ("batch", self.batch),
             ("sequences", self.sequences()),
-            ("seq_len", self.seq_len),
-            ("max_len", self.max_len()),
             ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
+            ("key_heads", self.key_heads),
+            ("value_heads", self.value_heads),
             ("slots", self.slots.unwrap_or(1)),
         ] {
             if size == 0 {
                 return Err(PlanError::Zero { what });
             }
         }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(PlanError::Heads { heads: self.heads, kv_heads: self.kv_heads });
+        self.check_heads()?;
+        self.check_lengths()?;
+        let len = |tensor: Tensor| tensor.len(config, self);
+        Ok(Lens {
+            q: len(Tensor::Q)?,
+            k: len(Tensor::K)?,
+            v: len(Tensor::V)?,
+            o: len(Tensor::O)?,
+            mu: len(Tensor::Mu)?,
+            nu: len(Tensor::Nu)?,
+            state: len(Tensor::InitialState)?,
+        })
+    }
+
+    fn check_heads(&self) -> Result<(), PlanError> {
+        let Self { heads, key_heads, value_heads, .. } = *self;
+        if !value_heads.is_multiple_of(key_heads) {
+            return Err(PlanError::KeyHeads { value_heads, key_heads });
         }
+        if !heads.is_multiple_of(value_heads) && !value_heads.is_multiple_of(heads) {
+            return Err(PlanError::ValueHeads { heads, value_heads });
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self) -> Result<(), PlanError> {
         if self.is_packed() && self.batch != 1 {
             return Err(PlanError::PackedBatch { actual: self.batch });
         }
@@ -174,27 +253,8 @@ impl Shape {
                 return Err(PlanError::Lengths { required: self.seq_len, actual: sum });
             }
         }
-        let (b, t, h, g) = (self.batch, self.seq_len, self.heads, self.kv_heads);
-        let (k, v, n) = (config.key_dim, config.value_dim, self.sequences());
-        let f = config.features();
-        Ok(Lens {
-            q: elements("q", &[b, t, h, k])?,
-            k: elements("k", &[b, t, g, k])?,
-            v: elements("v", &[b, t, g, v])?,
-            o: elements("o", &[b, t, h, v])?,
-            mu: elements("mu", &[n, g, f, v])?,
-            nu: elements("nu", &[n, g, f])?,
-            state: elements("state", &[n, state_len(config, g)?])?,
-        })
+        Ok(())
     }
-}
-
-/// Elements of the state of one sequence: mu `[G,F,V]`, then nu `[G,F]`.
-pub(crate) fn state_len(config: &Config, kv_heads: u32) -> Result<u32, PlanError> {
-    let len =
-        elements("state", &[kv_heads, config.features(), config.value_dim.saturating_add(1)])?;
-    // `elements` refuses what 32 bits cannot index.
-    Ok(len as u32)
 }
 
 /// Elements of each tensor of a [`Shape`].
@@ -205,23 +265,14 @@ pub struct Lens {
     pub q: u64,
     /// k `[B,T,G,K]`.
     pub k: u64,
-    /// v `[B,T,G,V]`.
+    /// v `[B,T,E,V]`.
     pub v: u64,
-    /// o `[B,T,H,V]`.
+    /// o `[B,T,max(H,E),V]`.
     pub o: u64,
-    /// mu `[N,G,F,V]`.
+    /// mu `[N,E,F,V]`.
     pub mu: u64,
-    /// nu `[N,G,F]`.
+    /// nu `[N,E,F]`; 0 where nothing is divided.
     pub nu: u64,
-    /// Both as buffers hold them: for each sequence mu `[G,F,V]`, then nu `[G,F]`.
+    /// Both as buffers hold them: for each sequence mu `[E,F,V]`, then nu `[E,F]` if there is one.
     pub state: u64,
-}
-
-/// The product of `sizes`, if 32 bits can index it.
-pub(crate) fn elements(what: &'static str, sizes: &[u32]) -> Result<u64, PlanError> {
-    let product = sizes.iter().try_fold(1u64, |product, size| product.checked_mul((*size).into()));
-    match product {
-        Some(n) if n <= u64::from(u32::MAX) => Ok(n),
-        _ => Err(PlanError::TooManyElements { what, actual: product.unwrap_or(u64::MAX) }),
-    }
 }

@@ -1,8 +1,10 @@
 //! The definition: every token weighs every token up to itself, in f64.
 
-use super::{Output64, Phi, Rows, check_weights, normalized, token_ranges};
+use super::heads::Heads;
+use super::{Output64, normalized, token_ranges};
 use crate::error::Error;
 use crate::problem::config::Config;
+use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 
@@ -14,64 +16,94 @@ use crate::problem::shape::Shape;
 ///
 /// A config, shape or inputs that no call would accept.
 pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output64, Error> {
-    config.validate()?;
+    inputs.check(config, shape)?;
     let lens = shape.lens(config)?;
-    inputs.check(&lens)?;
-    check_weights(config, shape, inputs.weights)?;
     let [q, k, v] = inputs.rounded(config.dtype);
     let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let (features, value_dim) = (config.features() as usize, config.value_dim as usize);
-    let rows = Rows::new(shape);
-    let group = rows.heads / rows.kv_heads;
-    let (q, _) =
-        Phi::of_queries(config, inputs.weights, group, false).rows::<f64>(inputs.q, rows.heads);
-    let (k, _) = Phi::of_keys(config, inputs.weights).rows::<f64>(inputs.k, rows.kv_heads);
-    let initial = |state: usize, f: usize, c: usize| {
-        inputs.initial.map_or(0.0, |s| f64::from(s.mu[(state * features + f) * value_dim + c]))
+    let heads = Heads::new(shape);
+    let keys = key_rows(config, inputs, &heads);
+    let queries = query_rows(config, inputs, &heads, lens.o as usize / value_dim);
+    let initial_mu = |state: usize, f: usize, c: usize| {
+        inputs
+            .initial_state
+            .map_or(0.0, |s| f64::from(s.mu[(state * features + f) * value_dim + c]))
     };
     let initial_nu = |state: usize, f: usize| {
-        inputs.initial.map_or(0.0, |s| f64::from(s.nu[state * features + f]))
+        inputs.initial_state.map_or(0.0, |s| f64::from(s.nu[state * features + f]))
     };
+    let key = |t: usize, e: usize| &keys[heads.key_row(t, e) * features..][..features];
+    let value =
+        |t: usize, e: usize, c: usize| f64::from(inputs.v[heads.value_row(t, e) * value_dim + c]);
 
     let mut out = Output64::zeros(&lens);
     for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
-        for h in 0..rows.heads {
-            let g = rows.kv_head(h);
-            let state = n * rows.kv_heads + g;
+        for h in 0..heads.output {
+            let e = heads.value_head(h);
+            let state = n * heads.value + e;
             for i in tokens.clone() {
-                let q_i = &q[rows.q(i, h) * features..][..features];
-                let weight = |j: usize| -> f64 {
-                    let k_j = &k[rows.kv(j, g) * features..][..features];
-                    q_i.iter().zip(k_j).map(|(q, k)| q * k).sum()
-                };
-                let weights: Vec<f64> = (tokens.start..=i).map(weight).collect();
-                let initial_weight: f64 =
-                    (0..features).map(|f| q_i[f] * initial_nu(state, f)).sum();
-                let total = initial_weight + weights.iter().sum::<f64>();
+                let row = heads.output_row(i, h);
+                let (query, gain) = &queries[row];
+                let dot = |key: &[f64]| query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
+                let weights: Vec<f64> = (tokens.start..=i).map(|j| dot(key(j, e))).collect();
+                let mut total = weights.iter().sum::<f64>();
+                if config.is_normalized() {
+                    total += (0..features).map(|f| query[f] * initial_nu(state, f)).sum::<f64>();
+                }
                 for c in 0..value_dim {
-                    let before: f64 = (0..features).map(|f| q_i[f] * initial(state, f, c)).sum();
-                    let seen: f64 = weights
-                        .iter()
-                        .zip(tokens.start..)
-                        .map(|(w, j)| w * f64::from(inputs.v[rows.kv(j, g) * value_dim + c]))
-                        .sum();
-                    out.o[rows.q(i, h) * value_dim + c] = normalized(config, before + seen, total);
+                    let before: f64 =
+                        (0..features).map(|f| query[f] * initial_mu(state, f, c)).sum();
+                    let seen: f64 =
+                        weights.iter().zip(tokens.start..).map(|(w, j)| w * value(j, e, c)).sum();
+                    out.o[row * value_dim + c] = normalized(config, before + seen, total, *gain);
                 }
             }
         }
-        for g in 0..rows.kv_heads {
-            let state = n * rows.kv_heads + g;
-            let key = |t: usize, f: usize| k[rows.kv(t, g) * features + f];
+        for e in 0..heads.value {
+            let state = n * heads.value + e;
             for f in 0..features {
-                out.nu[state * features + f] =
-                    initial_nu(state, f) + tokens.clone().map(|t| key(t, f)).sum::<f64>();
+                if config.is_normalized() {
+                    out.nu[state * features + f] =
+                        initial_nu(state, f) + tokens.clone().map(|t| key(t, e)[f]).sum::<f64>();
+                }
                 for c in 0..value_dim {
-                    let value = |t: usize| f64::from(inputs.v[rows.kv(t, g) * value_dim + c]);
-                    out.mu[(state * features + f) * value_dim + c] = initial(state, f, c)
-                        + tokens.clone().map(|t| key(t, f) * value(t)).sum::<f64>();
+                    out.mu[(state * features + f) * value_dim + c] = initial_mu(state, f, c)
+                        + tokens.clone().map(|t| key(t, e)[f] * value(t, e, c)).sum::<f64>();
                 }
             }
         }
     }
     Ok(out)
+}
+
+/// φ of the rows of k.
+fn key_rows(config: &Config, inputs: Inputs<'_>, heads: &Heads) -> Vec<f64> {
+    let phi = Phi::of_keys(config, inputs.weights);
+    let mut features = vec![0.0; config.features() as usize];
+    let rows = inputs.k.chunks(config.key_dim as usize).enumerate();
+    rows.flat_map(|(row, x)| {
+        phi.row(x, row % heads.key, &mut features);
+        features.clone()
+    })
+    .collect()
+}
+
+/// φ of the query of each of `rows` rows of o, with its gain.
+fn query_rows(
+    config: &Config,
+    inputs: Inputs<'_>,
+    heads: &Heads,
+    rows: usize,
+) -> Vec<(Vec<f64>, f64)> {
+    let phi = Phi::of_queries(config, inputs.weights);
+    let key_dim = config.key_dim as usize;
+    let query = |row: usize| {
+        let (t, h) = (row / heads.output, row % heads.output);
+        let x = &inputs.q[heads.query_row(t, h) * key_dim..][..key_dim];
+        let key_head = heads.key_head(heads.value_head(h));
+        let mut features = vec![0.0; config.features() as usize];
+        let gain = phi.row(x, phi.weights_head(heads.query_head(h), key_head), &mut features);
+        (features, gain)
+    };
+    (0..rows).map(query).collect()
 }

@@ -2,7 +2,7 @@
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::scope::scoped;
+use crate::device::buffers::init_buffer;
 use crate::error::{BindError, PoolError};
 use crate::plan::Plan;
 use crate::problem::shape::Shape;
@@ -45,31 +45,25 @@ impl Batch {
     ///
     /// [`PoolError::NotPooled`] for a plan without slots, [`PoolError::Pool`] where the pool has
     /// other slots than the plan, or no memory for the buffer.
-    pub fn new(device: &wgpu::Device, plan: &Plan, pool: &StatePool) -> Result<Self, PoolError> {
+    pub fn new(plan: &Plan, pool: &StatePool) -> Result<Self, PoolError> {
         let shape = plan.shape();
         let slots = shape.slots.ok_or(PoolError::NotPooled)?;
         pool.check_plan(plan, slots)?;
-        let buffer = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.sequences"),
-                size: plan.sequences_size(),
-                usage: BufferUsages::STORAGE | BufferUsages::COPY_DST,
-                mapped_at_creation: true,
-            })
-        })
-        .map_err(|message| PoolError::Device { message })?;
+        let mut status_and_words = vec![0];
+        status_and_words.extend(words(shape, &[], &[]));
         let binding = pool.binding();
-        let mut batch = Self {
-            buffer,
+        Ok(Self {
+            buffer: init_buffer(
+                pool.device(),
+                "linear_attention.sequences",
+                bytemuck::cast_slice(&status_and_words),
+                BufferUsages::STORAGE | BufferUsages::COPY_DST,
+            )?,
             shape: shape.clone(),
             pool: pool.id(),
             pool_buffer: binding.buffer.clone(),
             pool_offset: binding.offset,
-        };
-        let mut words = vec![0];
-        words.extend(batch.words(&[], &[]));
-        batch.fill(&words)?;
-        Ok(batch)
+        })
     }
 
     /// Whether it belongs to what is bound with it.
@@ -85,15 +79,6 @@ impl Batch {
             pool.buffer == &self.pool_buffer && pool.offset == self.pool_offset
         };
         if pool.is_some_and(is_pool) { Ok(()) } else { Err(BindError::Batch { what: "pool" }) }
-    }
-
-    fn fill(&mut self, words: &[u32]) -> Result<(), PoolError> {
-        self.buffer
-            .get_mapped_range_mut(..)
-            .map_err(|error| PoolError::Device { message: error.to_string() })?
-            .copy_from_slice(bytemuck::cast_slice(words));
-        self.buffer.unmap();
-        Ok(())
     }
 
     pub(crate) fn binding(&self) -> BufferBinding<'_> {
@@ -144,30 +129,30 @@ impl Batch {
             return refuse("tokens", tokens, all);
         }
         let lengths: Vec<u32> = entries.iter().map(|entry| entry.tokens).collect();
-        let words = self.words(&lengths, &slots);
+        let words = words(&self.shape, &lengths, &slots);
         // Behind the status, which the shaders write.
         queue.write_buffer(&self.buffer, 4, bytemuck::cast_slice(&words));
         Ok(())
     }
+}
 
-    /// `cu_seqlens` where the shape is packed, then slots; entries beyond these are not in use.
-    fn words(&self, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
-        let n = self.shape.sequences() as usize;
-        let mut words = Vec::with_capacity(2 * n + 1);
-        if self.shape.is_packed() {
-            words.push(0);
-            let ends = lengths.iter().scan(0u32, |end, len| {
-                // At most `tokens`, as `write` has checked.
-                *end = end.saturating_add(*len);
-                Some(*end)
-            });
-            words.extend(ends);
-            let end = words.last().copied().unwrap_or(0);
-            words.resize(n + 1, end);
-        }
-        let begin = words.len();
-        words.extend_from_slice(slots);
-        words.resize(begin + n, u32::MAX);
-        words
+/// `cu_seqlens` where the shape is packed, then slots; entries beyond these are not in use.
+fn words(shape: &Shape, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
+    let n = shape.sequences() as usize;
+    let mut words = Vec::with_capacity(2 * n + 1);
+    if shape.is_packed() {
+        words.push(0);
+        let ends = lengths.iter().scan(0u32, |end, len| {
+            // At most `tokens`, as `write` has checked.
+            *end = end.saturating_add(*len);
+            Some(*end)
+        });
+        words.extend(ends);
+        let end = words.last().copied().unwrap_or(0);
+        words.resize(n + 1, end);
     }
+    let begin = words.len();
+    words.extend_from_slice(slots);
+    words.resize(begin + n, u32::MAX);
+    words
 }

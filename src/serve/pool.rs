@@ -5,19 +5,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wgpu::{BufferAddress, BufferBinding, BufferUsages};
 
-use crate::device::buffers::init_buffer;
-use crate::device::scope::scoped;
+use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::error::PoolError;
 use crate::plan::Plan;
 use crate::problem::config::Config;
-use crate::problem::shape::{elements, state_len};
+use crate::problem::tensor::{elements, state_len};
 use crate::serve::slots::{Slot, Slots};
 use crate::serve::snapshot::{self, Snapshot};
 
 /// A buffer of states, and which of them are in use.
 ///
-/// A slot holds what one sequence has, for one layer: mu `[G,F,V]` and then nu `[G,F]` in f32,
-/// [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
+/// A slot holds what one sequence has, for one layer: mu `[E,F,V]` and then, where o is normalised,
+/// nu `[E,F]`, in f32, [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
 ///
 /// All methods take `&self`; share it in an `Arc`. Those that take an encoder record into it,
 /// and what they record happens where it stands among the rest of the encoder's work: a slot is
@@ -26,13 +25,14 @@ use crate::serve::snapshot::{self, Snapshot};
 /// encoders in the order in which they were recorded.
 #[derive(Debug)]
 pub struct StatePool {
+    device: wgpu::Device,
     config: Config,
-    kv_heads: u32,
+    value_heads: u32,
     buffer: wgpu::Buffer,
     offset: BufferAddress,
     state_size: BufferAddress,
-    /// A copy passes through here: WebGPU refuses one within a buffer.
-    passage: wgpu::Buffer,
+    /// A copy goes through this buffer: WebGPU refuses one within a buffer.
+    staging: wgpu::Buffer,
     slots: Mutex<Slots>,
 }
 
@@ -46,12 +46,12 @@ impl StatePool {
     /// # Errors
     ///
     /// A config out of range, or a state that 32 bits cannot index.
-    pub fn state_size(config: &Config, kv_heads: u32) -> Result<BufferAddress, PoolError> {
+    pub fn state_size(config: &Config, value_heads: u32) -> Result<BufferAddress, PoolError> {
         config.validate().map_err(crate::error::PlanError::from)?;
-        if kv_heads == 0 {
-            return Err(crate::error::PlanError::Zero { what: "kv_heads" }.into());
+        if value_heads == 0 {
+            return Err(crate::error::PlanError::Zero { what: "value_heads" }.into());
         }
-        Ok(4 * u64::from(state_len(config, kv_heads)?))
+        Ok(4 * u64::from(state_len(config, value_heads)?))
     }
 
     /// Bytes of a pool of `slots` slots.
@@ -59,8 +59,8 @@ impl StatePool {
     /// # Errors
     ///
     /// As [`StatePool::state_size`]; or a pool that 32 bits cannot index.
-    pub fn size(config: &Config, kv_heads: u32, slots: u32) -> Result<BufferAddress, PoolError> {
-        let state_size = Self::state_size(config, kv_heads)?;
+    pub fn size(config: &Config, value_heads: u32, slots: u32) -> Result<BufferAddress, PoolError> {
+        let state_size = Self::state_size(config, value_heads)?;
         if slots == 0 {
             return Err(crate::error::PlanError::Zero { what: "slots" }.into());
         }
@@ -75,10 +75,10 @@ impl StatePool {
     pub fn new(
         device: &wgpu::Device,
         config: &Config,
-        kv_heads: u32,
+        value_heads: u32,
         slots: u32,
     ) -> Result<Self, PoolError> {
-        let size = Self::size(config, kv_heads, slots)?;
+        let size = Self::size(config, value_heads, slots)?;
         let limits = device.limits();
         let required = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         if size > required {
@@ -87,16 +87,8 @@ impl StatePool {
                 crate::error::PlanError::PoolTooLarge { required, actual: size, largest }.into()
             );
         }
-        let buffer = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.pool"),
-                size,
-                usage: USAGES,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| PoolError::Device { message })?;
-        Self::in_buffer(device, config, kv_heads, slots, buffer.as_entire_buffer_binding())
+        let buffer = empty_buffer(device, "linear_attention.pool", size, USAGES)?;
+        Self::in_buffer(device, config, value_heads, slots, buffer.as_entire_buffer_binding())
     }
 
     /// A pool in a range of the caller's buffer, which must have the usages `STORAGE`,
@@ -109,12 +101,12 @@ impl StatePool {
     pub fn in_buffer(
         device: &wgpu::Device,
         config: &Config,
-        kv_heads: u32,
+        value_heads: u32,
         slots: u32,
         binding: BufferBinding<'_>,
     ) -> Result<Self, PoolError> {
-        let required = Self::size(config, kv_heads, slots)?;
-        let state_size = Self::state_size(config, kv_heads)?;
+        let required = Self::size(config, value_heads, slots)?;
+        let state_size = Self::state_size(config, value_heads)?;
         let (buffer, offset) = (binding.buffer, binding.offset);
         if !buffer.usage().contains(USAGES) {
             return Err(PoolError::Usage { actual: format!("{:?}", buffer.usage()) });
@@ -128,22 +120,16 @@ impl StatePool {
         if actual < required {
             return Err(PoolError::TooSmall { required, actual });
         }
-        let passage = scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("linear_attention.passage"),
-                size: state_size,
-                usage: BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
-        .map_err(|message| PoolError::Device { message })?;
+        let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let staging = empty_buffer(device, "linear_attention.staging", state_size, usage)?;
         Ok(Self {
+            device: device.clone(),
             config: config.clone(),
-            kv_heads,
+            value_heads,
             buffer: buffer.clone(),
             offset,
             state_size,
-            passage,
+            staging,
             slots: Mutex::new(Slots::new(slots)),
         })
     }
@@ -169,8 +155,8 @@ impl StatePool {
 
     /// G of its states.
     #[must_use]
-    pub fn kv_heads(&self) -> u32 {
-        self.kv_heads
+    pub fn value_heads(&self) -> u32 {
+        self.value_heads
     }
 
     /// A slot, whose state the encoder sets to zero.
@@ -273,15 +259,14 @@ impl StatePool {
     /// [`PoolError::Slot`], or no memory for the copy.
     pub fn snapshot(
         &self,
-        device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         slot: Slot,
     ) -> Result<Snapshot, PoolError> {
         let index = self.index(slot)?;
         Snapshot::record(
-            device,
+            &self.device,
             encoder,
-            snapshot::Header::new(&self.config, self.kv_heads),
+            snapshot::Header::new(&self.config, self.value_heads),
             (&self.buffer, self.at(index), self.state_size),
         )
     }
@@ -295,17 +280,13 @@ impl StatePool {
     /// taken then.
     pub fn restore(
         &self,
-        device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         bytes: &[u8],
     ) -> Result<Slot, PoolError> {
-        let header = snapshot::Header::new(&self.config, self.kv_heads);
+        let header = snapshot::Header::new(&self.config, self.value_heads);
         let state = header.open(bytes, self.state_size)?;
-        let failed = |message| PoolError::Device { message };
-        let upload = scoped(device, || {
-            init_buffer(device, "linear_attention.restore", state, BufferUsages::COPY_SRC)
-        });
-        let upload = upload.and_then(|upload| upload).map_err(failed)?;
+        let label = "linear_attention.restore";
+        let upload = init_buffer(&self.device, label, state, BufferUsages::COPY_SRC)?;
         let slot = self.take(1)?[0];
         encoder.copy_buffer_to_buffer(
             &upload,
@@ -317,25 +298,29 @@ impl StatePool {
         Ok(slot)
     }
 
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.lock().pool()
     }
 
     /// Whether a plan's states are this pool's.
     pub(crate) fn check_plan(&self, plan: &Plan, slots: u32) -> Result<(), PoolError> {
-        let states = |config: &Config, kv_heads| snapshot::Header::new(config, kv_heads);
+        let states = |config: &Config, value_heads| snapshot::Header::new(config, value_heads);
         let refuse = |what, required: String, actual: String| {
             Err(PoolError::Pool { what, required, actual })
         };
-        let kv_heads = plan.shape().kv_heads;
-        if kv_heads != self.kv_heads {
-            return refuse("kv_heads", kv_heads.to_string(), self.kv_heads.to_string());
+        let value_heads = plan.shape().value_heads;
+        if value_heads != self.value_heads {
+            return refuse("value_heads", value_heads.to_string(), self.value_heads.to_string());
         }
         if slots != self.capacity() {
             return refuse("slots", slots.to_string(), self.capacity().to_string());
         }
         // Of the config only what a snapshot names as well: sizes and the feature map.
-        if states(plan.config(), kv_heads) != states(&self.config, kv_heads) {
+        if states(plan.config(), value_heads) != states(&self.config, value_heads) {
             let [required, actual] = [plan.config(), &self.config].map(|config| {
                 let (k, v) = (config.key_dim, config.value_dim);
                 format!("K = {k}, V = {v}, {}", config.feature_map.name())
@@ -354,10 +339,10 @@ impl StatePool {
     }
 
     fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, from: Slot, to: &[Slot]) {
-        let (size, passage) = (self.state_size, &self.passage);
-        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index()), passage, 0, size);
+        let (size, staging) = (self.state_size, &self.staging);
+        encoder.copy_buffer_to_buffer(&self.buffer, self.at(from.index()), staging, 0, size);
         for slot in to {
-            encoder.copy_buffer_to_buffer(passage, 0, &self.buffer, self.at(slot.index()), size);
+            encoder.copy_buffer_to_buffer(staging, 0, &self.buffer, self.at(slot.index()), size);
         }
     }
 

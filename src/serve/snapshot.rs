@@ -11,17 +11,20 @@ use crate::problem::feature_map::FeatureMap;
 /// A copy of a state on its way to the host, recorded by
 /// [`StatePool::snapshot`](crate::serve::StatePool::snapshot). Dropping it abandons the copy.
 ///
-/// The bytes that it becomes are little-endian: 40 bytes of header, then mu `[G,F,V]` and
-/// nu `[G,F]` in f32.
+/// The bytes that it becomes are little-endian: 44 bytes of header, then mu `[E,F,V]` and, where o is
+/// normalised, nu `[E,F]`, in f32.
 ///
 /// | bytes | what |
 /// | --- | --- |
 /// | 0 .. 8 | `linattn` and a zero |
-/// | 8 .. 12 | the version of this format, 1 |
+/// | 8 .. 12 | the version of this format, 2 |
 /// | 12 .. 16 | CRC-32 of all the other bytes |
-/// | 16 .. 28 | G, F, V |
+/// | 16 .. 28 | E, F, V |
 /// | 28 .. 32 | the feature map, as a number: a state of one map is nonsense to another |
-/// | 32 .. 40 | bytes after the header |
+/// | 32 .. 36 | 1 where there is a nu, otherwise 0 |
+/// | 36 .. 44 | bytes after the header |
+///
+/// Version 1 had a nu in any case, and is refused.
 #[derive(Debug)]
 pub struct Snapshot {
     header: Header,
@@ -35,16 +38,17 @@ pub(crate) struct Header {
     magic: [u8; 8],
     version: u32,
     checksum: u32,
-    kv_heads: u32,
+    value_heads: u32,
     features: u32,
     value_dim: u32,
     feature_map: u32,
+    has_nu: u32,
     /// Two words, so that the struct has no padding anywhere.
     len: [u32; 2],
 }
 
 const MAGIC: [u8; 8] = *b"linattn\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = size_of::<Header>();
 
 impl Snapshot {
@@ -54,9 +58,7 @@ impl Snapshot {
         header: Header,
         source: (&wgpu::Buffer, BufferAddress, BufferAddress),
     ) -> Result<Self, PoolError> {
-        let readback = Readback::record_ranges(device, encoder, &[source])
-            .map_err(|error| PoolError::Device { message: error.to_string() })?;
-        Ok(Self { header, readback })
+        Ok(Self { header, readback: Readback::record_ranges(device, encoder, &[source])? })
     }
 
     /// The bytes, once the submission that holds the copy has run. Polls the device itself.
@@ -64,9 +66,8 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`PoolError::Device`] where the device was lost or the copy could not be read.
-    pub async fn read(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
-        let header = self.header;
-        header.seal(self.readback.read(device).await)
+    pub async fn read(self) -> Result<Vec<u8>, PoolError> {
+        Ok(self.header.seal(&self.readback.read().await?.concat()))
     }
 
     /// The same, blocking this thread until the device is done.
@@ -75,9 +76,8 @@ impl Snapshot {
     ///
     /// As [`Snapshot::read`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait(self, device: &wgpu::Device) -> Result<Vec<u8>, PoolError> {
-        let header = self.header;
-        header.seal(self.readback.wait(device))
+    pub fn wait(self) -> Result<Vec<u8>, PoolError> {
+        Ok(self.header.seal(&self.readback.wait()?.concat()))
     }
 }
 
@@ -97,15 +97,16 @@ fn map_number(config: &Config) -> u32 {
 }
 
 impl Header {
-    pub(crate) fn new(config: &Config, kv_heads: u32) -> Self {
+    pub(crate) fn new(config: &Config, value_heads: u32) -> Self {
         Self {
             magic: MAGIC,
             version: VERSION.to_le(),
             checksum: 0,
-            kv_heads: kv_heads.to_le(),
+            value_heads: value_heads.to_le(),
             features: config.features().to_le(),
             value_dim: config.value_dim.to_le(),
             feature_map: map_number(config).to_le(),
+            has_nu: u32::from(config.is_normalized()).to_le(),
             len: [0; 2],
         }
     }
@@ -115,17 +116,14 @@ impl Header {
         self
     }
 
-    fn seal(self, read: Result<Vec<Vec<f32>>, crate::error::Error>) -> Result<Vec<u8>, PoolError> {
-        let failed = |message| PoolError::Device { message };
-        let tensors = read.map_err(|error| failed(error.to_string()))?;
-        let state = tensors.first().ok_or_else(|| failed("nothing was read back".to_owned()))?;
-        let mut header = self.with_len(4 * state.len() as u64);
+    /// A header like this one, and after it a state, little-endian as buffers are on any host.
+    fn seal(self, state: &[u8]) -> Vec<u8> {
+        let mut header = self.with_len(state.len() as u64);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
-        // As the device has them: wgpu's buffers are little-endian, whatever the host.
-        bytes.extend_from_slice(bytemuck::cast_slice(state));
+        bytes.extend_from_slice(state);
         header.checksum = checksum(&bytes).to_le();
         bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
-        Ok(bytes)
+        bytes
     }
 
     /// The numbers after a header like this one, if all is as it was written.
@@ -147,10 +145,11 @@ impl Header {
         }
         let expected = self.with_len(state_size);
         for (what, expected, found) in [
-            ("kv_heads", expected.kv_heads, found.kv_heads),
+            ("value_heads", expected.value_heads, found.value_heads),
             ("features", expected.features, found.features),
             ("value_dim", expected.value_dim, found.value_dim),
             ("feature map", expected.feature_map, found.feature_map),
+            ("has_nu", expected.has_nu, found.has_nu),
         ] {
             if expected != found {
                 let [expected, found] = [expected, found].map(|x| u32::from_le(x).to_string());
@@ -183,29 +182,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::problem::config::Normalization;
 
     fn header() -> Header {
         Header::new(&Config::new(3, 5), 2)
     }
 
     fn sealed() -> Vec<u8> {
-        header().seal(Ok(vec![(0..36).map(|i| i as f32 - 7.5).collect()])).unwrap()
+        let state: Vec<f32> = (0..36).map(|i| i as f32 - 7.5).collect();
+        header().seal(bytemuck::cast_slice(&state))
     }
 
     #[test]
     fn opens_what_it_sealed() {
         let bytes = sealed();
-        assert_eq!(bytes.len(), 40 + 4 * 36);
-        assert_eq!(header().open(&bytes, 144).unwrap(), &bytes[40..]);
+        assert_eq!(bytes.len(), 44 + 4 * 36);
+        assert_eq!(header().open(&bytes, 144).unwrap(), &bytes[44..]);
     }
 
     #[test]
     fn other_states_are_refused_by_name() {
         let bytes = sealed();
-        let mut map = Config::new(3, 5);
-        map.feature_map = crate::problem::feature_map::FeatureMap::Relu;
+        let map = Config::new(3, 5).with_feature_map(FeatureMap::Relu);
         for (header, size, what) in [
-            (Header::new(&Config::new(3, 5), 3), 216, "kv_heads must be 3, found 2"),
+            (Header::new(&Config::new(3, 5), 3), 216, "value_heads must be 3, found 2"),
             (Header::new(&Config::new(4, 5), 2), 192, "features must be 4, found 3"),
             (Header::new(&Config::new(3, 6), 2), 168, "value_dim must be 6, found 5"),
             (Header::new(&map, 2), 144, "feature map must be 1, found 2"),
@@ -213,16 +213,31 @@ mod tests {
             let error = header.open(&bytes, size).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
-        let mut newer = bytes;
-        newer[8] = 2;
-        let error = header().open(&newer, 144).unwrap_err().to_string();
-        assert!(error.contains("version must be 1, found 2"), "{error}");
+        for version in [1, 3] {
+            let mut other = bytes.clone();
+            other[8] = version;
+            let error = header().open(&other, 144).unwrap_err().to_string();
+            assert!(error.contains(&format!("version must be 2, found {version}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_state_without_nu_says_so() {
+        let mut config = Config::new(3, 5);
+        config.normalization = Normalization::None;
+        let without = Header::new(&config, 2);
+        let bytes = without.seal(bytemuck::cast_slice(&[1.0f32; 30]));
+        assert_eq!(without.open(&bytes, 120).unwrap(), &bytes[44..]);
+        let error = header().open(&bytes, 144).unwrap_err().to_string();
+        assert!(error.contains("has_nu must be 1, found 0"), "{error}");
+        let error = without.open(&sealed(), 120).unwrap_err().to_string();
+        assert!(error.contains("has_nu must be 0, found 1"), "{error}");
     }
 
     proptest! {
         /// Whatever happens to the bytes is noticed, and nothing panics.
         #[test]
-        fn damage_is_refused(at in 0usize..184, flip in 1u8..=255, cut in 0usize..184) {
+        fn damage_is_refused(at in 0usize..188, flip in 1u8..=255, cut in 0usize..188) {
             let bytes = sealed();
             let mut damaged = bytes.clone();
             damaged[at] ^= flip;

@@ -3,7 +3,7 @@
 use wgpu::BufferBinding;
 
 use crate::device::readback::Readback;
-use crate::error::Error;
+use crate::error::DeviceError;
 
 /// How many entries the shaders had to ignore, on its way to the host: for what the device tells,
 /// since what the host tells is checked before.
@@ -25,7 +25,7 @@ impl Status {
         device: &wgpu::Device,
         encoder: &mut wgpu::CommandEncoder,
         sequences: &BufferBinding<'_>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         let range = (sequences.buffer, sequences.offset, 4);
         Ok(Self { readback: Readback::record_ranges(device, encoder, &[range])? })
     }
@@ -34,9 +34,9 @@ impl Status {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] where the device was lost or the copy could not be read.
-    pub async fn read(self, device: &wgpu::Device) -> Result<u32, Error> {
-        self.readback.read(device).await.map(|read| count(&read))
+    /// The device was lost, or the copy could not be read.
+    pub async fn read(self) -> Result<u32, DeviceError> {
+        self.readback.read().await.map(|words| count(&words))
     }
 
     /// The same, blocking this thread until the device is done.
@@ -45,12 +45,11 @@ impl Status {
     ///
     /// As [`Status::read`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait(self, device: &wgpu::Device) -> Result<u32, Error> {
-        self.readback.wait(device).map(|read| count(&read))
+    pub fn wait(self) -> Result<u32, DeviceError> {
+        self.readback.wait().map(|words| count(&words))
     }
 }
 
-/// A readback has f32s, bit for bit what the buffer held.
-fn count(read: &[Vec<f32>]) -> u32 {
-    read.first().and_then(|words| words.first()).map_or(0, |word| word.to_bits())
+fn count(words: &[Vec<u32>]) -> u32 {
+    words.iter().flatten().next().copied().unwrap_or(0)
 }

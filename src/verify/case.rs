@@ -1,6 +1,5 @@
 //! A problem of the harness, and its inputs.
 
-use crate::kernel::layout::feature_blocks;
 use crate::plan::MAX_DECODE_LEN;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -9,8 +8,9 @@ use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::projection::Projection;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
-use crate::problem::io::{Inputs, StateSlices};
-use crate::problem::shape::{Lens, Shape};
+use crate::problem::io::Inputs;
+use crate::problem::shape::{Lens, PackedLimits, Shape};
+use crate::problem::state::StateSlices;
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]
@@ -63,9 +63,9 @@ impl Case {
             matches!(config.feature_map, FeatureMap::Identity | FeatureMap::Relu | FeatureMap::Elu);
         if config.dtype != Dtype::F32 {
             "16 bits"
-        } else if feature_blocks(config) > 1 {
+        } else if config.features() > 256 {
             "F in blocks"
-        } else if !is_early || config.query_map.is_some() || config.l2_norm {
+        } else if !is_early || config.query_feature_map.is_some() || config.l2_norm {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
             "steps and short runs"
@@ -101,8 +101,12 @@ impl Case {
             return known;
         }
         let (sequences, tokens) = (known.sequences() + 2, known.seq_len + 5);
-        let mut shape = Shape::packed_at_most(sequences, tokens, known.max_len(), known.heads)
-            .with_kv_heads(known.kv_heads);
+        let mut shape = Shape::packed_up_to(
+            PackedLimits { sequences, tokens, max_len: known.max_len() },
+            known.heads,
+        )
+        .with_key_heads(known.key_heads)
+        .with_value_heads(known.value_heads);
         shape.slots = known.slots.map(|slots| slots + 2);
         shape
     }
@@ -166,8 +170,9 @@ pub(crate) struct Drawn {
 
 impl Drawn {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let initial = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
-        Inputs { q: &self.q, k: &self.k, v: &self.v, initial, weights: self.weights.as_ref() }
+        let initial_state = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
+        let weights = self.weights.as_ref();
+        Inputs { q: &self.q, k: &self.k, v: &self.v, initial_state, weights }
     }
 }
 

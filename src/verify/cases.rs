@@ -14,9 +14,7 @@ pub fn cases() -> Vec<Case> {
     use FeatureMap::{Elu, Identity, Relu};
     let sum = Normalization::default();
     let case = |name, [b, t, h, g, k, v]: [u32; 6], map, normalization, initial, segments| {
-        let mut config = Config::new(k, v);
-        config.feature_map = map;
-        config.normalization = normalization;
+        let config = Config::new(k, v).with_feature_map(map).with_normalization(normalization);
         let shape = Shape::new(b, t, h).with_kv_heads(g);
         Case { initial, segments, ..Case::new(name, config, shape) }
     };
@@ -50,6 +48,19 @@ pub fn cases() -> Vec<Case> {
     large_eps.config.normalization = Normalization::Sum { eps: 50.0 };
     large_eps.config.scale = 0.125;
     cases.push(large_eps);
+    // Value heads beside key and query heads, and a call without tokens.
+    let heads = |name, [b, t, h, g, e]: [u32; 5], initial, segments| {
+        let shape = Shape::new(b, t, h).with_key_heads(g).with_value_heads(e);
+        Case { initial, segments, ..Case::new(name, Config::new(16, 16), shape) }
+    };
+    cases.extend([
+        // name, [B, T, H, G, E], initial state, segments
+        heads("grouped-values", [2, 70, 2, 2, 6], true, 3),
+        heads("grouped-values-one-key", [1, 40, 2, 1, 4], true, 1),
+        heads("grouped-keys", [1, 40, 8, 1, 4], true, 2),
+        heads("grouped-values-step", [3, 1, 2, 2, 4], true, 0),
+        heads("no-tokens", [2, 0, 2, 2, 2], true, 0),
+    ]);
     cases.extend(packed_cases());
     cases.extend(half_cases());
     cases.extend(map_cases());
@@ -133,10 +144,10 @@ fn map_cases() -> Vec<Case> {
         }
     }
     let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
-    apart.config.query_map = Some(Softmax);
+    apart.config.query_feature_map = Some(Softmax);
     let mut projected =
         case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost);
-    projected.config.query_map = Some(T2r { features: 16 });
+    projected.config.query_feature_map = Some(T2r { features: 16 });
     projected.weights = WeightHeads::new(0, 4);
     let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, ByHost);
     l2_norm.config.l2_norm = true;
@@ -188,8 +199,7 @@ fn half_cases() -> Vec<Case> {
     use Dtype::{Bf16, F16};
     use Told::{ByHost, LengthsAndSlots, Slots};
     let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
-        let mut config = Config::new(k, v);
-        config.dtype = dtype;
+        let config = Config::new(k, v).with_dtype(dtype);
         Case { initial, segments, told, ..Case::new(name, config, shape.with_kv_heads(g)) }
     };
     let (equal, packed) = (Shape::new, Shape::packed);

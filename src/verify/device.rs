@@ -9,13 +9,15 @@ use crate::attention::LinearAttention;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::readback::Readback;
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
-use crate::problem::io::{Output, join_states, split_states};
-use crate::reference::{self, Output64, Phi};
+use crate::problem::feature_map::phi::Phi;
+use crate::problem::io::Output;
+use crate::problem::state;
+use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
 
 /// Every tensor of a case on the device, and the scratch between its stages.
@@ -23,10 +25,10 @@ struct Buffers {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
-    out: wgpu::Buffer,
+    o: wgpu::Buffer,
     /// The states of the sequences, unless they are in a pool.
     initial: Option<wgpu::Buffer>,
-    final_: wgpu::Buffer,
+    final_state: wgpu::Buffer,
     sequences: wgpu::Buffer,
     weights: Option<WeightsBuffer>,
     scratch: wgpu::Buffer,
@@ -51,7 +53,7 @@ pub(super) async fn check(
     seed: u64,
 ) -> Vec<Row> {
     let limits = on.device.limits();
-    let planned = |shape| Plan::with_tuning(&case.config, &shape, &limits, tuning);
+    let planned = |shape| Plan::new(&case.config, &shape, &limits, tuning);
     let made = planned(case.device_shape())
         .and_then(|plan| Ok((plan, planned(case.known_shape())?)))
         .map_err(Error::from);
@@ -69,7 +71,7 @@ impl Run<'_> {
     async fn rows(&self) -> Result<Vec<Row>, Error> {
         let (case, inputs) = (self.case, self.drawn.inputs());
         let truth = reference::recurrent(&case.config, &case.shape, inputs)?;
-        let mirror = reference::chunked_with_plan(&self.known, inputs)?;
+        let mirror = reference::mirror_with_plan(&self.known, inputs)?;
         let (found, _) = self.run(&Stage::ALL, None).await?;
         let mut rows = compare(case, "whole", &truth, &mirror, &found);
         // With one segment there is nothing between the stages; and what a buffer says of the
@@ -115,18 +117,18 @@ impl Run<'_> {
         let On { device, queue, blocks } = self.on;
         let buffers = self.buffers(scratch)?;
         let whole = wgpu::Buffer::as_entire_buffer_binding;
-        let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.out);
+        let mut tensors = Tensors::new(&buffers.q, &buffers.k, &buffers.v, &buffers.o);
         if self.plan.shape().slots.is_some() {
-            tensors.pool = Some(whole(&buffers.final_));
+            tensors.pool = Some(whole(&buffers.final_state));
         } else {
-            tensors.initial = buffers.initial.as_ref().map(whole);
-            tensors.final_ = Some(whole(&buffers.final_));
+            tensors.initial_state = buffers.initial.as_ref().map(whole);
+            tensors.final_state = Some(whole(&buffers.final_state));
         }
         let sequences = || Sequences::Device(whole(&buffers.sequences));
         tensors.sequences = self.plan.reads_sequences().then(sequences);
         tensors.weights = buffers.weights.as_ref().map(WeightsBuffer::binding);
-        let scratch = whole(&buffers.scratch);
-        let bound = self.attention.bind(device, &self.plan, &tensors, scratch)?;
+        let scratch = Some(whole(&buffers.scratch));
+        let bound = self.attention.bind(&self.plan, &tensors, scratch)?;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.verify"),
         });
@@ -136,37 +138,38 @@ impl Run<'_> {
                 self.attention.dispatch_stage(&mut pass, &bound, *stage);
             }
         }
-        let sources = [&buffers.out, &buffers.final_, &buffers.scratch, &buffers.sequences];
+        let sources = [&buffers.o, &buffers.final_state, &buffers.scratch, &buffers.sequences];
         let readback = Readback::record(device, &mut encoder, &sources)?;
         queue.submit([encoder.finish()]);
         let mut tensors = match blocks {
             #[cfg(not(target_arch = "wasm32"))]
-            true => readback.wait(device)?,
-            _ => readback.read(device).await?,
+            true => readback.wait::<u8>()?,
+            _ => readback.read::<u8>().await?,
         }
         .into_iter();
         let mut next = || tensors.next().unwrap_or_default();
         let o = self.plan.config().dtype.decode(&next(), self.plan.lens().o as usize);
-        let output = self.output(o, next());
-        let mut scratch = next();
+        let output = self.output(o, bytemuck::pod_collect_to_vec(&next()));
+        let mut scratch: Vec<f32> = bytemuck::pod_collect_to_vec(&next());
         scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
-        let ignored = next().first().map_or(0, |status| status.to_bits());
+        let ignored = next().first_chunk().map_or(0, |status| u32::from_ne_bytes(*status));
         if ignored > 0 {
             let message = format!("{ignored} entries were ignored that are as they must be");
-            return Err(Error::Device { message });
+            return Err(DeviceError::new("linear_attention.sequences", message).into());
         }
         Ok((output, scratch))
     }
 
-    /// What is the case's of the output, and the states of its sequences. What is nobody's
-    /// must be as it was, not a number: otherwise nothing is returned, which no row accepts.
+    /// What is the case's of the output, and the states of its sequences. Rows of o
+    /// that belong to no sequence must be zero, and slots that belong to none as they were, not a
+    /// number: otherwise nothing is returned, which no row accepts.
     fn output(&self, mut o: Vec<f32>, states: Vec<f32>) -> Output {
         let lens = self.known.lens();
         let beyond = o.split_off(lens.o as usize);
         let sequences = self.known.shape().sequences() as usize;
         let len = self.state_len();
         let mut of_sequences = Vec::with_capacity(lens.state as usize);
-        let mut is_clean = beyond.iter().all(|x| x.is_nan());
+        let mut is_clean = beyond.iter().all(|x| *x == 0.0);
         if let Some(slots) = self.plan.shape().slots {
             for n in 0..sequences {
                 of_sequences.extend_from_slice(self.state(&states, slot(n, slots)));
@@ -179,7 +182,7 @@ impl Run<'_> {
         if !is_clean {
             of_sequences.clear();
         }
-        let (mu, nu) = split_states(sequences, lens.mu as usize, &of_sequences);
+        let (mu, nu) = state::split(sequences, lens.mu as usize, &of_sequences);
         Output::new(o, mu, nu)
     }
 
@@ -219,17 +222,17 @@ impl Run<'_> {
         let (lens, shape) = (self.plan.lens(), self.plan.shape());
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
-        let mut initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
-        let mut final_ = Vec::new();
+        let mut initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
+        let mut final_state = Vec::new();
         let mut final_len = lens.state;
         if let Some(slots) = shape.slots {
             // A new slot is zero; those of others are poisoned.
             let len = self.state_len();
             let states = initial.take().unwrap_or_else(|| vec![0.0; sequences * len]);
             final_len = u64::from(slots) * len as u64;
-            final_ = vec![f32::NAN; final_len as usize];
+            final_state = vec![f32::NAN; final_len as usize];
             for (n, state) in states.chunks(len).enumerate() {
-                final_[slot(n, slots) * len..][..len].copy_from_slice(state);
+                final_state[slot(n, slots) * len..][..len].copy_from_slice(state);
             }
         }
         let weights = self.drawn.weights.as_ref();
@@ -240,9 +243,9 @@ impl Run<'_> {
             q: rows("q", &self.drawn.q, lens.q),
             k: rows("k", &self.drawn.k, lens.k),
             v: rows("v", &self.drawn.v, lens.v),
-            out: rows("out", &[], lens.o),
+            o: rows("o", &[], lens.o),
             initial: initial.map(|states| buffer("initial", &states, lens.state)),
-            final_: buffer("final", &final_, final_len),
+            final_state: buffer("final_state", &final_state, final_len),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
             scratch: buffer(
                 "scratch",
@@ -272,22 +275,27 @@ impl Run<'_> {
 
     /// What a segment adds, in f64, straight from the sums.
     fn added_truth(&self, segment: &Segment) -> Vec<f64> {
-        let (config, kv_heads) = (&self.case.config, self.case.shape.kv_heads as usize);
+        let (config, shape) = (&self.case.config, &self.case.shape);
+        let (key_heads, value_heads) = (shape.key_heads as usize, shape.value_heads as usize);
         let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
         let features = config.features() as usize;
         let phi = Phi::of_keys(config, self.drawn.weights.as_ref());
         let mut state = vec![0.0; self.state_len()];
-        let (mu, nu) = state.split_at_mut(kv_heads * features * value_dim);
+        let (mu, nu) = state.split_at_mut(value_heads * features * value_dim);
         let mut key = vec![0.0; features];
         for t in segment.tokens.clone() {
-            for g in 0..kv_heads {
-                let row = t * kv_heads + g;
-                phi.row::<f64>(&self.drawn.k[row * key_dim..][..key_dim], g, &mut key);
+            for e in 0..value_heads {
+                let g = e / shape.key_group() as usize;
+                let x = &self.drawn.k[(t * key_heads + g) * key_dim..][..key_dim];
+                phi.row::<f64>(x, g, &mut key);
+                let value = &self.drawn.v[(t * value_heads + e) * value_dim..][..value_dim];
                 for (f, k) in key.iter().enumerate() {
-                    nu[g * features + f] += k;
-                    for c in 0..value_dim {
-                        mu[(g * features + f) * value_dim + c] +=
-                            k * f64::from(self.drawn.v[row * value_dim + c]);
+                    if config.is_normalized() {
+                        nu[e * features + f] += k;
+                    }
+                    let mu = &mut mu[(e * features + f) * value_dim..][..value_dim];
+                    for (mu, v) in mu.iter_mut().zip(value) {
+                        *mu += k * f64::from(*v);
                     }
                 }
             }
@@ -300,7 +308,7 @@ impl Run<'_> {
         let len = self.state_len();
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
-        let initial = initial.map(|(mu, nu)| join_states(sequences, mu, nu));
+        let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut sum = vec![0.0; len];
         let mut truth = Vec::with_capacity(segments.len() * len);
         let mut current = usize::MAX;

@@ -12,15 +12,19 @@ mod case;
 mod cases;
 mod compare;
 mod device;
+#[cfg(feature = "mutation")]
 mod mutation;
 
 pub use case::{Case, Told};
 pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
+#[cfg(feature = "mutation")]
 pub use mutation::Mutation;
 
 use crate::attention::LinearAttention;
 use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
+#[cfg(feature = "mutation")]
+use crate::bind::pipelines::Edit;
 use crate::error::ConfigError;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -39,6 +43,7 @@ pub struct Options {
     /// `None`.
     pub tuning: Option<Tuning>,
     /// A shader made wrong on purpose: the report must then fail.
+    #[cfg(feature = "mutation")]
     pub mutation: Option<Mutation>,
     /// A config of the caller's own, with a custom map, say: it alone is then checked, on a few
     /// shapes, with weights that are drawn.
@@ -52,9 +57,49 @@ impl Default for Options {
             checks: ShaderChecks::default(),
             filter: None,
             tuning: None,
+            #[cfg(feature = "mutation")]
             mutation: None,
             config: None,
         }
+    }
+}
+
+impl Options {
+    /// With inputs from another seed.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// With or without checks in the shaders.
+    #[must_use]
+    pub fn with_checks(self, checks: ShaderChecks) -> Self {
+        Self { checks, ..self }
+    }
+
+    /// With the cases alone whose name contains this.
+    #[must_use]
+    pub fn with_filter(self, filter: impl Into<String>) -> Self {
+        Self { filter: Some(filter.into()), ..self }
+    }
+
+    /// With sizes chosen by the caller; with those of the library for `None`.
+    #[must_use]
+    pub fn with_tuning(self, tuning: impl Into<Option<Tuning>>) -> Self {
+        Self { tuning: tuning.into(), ..self }
+    }
+
+    /// With a shader made wrong on purpose.
+    #[cfg(feature = "mutation")]
+    #[must_use]
+    pub fn with_mutation(self, mutation: Mutation) -> Self {
+        Self { mutation: Some(mutation), ..self }
+    }
+
+    /// With a config of the caller's own.
+    #[must_use]
+    pub fn with_config(self, config: Config) -> Self {
+        Self { config: Some(config), ..self }
     }
 }
 
@@ -133,6 +178,7 @@ async fn run_cases(
             on_row(&row);
             report.rows.push(row);
         }
+        #[cfg(feature = "mutation")]
         if options.mutation.is_some() && !report.passed() {
             break; // caught: the rest would only repeat it
         }
@@ -194,7 +240,7 @@ fn attention<'a>(
 ) -> Result<(&'a LinearAttention, Tuning), ConfigError> {
     let device_type = device.adapter_info().device_type;
     let mut tuning = match options.tuning {
-        Some(tuning) => tuning,
+        Some(tuning) => tuning.on(device_type),
         None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
     case.cut(&mut tuning);
@@ -205,15 +251,14 @@ fn attention<'a>(
     }
     let attention_options =
         AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
-    let attention = LinearAttention::with_shaders(
-        device,
-        case.config.clone(),
-        &attention_options,
-        |stage, wgsl| match options.mutation {
-            Some(mutation) => mutation.edit(stage, wgsl),
-            None => wgsl,
-        },
-    )?;
+    let config = case.config.clone();
+    #[cfg(not(feature = "mutation"))]
+    let edit = None;
+    #[cfg(feature = "mutation")]
+    let edit = options.mutation.map(|mutation| -> Edit {
+        std::sync::Arc::new(move |stage, wgsl| mutation.edit(stage, wgsl))
+    });
+    let attention = LinearAttention::with_edit(device, config, &attention_options, edit)?;
     compiled.push(attention);
     Ok((&compiled[compiled.len() - 1], tuning))
 }

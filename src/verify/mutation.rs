@@ -1,7 +1,5 @@
 //! Shaders made wrong on purpose: the proof that the harness can fail.
 
-use std::borrow::Cow;
-
 use crate::kernel::stage::Stage;
 
 /// A mistake that a kernel could have and the harness must catch.
@@ -32,8 +30,8 @@ pub enum Mutation {
     BlockForgotten,
     /// Projections are without their bias.
     BiasForgotten,
-    /// A row of FAVOR+ is mapped without its length.
-    LengthForgotten,
+    /// A row of FAVOR+ is mapped without its L2 norm.
+    NormForgotten,
 }
 
 impl Mutation {
@@ -51,105 +49,73 @@ impl Mutation {
         Self::StepNotWritten,
         Self::BlockForgotten,
         Self::BiasForgotten,
-        Self::LengthForgotten,
+        Self::NormForgotten,
     ];
 
-    /// The stage it is made in, and for each way the stage is written, the text it replaces
-    /// and the text in its place.
+    /// The stage it is made in, the text it replaces and the text in its place.
     #[must_use]
-    pub fn texts(self) -> (Stage, &'static [(&'static str, &'static str)]) {
+    pub fn texts(self) -> (Stage, &'static str, &'static str) {
         match self {
             Self::MaskOffByOne => (
                 Stage::SegmentOutput,
-                &[
-                    (
-                        "add_outer(mu, features_of(token, feature_thread), values_of(token, column_thread));",
-                        "if (token > 0u) { add_outer(mu, features_of(token - 1u, feature_thread), \
-                         values_of(token - 1u, column_thread)); }",
-                    ),
-                    (
-                        "add_outer(mu, k, value_quad(step, index), features);\n    \
-                         let sum = o + apply(mu, q, features);",
-                        "let sum = o + apply(mu, q, features);\n    \
-                         add_outer(mu, k, value_quad(step, index), features);",
-                    ),
-                ],
+                "update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));",
+                "if (i > 0u) { update(&mu, key(item, chunk, i - 1u, lane), \
+                 value(item, chunk, i - 1u, lane)); }",
             ),
-            Self::EpsDropped => (Stage::SegmentOutput, &[("SCALE * sum + EPS", "SCALE * sum")]),
+            Self::EpsDropped => {
+                (Stage::SegmentOutput, "SCALE * weight + EPS * gain", "SCALE * weight")
+            }
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
-                &[
-                    ("first < place.end; first", "first + params.chunk_len <= place.end; first"),
-                    (
-                        "tokens_begin + place.end - place.begin",
-                        "tokens_begin + place.end - place.begin - 1u",
-                    ),
-                ],
+                "t < item.end; t += params.chunk_len",
+                "t + max(params.chunk_len, 2u) <= item.end; t += params.chunk_len",
             ),
-            Self::StateNotCarried => (
-                Stage::SegmentOutput,
-                &[
-                    (
-                        "start_tile(start_state, place.feature_block, place.value_block, thread)",
-                        "Tile()",
-                    ),
-                    ("select(FEATURE_DIM, 0u, START == START_ZERO)", "0u"),
-                ],
-            ),
+            Self::StateNotCarried => {
+                (Stage::SegmentOutput, "load_tile(&mu, begin, item, lane);", "")
+            }
             Self::NormalizerForgotten => (
                 Stage::SegmentOutput,
-                &[("if (!NORMALIZE) { return SCALE; }", "if (true) { return SCALE; }")],
+                "if (!NORMALIZE) { return SCALE; }",
+                "if (true) { return SCALE; }",
             ),
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,
-                &[(
-                    "select(vec4<f32>(0.0), element_wise(map, x), are_features(quad))",
-                    "element_wise(map, select(vec4<f32>(0.0), x, are_features(quad)))",
-                )],
+                "select(vec4<f32>(0.0), activate(map, x, s), is_feature(f4))",
+                "activate(map, select(vec4<f32>(0.0), x, is_feature(f4)), s)",
             ),
             Self::ScanWithoutInitial => {
-                (Stage::StateScan, &[("sum = start[state * len + element];", "sum = Element();")])
+                (Stage::StateScan, "sum = state_in[state * len + element];", "sum = Element();")
             }
             Self::SlotIgnored => {
-                (Stage::DecodeStep, &[("state_at(sequence.state, g)", "state_at(n, g)")])
+                (Stage::DecodeStep, "sequence.state = slot_word(n);", "sequence.state = n;")
             }
             Self::LengthOffByOne => (
                 Stage::SequenceTable,
-                &[(
-                    "sequence.end = length_entry(n + 1u);",
-                    "sequence.end = min(length_entry(n + 1u) + 1u, params.tokens);",
-                )],
+                "end = length_word(n + 1u);",
+                "end = min(length_word(n + 1u) + 1u, params.total_tokens);",
             ),
-            Self::StepNotWritten => (
-                Stage::DecodeStep,
-                &[
-                    ("store_tile(&mu, state, 0u, slice, thread);", ""),
-                    ("store_row(state, feature, quad, a);", ""),
-                ],
-            ),
-            Self::BlockForgotten => {
-                (Stage::OutputSum, &[("block < FEATURE_BLOCKS", "block + 1u < FEATURE_BLOCKS")])
+            Self::StepNotWritten => {
+                (Stage::DecodeStep, "if (FINAL_STATE) { store_tile(&mu, at, item, lane); }", "")
             }
+            Self::BlockForgotten => (
+                Stage::OutputSum,
+                "block < FEATURE_BLOCKS; block++) {\n        let at",
+                "block + 1u < FEATURE_BLOCKS; block++) {\n        let at",
+            ),
             Self::BiasForgotten => (
                 Stage::SegmentOutput,
-                &[(
-                    "var sum = weights[at + 4u * ROW_QUADS * stride];",
-                    "var sum = vec4<f32>(0.0);",
-                )],
+                "var sum = weights[at + 4u * ROW_VEC4 * stride];",
+                "var sum = vec4<f32>(0.0);",
             ),
-            Self::LengthForgotten => {
-                (Stage::SegmentOutput, &[("vec4<f32>(0.5 * sum *", "vec4<f32>(0.0 * sum *")])
+            Self::NormForgotten => {
+                (Stage::SegmentOutput, "0.5 * squared_norm(row)", "0.0 * squared_norm(row)")
             }
         }
     }
 
-    pub(crate) fn edit(self, stage: Stage, wgsl: Cow<'static, str>) -> Cow<'static, str> {
-        let (edited, texts) = self.texts();
-        if stage != edited {
-            return wgsl;
-        }
-        let wrong = texts.iter().fold(wgsl.into_owned(), |wgsl, (from, to)| wgsl.replace(from, to));
-        Cow::Owned(wrong)
+    pub(crate) fn edit(self, stage: Stage, wgsl: String) -> String {
+        let (edited, from, to) = self.texts();
+        if stage == edited { wgsl.replace(from, to) } else { wgsl }
     }
 }
 
@@ -158,23 +124,42 @@ impl Mutation {
 mod tests {
     use super::Mutation;
     use crate::plan::tuning::Tuning;
-    use crate::problem::config::Config;
+    use crate::plan::{Plan, States};
+    use crate::problem::config::{Config, Normalization};
     use crate::problem::feature_map::FeatureMap;
+    use crate::problem::shape::{PackedLimits, Shape};
 
+    /// In a plan that has every stage of prompts, and in one of decoding.
     #[test]
     fn each_mutation_edits_one_place() {
         let limits = wgpu::Limits::default();
         for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
             for mutation in Mutation::ALL {
                 let mut config = Config::new(64, 64);
-                if matches!(mutation, Mutation::BiasForgotten | Mutation::LengthForgotten) {
-                    config.feature_map = FeatureMap::Favor { features: 64 };
+                let features = if mutation == Mutation::BlockForgotten { 1000 } else { 64 };
+                let is_of_rows = matches!(
+                    mutation,
+                    Mutation::BiasForgotten | Mutation::NormForgotten | Mutation::BlockForgotten
+                );
+                if is_of_rows {
+                    config.feature_map = FeatureMap::Favor { features };
+                }
+                if mutation == Mutation::EpsDropped {
+                    config.normalization = Normalization::Sum { eps: 1.0 };
                 }
                 let tuning = Tuning::new(&config, &limits, device_type).unwrap();
-                let (stage, texts) = mutation.texts();
-                let wgsl = stage.wgsl(&config, tuning.layout);
-                let places: usize = texts.iter().map(|(from, _)| wgsl.matches(from).count()).sum();
-                assert_eq!(places, 1, "{mutation:?} on {device_type:?}");
+                let shape = |max_len| {
+                    let limits = PackedLimits { sequences: 4, tokens: 4 * max_len, max_len };
+                    Shape::packed_up_to(limits, 2).with_slots(8)
+                };
+                let (stage, from, _) = mutation.texts();
+                let text = |max_len| {
+                    let plan = Plan::new(&config, &shape(max_len), &limits, &tuning).unwrap();
+                    plan.wgsl(stage, States::InPlace)
+                };
+                let wgsl = text(4000).or_else(|| text(2)).unwrap();
+                let count = wgsl.matches(from).count();
+                assert_eq!(count, 1, "{mutation:?} on {device_type:?}");
             }
         }
     }

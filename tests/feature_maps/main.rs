@@ -4,6 +4,7 @@
 
 mod golden;
 mod refusals;
+mod row_scale;
 mod softmax;
 mod traps;
 

@@ -26,7 +26,7 @@ fn sizes_out_of_range_are_refused() {
     assert!(Projection::draw(&wide, 8, 0).is_err());
     // The two sides must agree on F.
     let mut config = config_of(FeatureMap::Exp, 8, 8);
-    config.query_map = Some(FeatureMap::Taylor);
+    config.query_feature_map = Some(FeatureMap::Taylor);
     let error = config.validate().unwrap_err();
     assert!(matches!(error, ConfigError::FeatureMap { actual: 45, .. }), "{error}");
     // One custom map has room among the shaders.
@@ -36,9 +36,9 @@ fn sizes_out_of_range_are_refused() {
         )
     };
     let mut config = config_of(own("one", X_WGSL), 8, 8);
-    config.query_map = Some(own("one", X_WGSL));
+    config.query_feature_map = Some(own("one", X_WGSL));
     config.validate().unwrap();
-    config.query_map = Some(own("other", X_WGSL));
+    config.query_feature_map = Some(own("other", X_WGSL));
     let error = config.validate().unwrap_err();
     assert!(matches!(error, ConfigError::TwoCustomMaps { .. }), "{error}");
 }
@@ -129,7 +129,7 @@ fn weights_that_do_not_fit_are_refused() {
     );
     // Queries of another size have no weights in those of keys.
     let mut apart = config_of(FeatureMap::T2r { features: 8 }, 4, 4);
-    apart.query_map = Some(FeatureMap::Hedgehog);
+    apart.query_feature_map = Some(FeatureMap::Hedgehog);
     let what = "queries";
     assert_eq!(check(&apart, &Weights::new(projection(1, 8))), Err(WeightsError::Missing { what }));
     let both = Weights::apart(Some(projection(1, 8)), Some(projection(1, 4)));

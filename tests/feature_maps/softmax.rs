@@ -42,7 +42,7 @@ fn distance_from_softmax(map: FeatureMap, seed: u64) -> f64 {
         config.normalization = Normalization::SignedSum { eps: 1e-6 };
     }
     let weights = Weights::draw(&config, seed).unwrap();
-    let inputs = Inputs { weights: weights.as_ref(), ..Inputs::new(&q, &k, &v) };
+    let inputs = Inputs::new(&q, &k, &v).with_weights(weights.as_ref());
     relative_error(&recurrent(&config, &shape, inputs).unwrap().o, &exact)
 }
 

@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use linear_attention::error::ConfigError;
 use linear_attention::feature_map::Weights;
-use linear_attention::reference::{chunked, key_features, recurrent};
+use linear_attention::reference::{key_features, mirror, recurrent};
 use linear_attention::{Config, Dtype, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::{ALL, config_of, named};
@@ -13,15 +13,14 @@ use crate::{ALL, config_of, named};
 fn signs() {
     let may_be_negative = ["identity", "silu", "product:5", "fourier:8"];
     for name in ALL {
-        let mut config = Config::new(6, 6);
-        config.feature_map = named(name);
+        let config = Config::new(6, 6).with_feature_map(named(name));
         let refused = matches!(config.validate(), Err(ConfigError::SignedSum { .. }));
         assert_eq!(refused, may_be_negative.contains(&name), "{name}");
     }
     // Weights of taylor with itself are never negative; with another map they may be.
-    let mut config = Config::new(2, 1);
-    config.feature_map = FeatureMap::Taylor;
-    config.query_map = Some(FeatureMap::T2r { features: 6 });
+    let config = Config::new(2, 1)
+        .with_feature_map(FeatureMap::Taylor)
+        .with_query_feature_map(FeatureMap::T2r { features: 6 });
     assert!(matches!(config.validate(), Err(ConfigError::SignedSum { .. })));
 }
 
@@ -30,7 +29,7 @@ fn signs() {
 fn elu_does_not_cancel() {
     let x = [-15.0, -17.0, -18.0, -30.0, -80.0];
     let config = Config::new(5, 1);
-    let out = chunked(&config, &Shape::new(1, 1, 1), Inputs::new(&x, &x, &[1.0])).unwrap();
+    let out = mirror(&config, &Shape::new(1, 1, 1), Inputs::new(&x, &x, &[1.0])).unwrap();
     for (nu, x) in out.nu.iter().zip(x) {
         assert_relative_eq!(f64::from(*nu), f64::from(x).exp(), max_relative = 1e-6);
     }
@@ -79,7 +78,7 @@ fn no_map_sees_the_future() {
         let shape = Shape::new(1, tokens, 1);
         let run = |k: &[f32]| {
             let (q, v) = (numbers(1, 72), numbers(3, 36));
-            let inputs = Inputs { weights: weights.as_ref(), ..Inputs::new(&q, k, &v) };
+            let inputs = Inputs::new(&q, k, &v).with_weights(weights.as_ref());
             recurrent(&config, &shape, inputs).unwrap().o
         };
         let (mut k, before) = (numbers(2, 72), run(&numbers(2, 72)));
@@ -100,7 +99,7 @@ fn eps_survives_half_precision() {
         config.normalization = Normalization::Sum { eps: 1e-10 };
         let shape = Shape::new(1, 2, 1);
         let (q, k) = ([-1.0, -1.0, 1e-4, 0.0], [1.0, 1.0, 1e-4, 0.0]);
-        let o = chunked(&config, &shape, Inputs::new(&q, &k, &[5.0, 7.0])).unwrap().o;
+        let o = mirror(&config, &shape, Inputs::new(&q, &k, &[5.0, 7.0])).unwrap().o;
         assert_eq!(o[0], 0.0);
         assert!((o[1] - 5.0).abs() < 0.01, "{}", o[1]);
     }

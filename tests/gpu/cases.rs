@@ -82,33 +82,25 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     trials
 }
 
-/// Each layout has its own shaders, and a device runs one of them unasked: both are tested on every
-/// device.
+/// Each source of rows has its own shaders, and a device runs one of them unasked: both are tested on
+/// every device.
 pub(crate) fn both_layouts(gpu: &Gpu) -> [(&'static str, Tuning); 2] {
     let config = Config::new(64, 64);
-    [("workgroup", DeviceType::Other), ("thread", DeviceType::Cpu)].map(|(name, device_type)| {
-        let mut tuning = Tuning::new(&config, &gpu.device.limits(), device_type).unwrap();
-        // What the device itself needs holds in either layout.
-        tuning.max_loop_iterations = 65_000;
-        (name, tuning)
+    [("workgroup", DeviceType::Other), ("direct", DeviceType::Cpu)].map(|(name, device_type)| {
+        (name, Tuning::new(&config, &gpu.device.limits(), device_type).unwrap())
     })
 }
 
-/// Sizes that the device would not choose: the other layout, places narrower than V, chunks
-/// that end in the middle of a token's query rows.
+/// Layouts that the device would not choose: work items narrower than V, chunks that end in the middle
+/// of a token's query rows, one lane, many lanes.
 fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
     let device_type = gpu.device.adapter_info().device_type;
-    let mut tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
-    let mut with = |name, layout| {
-        tuning.layout = layout;
-        (name, tuning)
-    };
+    let tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    let with = |name, layout| (name, tuning.with_layout(layout));
     vec![
-        with(
-            "narrow-workgroup",
-            Layout::Workgroup { column_threads: 1, chunk_tokens: 3, chunk_queries: 5 },
-        ),
-        with("narrow-thread", Layout::Thread { value_quads: 2, threads: 3 }),
+        with("narrow", Layout::workgroup(16, 4, 1, 1).with_chunk(3, 5)),
+        with("one-lane", Layout::workgroup(64, 4, 8, 4)),
+        with("wide-tile", Layout::workgroup(8, 8, 4, 4)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::wgpu::{self, Features};
-use linear_attention::{Inputs, LinearAttention, Options, Shape};
+use linear_attention::{Inputs, LinearAttention, Options, Shape, States};
 
 use super::Test;
 use super::properties::numbers;
@@ -16,11 +16,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 fn prepare_compiles_for_bind(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let fresh = LinearAttention::new(&gpu.device, a.config().clone())?;
     let plan = fresh.plan(&Shape::new(1, 20, 1))?;
-    fresh.prepare(&gpu.device, &plan, false, true)?;
+    fresh.prepare(&plan, States::Final)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(20 * 16, salt));
     let inputs = Inputs::new(&q, &k, &v);
-    let found = fresh.run(&gpu.device, &gpu.queue, &Shape::new(1, 20, 1), inputs)?;
-    let expected = a.run(&gpu.device, &gpu.queue, &Shape::new(1, 20, 1), inputs)?;
+    let found = fresh.run(&gpu.queue, &Shape::new(1, 20, 1), inputs)?;
+    let expected = a.run(&gpu.queue, &Shape::new(1, 20, 1), inputs)?;
     if found == expected { Ok(()) } else { Err("another result".into()) }
 }
 
@@ -46,11 +46,10 @@ fn pipeline_cache(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         }
     };
     let run = |cache: &wgpu::PipelineCache| {
-        let mut options = Options::default();
-        options.cache = Some(cache);
+        let options = Options::default().with_cache(cache);
         let attention = LinearAttention::with_options(&device, a.config().clone(), &options)?;
         let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * 16, salt));
-        attention.run(&device, &queue, &Shape::new(1, 40, 1), Inputs::new(&q, &k, &v))
+        attention.run(&queue, &Shape::new(1, 40, 1), Inputs::new(&q, &k, &v))
     };
     let cache = cache_of(None);
     let first = run(&cache)?;

@@ -14,23 +14,24 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("half::out_of_range", out_of_range),
 ];
 
-/// Each of the 65,536 numbers through `number_of`, and numbers on and around every boundary between
-/// two of them through `bits_of`.
+/// Each of the 65,536 numbers through `half_value`, and numbers on and around every boundary between
+/// two of them through `half_bits`.
 fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let main = "
         @group(0) @binding(0) var<storage, read_write> words: array<u32>;
         @compute @workgroup_size(64) fn widen(@builtin(global_invocation_id) id: vec3<u32>) {
-            words[id.x] = bitcast<u32>(number_of(words[id.x]));
+            words[id.x] = bitcast<u32>(half_value(words[id.x]));
         }
         @compute @workgroup_size(64) fn narrow(@builtin(global_invocation_id) id: vec3<u32>) {
-            words[id.x] = bits_of(bitcast<f32>(words[id.x]));
+            words[id.x] = half_bits(bitcast<f32>(words[id.x]));
         }";
-    let wgsl = [include_str!("../../shaders/half.wgsl"), main].concat();
-    for (dtype, code) in [(Dtype::F16, 1.0), (Dtype::Bf16, 2.0)] {
+    let file = include_str!("../../shaders/rows/half.wgsl");
+    let file = file.replace("import constants::{IS_BF16};", "");
+    for (dtype, is_bf16) in [(Dtype::F16, false), (Dtype::Bf16, true)] {
+        let wgsl = format!("const IS_BF16: bool = {is_bf16};\n{file}\n{main}");
         let all: Vec<u32> = (0..1 << 16).collect();
-        let wide = through(gpu, &wgsl, "widen", code, &all)?;
-        let halves: Vec<f32> =
-            all.chunks(2).map(|pair| f32::from_bits(pair[0] | pair[1] << 16)).collect();
+        let wide = through(gpu, &wgsl, "widen", &all)?;
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
         let expected = dtype.decode(&halves, all.len());
         for (half, (found, expected)) in wide.iter().zip(&expected).enumerate() {
             let found = f32::from_bits(*found);
@@ -52,7 +53,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             tried.extend([x.to_bits(), (-x).to_bits()]);
         }
         tried.resize(tried.len().next_multiple_of(64), 0);
-        let found = through(gpu, &wgsl, "narrow", code, &tried)?;
+        let found = through(gpu, &wgsl, "narrow", &tried)?;
         for (bits, found) in tried.iter().zip(found) {
             let x = f32::from_bits(*bits);
             // Devices may take subnormal f32s for zeros; both are far below either's own.
@@ -61,7 +62,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             }
             let expected =
                 u32::from(u16::from_le_bytes([dtype.encode(&[x])[0], dtype.encode(&[x])[1]]));
-            let rounded = dtype.decode(&[f32::from_bits(found)], 1)[0];
+            let rounded = dtype.decode(&(found as u16).to_ne_bytes(), 1)[0];
             if found != expected && !(x.is_nan() && rounded.is_nan()) {
                 return Err(format!("{dtype:?} of {x:e}: {found:#06x}, not {expected:#06x}").into());
             }
@@ -71,13 +72,7 @@ fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 }
 
 /// Words through one entry point.
-fn through(
-    gpu: &Gpu,
-    wgsl: &str,
-    entry_point: &str,
-    dtype: f64,
-    words: &[u32],
-) -> Result<Vec<u32>, Failed> {
+fn through(gpu: &Gpu, wgsl: &str, entry_point: &str, words: &[u32]) -> Result<Vec<u32>, Failed> {
     let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("half"),
         source: wgpu::ShaderSource::Wgsl(wgsl.into()),
@@ -87,10 +82,7 @@ fn through(
         layout: None,
         module: &module,
         entry_point: Some(entry_point),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &[("DTYPE", dtype)],
-            ..Default::default()
-        },
+        compilation_options: wgpu::PipelineCompilationOptions::default(),
         cache: None,
     });
     let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -114,22 +106,21 @@ fn through(
     }
     let readback = Readback::record(&gpu.device, &mut encoder, &[&buffer])?;
     gpu.queue.submit([encoder.finish()]);
-    Ok(readback.wait(&gpu.device)?.concat().iter().map(|x| x.to_bits()).collect())
+    Ok(readback.wait()?.concat())
 }
 
 /// Tensors with an odd number of elements, each row beginning in the middle of a word that the
 /// row before ends in.
 fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for dtype in [Dtype::F16, Dtype::Bf16] {
-        let mut config = Config::new(5, 7);
-        config.dtype = dtype;
+        let config = Config::new(5, 7).with_dtype(dtype);
         let a = LinearAttention::new(&gpu.device, config.clone())?;
         for tokens in [1usize, 3, 19] {
             let [q, k, v] =
                 [(5, 1), (5, 2), (7, 3)].map(|(width, salt)| numbers(tokens * width, salt));
             let shape = Shape::new(1, tokens as u32, 1);
             let inputs = Inputs::new(&q, &k, &v);
-            let found = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+            let found = a.run(&gpu.queue, &shape, inputs)?;
             let truth = linear_attention::reference::recurrent(&config, &shape, inputs)?;
             for (found, truth) in found.o.iter().zip(&truth.o) {
                 let error = (f64::from(*found) - truth).abs();
@@ -148,11 +139,10 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
 /// What f16 would make infinite is refused, as an infinite number is.
 fn out_of_range(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = Config::new(1, 1);
-    config.dtype = Dtype::F16;
+    let config = Config::new(1, 1).with_dtype(Dtype::F16);
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let shape = Shape::new(1, 1, 1);
-    let run = |v: f32| a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));
+    let run = |v: f32| a.run(&gpu.queue, &shape, Inputs::new(&[1.0], &[1.0], &[v]));
     match run(70_000.0) {
         Err(Error::NonFinite { tensor: "v", index: 0, .. }) => {}
         other => return Err(format!("{other:?} for 70,000").into()),

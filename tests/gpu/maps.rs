@@ -45,7 +45,7 @@ fn run(
     shape: &Shape,
     inputs: Inputs<'_>,
 ) -> Result<Output, Failed> {
-    attention.run(&gpu.device, &gpu.queue, shape, inputs).map_err(Failed::from)
+    attention.run(&gpu.queue, shape, inputs).map_err(Failed::from)
 }
 
 /// What a test has compiled so far: pipelines cost more than all else it does.
@@ -65,8 +65,7 @@ impl Compiled {
         if let Some(index) = self.0.iter().position(is_it) {
             return Ok(&self.0[index]);
         }
-        let mut options = linear_attention::Options::default();
-        options.tuning = Some(tuning);
+        let options = linear_attention::Options::default().with_tuning(tuning);
         self.0.push(LinearAttention::with_options(&gpu.device, config.clone(), &options)?);
         Ok(&self.0[self.0.len() - 1])
     }
@@ -182,7 +181,7 @@ fn no_future(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let a = LinearAttention::new(&gpu.device, config)?;
         let shape = Shape::new(1, t as u32, 1);
         let of = |q: &[f32], k: &[f32]| {
-            run(gpu, &a, &shape, Inputs { weights: weights.as_ref(), ..Inputs::new(q, k, &v) })
+            run(gpu, &a, &shape, Inputs::new(q, k, &v).with_weights(weights.as_ref()))
         };
         let (before, after) = (of(&q, &k)?, of(&q2, &k2)?);
         if before.o[..cut * D] != after.o[..cut * D] || before.o[cut * D..] == after.o[cut * D..] {
@@ -206,9 +205,9 @@ fn cut_anywhere(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let of = |tokens: std::ops::Range<usize>, state: Option<&Output>| {
             let rows = tokens.start * D..tokens.end * D;
             let inputs = Inputs::new(&q[rows.clone()], &k[rows.clone()], &v[rows]);
-            let mut inputs = Inputs { weights, ..inputs };
+            let mut inputs = inputs.with_weights(weights);
             if let Some(state) = state {
-                inputs = inputs.with_initial(&state.mu, &state.nu);
+                inputs = inputs.with_initial_state(&state.mu, &state.nu);
             }
             run(gpu, &a, &Shape::new(1, tokens.len() as u32, 1), inputs)
         };
@@ -234,16 +233,16 @@ fn weights_drawn_again(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let shape = Shape::new(1, 8, 1);
     let attention = LinearAttention::new(device, config.clone())?;
     let plan = attention.plan(&shape)?;
-    let [q_buffer, k_buffer, v_buffer, out] =
+    let [q_buffer, k_buffer, v_buffer, o] =
         [&q, &k, &v, &vec![f32::NAN; 8 * D]].map(|x| super::binding::tensor(gpu, x));
-    let mut tensors = linear_attention::Tensors::new(&q_buffer, &k_buffer, &v_buffer, &out);
+    let mut tensors = linear_attention::Tensors::new(&q_buffer, &k_buffer, &v_buffer, &o);
     tensors.weights = Some(buffer.binding());
     let scratch =
         super::binding::tensor(gpu, &vec![0.0; (plan.scratch_size() / 4).max(1) as usize]);
-    let bound = attention.bind(device, &plan, &tensors, scratch.as_entire_buffer_binding())?;
+    let bound = attention.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
     for seed in [1, 2] {
         buffer.write(queue, &draw(seed)?)?;
-        let found = super::binding::submit(gpu, &attention, &bound, &out)?;
+        let found = super::binding::submit(gpu, &attention, &bound, &o)?;
         let weights = draw(seed)?;
         let inputs = Inputs::new(&q, &k, &v).with_weights(&weights);
         let exact = reference::recurrent(&config, &shape, inputs)?;
@@ -262,18 +261,18 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     let shape = Shape::new(1, 4, 2);
     let x = numbers(4 * 2 * D, 1);
     let buffer = super::binding::tensor(gpu, &x);
-    let out = super::binding::tensor(gpu, &x);
+    let o = super::binding::tensor(gpu, &x);
     let scratch = super::binding::tensor(gpu, &[0.0; 64]);
     let config = config("t2r:8");
     let t2r = LinearAttention::new(&gpu.device, config.clone())?;
     let weights =
         WeightsBuffer::new(&gpu.device, &config, &Weights::draw(&config, 1)?.unwrap_or_default())?;
     let bind = |attention: &LinearAttention, weights: Option<WeightsBinding<'_>>| {
-        let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &out);
+        let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &o);
         tensors.weights = weights;
         let plan = attention.plan(&shape)?;
-        let scratch = scratch.as_entire_buffer_binding();
-        attention.bind(&gpu.device, &plan, &tensors, scratch).map_err(Error::from)
+        let scratch = Some(scratch.as_entire_buffer_binding());
+        attention.bind(&plan, &tensors, scratch).map_err(Error::from)
     };
     let whole = weights.binding();
     let of =
@@ -349,8 +348,7 @@ fn own_map(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     };
     for (factor, is_right) in [(0.125, true), (0.25, false)] {
         let mut options = Options::default();
-        let mut config = Config::new(9, 7);
-        config.feature_map = FeatureMap::Custom(map(factor)?.into());
+        let config = Config::new(9, 7).with_feature_map(FeatureMap::Custom(map(factor)?.into()));
         options.config = Some(config);
         let report = verify::run(&gpu.device, &gpu.queue, &options);
         let compared = report.rows.iter().all(|row| row.message.is_empty());

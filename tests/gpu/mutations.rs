@@ -16,9 +16,9 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     for (layout, tuning) in both_layouts(gpu) {
         for mutation in Mutation::ALL {
             // A thread on its own maps no rows and takes no F apart.
-            use Mutation::{BiasForgotten, BlockForgotten, LengthForgotten};
-            let is_of_rows = matches!(mutation, BiasForgotten | BlockForgotten | LengthForgotten);
-            if is_of_rows && layout == "thread" {
+            use Mutation::{BiasForgotten, BlockForgotten, NormForgotten};
+            let is_of_rows = matches!(mutation, BiasForgotten | BlockForgotten | NormForgotten);
+            if is_of_rows && layout == "direct" {
                 continue;
             }
             let gpu = Rc::clone(gpu);
@@ -53,7 +53,7 @@ fn caught(gpu: &Gpu, tuning: Option<Tuning>, mutation: Mutation) -> Result<(), F
             Mutation::LengthOffByOne => "packed-segments",
             Mutation::BlockForgotten => "blocks",
             Mutation::BiasForgotten => "t2r",
-            Mutation::LengthForgotten => "favor-hyperbolic",
+            Mutation::NormForgotten => "favor-hyperbolic",
             _ => "t63",
         }
         .to_owned(),

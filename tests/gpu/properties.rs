@@ -1,7 +1,7 @@
 //! Properties that need no golden value.
 
 use libtest_mimic::Failed;
-use linear_attention::{Inputs, LinearAttention, Output, Shape};
+use linear_attention::{Config, FeatureMap, Inputs, LinearAttention, Normalization, Output, Shape};
 
 use super::Test;
 use crate::adapters::Gpu;
@@ -36,7 +36,7 @@ fn run(
     shape: &Shape,
     inputs: Inputs<'_>,
 ) -> Result<Output, Failed> {
-    a.run(&gpu.device, &gpu.queue, shape, inputs).map_err(Failed::from)
+    a.run(&gpu.queue, shape, inputs).map_err(Failed::from)
 }
 
 pub(crate) fn close(name: &str, a: &[f32], b: &[f32]) -> Result<(), Failed> {
@@ -57,7 +57,8 @@ fn cut_anywhere(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         let at = cut * D;
         let first = Inputs::new(&q[..at], &k[..at], &v[..at]);
         let first = run(gpu, a, &Shape::new(1, cut as u32, 1), first)?;
-        let second = Inputs::new(&q[at..], &k[at..], &v[at..]).with_initial(&first.mu, &first.nu);
+        let second =
+            Inputs::new(&q[at..], &k[at..], &v[at..]).with_initial_state(&first.mu, &first.nu);
         let second = run(gpu, a, &Shape::new(1, (t - cut) as u32, 1), second)?;
         close("o", &whole.o, &[first.o, second.o].concat())?;
         close("mu", &whole.mu, &second.mu)?;
@@ -101,9 +102,9 @@ fn constant_v(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn zero_features(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = linear_attention::Config::new(D as u32, D as u32);
-    config.feature_map = linear_attention::FeatureMap::Relu;
-    config.normalization = linear_attention::Normalization::Sum { eps: 0.0 };
+    let config = Config::new(D as u32, D as u32)
+        .with_feature_map(FeatureMap::Relu)
+        .with_normalization(Normalization::Sum { eps: 0.0 });
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let t = 20;
     let (q, v) = (vec![-1.0; t * D], numbers(t * D, 3));
@@ -143,7 +144,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // With the same tensors bound: a pipeline that writes a final state may round otherwise.
     let clean = super::binding::run_bound(gpu, a, &shape, [&q, &k, &v])?;
     v[3 * D] = f32::NAN;
-    let refused = a.run(&gpu.device, &gpu.queue, &shape, Inputs::new(&q, &k, &v));
+    let refused = a.run(&gpu.queue, &shape, Inputs::new(&q, &k, &v));
     if !matches!(refused, Err(linear_attention::Error::NonFinite { tensor: "v", index: 48, .. })) {
         return Err(Failed::from(format!("{refused:?}")));
     }
@@ -160,8 +161,7 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// All keys positive, which is the worst for a running sum: at a million tokens, o and the state are
 /// at most four times as far off as at 4,096.
 fn error_does_not_grow(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let mut config = linear_attention::Config::new(4, 4);
-    config.feature_map = linear_attention::FeatureMap::Relu;
+    let config = Config::new(4, 4).with_feature_map(FeatureMap::Relu);
     let a = LinearAttention::new(&gpu.device, config.clone())?;
     let errors = |t: usize| -> Result<[f64; 3], Failed> {
         let positive = |salt| -> Vec<f32> {
@@ -193,12 +193,12 @@ fn async_path(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(40 * D, salt));
     let inputs = Inputs::new(&q, &k, &v);
     let blocking = run(gpu, a, &shape, inputs)?;
-    let future = a.run_async(&gpu.device, &gpu.queue, &shape, inputs);
+    let future = a.run_async(&gpu.queue, &shape, inputs);
     if pollster::block_on(future)? != blocking {
         return Err(Failed::from("another result"));
     }
     // A future that is dropped half-way leaves nothing behind that the next call notices.
-    drop(a.run_async(&gpu.device, &gpu.queue, &shape, inputs));
+    drop(a.run_async(&gpu.queue, &shape, inputs));
     if run(gpu, a, &shape, inputs)? != blocking {
         return Err(Failed::from("a dropped future was noticed"));
     }

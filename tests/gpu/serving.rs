@@ -70,7 +70,7 @@ fn states(gpu: &Gpu, pool: &StatePool) -> Result<Vec<f32>, Failed> {
     let ranges = [(binding.buffer, binding.offset, size)];
     let readback = Readback::record_ranges(&gpu.device, &mut encoder, &ranges)?;
     gpu.queue.submit([encoder.finish()]);
-    Ok(readback.wait(&gpu.device)?.concat())
+    Ok(readback.wait()?.concat())
 }
 
 fn state(states: &[f32], slot: Slot) -> &[f32] {
@@ -112,19 +112,15 @@ impl Caller {
             [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(gpu, &vec![0; 4 * len as usize]));
         let scratch = buffer(gpu, &vec![0xFF; plan.scratch_size().max(4) as usize]);
         let sequences = buffer(gpu, &vec![0; plan.sequences_size() as usize]);
-        let batch = by_host.then(|| Batch::new(&gpu.device, &plan, pool)).transpose()?;
-        let [q, k, v, out] = &tensors;
+        let batch = by_host.then(|| Batch::new(&plan, pool)).transpose()?;
+        let [q, k, v, o] = &tensors;
         let told = match &batch {
             Some(batch) => Sequences::Host(batch),
             None => Sequences::Device(sequences.as_entire_buffer_binding()),
         };
-        let tensors_of = Tensors {
-            pool: Some(pool.binding()),
-            sequences: Some(told),
-            ..Tensors::new(q, k, v, out)
-        };
-        let scratch = scratch.as_entire_buffer_binding();
-        let bound = a.bind(&gpu.device, &plan, &tensors_of, scratch)?;
+        let tensors_of = Tensors::new(q, k, v, o).with_pool(pool.binding()).with_sequences(told);
+        let scratch = Some(scratch.as_entire_buffer_binding());
+        let bound = a.bind(&plan, &tensors_of, scratch)?;
         Ok(Self { plan, bound, tensors, batch, sequences })
     }
 
@@ -147,6 +143,6 @@ impl Caller {
         let sequences = self.sequences.as_entire_buffer_binding();
         let status = Status::record(&gpu.device, &mut encoder, &sequences)?;
         gpu.queue.submit([encoder.finish()]);
-        Ok((readback.wait(&gpu.device)?.concat(), status.wait(&gpu.device)?))
+        Ok((readback.wait()?.concat(), status.wait()?))
     }
 }

@@ -27,8 +27,7 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     });
     let (device, queue) = pollster::block_on(opened)?;
     for dtype in [Dtype::F32, Dtype::F16] {
-        let mut config = Config::new(16, 16);
-        config.dtype = dtype;
+        let config = Config::new(16, 16).with_dtype(dtype);
         let a = LinearAttention::new(&device, config.clone())?;
         // Part of the batch at a time; part of a sequence; both, with heads in groups and states
         // whose size is a multiple of every device's alignment.
@@ -50,9 +49,9 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 .map(|(len, salt)| numbers(len as usize, salt));
             let mu = numbers(lens.mu as usize, 4);
             let nu: Vec<f32> = numbers(lens.nu as usize, 5).iter().map(|x| x.abs() + 1.0).collect();
-            let inputs = Inputs::new(&q, &k, &v).with_initial(&mu, &nu);
+            let inputs = Inputs::new(&q, &k, &v).with_initial_state(&mu, &nu);
             // `run` splits by itself.
-            let found = a.run(&device, &queue, &shape, inputs)?;
+            let found = a.run(&queue, &shape, inputs)?;
             let truth = reference::recurrent(&config, &shape, inputs)?;
             let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
             let stored: Vec<f32> = f32s(&truth.o).iter().map(|x| dtype.round(*x)).collect();
@@ -77,8 +76,8 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             });
             let at = |n: u64| wgpu::BufferBinding { buffer: &buffer, offset: n << 20, size: None };
             let tensors = Tensors::from_bindings(at(0), at(1), at(2), at(3));
-            let bound = a.bind_split(&device, &split, &tensors, at(0));
-            if cuts && bound.err() != Some(BindError::Missing { tensor: "final" }) {
+            let bound = a.bind_split(&split, &tensors, Some(at(0)));
+            if cuts && bound.err() != Some(BindError::Missing { tensor: "final_state" }) {
                 return Err("a cut sequence without a final state".into());
             }
         }

@@ -9,8 +9,9 @@ use std::task::{Context, Waker};
 
 use libtest_mimic::Failed;
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{self, Device, Instance, PollType, Queue};
-use linear_attention::{Config, Error, Inputs, LinearAttention, Output, Plan, Shape, Tensors};
+use linear_attention::{Config, Error, Inputs, LinearAttention, Output, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;
@@ -71,7 +72,7 @@ impl Own {
 
     fn run(&self, attention: &LinearAttention, salt: u32) -> Result<Output, Error> {
         let [q, k, v] = tensors(salt);
-        attention.run(&self.device, &self.queue, &shape(), Inputs::new(&q, &k, &v))
+        attention.run(&self.queue, &shape(), Inputs::new(&q, &k, &v))
     }
 }
 
@@ -87,7 +88,7 @@ fn tensors(salt: u32) -> [Vec<f32>; 3] {
 /// same bits in that order.
 fn a_hundred_runs(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let run = |[q, k, v]: &[Vec<f32>; 3]| {
-        a.run(&gpu.device, &gpu.queue, &shape(), Inputs::new(q, k, v)).map_err(Failed::from)
+        a.run(&gpu.queue, &shape(), Inputs::new(q, k, v)).map_err(Failed::from)
     };
     let inputs = tensors(1);
     let first = run(&inputs)?;
@@ -144,12 +145,14 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(8, 8);
     let attention = LinearAttention::new(device, config.clone())?;
     let pool = StatePool::new(device, &config, 1, 4)?;
-    let plan = attention.plan(&Shape::packed_at_most(2, 2, 1, 1).with_slots(4))?;
-    let batch = Batch::new(device, &plan, &pool)?;
+    let plan = attention.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 2, max_len: 1 }, 1).with_slots(4),
+    )?;
+    let batch = Batch::new(&plan, &pool)?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let slots = [pool.allocate(&mut encoder)?, pool.allocate(&mut encoder)?];
     queue.submit([encoder.finish()]);
-    let [q, out] = [0; 2].map(|_| {
+    let [q, o] = [0; 2].map(|_| {
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("test"),
             size: 2 * 8 * 4,
@@ -157,10 +160,10 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             mapped_at_creation: false,
         })
     });
-    let mut tensors = Tensors::new(&q, &q, &q, &out);
+    let mut tensors = Tensors::new(&q, &q, &q, &o);
     tensors.pool = Some(pool.binding());
     tensors.sequences = Some(Sequences::Host(&batch));
-    let bound = attention.bind(device, &plan, &tensors, q.as_entire_buffer_binding())?;
+    let bound = attention.bind(&plan, &tensors, Some(q.as_entire_buffer_binding()))?;
     let steps = |count: u32| -> Result<String, Failed> {
         for step in 0..count {
             let order = if step % 2 == 0 { [0, 1] } else { [1, 0] };
@@ -197,13 +200,13 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let [q, k, v] = tensors(1);
     let shape = shape();
     let inputs = Inputs::new(&q, &k, &v);
-    let mut in_flight = pin!(attention.run_async(&own.device, &own.queue, &shape, inputs));
+    let mut in_flight = pin!(attention.run_async(&own.queue, &shape, inputs));
     // Polled once: recorded and submitted.
     let _ = in_flight.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     own.device.destroy();
     // What was submitted before may come to its end; it must come to one.
     let ended = pollster::block_on(in_flight);
-    if !matches!(ended, Ok(_) | Err(Error::Device { .. })) {
+    if !matches!(ended, Ok(_) | Err(Error::Device(_))) {
         return Err(Failed::from(format!("in flight: {ended:?}")));
     }
     let is_refused = |error: &Error| {
@@ -214,25 +217,24 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         Err(error) if is_refused(&error) => {}
         other => return Err(Failed::from(format!("run after: {other:?}"))),
     }
-    match pollster::block_on(attention.run_async(&own.device, &own.queue, &shape, inputs)) {
+    match pollster::block_on(attention.run_async(&own.queue, &shape, inputs)) {
         Err(error) if is_refused(&error) => {}
         other => return Err(Failed::from(format!("run_async after: {other:?}"))),
     }
-    // No pipeline, pool or attention can be had there either.
-    let plan = Plan::new(&Config::new(8, 8), &shape, &wgpu::Limits::default())?;
-    let fresh = LinearAttention::new(&own.device, Config::new(8, 8));
-    let made = fresh.and_then(|fresh| fresh.prepare(&own.device, &plan, false, false));
-    if made.is_ok() {
-        return Err(Failed::from("a pipeline was compiled on a device that is no more"));
+    // WebGPU lets pipelines and buffers be made on a device that is lost, and says so where they
+    // are read.
+    let fresh = LinearAttention::new(&own.device, attention.config().clone())?;
+    match own.run(&fresh, 1) {
+        Err(error) if is_refused(&error) => {}
+        other => return Err(Failed::from(format!("run of another attention: {other:?}"))),
     }
     own.expect_nothing_uncaught()?;
-    // WebGPU lets buffers be made on a device that is lost, and says so where they are read.
     let pool = StatePool::new(&own.device, &Config::new(8, 8), 1, 4)?;
     let mut encoder = own.device.create_command_encoder(&Default::default());
     let slot = pool.allocate(&mut encoder)?;
-    let snapshot = pool.snapshot(&own.device, &mut encoder, slot);
+    let snapshot = pool.snapshot(&mut encoder, slot);
     own.queue.submit([encoder.finish()]);
-    if snapshot.and_then(|snapshot| snapshot.wait(&own.device)).is_ok() {
+    if snapshot.and_then(|snapshot| snapshot.wait()).is_ok() {
         return Err(Failed::from("a state was read from a device that is no more"));
     }
     // A device beside it.
@@ -253,7 +255,7 @@ fn future_dropped(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for polls in 0..4 {
         {
             let inputs = Inputs::new(&q, &k, &v);
-            let mut run = pin!(attention.run_async(&own.device, &own.queue, &shape, inputs));
+            let mut run = pin!(attention.run_async(&own.queue, &shape, inputs));
             for _ in 0..polls {
                 if run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
                     break;
@@ -275,9 +277,7 @@ fn no_buffer_left(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     own.run(&attention, 1)?;
     let before = own.buffers()?;
     let [q, k, v] = tensors(1);
-    let run = |shape: &Shape, q: &[f32]| {
-        attention.run(&own.device, &own.queue, shape, Inputs::new(q, &k, &v))
-    };
+    let run = |shape: &Shape, q: &[f32]| attention.run(&own.queue, shape, Inputs::new(q, &k, &v));
     for i in 0..20 {
         own.run(&attention, i)?;
     }

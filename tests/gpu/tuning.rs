@@ -1,6 +1,7 @@
 //! Every way to compute gives the same result, and the fastest of them is found.
 
 use libtest_mimic::Failed;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning, tune_with};
 use linear_attention::verify::{self, Options};
 use linear_attention::{Config, Inputs, LinearAttention, Shape};
@@ -43,9 +44,7 @@ fn every_candidate_is_right(gpu: &Gpu, case: &str) -> Result<(), Failed> {
             continue;
         }
         seen.push(tuning.layout);
-        let mut options = Options::default();
-        options.filter = Some(case.to_owned());
-        options.tuning = Some(tuning);
+        let options = Options::default().with_filter(case).with_tuning(tuning);
         let report = verify::run(&gpu.device, &gpu.queue, &options);
         if !report.passed() {
             return Err(format!("{case} is wrong with {tuning:?}: {:?}", report.rows).into());
@@ -74,13 +73,12 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         }
     }
     let best = measured.iter().min_by_key(|candidate| candidate.time);
-    let mut options = linear_attention::Options::default();
-    options.tuning = best.map(|best| best.tuning);
+    let options = linear_attention::Options::default().with_tuning(best.map(|best| best.tuning));
     let tuned = LinearAttention::with_options(&gpu.device, a.config().clone(), &options)?;
     let [q, k, v] = [1, 2, 3].map(|salt| numbers(300 * 2 * 16, salt));
     let inputs = Inputs::new(&q, &k, &v);
-    let found = tuned.run(&gpu.device, &gpu.queue, &shape, inputs)?;
-    let expected = a.run(&gpu.device, &gpu.queue, &shape, inputs)?;
+    let found = tuned.run(&gpu.queue, &shape, inputs)?;
+    let expected = a.run(&gpu.queue, &shape, inputs)?;
     close("o", &expected.o, &found.o)
 }
 
@@ -88,8 +86,9 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     for shape in [
         Shape::new(3, 1, 2).with_slots(4),
-        Shape::packed_at_most(3, 90, 40, 2).with_slots(4),
-        Shape::packed_at_most(3, 90, 40, 2),
+        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2)
+            .with_slots(4),
+        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2),
         Shape::packed(&[30, 0, 60], 2).with_slots(2),
     ] {
         let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| {})?;

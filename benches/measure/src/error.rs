@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use linear_attention::error::{BindError, ConfigError, PlanError};
+use linear_attention::error::{BindError, ConfigError, DeviceError, PlanError};
+use linear_attention::wgpu;
 use thiserror::Error;
 
 /// Why a shape has no row.
@@ -24,12 +25,12 @@ pub enum MeasureError {
     /// What the library says of a whole call, as for the check.
     #[error(transparent)]
     Attention(#[from] linear_attention::Error),
+    /// The device refused, or failed while it ran.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The device stopped answering.
-    #[error("the device failed: {message}")]
-    Device {
-        /// wgpu's message.
-        message: String,
-    },
+    #[error("the device failed: {0}")]
+    Poll(wgpu::PollError),
     /// Every run took no time at all.
     #[error("the device's clock does not advance")]
     Clock,

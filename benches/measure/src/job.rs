@@ -5,12 +5,12 @@ use std::time::Instant;
 use linear_attention::feature_map::WeightsBuffer;
 use linear_attention::plan::Stage;
 use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
-use linear_attention::state::join_states;
+use linear_attention::state;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
-    Bound, Config, LinearAttention, Options, Plan, Readback, Shape, Tensors, reference,
+    Bound, Config, LinearAttention, Options, Plan, Readback, Shape, States, Tensors, reference,
 };
 
 use crate::random::Drawn;
@@ -61,8 +61,7 @@ impl Job {
         tuning: Option<Tuning>,
     ) -> Result<Self, MeasureError> {
         let start = Instant::now();
-        let mut options = Options::default();
-        options.tuning = tuning;
+        let options = Options::default().with_tuning(tuning);
         let mut config = config.clone();
         (config.key_dim, config.value_dim) = (sizes.k, sizes.v);
         let attention = LinearAttention::with_options(device, config, &options)?;
@@ -71,7 +70,7 @@ impl Job {
             shape = shape.with_slots(sizes.b);
         }
         let plan = attention.plan(&shape)?;
-        attention.prepare(device, &plan, false, false)?;
+        attention.prepare(&plan, States::None)?;
         let pipeline_ms = milliseconds(start);
         Ok(Self { attention, plan, pipeline_ms })
     }
@@ -106,7 +105,7 @@ impl Job {
         let Self { attention, plan, .. } = self;
         let device = timer.device();
         let buffers = Buffers::new(device, timer.queue(), plan)?;
-        let bound = buffers.bind(device, attention, plan)?;
+        let bound = buffers.bind(attention, plan)?;
         // The upload is done before the first dispatch is submitted.
         timer.by_wall_clock(device.create_command_encoder(&Default::default()))?;
         let mut encoder = device.create_command_encoder(&Default::default());
@@ -115,7 +114,7 @@ impl Job {
         if self.sizes().is_step() {
             self.check_step(device, timer.queue(), &buffers)?;
         } else {
-            self.check(device, timer.queue())?;
+            self.check(timer.queue())?;
         }
 
         let seconds = timer.median(iterations, &|pass| attention.dispatch(pass, &bound))?;
@@ -140,13 +139,13 @@ impl Job {
     }
 
     /// Whether the first tokens of this shape come out right.
-    fn check(&self, device: &Device, queue: &Queue) -> Result<(), MeasureError> {
+    fn check(&self, queue: &Queue) -> Result<(), MeasureError> {
         let sizes = self.sizes();
         let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
         let shape = Shape::new(batch, tokens, sizes.h).with_kv_heads(sizes.g);
         let config = self.plan.config();
         let drawn = Drawn::new(config, &shape.lens(config)?, sizes.is_step())?;
-        let found = self.attention.run(device, queue, &shape, drawn.inputs())?;
+        let found = self.attention.run(queue, &shape, drawn.inputs())?;
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found.o, &expected.o)
     }
@@ -173,9 +172,9 @@ impl Job {
         let mut encoder = device.create_command_encoder(&Default::default());
         let len = u64::from(checked) * self.plan.lens().o / u64::from(sizes.b);
         let bytes = config.dtype.bytes(len);
-        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.out, 0, bytes)])?;
+        let readback = Readback::record_ranges(device, &mut encoder, &[(&buffers.o, 0, bytes)])?;
         queue.submit([encoder.finish()]);
-        let found = config.dtype.decode(&readback.wait(device)?.concat(), len as usize);
+        let found = config.dtype.decode(&readback.wait()?.concat(), len as usize);
         let shape = Shape::new(checked, 1, sizes.h).with_kv_heads(sizes.g);
         let expected = reference::recurrent(config, &shape, drawn.inputs())?;
         self.hold(&found, &expected.o)
@@ -216,7 +215,7 @@ struct Buffers {
     q: Buffer,
     k: Buffer,
     v: Buffer,
-    out: Buffer,
+    o: Buffer,
     scratch: Buffer,
     weights: Option<WeightsBuffer>,
     /// The states of a step of decoding, and which sequence has which.
@@ -250,26 +249,21 @@ impl Buffers {
             q: filled(&drawn.q),
             k: filled(&drawn.k),
             v: filled(&drawn.v),
-            out: empty(dtype.bytes(lens.o)),
+            o: empty(dtype.bytes(lens.o)),
             scratch: empty(plan.scratch_size().max(4)),
             weights: weights.transpose()?,
             pool,
         })
     }
 
-    fn bind(
-        &self,
-        device: &Device,
-        attention: &LinearAttention,
-        plan: &Plan,
-    ) -> Result<Bound, MeasureError> {
-        let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.out);
+    fn bind(&self, attention: &LinearAttention, plan: &Plan) -> Result<Bound, MeasureError> {
+        let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.o);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         if let Some((pool, batch)) = &self.pool {
             tensors.pool = Some(pool.binding());
             tensors.sequences = Some(Sequences::Host(batch));
         }
-        Ok(attention.bind(device, plan, &tensors, self.scratch.as_entire_buffer_binding())?)
+        Ok(attention.bind(plan, &tensors, Some(self.scratch.as_entire_buffer_binding()))?)
     }
 
     fn state_bytes(&self) -> u64 {
@@ -277,7 +271,7 @@ impl Buffers {
     }
 
     fn total_bytes(&self) -> u64 {
-        let all = [&self.q, &self.k, &self.v, &self.out, &self.scratch];
+        let all = [&self.q, &self.k, &self.v, &self.o, &self.scratch];
         all.into_iter().map(Buffer::size).sum::<u64>() + self.state_bytes()
     }
 }
@@ -290,18 +284,18 @@ fn pool(
     slots: u32,
     drawn: &Drawn,
 ) -> Result<(StatePool, Batch), MeasureError> {
-    let pool = StatePool::new(device, plan.config(), plan.shape().kv_heads, slots)?;
+    let pool = StatePool::new(device, plan.config(), plan.shape().value_heads, slots)?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let handles: Result<Vec<Slot>, _> = (0..slots).map(|_| pool.allocate(&mut encoder)).collect();
     queue.submit([encoder.finish()]);
     if let Some([mu, nu]) = &drawn.state {
-        let states = join_states(slots as usize, mu, nu);
+        let states = state::join(slots as usize, mu, nu);
         queue.write_buffer(pool.binding().buffer, 0, bytemuck::cast_slice(&states));
     }
     let tokens = plan.shape().seq_len;
     let entries: Vec<Entry> =
         handles?.into_iter().rev().map(|slot| Entry { slot, tokens }).collect();
-    let batch = Batch::new(device, plan, &pool)?;
+    let batch = Batch::new(plan, &pool)?;
     batch.write(queue, &pool, &entries)?;
     Ok((pool, batch))
 }

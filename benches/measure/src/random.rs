@@ -48,7 +48,7 @@ impl Drawn {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();
         match &self.state {
-            Some([mu, nu]) => inputs.with_initial(mu, nu),
+            Some([mu, nu]) => inputs.with_initial_state(mu, nu),
             None => inputs,
         }
     }

@@ -61,6 +61,9 @@ impl Sizes {
         let config = self.config();
         config.validate().map_err(|error| error.to_string())?;
         self.shape().lens(&config).map_err(|error| error.to_string())?;
+        if self.t == 0 {
+            return Err("T must be at least 1 where a time is measured, found 0".to_owned());
+        }
         Ok(self)
     }
 }
@@ -72,7 +75,7 @@ impl From<&Plan> for Sizes {
             b: shape.batch,
             t: shape.seq_len,
             h: shape.heads,
-            g: shape.kv_heads,
+            g: shape.key_heads,
             k: config.key_dim,
             v: config.value_dim,
         }

@@ -124,9 +124,7 @@ impl<'a> Timer<'a> {
         let commands = encoder.finish();
         let start = Instant::now();
         self.queue.submit([commands]);
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| MeasureError::Device { message: error.to_string() })?;
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(MeasureError::Poll)?;
         Ok(start.elapsed().as_secs_f64())
     }
 
@@ -151,9 +149,7 @@ impl<'a> Timer<'a> {
         encoder.resolve_query_set(&timestamps.set, 0..2, &timestamps.resolved, 0);
         let readback = Readback::record(self.device, &mut encoder, &[&timestamps.resolved])?;
         self.queue.submit([encoder.finish()]);
-        // The library reads f32; the bits are those of two u64.
-        let words: Vec<f32> = readback.wait(self.device)?.into_iter().flatten().collect();
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
+        let ticks: Vec<u64> = readback.wait()?.concat();
         let elapsed = match ticks[..] {
             [begin, end] => end.wrapping_sub(begin) as f64,
             _ => return Err(MeasureError::Clock),

@@ -108,7 +108,7 @@ impl Compared {
 /// nearer than this has found out nothing about which token matters.
 pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Compared {
     let shape = &input.shape;
-    let (heads, kv_heads) = (shape.heads as usize, shape.kv_heads as usize);
+    let (heads, kv_heads) = (shape.heads as usize, shape.value_heads as usize);
     let width = config.value_dim as usize;
     let v = input.inputs().v;
     let mut o = Vec::with_capacity(truth.len());
@@ -155,14 +155,13 @@ pub(crate) fn compare(
         _ => "untrained",
     };
     let mut inputs = input.inputs();
-    inputs.initial = None;
+    inputs.initial_state = None;
     let (o, cost) = match device {
         None => (reference::recurrent(config, &input.shape, inputs)?.o, None),
         Some(device) => {
             let timed = Timed::new(config, input, device)?;
             let device = device.timer;
-            let output =
-                timed.attention.run(device.device(), device.queue(), &input.shape, inputs)?;
+            let output = timed.attention.run(device.queue(), &input.shape, inputs)?;
             (output.o.into_iter().map(f64::from).collect(), Some(timed))
         }
     };
@@ -172,7 +171,7 @@ pub(crate) fn compare(
         map: format!("{map}{sign}"),
         features: config.features(),
         weights,
-        state_bytes: StatePool::state_size(config, input.shape.kv_heads)
+        state_bytes: StatePool::state_size(config, input.shape.value_heads)
             .map_err(|error| Failure::Input(error.to_string()))?,
         scratch_bytes: cost.as_ref().map(|cost| cost.scratch_bytes),
         error: relative_error(&o, truth, |_| true, input),
@@ -232,7 +231,7 @@ impl Timed {
         };
         let lens = input.shape.lens(config)?;
         let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(filled);
-        let out = empty(config.dtype.bytes(lens.o));
+        let o = empty(config.dtype.bytes(lens.o));
         let scratch = empty(split.scratch_size().max(4));
         // A call in parts carries its state on.
         let states = split.carries_state().then(|| empty(4 * lens.state));
@@ -240,11 +239,11 @@ impl Timed {
             .weights
             .map(|weights| WeightsBuffer::new(device, config, weights))
             .transpose()?;
-        let mut tensors = Tensors::new(&q, &k, &v, &out);
-        tensors.final_ = states.as_ref().map(Buffer::as_entire_buffer_binding);
+        let mut tensors = Tensors::new(&q, &k, &v, &o);
+        tensors.final_state = states.as_ref().map(Buffer::as_entire_buffer_binding);
         tensors.weights = weights.as_ref().map(WeightsBuffer::binding);
         let bound = attention
-            .bind_split(device, &split, &tensors, scratch.as_entire_buffer_binding())
+            .bind_split(&split, &tensors, Some(scratch.as_entire_buffer_binding()))
             .map_err(linear_attention::Error::from)?;
         let record = |pass: &mut wgpu::ComputePass<'_>| attention.dispatch(pass, &bound);
         let seconds = on.timer.brief_median(on.iterations as usize, &record)?;

@@ -28,8 +28,8 @@ type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
 /// the same map in f64, for [`reference`](mod@crate::reference) and for the harness.
 ///
 /// ```
-/// use linear_attention::{Config, FeatureMap};
 /// use linear_attention::feature_map::CustomMap;
+/// use linear_attention::{Config, FeatureMap};
 ///
 /// // cosh(x) - 1 and |x|, side by side.
 /// let wgsl = "fn phi(row: Row, feature: u32) -> f32 {
@@ -42,9 +42,8 @@ type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
 ///         features[64 + i] = x.abs();
 ///     }
 /// })?;
-/// let mut config = Config::new(64, 64);
-/// config.feature_map = FeatureMap::Custom(map.non_negative().into());
-/// config.validate()?;
+/// let map = FeatureMap::Custom(map.non_negative().into());
+/// Config::new(64, 64).with_feature_map(map).validate()?;
 /// # Ok::<(), linear_attention::error::ConfigError>(())
 /// ```
 pub struct CustomMap {
@@ -52,7 +51,6 @@ pub struct CustomMap {
     wgsl: String,
     features: u32,
     projections: u32,
-    iterations: Option<u32>,
     is_non_negative: bool,
     reference: Box<Reference>,
 }
@@ -67,6 +65,9 @@ impl CustomMap {
     /// [`ConfigError::Phi`], naming the line, where the text is no WGSL, has no such function, or
     /// declares what a feature map must not: entry points, bindings, overrides, variables outside
     /// functions. In a browser only wgpu's own compiler looks at it, when a pipeline is made.
+    ///
+    /// A call is taken to make K + P loop iterations at most, by which segments are held to what
+    /// llvmpipe computes.
     pub fn new(
         name: &str,
         wgsl: &str,
@@ -80,25 +81,17 @@ impl CustomMap {
             wgsl: wgsl.to_owned(),
             features,
             projections: 0,
-            iterations: None,
             is_non_negative: false,
             reference: Box::new(reference),
         })
     }
 
-    /// The same with P projections y = W x + b of each row, from [`Weights`](crate::feature_map::Weights); at
-    /// most [`MAX_DIM`](crate::shape::MAX_DIM), which keeps them in workgroup memory.
+    /// The same with P projections y = W x + b of each row, from
+    /// [`Weights`](crate::feature_map::Weights); at most [`MAX_DIM`](crate::shape::MAX_DIM), which
+    /// keeps them in workgroup memory.
     #[must_use]
     pub fn with_projections(self, projections: u32) -> Self {
         Self { projections, ..self }
-    }
-
-    /// The same, of which a call makes at most so many loop iterations: K + P, unless this says
-    /// otherwise. Some software devices leave every loop, silently, when an invocation has made
-    /// 65,535 of them in all, and segments are cut by it.
-    #[must_use]
-    pub fn with_iterations(self, iterations: u32) -> Self {
-        Self { iterations: Some(iterations), ..self }
     }
 
     /// The same, whose features the caller knows never to be negative: the normalised form then
@@ -132,11 +125,6 @@ impl CustomMap {
         self.projections
     }
 
-    /// Loop iterations of a call at most.
-    pub(crate) fn iterations(&self, key_dim: u32) -> u64 {
-        self.iterations.map_or(u64::from(key_dim) + u64::from(self.projections), u64::from)
-    }
-
     /// Whether its features are never negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
@@ -163,7 +151,7 @@ impl fmt::Debug for CustomMap {
 /// Closures cannot be compared: two maps are equal where all that pipelines are made of is.
 impl PartialEq for CustomMap {
     fn eq(&self, other: &Self) -> bool {
-        let all = |map: &Self| (map.features, map.projections, map.iterations, map.is_non_negative);
+        let all = |map: &Self| (map.features, map.projections, map.is_non_negative);
         (&self.name, &self.wgsl, all(self)) == (&other.name, &other.wgsl, all(other))
     }
 }

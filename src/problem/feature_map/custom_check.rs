@@ -3,7 +3,7 @@
 use wgpu::naga;
 
 use crate::error::ConfigError;
-use crate::shaders::{PHI_PRELUDE, declared_name, declared_names};
+use crate::shaders::{self, declared_name, declared_names};
 
 const SIGNATURE: &str = "fn phi(row: Row, feature: u32) -> f32";
 
@@ -15,7 +15,7 @@ pub(super) fn check(name: &str, wgsl: &str) -> Result<(), ConfigError> {
         message: message.trim().to_owned(),
     };
     // The map's own text first, so that the lines which errors name are its own.
-    let source = format!("{wgsl}\n{PHI_PRELUDE}");
+    let source = format!("{wgsl}\n{}", shaders::text("map/custom_prelude"));
     let parse = |source: &str| {
         naga::front::wgsl::parse_str(source)
             .map_err(|error| refused(error.emit_to_string_with_path(source, name)))
@@ -28,7 +28,7 @@ pub(super) fn check(name: &str, wgsl: &str) -> Result<(), ConfigError> {
     let phi = functions.find(|(_, function)| function.name.as_deref() == Some("phi"));
     expect(phi.is_some(), "no such function")?;
     expect(phi.is_some_and(|(_, phi)| has_signature(&module, phi)), "a function of another type")?;
-    let prelude = parse(PHI_PRELUDE)?;
+    let prelude = parse(shaders::text("map/custom_prelude"))?;
     for (what, ours, all) in [
         ("entry point", prelude.entry_points.len(), module.entry_points.len()),
         ("override", prelude.overrides.len(), module.overrides.len()),

@@ -3,6 +3,7 @@
 pub(crate) mod custom;
 #[cfg(not(target_arch = "wasm32"))]
 mod custom_check;
+pub(crate) mod phi;
 pub(crate) mod projection;
 pub(crate) mod random;
 pub(crate) mod real;
@@ -58,10 +59,9 @@ pub enum FeatureMap {
     /// elu(x) + 1, formed without its cancellation: x + 1 where x >= 0, e^x elsewhere.
     #[default]
     Elu,
-    /// e^x. A query is mapped less its own largest number, which takes part again where the row of
-    /// o is divided, so that the result is the same and no query overflows where o is normalised;
-    /// where it is not, o itself may. A key cannot be, since that would change its weight: beyond 88
-    /// it is infinite.
+    /// e^x. Where o is normalised the row max of a query is subtracted before exp, so that no query
+    /// overflows; the factor cancels in the quotient. A key has no such way out, since its factor is
+    /// its weight against other keys: beyond 88 it is infinite in f32, and an error of slices.
     Exp,
     /// x / (1 + e^-x). Can be negative.
     Silu,
@@ -232,28 +232,35 @@ impl FeatureMap {
         matches!(self, Self::Favor { .. } | Self::FavorHyperbolic { .. } | Self::Fourier { .. })
     }
 
-    /// Its number in the shaders: a constant of `shaders/common.wgsl`.
+    /// The names and numbers of the maps in the shaders.
+    pub(crate) const CODES: [(&'static str, u32); 18] = [
+        ("IDENTITY", 0),
+        ("RELU", 1),
+        ("ELU", 2),
+        ("RELU_SQUARED", 3),
+        ("EXP", 4),
+        ("SILU", 5),
+        ("SIGMOID", 6),
+        ("SOFTMAX", 7),
+        ("T2R", 8),
+        ("HEDGEHOG", 9),
+        ("HEDGEHOG_JOINT", 10),
+        ("PRODUCT", 11),
+        ("FAVOR", 12),
+        ("FAVOR_HYPERBOLIC", 13),
+        ("FOURIER", 14),
+        ("TAYLOR", 15),
+        ("DPFP", 16),
+        ("CUSTOM", 17),
+    ];
+
+    /// Its number in [`FeatureMap::CODES`].
     pub(crate) fn code(&self) -> u32 {
-        match self {
-            Self::Identity => 0,
-            Self::Relu => 1,
-            Self::Elu => 2,
-            Self::ReluSquared => 3,
-            Self::Exp => 4,
-            Self::Silu => 5,
-            Self::Sigmoid => 6,
-            Self::Softmax => 7,
-            Self::T2r { .. } => 8,
-            Self::Hedgehog => 9,
-            Self::HedgehogJoint => 10,
-            Self::Product { .. } => 11,
-            Self::Favor { .. } => 12,
-            Self::FavorHyperbolic { .. } => 13,
-            Self::Fourier { .. } => 14,
-            Self::Taylor => 15,
-            Self::Dpfp { .. } => 16,
-            Self::Custom(_) => 17,
+        if let Self::Custom(_) = self {
+            return 17;
         }
+        let name = self.name().to_uppercase().replace('-', "_");
+        Self::CODES.iter().find(|(code, _)| *code == name).map_or(17, |(_, code)| *code)
     }
 
     /// Quads of projections that a row keeps in workgroup memory, because a feature is a

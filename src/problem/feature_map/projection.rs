@@ -1,7 +1,7 @@
 //! W and b of y = W x + b, given or drawn.
 
 use crate::error::WeightsError;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Normalization};
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::real::Real;
@@ -68,9 +68,9 @@ impl Projection {
     /// A map or K that a [`Config`] would refuse; [`WeightsError::Unexpected`] for a map without
     /// weights.
     pub fn draw(map: &FeatureMap, key_dim: u32, seed: u64) -> Result<Self, WeightsError> {
-        let mut config = Config::new(key_dim, 1);
-        config.feature_map = map.clone();
-        config.normalization = crate::problem::config::Normalization::None;
+        let config = Config::new(key_dim, 1)
+            .with_feature_map(map.clone())
+            .with_normalization(Normalization::None);
         config.validate()?;
         let projections = map.projections(key_dim);
         if projections == 0 {
@@ -100,6 +100,17 @@ impl Projection {
     /// P and K.
     pub(crate) fn sizes(&self) -> [u32; 2] {
         [self.projections, self.key_dim]
+    }
+
+    /// The largest L2 norm of a row of W and the largest |b|, of head `head`.
+    pub(crate) fn largest_norms(&self, head: usize) -> (f64, f64) {
+        let head = head % self.heads as usize;
+        let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);
+        let rows = head * projections..(head + 1) * projections;
+        let square = |row: &[f32]| row.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>();
+        let weight = self.weight[rows.start * key_dim..rows.end * key_dim].chunks(key_dim);
+        let weight = weight.map(square).fold(0.0, f64::max).sqrt();
+        (weight, self.bias[rows].iter().fold(0.0, |most, b| f64::from(b.abs()).max(most)))
     }
 
     /// y of a row of head `head`, summed as the shaders do: from the bias on, four at a time.

@@ -10,10 +10,10 @@ use crate::problem::shape::Shape;
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Weights {
-    /// Of keys: of each of G heads, or shared.
+    /// Of keys: of each of G key heads, or shared.
     pub keys: Option<Projection>,
-    /// Of queries: of each of H heads, or shared. Where it is `None` and the queries' map needs
-    /// weights, a query has those of the keys that it reads.
+    /// Of queries: of each of H query heads, or shared. Where it is `None` and the queries' map needs
+    /// weights, a query has those of the key head that it reads through its value head.
     pub queries: Option<Projection>,
 }
 
@@ -66,9 +66,9 @@ impl Weights {
     }
 
     /// The same of those of keys alone.
-    pub(crate) fn check_keys(&self, config: &Config, kv_heads: u32) -> Result<(), WeightsError> {
+    pub(crate) fn check_keys(&self, config: &Config, key_heads: u32) -> Result<(), WeightsError> {
         let is_needed = config.key_map().projections(config.key_dim) > 0;
-        check_heads("keys", is_needed, self.heads().keys, kv_heads)?;
+        check_heads("keys", is_needed, self.heads().keys, key_heads)?;
         if is_needed && self.keys.is_none() {
             return Err(WeightsError::Missing { what: "keys" });
         }
@@ -81,8 +81,8 @@ impl Weights {
     ///
     /// As [`Weights::check`], whatever the heads are.
     pub fn encode(&self, config: &Config) -> Result<Vec<f32>, WeightsError> {
-        let mut shape = Shape::new(1, 1, self.heads().queries.max(1));
-        shape.kv_heads = self.heads().keys.max(1);
+        let shape = Shape::new(1, 1, self.heads().queries.max(1));
+        let shape = shape.with_key_heads(self.heads().keys.max(1));
         self.check(config, &shape)?;
         let mut words = Vec::new();
         if let Some(keys) = &self.keys {
@@ -94,15 +94,16 @@ impl Weights {
         Ok(words)
     }
 
-    /// The projection of keys, and that of queries with what a query head's number is divided by.
+    /// The projection of keys.
     pub(crate) fn of_keys(&self) -> Option<&Projection> {
         self.keys.as_ref()
     }
 
-    pub(crate) fn of_queries(&self, group: usize) -> (Option<&Projection>, usize) {
+    /// The projection of queries, and whether it is that of keys, of the key head that a query reads.
+    pub(crate) fn of_queries(&self) -> (Option<&Projection>, bool) {
         match &self.queries {
-            Some(queries) => (Some(queries), 1),
-            None => (self.keys.as_ref(), group),
+            Some(queries) => (Some(queries), false),
+            None => (self.keys.as_ref(), true),
         }
     }
 }
@@ -144,7 +145,7 @@ impl WeightHeads {
         if needs(queries) && self.queries == 0 && size(keys) != size(queries) {
             return Err(WeightsError::Missing { what: "queries" });
         }
-        check_heads("keys", needs(keys), self.keys, shape.kv_heads)?;
+        check_heads("keys", needs(keys), self.keys, shape.key_heads)?;
         check_heads("queries", needs(queries), self.queries, shape.heads)
     }
 
@@ -162,7 +163,7 @@ impl WeightHeads {
 
     /// Where a head's weights are: the stride of keys, and for queries where they begin, their
     /// stride, and what a query head's number is divided by; in four-vectors.
-    pub(crate) fn places(&self, config: &Config, group: u32) -> WeightPlaces {
+    pub(crate) fn offsets(&self, config: &Config) -> WeightOffsets {
         let of = |map: &FeatureMap| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
             Projection::head_quads(rows, matrices, config.key_dim) as u32
@@ -170,24 +171,30 @@ impl WeightHeads {
         let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
         let key_stride = stride(of(config.key_map()), self.keys);
         if self.queries == 0 {
-            return WeightPlaces { key_stride, query_begin: 0, query_stride: key_stride, group };
+            return WeightOffsets {
+                key_stride,
+                query_begin: 0,
+                query_stride: key_stride,
+                is_shared: true,
+            };
         }
         let query = of(config.query_map());
-        WeightPlaces {
+        WeightOffsets {
             key_stride,
             query_begin: self.keys.saturating_mul(of(config.key_map())),
             query_stride: stride(query, self.queries),
-            group: 1,
+            is_shared: false,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct WeightPlaces {
+pub(crate) struct WeightOffsets {
     pub(crate) key_stride: u32,
     pub(crate) query_begin: u32,
     pub(crate) query_stride: u32,
-    pub(crate) group: u32,
+    /// Whether a query has those of the key head that it reads.
+    pub(crate) is_shared: bool,
 }
 
 fn check_heads(

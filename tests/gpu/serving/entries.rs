@@ -2,6 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::serve::StatePool;
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, DeviceType};
 use linear_attention::{
@@ -28,11 +29,8 @@ pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), F
         (&odd, Cpu, Checked),
     ] {
         let limits = gpu.device.limits();
-        let mut tuning = Tuning::new(config, &limits, device_type)?;
-        tuning.max_loop_iterations = 65_000;
-        let mut options = Options::default();
-        options.tuning = Some(tuning);
-        options.checks = checks;
+        let tuning = Tuning::new(config, &limits, device_type)?;
+        let options = Options::default().with_tuning(tuning).with_checks(checks);
         let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
         impossible(gpu, &a, *heads, *kv_heads).map_err(|error| {
             let message = error.message().unwrap_or_default();
@@ -75,9 +73,12 @@ pub(super) fn impossible(
     for max_len in [4, long] {
         let tokens = if max_len == long { 80usize } else { 8 };
         let pool = StatePool::new(&gpu.device, config, kv_heads, 4)?;
-        let shape = Shape::packed_at_most(3, tokens as u32, max_len, heads)
-            .with_kv_heads(kv_heads)
-            .with_slots(4);
+        let shape = Shape::packed_up_to(
+            PackedLimits { sequences: 3, tokens: tokens as u32, max_len },
+            heads,
+        )
+        .with_kv_heads(kv_heads)
+        .with_slots(4);
         let caller = Caller::new(gpu, a, &pool, &shape, false)?;
         let q = numbers(tokens * h * k_dim, 1);
         let k = numbers(tokens * g * k_dim, 2);
@@ -111,7 +112,7 @@ pub(super) fn impossible(
                 let before = state_of(slot);
                 let (mu, nu) = before.split_at(g * k_dim * v_dim);
                 let shape = Shape::new(1, rows.len() as u32, heads).with_kv_heads(kv_heads);
-                let inputs = Inputs::new(&q, &k, &v).with_initial(mu, nu);
+                let inputs = Inputs::new(&q, &k, &v).with_initial_state(mu, nu);
                 let truth = reference::recurrent(config, &shape, inputs)?;
                 let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
                 close(&name, &f32s(&truth.o), &of(&o, h * v_dim))?;
@@ -135,7 +136,8 @@ pub(super) fn impossible(
 /// in the encoder in which they are used.
 pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (pool, handles) = filled_pool(gpu, a, 8)?;
-    let shape = Shape::packed_at_most(4, 8, 2, 1).with_slots(8);
+    let shape =
+        Shape::packed_up_to(PackedLimits { sequences: 4, tokens: 8, max_len: 2 }, 1).with_slots(8);
     let caller = Caller::new(gpu, a, &pool, &shape, false)?;
     let wgsl = "@group(0) @binding(0) var<storage, read_write> sequences: array<u32>;
         @compute @workgroup_size(4) fn choose(@builtin(local_invocation_index) n: u32) {
@@ -178,7 +180,7 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
     }
     let readback = Readback::record(&gpu.device, &mut encoder, &[&caller.tensors[3]])?;
     gpu.queue.submit([encoder.finish()]);
-    let o = readback.wait(&gpu.device)?.concat();
+    let o = readback.wait()?.concat();
     let after = states(gpu, &pool)?;
     for (n, tokens) in [0..2, 2..3, 3..5, 5..6].into_iter().enumerate() {
         let slot = handles[7 - 2 * n];
@@ -186,9 +188,9 @@ pub(super) fn told_by_the_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), F
         let (mu, nu) = before.split_at(D * D);
         let rows = tokens.start * D..tokens.end * D;
         let inputs = Inputs::new(&q[rows.clone()], &k[rows.clone()], &v[rows.clone()]);
-        let inputs = inputs.with_initial(mu, nu);
+        let inputs = inputs.with_initial_state(mu, nu);
         let shape = Shape::new(1, tokens.len() as u32, 1);
-        let truth = reference::chunked(a.config(), &shape, inputs)?;
+        let truth = reference::mirror(a.config(), &shape, inputs)?;
         close("o", &truth.o, &o[rows])?;
         close("state", &[truth.mu, truth.nu].concat(), state(&after, slot))?;
     }

@@ -3,6 +3,7 @@
 use libtest_mimic::Failed;
 use linear_attention::error::{BindError, PoolError};
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{Config, FeatureMap, LinearAttention, Shape, Tensors};
 
@@ -60,12 +61,12 @@ pub(super) fn copies(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 pub(super) fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (pool, slots) = filled_pool(gpu, a, 2)?;
     let mut encoder = encoder(gpu);
-    let blocking = pool.snapshot(&gpu.device, &mut encoder, slots[1])?;
-    let polled = pool.snapshot(&gpu.device, &mut encoder, slots[1])?;
+    let blocking = pool.snapshot(&mut encoder, slots[1])?;
+    let polled = pool.snapshot(&mut encoder, slots[1])?;
     gpu.queue.submit([encoder.finish()]);
-    let bytes = blocking.wait(&gpu.device)?;
+    let bytes = blocking.wait()?;
     let mut encoder = super::encoder(gpu);
-    is(pollster::block_on(polled.read(&gpu.device))? == bytes, "both ways give the same")?;
+    is(pollster::block_on(polled.read())? == bytes, "both ways give the same")?;
     let other = StatePool::new(&gpu.device, a.config(), 1, 1)?;
     let mut damaged = bytes.clone();
     damaged[60] ^= 1;
@@ -74,19 +75,22 @@ pub(super) fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         (&bytes[..bytes.len() - 4], "length after the header"),
         (&bytes[..10], "length"),
     ] {
-        match other.restore(&gpu.device, &mut encoder, bytes) {
+        match other.restore(&mut encoder, bytes) {
             Err(PoolError::Snapshot { what: found, .. }) if found == what => {}
             found => return Err(format!("{found:?} where {what} was due").into()),
         }
     }
     let two_heads = StatePool::new(&gpu.device, a.config(), 2, 1)?;
-    let refused = two_heads.restore(&gpu.device, &mut encoder, &bytes);
-    is(matches!(refused, Err(PoolError::Snapshot { what: "kv_heads", .. })), "two heads for one")?;
+    let refused = two_heads.restore(&mut encoder, &bytes);
+    is(
+        matches!(refused, Err(PoolError::Snapshot { what: "value_heads", .. })),
+        "two heads for one",
+    )?;
     is(other.available() == 1, "what was refused took no slot")?;
-    let restored = other.restore(&gpu.device, &mut encoder, &bytes)?;
+    let restored = other.restore(&mut encoder, &bytes)?;
     gpu.queue.submit([encoder.finish()]);
     is(state(&states(gpu, &other)?, restored) == state_of(slots[1].index()), "restored")?;
-    let full = other.restore(&gpu.device, &mut super::encoder(gpu), &bytes);
+    let full = other.restore(&mut super::encoder(gpu), &bytes);
     is(matches!(full, Err(PoolError::Full { .. })), "no slot is left")
 }
 
@@ -120,8 +124,10 @@ pub(super) fn in_the_callers_buffer(gpu: &Gpu, a: &LinearAttention) -> Result<()
 
 pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (pool, slots) = filled_pool(gpu, a, 4)?;
-    let plan = a.plan(&Shape::packed_at_most(2, 8, 6, 1).with_slots(4))?;
-    let batch = Batch::new(&gpu.device, &plan, &pool)?;
+    let plan = a.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 6 }, 1).with_slots(4),
+    )?;
+    let batch = Batch::new(&plan, &pool)?;
     let entry = |slot: usize, tokens| Entry { slot: slots[slot], tokens };
     let write = |entries: &[Entry]| batch.write(&gpu.queue, &pool, entries).err();
     let entries = |what, required, actual| Some(PoolError::Entries { what, required, actual });
@@ -136,39 +142,41 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let other = StatePool::new(&gpu.device, a.config(), 1, 4)?;
     let refused = batch.write(&gpu.queue, &other, &[]).err();
     is(matches!(refused, Some(PoolError::Pool { what: "pool", .. })), "another pool")?;
-    for (heads, slots, what) in [(1, 5, "slots"), (2, 4, "kv_heads")] {
+    for (heads, slots, what) in [(1, 5, "slots"), (2, 4, "value_heads")] {
         let other = StatePool::new(&gpu.device, a.config(), heads, slots)?;
-        let refused = Batch::new(&gpu.device, &plan, &other).err();
+        let refused = Batch::new(&plan, &other).err();
         let found = matches!(&refused, Some(PoolError::Pool { what: found, .. }) if *found == what);
         is(found, &format!("{refused:?} where {what} differ"))?;
     }
     let relu = StatePool::new(&gpu.device, &relu(a), 1, 4)?;
-    let refused = Batch::new(&gpu.device, &plan, &relu).err();
+    let refused = Batch::new(&plan, &relu).err();
     is(matches!(refused, Some(PoolError::Pool { what: "config", .. })), "states of another map")?;
     let dense = a.plan(&Shape::new(2, 4, 1))?;
-    let refused = Batch::new(&gpu.device, &dense, &pool).err();
+    let refused = Batch::new(&dense, &pool).err();
     is(refused == Some(PoolError::NotPooled), "no pool at all")?;
 
-    let [q, k, v, out] = [0; 4].map(|_| buffer(gpu, &[0; 8 * 4 * D]));
-    let tensors = Tensors::new(&q, &k, &v, &out);
-    let scratch = || q.as_entire_buffer_binding();
-    let bind = |tensors: &Tensors<'_>| a.bind(&gpu.device, &plan, tensors, scratch()).err();
+    let [q, k, v, o] = [0; 4].map(|_| buffer(gpu, &[0; 8 * 4 * D]));
+    let tensors = Tensors::new(&q, &k, &v, &o);
+    let scratch = || Some(q.as_entire_buffer_binding());
+    let bind = |tensors: &Tensors<'_>| a.bind(&plan, tensors, scratch()).err();
     is(bind(&tensors) == Some(BindError::Missing { tensor: "pool" }), "no pool")?;
-    let tensors = Tensors { pool: Some(pool.binding()), ..tensors };
+    let tensors = tensors.with_pool(pool.binding());
     is(bind(&tensors) == Some(BindError::Missing { tensor: "sequences" }), "no sequences")?;
-    let tensors = Tensors { sequences: Some(Sequences::Host(&batch)), ..tensors };
+    let tensors = tensors.with_sequences(Sequences::Host(&batch));
     is(bind(&tensors).is_none(), "what it needs")?;
-    let strange = Tensors { pool: Some(other.binding()), ..tensors.clone() };
+    let strange = tensors.clone().with_pool(other.binding());
     is(bind(&strange) == Some(BindError::Batch { what: "pool" }), "a batch of another pool")?;
     let two_heads = StatePool::new(&gpu.device, a.config(), 2, 4)?;
-    let strange = Tensors { pool: Some(two_heads.binding()), ..tensors.clone() };
+    let strange = tensors.clone().with_pool(two_heads.binding());
     let (required, actual) = (16 * STATE as u64, 32 * STATE as u64);
     is(bind(&strange) == Some(BindError::PoolSize { required, actual }), "a pool of other states")?;
-    let longer = a.plan(&Shape::packed_at_most(2, 9, 6, 1).with_slots(4))?;
-    let found = a.bind(&gpu.device, &longer, &tensors, scratch()).err();
+    let longer = a.plan(
+        &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 9, max_len: 6 }, 1).with_slots(4),
+    )?;
+    let found = a.bind(&longer, &tensors, scratch()).err();
     is(found == Some(BindError::Batch { what: "plan" }), "a batch of another plan")?;
-    let tensors = Tensors { initial: Some(pool.binding()), ..tensors };
-    is(bind(&tensors) == Some(BindError::Unexpected { tensor: "initial" }), "two states")
+    let tensors = tensors.with_initial_state(pool.binding());
+    is(bind(&tensors) == Some(BindError::Unexpected { tensor: "initial_state" }), "two states")
 }
 
 fn relu(a: &LinearAttention) -> Config {

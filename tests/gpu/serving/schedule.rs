@@ -2,6 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::serve::{Entry, Slot, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::{Inputs, LinearAttention, Shape, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Proptest, TestCaseError, TestRunner};
@@ -62,8 +63,9 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
     let pool = StatePool::new(&gpu.device, a.config(), 1, SLOTS)?;
     // Both are bound once, whoever comes and goes.
     let of = |shape: Shape| Caller::new(gpu, a, &pool, &shape.with_slots(SLOTS), true);
-    let prefill = of(Shape::packed_at_most(4, 70, 29, 1))?;
-    let decode = of(Shape::packed_at_most(6, 14, 3, 1))?;
+    let prefill =
+        of(Shape::packed_up_to(PackedLimits { sequences: 4, tokens: 70, max_len: 29 }, 1))?;
+    let decode = of(Shape::packed_up_to(PackedLimits { sequences: 6, tokens: 14, max_len: 3 }, 1))?;
     let mut users: Vec<User> = Vec::new();
     let mut salt = 0;
     for act in acts {
@@ -87,9 +89,9 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
             }
             Act::Away(user) => {
                 let index = user % users.len();
-                let snapshot = pool.snapshot(&gpu.device, &mut encoder, users[index].slot)?;
+                let snapshot = pool.snapshot(&mut encoder, users[index].slot)?;
                 gpu.queue.submit([encoder.finish()]);
-                let bytes = snapshot.wait(&gpu.device)?;
+                let bytes = snapshot.wait()?;
                 pool.free(users[index].slot)?;
                 // Someone takes the slot meanwhile, if there is another for the one who returns.
                 encoder = super::encoder(gpu);
@@ -97,7 +99,7 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
                 if pool.available() == 0 {
                     pool.free(other)?;
                 }
-                users[index].slot = pool.restore(&gpu.device, &mut encoder, &bytes)?;
+                users[index].slot = pool.restore(&mut encoder, &bytes)?;
                 if pool.index(other).is_ok() {
                     pool.free(other)?;
                 }

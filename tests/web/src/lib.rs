@@ -27,8 +27,7 @@ pub async fn check(filter: String, on_line: js_sys::Function) -> Result<String, 
     };
     let device = adapter.request_device(&descriptor).await;
     let (device, queue) = device.map_err(|error| error.to_string())?;
-    let mut options = Options::default();
-    options.filter = Some(filter);
+    let options = Options::default().with_filter(filter);
     let mut last = String::new();
     let report = verify::run_async(&device, &queue, &options, &mut |row: &Row| {
         if row.case != last {

@@ -1,0 +1,117 @@
+// implements: chunk
+//
+// Rows that each thread loads for itself, a token at a time: a work item is a thread, which has all
+// features of its columns, and threads share nothing. For CPU adapters, where a barrier costs more than
+// to load and map a row again.
+//
+// memory  none
+
+import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
+import constants::{QUERY_MAP, ROWS_VEC4, THREADS};
+import heads::{key_row, output_row, value_row};
+import lane::{Lane};
+import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure, row_scale};
+import normalise::{row_factor_of};
+import params::{workgroup_index};
+import rows::{load_k, load_q, load_v, store_o};
+import states/offset::{StateOffset};
+import states::{load_nu, store_nu};
+import tile::{Key, Value};
+import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
+import work_item::{work_item, work_item_in_table};
+
+var<private> nu: Key;            // nu up to the token
+var<private> token_key: Key;     // phi(k) of the token
+var<private> row_factor: f32;    // of the query row that was loaded last
+
+fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
+    let index = workgroup_index(workgroup) * THREADS + thread;
+    if (HAS_TABLE) { return work_item_in_table(index, head_blocks); }
+    return work_item(index, head_blocks, segments);
+}
+
+fn thread_of_item(thread: u32) -> u32 { return 0u; }
+
+fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) {
+    if (!NORMALIZE) { return; }
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { nu[r] = load_nu(at, r); }
+}
+
+fn clear_chunk_nu(lane: Lane) { nu = Key(); }
+
+fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { store_nu(at, r, nu[r]); }
+}
+
+fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
+    let row = key_row(chunk.first, item.head);
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) {
+        token_key[r] = masked_features(KEY_MAP, load_k(row, r), r, NO_SCALE);
+        if (NORMALIZE) { nu[r] += token_key[r]; }
+    }
+}
+
+// A query is loaded where it is read.
+fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
+fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn add_keys(chunk: Chunk, lane: Lane) {}
+
+fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key { return token_key; }
+
+fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
+    let row = value_row(chunk.first + i, item.head);
+    var value = Value();
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c);
+    }
+    return value;
+}
+
+fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+    let row = chunk_query_row(item, chunk, i * item.heads + h);
+    var query = Key();
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { query[r] = load_q(row, r); }
+    var scale = NO_SCALE;
+    if (NORMALIZE) {
+        var largest = LOWEST;
+        @unroll
+        for (var r = 0u; r < ROWS_VEC4; r++) { largest = max(largest, row_measure(QUERY_MAP, query[r], r)); }
+        scale = row_scale(QUERY_MAP, largest);
+    }
+    var weight = vec4<f32>(0.0);
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) {
+        query[r] = masked_features(QUERY_MAP, query[r], r, scale);
+        if (NORMALIZE) { weight += query[r] * nu[r]; }
+    }
+    row_factor = row_factor_of(dot(weight, vec4<f32>(1.0)), row_gain(QUERY_MAP, scale));
+    return query;
+}
+
+fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+    let o_row = chunk_output_row(item, chunk, row);
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * row_factor);
+    }
+}
+
+fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {}
+
+// Rows of o that belong to no sequence are zero.
+fn zero_rows(item: WorkItem, lane: Lane) {
+    for (var t = item.begin; t < item.end; t++) {
+        for (var h = 0u; h < item.heads; h++) {
+            for (var c = 0u; c < COLUMNS_VEC4; c++) {
+                let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
+                store_o(output_row(t, item.first_head + h), c4, vec4<f32>(0.0));
+            }
+        }
+    }
+}

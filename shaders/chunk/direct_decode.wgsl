@@ -1,0 +1,128 @@
+// implements: chunk
+//
+// Rows that each thread of decode_step loads for itself, as chunk/direct does for whole segments: here a
+// thread goes through its rows of mu four at a time, so that a row of k or q is loaded and mapped four
+// features at a time as well, and never held.
+//
+// memory  none
+
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS};
+import constants::{KEY_MAP, NORMALIZE, QUERY_MAP};
+import heads::{key_row, output_row, value_row};
+import lane::{Lane};
+import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
+import normalise::{row_factor_of};
+import rows::{load_k, load_q, load_v, store_o};
+import states/offset::{StateOffset};
+import states::{load_nu, store_nu};
+import tile::{Key, Value};
+import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
+
+var<private> nu_offset: StateOffset;                    // of nu before the tokens
+var<private> scales: array<RowScale, DECODE_ROWS>;      // of each query row
+var<private> row_factors: array<f32, DECODE_ROWS>;      // of each row of q' mu
+
+fn thread_of_item(thread: u32) -> u32 { return 0u; }
+
+fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) { nu_offset = at; }
+
+fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+    for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
+        var nu = load_nu(at, f4);
+        for (var i = 0u; i < chunk.tokens; i++) { nu += key_features(item, chunk, i, f4); }
+        store_nu(at, f4, nu);
+    }
+}
+
+fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
+
+// The scale of each query row.
+fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
+    @unroll
+    for (var row = 0u; row < DECODE_ROWS; row++) {
+        scales[row] = NO_SCALE;
+        if (NORMALIZE && row < chunk.tokens * DECODE_HEADS) {
+            let q_row = chunk_query_row(item, chunk, row);
+            var largest = LOWEST;
+            for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
+                largest = max(largest, row_measure(QUERY_MAP, load_q(q_row, f4), f4));
+            }
+            scales[row] = row_scale(QUERY_MAP, largest);
+        }
+    }
+}
+
+fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
+    var weights: array<vec4<f32>, DECODE_ROWS>;
+    if (NORMALIZE) {
+        for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
+            var nu = load_nu(nu_offset, f4);
+            @unroll
+            for (var i = 0u; i < DECODE_TOKENS; i++) {
+                if (i < chunk.tokens) {
+                    nu += key_features(item, chunk, i, f4);
+                    @unroll
+                    for (var h = 0u; h < DECODE_HEADS; h++) {
+                        let scale = scales[i * DECODE_HEADS + h];
+                        weights[i * DECODE_HEADS + h] +=
+                            nu * query_features(item, chunk, i * DECODE_HEADS + h, f4, scale);
+                    }
+                }
+            }
+        }
+    }
+    @unroll
+    for (var row = 0u; row < DECODE_ROWS; row++) {
+        row_factors[row] = row_factor_of(dot(weights[row], vec4<f32>(1.0)), row_gain(QUERY_MAP, scales[row]));
+    }
+}
+
+fn key_features(item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
+    return masked_features(KEY_MAP, load_k(key_row(chunk.first + i, item.head), f4), f4, NO_SCALE);
+}
+
+fn query_features(item: WorkItem, chunk: Chunk, row: u32, f4: u32, scale: RowScale) -> vec4<f32> {
+    return masked_features(QUERY_MAP, load_q(chunk_query_row(item, chunk, row), f4), f4, scale);
+}
+
+fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
+    return Key(key_features(item, chunk, i, lane.f4));
+}
+
+fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+    let row = i * DECODE_HEADS + h;
+    return Key(query_features(item, chunk, row, lane.f4, scales[row]));
+}
+
+fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
+    let row = value_row(chunk.first + i, item.head);
+    var value = Value();
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c);
+    }
+    return value;
+}
+
+fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+    let o_row = chunk_output_row(item, chunk, row);
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * row_factors[row]);
+    }
+}
+
+fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {}
+
+// Rows of o that belong to no sequence are zero.
+fn zero_rows(item: WorkItem, lane: Lane) {
+    for (var t = item.begin; t < item.end; t++) {
+        for (var h = 0u; h < item.heads; h++) {
+            for (var c = 0u; c < COLUMNS_VEC4; c++) {
+                let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
+                store_o(output_row(t, item.first_head + h), c4, vec4<f32>(0.0));
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+// implements: chunk
+//
+// A chunk of tokens in workgroup memory, from which all threads of a work item read. LANES threads share
+// a row of the state, each with other features of it: with more than one, the partial sums of o are
+// added up in workgroup memory.
+//
+// memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu, and with several lanes
+//         queries LANES V/4 partial sums; floats: queries F/4 products with nu
+
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
+import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, THREADS};
+import chunk/features::{features, query_features};
+import heads::{output_row, value_row};
+import lane::{Lane};
+import output::{store_weight, store_zero, write_output};
+import params::{workgroup_index};
+import row_map::{clear_row_max, load_keys};
+import rows::{load_v};
+import states/offset::{StateOffset};
+import states::{load_nu, store_nu};
+import tile::{Key, Value};
+import work_item::{Chunk, WorkItem, work_item, work_item_in_table};
+
+const VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * BLOCK_COLUMNS_VEC4;
+const PARTIAL_LEN: u32 = select(1u, CHUNK_QUERIES * LANES * BLOCK_COLUMNS_VEC4, LANES > 1u);
+const PRODUCT_LEN: u32 = CHUNK_QUERIES * BLOCK_VEC4;
+
+var<workgroup> values: array<vec4<f32>, VALUE_CHUNK_LEN>;    // [tokens, columns/4]
+var<workgroup> nu: array<vec4<f32>, BLOCK_VEC4>;             // nu up to the chunk: [F/4]
+var<workgroup> products: array<f32, PRODUCT_LEN>;            // of phi(q) and nu: [queries, F/4]
+var<workgroup> partial_sums: array<vec4<f32>, PARTIAL_LEN>;  // of phi(q) mu: [queries, LANES, columns/4]
+var<workgroup> shared_item: WorkItem;
+
+// The same for all threads of a workgroup, and seen to be: barriers stand where the item decides.
+fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
+    let index = workgroup_index(workgroup);
+    if (HAS_TABLE) {
+        if (thread == 0u) { shared_item = work_item_in_table(index, head_blocks); }
+        return workgroupUniformLoad(&shared_item);
+    }
+    return work_item(index, head_blocks, segments);
+}
+
+fn thread_of_item(thread: u32) -> u32 { return thread; }
+
+fn load_chunk_nu(at: StateOffset, item: WorkItem, lane: Lane) {
+    if (!NORMALIZE) { return; }
+    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
+        nu[f4] = load_nu(at, item.feature_block * BLOCK_VEC4 + f4);
+    }
+    clear_row_max(lane);
+}
+
+fn clear_chunk_nu(lane: Lane) {
+    if (!NORMALIZE) { return; }
+    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) { nu[f4] = vec4<f32>(0.0); }
+}
+
+fn store_chunk_nu(at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
+    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
+        store_nu(at, item.feature_block * BLOCK_VEC4 + f4, nu[f4]);
+    }
+}
+
+fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
+    // The chunk before has been read.
+    workgroupBarrier();
+    load_keys(item, chunk, lane);
+    for (var i = lane.thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
+        let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
+        values[i] = load_v(value_row(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4);
+    }
+}
+
+// The keys enter nu.
+fn add_keys(chunk: Chunk, lane: Lane) {
+    if (!NORMALIZE) { return; }
+    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
+        var sum = nu[f4];
+        for (var i = 0u; i < chunk.tokens; i++) { sum += features[i * BLOCK_VEC4 + f4]; }
+        nu[f4] = sum;
+    }
+}
+
+// The keys enter nu one after the other, and each query row gets its weight phi(q_i) . nu_i.
+fn weigh_rows(item: WorkItem, chunk: Chunk, lane: Lane) {
+    if (!NORMALIZE) { return; }
+    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
+        var sum = nu[f4];
+        for (var i = 0u; i < chunk.tokens; i++) {
+            sum += features[i * BLOCK_VEC4 + f4];
+            for (var row = i * item.heads; row < (i + 1u) * item.heads; row++) {
+                products[row * BLOCK_VEC4 + f4] = dot(features[query_features(row) + f4], sum);
+            }
+        }
+        nu[f4] = sum;
+    }
+    workgroupBarrier();
+    for (var row = lane.thread; row < chunk.tokens * item.heads; row += THREADS) {
+        var weight = 0.0;
+        for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) { weight += products[row * BLOCK_VEC4 + f4]; }
+        store_weight(item, chunk, row, weight);
+    }
+    // With several lanes the barrier before their sums serves for the weights as well.
+    if (LANES == 1u) { workgroupBarrier(); }
+}
+
+fn key(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
+    return features_at(i * BLOCK_VEC4 + lane.f4);
+}
+
+fn query(item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
+    return features_at(query_features(i * item.heads + h) + lane.f4);
+}
+
+fn features_at(at: u32) -> Key {
+    var key = Key();
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { key[r] = features[at + r]; }
+    return key;
+}
+
+fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
+    var value = Value();
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        value[c] = values[i * BLOCK_COLUMNS_VEC4 + lane.c4 + c * COLUMN_THREADS];
+    }
+    return value;
+}
+
+// This thread's sum for a query row, which is the whole sum where one lane has all features.
+fn store_output(item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
+    @unroll
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        let c4 = lane.c4 + c * COLUMN_THREADS;
+        if (LANES == 1u) {
+            write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, o[c]);
+        } else {
+            let lane_index = lane.thread / COLUMN_THREADS;
+            partial_sums[(row * LANES + lane_index) * BLOCK_COLUMNS_VEC4 + c4] = o[c];
+        }
+    }
+}
+
+// Adds up the lanes' partial sums.
+fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {
+    if (LANES == 1u) { return; }
+    workgroupBarrier();
+    let len = chunk.tokens * item.heads * BLOCK_COLUMNS_VEC4;
+    for (var i = lane.thread; i < len; i += THREADS) {
+        let row = i / BLOCK_COLUMNS_VEC4;
+        let c4 = i % BLOCK_COLUMNS_VEC4;
+        var sum = vec4<f32>(0.0);
+        for (var other = 0u; other < LANES; other++) {
+            sum += partial_sums[(row * LANES + other) * BLOCK_COLUMNS_VEC4 + c4];
+        }
+        write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, sum);
+    }
+}
+
+// Rows of o that belong to no sequence are zero.
+fn zero_rows(item: WorkItem, lane: Lane) {
+    let len = (item.end - item.begin) * item.heads * BLOCK_COLUMNS_VEC4;
+    for (var i = lane.thread; i < len; i += THREADS) {
+        let row = i / BLOCK_COLUMNS_VEC4;
+        let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
+        let t = item.begin + row / item.heads;
+        store_zero(output_row(t, item.first_head + row % item.heads), c4);
+    }
+}

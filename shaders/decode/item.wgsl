@@ -1,0 +1,26 @@
+// The work items of decode_step, with what both ways to load rows share.
+
+import constants::{HAS_LENGTHS, HAS_SLOTS};
+import params::{params};
+import sequences::{Sequence};
+import work_item::{WorkItem};
+
+// Item `index` of N (and the tokens behind the last sequence) x E.
+fn item_of_sequence(index: u32, sequence: Sequence) -> WorkItem {
+    var item: WorkItem;
+    item.is_active = true;
+    item.has_sequence = sequence.is_used && !sequence.is_invalid;
+    item.is_last = true;
+    item.state = sequence.state;
+    item.head = index % params.value_heads;
+    item.first_head = item.head * params.group;
+    item.heads = params.group;
+    item.begin = sequence.begin;
+    item.end = sequence.end;
+    return item;
+}
+
+// Sequences of the grid.
+fn decode_sequences() -> u32 {
+    return params.sequences + select(0u, 1u, HAS_LENGTHS || HAS_SLOTS);
+}

@@ -1,0 +1,89 @@
+// The outputs of the few tokens of each sequence, and its state updated where it is:
+//
+//     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
+//     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
+//
+// A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
+// four rows are loaded, take in the tokens, are read by the queries and stored, so that the state is
+// read once and written once.
+//
+// reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
+// writes  o [T,max(H,E),V]  state_out [states, state]
+// grid    (N, and 1 where tokens may lie behind the last sequence) x E, folded
+// memory  see chunk/
+
+import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, LANE_TILES};
+import constants::{NORMALIZE, ROWS_VEC4, THREADS};
+import chunk::{key, load_chunk_nu, load_queries, load_tokens, prepare_chunk, query};
+import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
+import decode_item::{decode_item, wait_for_readers_of_nu};
+import lane::{Lane, lane_of};
+import rule::{update};
+import states/offset::{StateOffset, state_offset};
+import tile::{Tile, Value, apply};
+import tile/unrolled::{load_tile, store_tile};
+import work_item::{Chunk, WorkItem};
+
+const OUTPUT_LEN: u32 = DECODE_ROWS * COLUMNS_VEC4;
+
+@compute @workgroup_size(THREADS)
+fn decode_step(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let item = decode_item(workgroup, thread);
+    let lane = lane_of(thread_of_item(thread));
+    let chunk = Chunk(item.begin, min(item.end - item.begin, DECODE_TOKENS));
+    let at = state_offset(item.state, item.head);
+    if (item.is_active) {
+        if (item.has_sequence) { decode_tokens(item, chunk, at, lane); } else { zero_rows(item, lane); }
+    }
+    if (FINAL_STATE && NORMALIZE) {
+        wait_for_readers_of_nu();
+        if (item.is_active && item.has_sequence && item.value_block == 0u) {
+            store_chunk_nu(at, item, chunk, lane);
+        }
+    }
+}
+
+fn decode_tokens(item: WorkItem, chunk: Chunk, at: StateOffset, first_lane: Lane) {
+    var lane = first_lane;
+    load_chunk_nu(at, item, lane);
+    load_tokens(item, chunk, lane);
+    load_queries(item, chunk, lane);
+    prepare_chunk(item, chunk, item.heads, lane);
+    weigh_rows(item, chunk, lane);
+
+    var outputs: array<vec4<f32>, OUTPUT_LEN>;  // [tokens, heads, COLUMNS/4]
+    for (var step = 0u; step < LANE_TILES; step++) {
+        var mu = Tile();
+        load_tile(&mu, at, item, lane);
+        @unroll
+        for (var i = 0u; i < DECODE_TOKENS; i++) {
+            if (i < chunk.tokens) {
+                update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));
+                @unroll
+                for (var h = 0u; h < DECODE_HEADS; h++) {
+                    let o = apply(&mu, query(item, chunk, i, h, lane));
+                    @unroll
+                    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+                        outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
+                    }
+                }
+            }
+        }
+        if (FINAL_STATE) { store_tile(&mu, at, item, lane); }
+        lane.f4 += ROWS_VEC4;
+    }
+
+    @unroll
+    for (var row = 0u; row < DECODE_ROWS; row++) {
+        if (row < chunk.tokens * DECODE_HEADS) {
+            var o = Value();
+            @unroll
+            for (var c = 0u; c < COLUMNS_VEC4; c++) { o[c] = outputs[row * COLUMNS_VEC4 + c]; }
+            store_output(item, chunk, row, o, first_lane);
+        }
+    }
+    reduce_outputs(item, chunk, first_lane);
+}

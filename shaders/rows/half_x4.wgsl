@@ -1,0 +1,39 @@
+// implements: rows
+//
+// q, k, v and o in f16 or bf16, where K, V and F are multiples of four: every access is 8 bytes.
+//
+// Beyond the end of a row its last vec4 is read again: a feature map masks what is no feature, and
+// what is no value belongs to a column that is never stored.
+
+import constants::{KEY_DIM, VALUE_DIM};
+import rows/half::{pack_pair, unpack_pair};
+
+const KEY_ROW_VEC4: u32 = KEY_DIM / 4u;
+const VALUE_ROW_VEC4: u32 = VALUE_DIM / 4u;
+
+@group(0) @binding(1) var<storage, read_write> q: array<vec2<u32>>;  // [T,H,K/4]
+@group(0) @binding(2) var<storage, read_write> k: array<vec2<u32>>;  // [T,G,K/4]
+@group(0) @binding(3) var<storage, read_write> v: array<vec2<u32>>;  // [T,E,V/4]
+@group(0) @binding(4) var<storage, read_write> o: array<vec2<u32>>;  // [T,max(H,E),V/4]
+
+fn load_q(row: u32, x4: u32) -> vec4<f32> {
+    return unpack_vec4(q[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)]);
+}
+
+fn load_k(row: u32, x4: u32) -> vec4<f32> {
+    return unpack_vec4(k[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)]);
+}
+
+fn load_v(row: u32, c4: u32) -> vec4<f32> {
+    return unpack_vec4(v[row * VALUE_ROW_VEC4 + min(c4, VALUE_ROW_VEC4 - 1u)]);
+}
+
+fn store_o(row: u32, c4: u32, x: vec4<f32>) {
+    if (c4 < VALUE_ROW_VEC4) {
+        o[row * VALUE_ROW_VEC4 + c4] = vec2<u32>(pack_pair(x.xy), pack_pair(x.zw));
+    }
+}
+
+fn unpack_vec4(words: vec2<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack_pair(words.x), unpack_pair(words.y));
+}

@@ -1,0 +1,10 @@
+// implements: rule
+//
+// The rule `linear`:  mu_i = mu_{i-1} + phi(k_i)^T v_i
+
+import tile::{Key, Tile, Value, add_outer};
+
+// A token enters this thread's tile of the state.
+fn update(mu: ptr<function, Tile>, key: Key, value: Value) {
+    add_outer(mu, key, value);
+}

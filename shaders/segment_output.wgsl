@@ -1,0 +1,67 @@
+// The outputs of one segment, token by token from the state that it starts from:
+//
+//     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
+//     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
+//
+// mu stays in registers: each thread holds a tile of F x V. A token enters the tile, and its queries
+// read the tile, so that a token sees itself.
+//
+// reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
+// writes  o [T,max(H,E),V], or where F has several blocks their partial sums; in the last segment of a
+//         sequence state_out [states, state]
+// grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
+// memory  see chunk/
+
+import constants::{FINAL_STATE, NORMALIZE, SEGMENT_STATES, THREADS};
+import chunk::{item_of, key, load_chunk_nu, load_queries, load_tokens, prepare_chunk, query};
+import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
+import lane::{lane_of};
+import params::{params};
+import rule::{update};
+import states/offset::{state_offset};
+import tile::{Tile, apply};
+import tile_io::{load_tile, store_tile};
+import work_item::{Chunk};
+
+@compute @workgroup_size(THREADS)
+fn segment_output(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let item = item_of(workgroup, thread, params.head_blocks, params.segments);
+    if (!item.is_active) { return; }
+    let lane = lane_of(thread_of_item(thread));
+    if (!item.has_sequence) {
+        zero_rows(item, lane);
+        return;
+    }
+
+    // Of a segment's own in scratch, or the initial state, or the one that will be overwritten.
+    let begin = state_offset(select(item.state, item.segment, SEGMENT_STATES), item.head);
+    var mu = Tile();
+    load_tile(&mu, begin, item, lane);
+    load_chunk_nu(begin, item, lane);
+
+    for (var t = item.begin; t < item.end; t += params.chunk_len) {
+        let chunk = Chunk(t, min(params.chunk_len, item.end - t));
+        load_tokens(item, chunk, lane);
+        load_queries(item, chunk, lane);
+        prepare_chunk(item, chunk, item.heads, lane);
+        weigh_rows(item, chunk, lane);
+        for (var i = 0u; i < chunk.tokens; i++) {
+            update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));
+            for (var h = 0u; h < item.heads; h++) {
+                let features = query(item, chunk, i, h, lane);
+                store_output(item, chunk, i * item.heads + h, apply(&mu, features), lane);
+            }
+        }
+        reduce_outputs(item, chunk, lane);
+    }
+
+    // Blocks of output heads carry the same state; the first stores it.
+    if (FINAL_STATE && item.is_last && item.first_head == item.head * params.group) {
+        let end = state_offset(item.state, item.head);
+        store_tile(&mu, end, item, lane);
+        if (NORMALIZE && item.value_block == 0u) { store_chunk_nu(end, item, Chunk(item.end, 0u), lane); }
+    }
+}

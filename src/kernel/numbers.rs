@@ -1,0 +1,151 @@
+//! The numbers that a module is compiled for.
+
+use crate::kernel::assembler::{Number, Numbers};
+use crate::kernel::layout::{DecodeLayout, Layout, SCAN_THREADS};
+use crate::kernel::stage::Stage;
+use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+
+/// The state that a sequence, or a segment of it, starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum InitialState {
+    #[default]
+    Zero = 0,
+    Given = 1,
+    /// Read where it is written.
+    InPlace = 2,
+}
+
+/// A variant of a stage: everything else that it is compiled for. Code for states that nobody has would
+/// cost a CPU adapter as much to compile as all the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Variant {
+    pub(crate) initial_state: InitialState,
+    /// Whether the states of segments are in scratch.
+    pub(crate) segment_states: bool,
+    pub(crate) final_state: bool,
+    /// Whether a buffer says which tokens a sequence has.
+    pub(crate) has_lengths: bool,
+    /// Whether a buffer says which slot of a pool a sequence has.
+    pub(crate) has_slots: bool,
+    /// Whether nobody has checked that buffer, so that its entries may conflict.
+    pub(crate) is_untrusted: bool,
+    /// The numbers of `decode_step`.
+    pub(crate) decode: Option<DecodeLayout>,
+}
+
+/// The tile of a stage and the threads around it.
+struct Tile {
+    rows: u32,
+    columns: u32,
+    column_threads: u32,
+    lanes: u32,
+    lane_tiles: u32,
+    threads: u32,
+    chunk_tokens: u32,
+    chunk_queries: u32,
+}
+
+/// Every number that a file may import, for this stage.
+pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> Numbers {
+    use Number::{Bool, F32, U32};
+    let eps = config.normalization.eps();
+    let tile = tile_of(stage, config, layout, variant);
+    let block_features = tile.rows * tile.lanes * tile.lane_tiles;
+    let block_columns = tile.columns * tile.column_threads;
+    let mut numbers = vec![
+        ("KEY_DIM", U32(config.key_dim)),
+        ("VALUE_DIM", U32(config.value_dim)),
+        ("FEATURE_DIM", U32(config.features())),
+        ("FEATURE_BLOCKS", U32(layout.feature_blocks(config))),
+        ("NORMALIZE", Bool(eps.is_some())),
+        ("SCALE", F32(config.scale)),
+        ("EPS", F32(eps.unwrap_or(0.0))),
+        ("IS_BF16", Bool(config.dtype == Dtype::Bf16)),
+        ("SCAN_THREADS", U32(SCAN_THREADS)),
+        ("STATE_ZERO", U32(InitialState::Zero as u32)),
+        ("STATE_IN_PLACE", U32(InitialState::InPlace as u32)),
+        ("INITIAL_STATE", U32(variant.initial_state as u32)),
+        ("SEGMENT_STATES", Bool(variant.segment_states)),
+        ("FINAL_STATE", Bool(variant.final_state)),
+        ("HAS_LENGTHS", Bool(variant.has_lengths)),
+        ("HAS_SLOTS", Bool(variant.has_slots)),
+        ("HAS_TABLE", Bool(variant.has_lengths || variant.has_slots)),
+        ("IS_UNTRUSTED", Bool(variant.is_untrusted)),
+        // The tile of a thread, and the threads around it.
+        ("ROWS", U32(tile.rows)),
+        ("ROWS_VEC4", U32(tile.rows / 4)),
+        ("COLUMNS_VEC4", U32(tile.columns / 4)),
+        ("TILE_LEN", U32(tile.rows * tile.columns / 4)),
+        ("COLUMN_THREADS", U32(tile.column_threads)),
+        ("LANES", U32(tile.lanes)),
+        ("LANE_TILES", U32(tile.lane_tiles)),
+        ("THREADS", U32(tile.threads)),
+        ("CHUNK_TOKENS", U32(tile.chunk_tokens)),
+        ("CHUNK_QUERIES", U32(tile.chunk_queries)),
+        ("BLOCK_VEC4", U32(block_features / 4)),
+        ("BLOCK_COLUMNS_VEC4", U32(block_columns / 4)),
+        ("FULL_ROWS", Bool(config.features().is_multiple_of(block_features.max(1)))),
+        ("FULL_COLUMNS", Bool(config.value_dim.is_multiple_of(block_columns.max(1)))),
+    ];
+    if let Some(decode) = variant.decode {
+        numbers.extend([
+            ("DECODE_TOKENS", U32(decode.tokens)),
+            ("DECODE_HEADS", U32(decode.heads)),
+            ("DECODE_ROWS", U32(decode.rows())),
+            ("DECODE_ITEMS", U32(decode.items)),
+            ("VALUE_BLOCKS", U32(decode.value_blocks(config))),
+        ]);
+    }
+    numbers.extend(map_numbers(config));
+    numbers
+}
+
+fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> Tile {
+    match variant.decode.filter(|_| stage == Stage::DecodeStep) {
+        Some(decode) => Tile {
+            rows: 4,
+            columns: decode.columns,
+            column_threads: decode.column_threads,
+            lanes: decode.lanes,
+            lane_tiles: decode.lane_tiles,
+            threads: decode.threads(config),
+            chunk_tokens: decode.tokens,
+            chunk_queries: decode.rows(),
+        },
+        None => Tile {
+            rows: layout.rows,
+            columns: layout.columns,
+            column_threads: layout.column_threads,
+            lanes: layout.lanes(config),
+            lane_tiles: 1,
+            // `Layout::check` has compared them with the device's limits.
+            threads: layout.threads(config) as u32,
+            chunk_tokens: layout.chunk_tokens,
+            chunk_queries: layout.chunk_queries,
+        },
+    }
+}
+
+/// The maps, and what `map/` and `chunk/row_wise` want to know of them.
+fn map_numbers(config: &Config) -> Numbers {
+    use Number::{Bool, F32, U32};
+    let (keys, queries) = (config.key_map(), config.query_map());
+    let kept = [keys, queries].map(|map| map.kept_projections(config.key_dim));
+    let row = |map: &FeatureMap| map.matrices() * map.matrix_rows(config.key_dim).div_ceil(4);
+    let mut numbers = vec![
+        ("KEY_MAP", U32(keys.code())),
+        ("QUERY_MAP", U32(queries.code())),
+        ("L2_NORM", Bool(config.l2_norm)),
+        ("ROOT_SCALE", F32(f64::from(config.key_dim).powf(-0.25) as f32)),
+        ("FEATURE_SCALE", F32(f64::from(config.features()).powf(-0.5) as f32)),
+        ("KEY_KEPT_VEC4", U32(kept[0])),
+        ("QUERY_KEPT_VEC4", U32(kept[1])),
+        ("KEPT_VEC4", U32(kept[0].max(kept[1]))),
+        ("KEY_WEIGHT_VEC4", U32(row(keys))),
+        ("QUERY_WEIGHT_VEC4", U32(row(queries))),
+    ];
+    numbers.extend(FeatureMap::CODES.map(|(name, code)| (name, U32(code))));
+    numbers
+}

@@ -1,0 +1,284 @@
+//! Every module that can be made is valid WGSL, with the bindings and the uniform that the host has.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+use std::collections::BTreeSet;
+use std::mem::{offset_of, size_of};
+use std::process::Command;
+
+use crate::kernel::assembler::{Module, import};
+use crate::kernel::layout::{DecodeLayout, Layout};
+use crate::kernel::numbers::{InitialState, Variant, numbers};
+use crate::kernel::params::Params;
+use crate::kernel::stage::Stage;
+use crate::problem::config::{Config, Normalization};
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+use crate::shaders;
+
+/// The configs whose modules differ in their files, by a readable name.
+fn configs() -> Vec<(String, Config)> {
+    let mut all = Vec::new();
+    for map in [
+        FeatureMap::Elu,
+        FeatureMap::Softmax,
+        FeatureMap::Hedgehog,
+        FeatureMap::Favor { features: 1000 },
+        FeatureMap::Taylor,
+    ] {
+        for width in [64, 63] {
+            for dtype in Dtype::ALL {
+                let mut config = Config::new(width, width);
+                (config.feature_map, config.dtype) = (map.clone(), dtype);
+                all.push((format!("{map}-{width}-{}", dtype.name()), config.clone()));
+                if dtype == Dtype::F32 {
+                    config.normalization = Normalization::None;
+                    all.push((format!("{map}-{width}-plain"), config));
+                }
+            }
+        }
+    }
+    all
+}
+
+fn layouts(config: &Config) -> Vec<(&'static str, Layout)> {
+    let mut layouts = vec![
+        ("workgroup", Layout::workgroup(16, 4, 16, 8)),
+        ("one-lane", Layout::workgroup(64, 4, 16, 4)),
+    ];
+    if config.is_element_wise() {
+        layouts.push(("direct", Layout::for_cpu(config)));
+    }
+    layouts
+}
+
+/// The module of a stage, and its name; `None` where no plan has the stage.
+fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Module> {
+    let limits = wgpu::Limits::default();
+    let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
+    if (stage == Stage::DecodeStep && decode.is_none())
+        || (stage == Stage::OutputSum && layout.feature_blocks(config) == 1)
+    {
+        return None;
+    }
+    let mut variant = Variant { decode, ..Variant::default() };
+    if is_whole {
+        variant = Variant {
+            initial_state: InitialState::Given,
+            segment_states: true,
+            final_state: true,
+            has_lengths: true,
+            has_slots: true,
+            is_untrusted: true,
+            decode,
+        };
+    }
+    Some(stage.module(config, layout, &numbers(stage, config, layout, variant)))
+}
+
+/// Calls `check` with every module.
+fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
+    for (config_name, config) in configs() {
+        for (layout_name, layout) in layouts(&config) {
+            for stage in Stage::ALL {
+                for is_whole in [false, true] {
+                    let Some(module) = module(stage, &config, layout, is_whole) else { continue };
+                    let kind = if is_whole { "-states" } else { "" };
+                    let name = format!("{}-{layout_name}-{config_name}{kind}", stage.name());
+                    check(&name, stage, &config, layout, &module);
+                }
+            }
+        }
+    }
+}
+
+fn parse(name: &str, module: &Module) -> naga::Module {
+    naga::front::wgsl::parse_str(&module.wgsl).unwrap_or_else(|error| {
+        panic!("{name}: {}", module.locate(&error.emit_to_string(&module.wgsl)))
+    })
+}
+
+fn validate(name: &str, text: &Module, module: &naga::Module) -> naga::valid::ModuleInfo {
+    // No capability at all: plain WGSL is what every backend can take.
+    let flags = naga::valid::ValidationFlags::all();
+    naga::valid::Validator::new(flags, naga::valid::Capabilities::empty())
+        .validate(module)
+        .unwrap_or_else(|error| {
+            panic!("{name}: {}", text.locate(&error.emit_to_string(&text.wgsl)))
+        })
+}
+
+#[test]
+fn modules_are_valid_and_bind_what_the_table_says() {
+    for_each(|name, stage, config, layout, text| {
+        let module = parse(name, text);
+        let info = validate(name, text, &module);
+        assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
+        let uses = info.get_entry_point(0);
+        let declared: BTreeSet<u32> = module
+            .global_variables
+            .iter()
+            .filter(|(handle, _)| !uses[*handle].is_empty())
+            .filter_map(|(_, v)| Some(v.binding?.binding))
+            .collect();
+        let ours: BTreeSet<u32> = stage.binds(config, layout).iter().map(|b| *b as u32).collect();
+        assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
+        assert!(module.overrides.is_empty(), "{name}");
+    });
+}
+
+/// Browsers compile with tint, where it is on PATH.
+#[test]
+fn modules_are_valid_for_tint() {
+    if Command::new("tint").arg("--help").output().is_err() {
+        eprintln!("SKIPPED: tint is not on PATH");
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("linear-attention-{}.wgsl", std::process::id()));
+    for_each(|name, _, config, _, text| {
+        // The dtypes differ in no control flow.
+        if config.dtype != Dtype::F16 {
+            std::fs::write(&path, &text.wgsl).unwrap();
+            let tint = Command::new("tint").args(["--format", "wgsl"]).arg(&path).output().unwrap();
+            let said = String::from_utf8_lossy(&tint.stderr);
+            assert!(tint.status.success(), "{name}: {said}");
+        }
+    });
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// A table of all modules, so that a change shows which of them it touches, and a few whole texts.
+#[test]
+fn snapshots() {
+    let mut table = String::new();
+    for_each(|name, _, _, _, module| {
+        let (lines, crc) = (module.wgsl.lines().count(), crc32fast::hash(module.wgsl.as_bytes()));
+        let files = module.files.join(" ");
+        table.push_str(&format!("{name}: {lines} lines, {crc:08x}\n    {files}\n"));
+        let whole =
+            ["segment_output-workgroup-elu-64-F32-states", "decode_step-direct-elu-64-F32-states"];
+        if whole.contains(&name) {
+            insta::assert_snapshot!(name, module.wgsl);
+        }
+    });
+    insta::assert_snapshot!("modules", table);
+}
+
+/// Metal and Direct3D get what naga makes of the shaders.
+#[test]
+fn modules_translate_to_msl_and_hlsl() {
+    for_each(|name, _, _, _, text| {
+        if !name.ends_with("-states") {
+            return;
+        }
+        let module = parse(name, text);
+        let info = validate(name, text, &module);
+        let options =
+            naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = naga::back::msl::PipelineOptions::default();
+        naga::back::msl::write_string(&module, &info, &options, &pipeline)
+            .unwrap_or_else(|error| panic!("{name} in MSL: {error}"));
+        let options =
+            naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = naga::back::hlsl::PipelineOptions::default();
+        let mut hlsl = String::new();
+        naga::back::hlsl::Writer::new(&mut hlsl, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{name} in HLSL: {error}"));
+    });
+}
+
+#[test]
+fn fields_lie_where_the_shaders_read_them() {
+    let config = Config::new(64, 64);
+    let text = module(Stage::SegmentOutput, &config, Layout::for_cpu(&config), true).unwrap();
+    let module = parse("params", &text);
+    let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
+    let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("no struct") };
+    assert_eq!(*span as usize, size_of::<Params>());
+    macro_rules! fields {
+        ($($field:ident),*) => { [$((stringify!($field), offset_of!(Params, $field))),*] };
+    }
+    let ours = fields![
+        sequences,
+        seq_len,
+        total_tokens,
+        max_len,
+        heads,
+        key_heads,
+        value_heads,
+        output_heads,
+        key_group,
+        query_group,
+        group,
+        head_tile,
+        head_blocks,
+        value_blocks,
+        segments,
+        segment_len,
+        chunk_len,
+        states,
+        key_weights,
+        query_weights_begin,
+        query_weights,
+        shares_key_weights,
+        grid_width
+    ];
+    let theirs: Vec<_> =
+        members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();
+    assert_eq!(theirs, ours);
+}
+
+/// Every file on disk is in the table and in some module; every name that is imported is declared
+/// where it is said to be, and used.
+#[test]
+fn every_file_is_reached_and_every_import_used() {
+    let mut reached = BTreeSet::from(["map/custom_prelude"]);
+    for_each(|_, _, _, _, module| reached.extend(module.files.iter().copied()));
+    let table: BTreeSet<_> = shaders::FILES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(reached, table, "files that no module has, or that are in no table");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut on_disk = BTreeSet::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "wgsl") {
+                let name = path.strip_prefix(&root).unwrap().with_extension("");
+                on_disk.insert(name.to_str().unwrap().replace('\\', "/"));
+            }
+        }
+    }
+    assert_eq!(on_disk, table.iter().map(|name| (*name).to_owned()).collect());
+
+    for (file, text) in shaders::FILES {
+        let body: String = text
+            .lines()
+            .filter(|line| import(line).is_none())
+            .map(|line| line.split("//").next().unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join("\n");
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let words: BTreeSet<&str> = body.split(|c| !is_part(c)).collect();
+        for (from, names) in text.lines().filter_map(import) {
+            for name in names {
+                assert!(words.contains(name), "{file} imports {name} and does not use it");
+                if from == "constants" {
+                    continue;
+                }
+                let implements = format!("// implements: {from}");
+                let sources = shaders::FILES.iter().filter(|(source, text)| {
+                    *source == from || text.lines().any(|line| line == implements)
+                });
+                let declares = |(_, text): &&(&str, &str)| {
+                    text.lines().filter_map(shaders::declared_name).any(|own| own == name)
+                };
+                assert!(
+                    sources.clone().any(|source| declares(&source)),
+                    "{file} imports {name} from {from}, which has no such name"
+                );
+            }
+        }
+    }
+}

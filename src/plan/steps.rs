@@ -1,0 +1,148 @@
+//! The resolved steps of a plan: which kernel, in which variant, on what.
+
+use std::ops::Range;
+
+use crate::kernel::numbers::{InitialState, Variant, numbers};
+use crate::kernel::stage::{Binding, Stage};
+use crate::plan::Plan;
+use crate::problem::tensor::Tensor;
+
+/// The states that a call has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "every combination there is")]
+pub enum States {
+    /// It starts from zero, and the final state is dropped.
+    #[default]
+    None,
+    /// It starts from an initial state, and the final state is dropped.
+    Initial,
+    /// It starts from zero, and the final state is stored.
+    Final,
+    /// It starts from an initial state and stores the final state elsewhere.
+    InitialAndFinal,
+    /// The final state is stored where the initial state is: one binding for both, or a pool.
+    InPlace,
+}
+
+/// The source of a binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The uniform.
+    Params,
+    /// A tensor of the caller's; a dummy where it is not bound. The final state may be in a pool.
+    Tensor(Tensor),
+    /// Bytes of scratch.
+    Scratch(Range<u64>),
+    /// Lengths that the host knows, as `cu_seqlens`.
+    Lengths,
+    /// A buffer that no shader touches.
+    Dummy,
+}
+
+/// A dispatch, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) stage: Stage,
+    pub(crate) workgroups: [u32; 3],
+    pub(crate) variant: Variant,
+    pub(crate) sources: Vec<(Binding, Source)>,
+}
+
+impl States {
+    fn has_initial(self) -> bool {
+        matches!(self, Self::Initial | Self::InitialAndFinal | Self::InPlace)
+    }
+
+    fn has_final(self) -> bool {
+        matches!(self, Self::Final | Self::InitialAndFinal | Self::InPlace)
+    }
+}
+
+impl Plan {
+    /// The steps of a call with these states, whose sequences are told by a buffer that nobody has
+    /// checked (`is_untrusted`) or not.
+    pub(crate) fn steps(&self, states: States, is_untrusted: bool) -> Vec<Step> {
+        let states = if self.shape().slots.is_some() { States::InPlace } else { states };
+        let step = |dispatch: &super::Dispatch| {
+            let (stage, workgroups) = (dispatch.stage, dispatch.workgroups);
+            let binds = stage.binds(self.config(), self.layout());
+            let sources =
+                binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
+            let variant = self.variant(stage, states, is_untrusted);
+            Step { stage, workgroups, variant, sources: sources.collect() }
+        };
+        self.dispatches().iter().map(step).collect()
+    }
+
+    /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where the
+    /// plan has no such stage. For tools that look at shaders.
+    #[must_use]
+    pub fn wgsl(&self, stage: Stage, states: States) -> Option<String> {
+        let is_untrusted = self.reads_sequences();
+        let step = self.steps(states, is_untrusted).into_iter().find(|step| step.stage == stage)?;
+        let numbers = numbers(stage, self.config(), self.layout(), step.variant);
+        Some(stage.module(self.config(), self.layout(), &numbers).wgsl)
+    }
+
+    /// Whether a stage reads and writes the states of sequences, and not of segments.
+    fn is_last(stage: Stage) -> bool {
+        matches!(stage, Stage::SegmentOutput | Stage::DecodeStep)
+    }
+
+    fn variant(&self, stage: Stage, states: States, is_untrusted: bool) -> Variant {
+        let is_last = Self::is_last(stage);
+        let segment_states = stage == Stage::SegmentOutput && self.has_segment_states();
+        let initial_state = match stage {
+            Stage::SegmentState | Stage::SequenceTable | Stage::OutputSum => InitialState::Zero,
+            _ if segment_states => InitialState::Given,
+            _ if states == States::InPlace && is_last => InitialState::InPlace,
+            _ if states.has_initial() => InitialState::Given,
+            _ => InitialState::Zero,
+        };
+        let (lengths, slots) = (self.shape().is_packed(), self.shape().slots.is_some());
+        // The others only ask whether there is a table.
+        let reads_words = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
+        Variant {
+            initial_state,
+            segment_states,
+            final_state: is_last && states.has_final(),
+            has_lengths: if reads_words { lengths } else { self.has_table() },
+            has_slots: reads_words && slots,
+            is_untrusted: reads_words && is_untrusted,
+            decode: self.decode().filter(|_| stage == Stage::DecodeStep),
+        }
+    }
+
+    fn source(&self, stage: Stage, binding: Binding, states: States) -> Source {
+        let scratch = |range: Range<u64>| {
+            if range.is_empty() { Source::Dummy } else { Source::Scratch(range) }
+        };
+        let is_last = Self::is_last(stage);
+        match binding {
+            Binding::Params => Source::Params,
+            Binding::Q => Source::Tensor(Tensor::Q),
+            Binding::K => Source::Tensor(Tensor::K),
+            Binding::V => Source::Tensor(Tensor::V),
+            Binding::O => Source::Tensor(Tensor::O),
+            Binding::Weights => Source::Tensor(Tensor::Weights),
+            Binding::Table => scratch(self.scratch_table()),
+            Binding::Partials => scratch(self.scratch_partials()),
+            Binding::Sequences if self.reads_sequences() => Source::Tensor(Tensor::Sequences),
+            Binding::Sequences if self.shape().is_packed() => Source::Lengths,
+            Binding::Sequences => Source::Dummy,
+            // segment_state writes what each segment adds to scratch, state_scan turns that into what
+            // each starts from, beginning with the initial state, and segment_output reads it.
+            Binding::StateIn if stage == Stage::SegmentOutput && self.has_segment_states() => {
+                scratch(self.scratch_states())
+            }
+            // Read where it is written, through the other binding.
+            Binding::StateIn if is_last && states == States::InPlace => Source::Dummy,
+            Binding::StateIn if states == States::InPlace => Source::Tensor(Tensor::FinalState),
+            Binding::StateIn if states.has_initial() => Source::Tensor(Tensor::InitialState),
+            Binding::StateIn => Source::Dummy,
+            Binding::StateOut if !is_last => scratch(self.scratch_states()),
+            Binding::StateOut if states.has_final() => Source::Tensor(Tensor::FinalState),
+            Binding::StateOut => Source::Dummy,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! φ of a row, written once for f64, the definition, and for f32, the mirror of the shaders.
+
+mod formulas;
+mod key_range;
+mod stabiliser;
+
+use stabiliser::RowScale;
+
+use crate::problem::config::Config;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::projection::Projection;
+use crate::problem::feature_map::real::Real;
+use crate::problem::feature_map::weights::Weights;
+
+/// eps of [`Config::l2_norm`], as in flash-linear-attention.
+const L2_EPS: f32 = 1e-6;
+
+/// φ of rows of q or k: K elements each in, F features each out.
+pub(crate) struct Phi<'a> {
+    map: &'a FeatureMap,
+    l2_norm: bool,
+    key_dim: usize,
+    features: usize,
+    projection: Option<&'a Projection>,
+    /// Whether a query without weights of its own has those of the key head that it reads.
+    shares_key_weights: bool,
+    /// Whether rows are scaled: queries, where o is normalised.
+    is_scaled: bool,
+}
+
+impl<'a> Phi<'a> {
+    pub(crate) fn of_keys(config: &'a Config, weights: Option<&'a Weights>) -> Self {
+        Self::new(config, config.key_map(), weights.and_then(Weights::of_keys))
+    }
+
+    pub(crate) fn of_queries(config: &'a Config, weights: Option<&'a Weights>) -> Self {
+        let (projection, shares_key_weights) =
+            weights.map_or((None, false), |weights| weights.of_queries());
+        let is_scaled = config.is_normalized();
+        let phi = Self::new(config, config.query_map(), projection);
+        Self { shares_key_weights, is_scaled, ..phi }
+    }
+
+    fn new(config: &'a Config, map: &'a FeatureMap, projection: Option<&'a Projection>) -> Self {
+        Self {
+            map,
+            l2_norm: config.l2_norm,
+            key_dim: config.key_dim as usize,
+            features: config.features() as usize,
+            projection: projection.filter(|_| map.projections(config.key_dim) > 0),
+            shares_key_weights: false,
+            is_scaled: false,
+        }
+    }
+
+    /// The head whose weights a query of `query_head` has, when it reads `key_head`.
+    pub(crate) fn weights_head(&self, query_head: usize, key_head: usize) -> usize {
+        if self.shares_key_weights { key_head } else { query_head }
+    }
+
+    /// The features of a row, with the weights of head `head`, and returned the gain: the factor that
+    /// its scale puts on them. It cancels in the quotient, but for eps.
+    pub(crate) fn row<R: Real>(&self, x: &[f32], head: usize, features: &mut [R]) -> R {
+        let mut x: Vec<R> = x.iter().map(|x| R::from(*x)).collect();
+        if self.l2_norm {
+            let norm = (squared_norm(&x) + R::from(L2_EPS)).sqrt();
+            x.iter_mut().for_each(|x| *x = *x / norm);
+        }
+        let mut y = Vec::new();
+        if let Some(projection) = self.projection {
+            y = vec![R::from(0.0); self.map.projections(self.key_dim as u32) as usize];
+            projection.project(head, &x, &mut y);
+        }
+        formulas::pre_features(self.map, &x, &y, features);
+        let scale =
+            if self.is_scaled { RowScale::of(self.map, features) } else { RowScale::none() };
+        for feature in features.iter_mut() {
+            *feature = stabiliser::activate(self.map, *feature, scale, self.features);
+        }
+        scale.gain(self.map)
+    }
+}
+
+/// Added up as the shaders do, four at a time.
+fn squared_norm<R: Real>(x: &[R]) -> R {
+    formulas::sum(x.chunks(4).map(|x| formulas::sum(x.iter().map(|x| *x * *x))))
+}

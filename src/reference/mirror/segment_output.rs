@@ -1,0 +1,86 @@
+//! Mirror of `segment_output.wgsl`; of `decode_step.wgsl`, which has one segment a sequence; and of
+//! `output_sum.wgsl`, which adds the partial sums of feature blocks.
+
+use super::{Sizes, State, segments};
+use crate::plan::Plan;
+use crate::problem::config::Config;
+use crate::problem::io::{Inputs, Output};
+use crate::problem::state;
+
+/// Mirror of `segment_output.wgsl`, and of `decode_step.wgsl`, which has one segment a
+/// sequence: the outputs from the state that each segment starts from, and the final state.
+#[must_use]
+pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output {
+    let sizes = Sizes::new(plan, inputs);
+    let lens = plan.lens();
+    let mut o = vec![0.0; lens.o as usize];
+    let sequences = plan.shape().sequences() as usize;
+    let mut final_states = sizes.states(sequences);
+    for segment in segments(plan) {
+        for e in 0..sizes.heads.value {
+            let mut held = State::load(&sizes, states, segment.number, e);
+            for t in segment.tokens.clone() {
+                held.update(&sizes, inputs, t, e);
+                for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
+                    let row = sizes.heads.output_row(t, h);
+                    let o = &mut o[row * sizes.value_dim..][..sizes.value_dim];
+                    held.apply(&sizes, inputs, [t, h, e], o);
+                }
+            }
+            if segment.is_last {
+                held.store(&sizes, &mut final_states, segment.n, e);
+            }
+        }
+    }
+    let (mu, nu) = state::split(sequences, lens.mu as usize, &final_states);
+    Output::new(o, mu, nu)
+}
+
+impl State {
+    /// The row of o of token t and output head h, which reads value head e.
+    fn apply(&self, sizes: &Sizes<'_>, inputs: Inputs<'_>, [t, h, e]: [usize; 3], o: &mut [f32]) {
+        let heads = &sizes.heads;
+        let mut query = vec![0.0; sizes.features];
+        let x = &inputs.q[heads.query_row(t, h) * sizes.key_dim..][..sizes.key_dim];
+        let head = sizes.of_queries.weights_head(heads.query_head(h), heads.key_head(e));
+        let gain = sizes.of_queries.row(x, head, &mut query);
+        // Each thread along F adds its own features; the partial sums are added last.
+        o.fill(0.0);
+        let mut partial_sum = vec![0.0; sizes.value_dim];
+        let tiles = self.mu.chunks(sizes.tile_features * sizes.value_dim);
+        for (query, mu) in query.chunks(sizes.tile_features).zip(tiles) {
+            partial_sum.fill(0.0);
+            for (q, mu) in query.iter().zip(mu.chunks(sizes.value_dim)) {
+                for (partial_sum, mu) in partial_sum.iter_mut().zip(mu) {
+                    *partial_sum += q * mu;
+                }
+            }
+            for (o, partial_sum) in o.iter_mut().zip(&partial_sum) {
+                *o += partial_sum;
+            }
+        }
+        let mut weight = 0.0;
+        for (query, nu) in query.chunks(4).zip(self.nu.chunks(4)) {
+            weight += query.iter().zip(nu).map(|(q, nu)| q * nu).sum::<f32>();
+        }
+        let factor = row_factor(sizes.config, weight, gain);
+        for o in o.iter_mut() {
+            *o *= factor;
+        }
+    }
+}
+
+/// The factor of a row of q' mu whose weight q' . nu is given: the same as `shaders/normalise.wgsl`.
+fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
+    let quotient = |x: f32, denominator: f32| match denominator.abs() {
+        // Below every normal value, which some devices flush.
+        ..f32::MIN_POSITIVE => 0.0,
+        _ => x / denominator,
+    };
+    match config.normalization.eps() {
+        None => config.scale,
+        // s is a common factor as well.
+        Some(0.0) => quotient(1.0, weight),
+        Some(eps) => quotient(config.scale, config.scale * weight + eps * gain),
+    }
+}

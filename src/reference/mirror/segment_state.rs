@@ -1,0 +1,23 @@
+//! Mirror of `segment_state.wgsl`.
+
+use super::{Sizes, State, segments};
+use crate::plan::Plan;
+use crate::problem::io::Inputs;
+
+/// Mirror of `segment_state.wgsl`: what each segment that another one follows adds, as a state for
+/// each index that a segment can have; 0 for the others.
+#[must_use]
+pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
+    let sizes = Sizes::new(plan, inputs);
+    let mut states = sizes.states(plan.segment_places() as usize);
+    for segment in segments(plan).filter(|segment| !segment.is_last) {
+        for e in 0..sizes.heads.value {
+            let mut state = State::zero(&sizes);
+            for t in segment.tokens.clone() {
+                state.update(&sizes, inputs, t, e);
+            }
+            state.store(&sizes, &mut states, segment.number, e);
+        }
+    }
+    states
+}
