@@ -193,8 +193,8 @@ fn every_width_gets_a_plan_at_the_default_limits() {
 fn tiles_are_no_wider_than_the_values() {
     for (k, v, expected) in [
         (64, 64, 16),
-        (128, 128, 16),
-        (256, 256, 8),
+        (128, 128, 8),
+        (256, 256, 4),
         (32, 32, 16),
         (64, 12, 12),
         (64, 36, 16),
