@@ -4,7 +4,7 @@
 // the unit vectors e_f as keys and the rows mu_f as values, and stored as what F queries e_f read. Both
 // are exact. A CPU adapter compiles an access for each vec4 of a large tile longer than all the rest.
 
-import constants::{COLUMNS_VEC4, FEATURE_DIM, ROWS_VEC4};
+import constants::{COLUMNS_VEC4, FEATURE_DIM, INITIAL_STATE, ROWS_VEC4, STATE_ZERO};
 import lane::{Lane};
 import states/offset::{StateOffset};
 import states::{load_mu, store_mu};
@@ -12,6 +12,7 @@ import tile::{Key, Tile, Value, add_outer, apply};
 import work_item::{WorkItem};
 
 fn load_tile(mu: ptr<function, Tile>, at: StateOffset, item: WorkItem, lane: Lane) {
+    if (INITIAL_STATE == STATE_ZERO) { return; }
     let c4 = item.value_block * COLUMNS_VEC4;
     for (var feature = 0u; feature < FEATURE_DIM; feature++) {
         var row = Value();
