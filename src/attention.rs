@@ -173,15 +173,8 @@ impl LinearAttention {
         self.check_plan(plan)?;
         let (device, pipelines) = (&self.device, &self.pipelines);
         let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
-        let states = match (checked.initial_state.is_some(), checked.final_state.is_some()) {
-            _ if checked.in_place => States::InPlace,
-            (false, false) => States::None,
-            (true, false) => States::Initial,
-            (false, true) => States::Final,
-            (true, true) => States::InitialAndFinal,
-        };
         let mut steps = Vec::with_capacity(plan.dispatches().len());
-        for step in plan.steps(states, checked.may_clash) {
+        for step in plan.steps(checked.states(), checked.is_untrusted) {
             let pipeline = pipelines.get(device, step.stage, step.variant)?;
             let bind_group =
                 bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;

@@ -20,7 +20,7 @@ use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::{Lens, Packing, Shape};
-use crate::problem::tensor::{elements, state_len};
+use crate::problem::tensor::{Tensor, state_len};
 
 /// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
 /// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
@@ -90,9 +90,7 @@ impl Plan {
             return Err(PlanError::SeqLen { required, actual: shape.seq_len });
         }
         let state_len = state_len(config, shape.value_heads)?;
-        if let Some(slots) = shape.slots {
-            elements("pool", &[slots, state_len])?;
-        }
+        Tensor::Pool.len(config, shape)?;
         let mut plan = Self {
             config: config.clone(),
             shape: shape.clone(),
@@ -155,31 +153,24 @@ impl Plan {
     }
 
     fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let dtype = self.config.dtype;
         let binding = limits.max_storage_buffer_binding_size;
         let required = binding.min(limits.max_buffer_size);
-        let state_bytes = F32_SIZE * u64::from(self.state_len);
-        let states = match self.shape.slots {
-            Some(slots) => ("pool", u64::from(slots) * state_bytes),
-            None => ("state", self.lens.state * F32_SIZE),
-        };
-        for (what, actual, required) in [
-            ("q", dtype.bytes(self.lens.q), required),
-            ("k", dtype.bytes(self.lens.k), required),
-            ("v", dtype.bytes(self.lens.v), required),
-            ("o", dtype.bytes(self.lens.o), required),
-            (states.0, states.1, required),
-            ("scratch", self.scratch_states.end, required),
-            ("table", self.scratch_table.end - self.scratch_table.start, required),
-            ("shares", self.scratch_partials.end - self.scratch_partials.start, required),
-            ("sequences", self.sequences_size(), required),
+        let tensors =
+            [Tensor::Q, Tensor::K, Tensor::V, Tensor::O, self.final_state(), Tensor::Sequences];
+        let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
+        let len = |range: &Range<u64>| range.end - range.start;
+        let scratch = [
+            ("scratch", len(&self.scratch_states), required),
+            ("table", len(&self.scratch_table), required),
+            ("partials", len(&self.scratch_partials), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
-        ] {
+        ];
+        for (what, actual, required) in tensors.into_iter().chain(scratch) {
             if actual <= required {
                 continue;
             }
             if what == "pool" {
-                let largest = required.checked_div(state_bytes).map(|slots| slots as u32);
+                let largest = required.checked_div(self.state_size()).map(|slots| slots as u32);
                 return Err(PlanError::PoolTooLarge { required, actual, largest });
             }
             let one = actual / u64::from(self.shape.batch);
@@ -320,10 +311,25 @@ impl Plan {
     /// none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
-        let n = u64::from(self.shape.sequences());
-        let lengths = if self.shape.is_packed() { n + 1 } else { 0 };
-        let slots = if self.shape.slots.is_some() { n } else { 0 };
-        if self.has_entries() { 4 * (1 + lengths + slots) } else { 0 }
+        self.bytes(Tensor::Sequences)
+    }
+
+    /// The tensor that final states are stored in.
+    pub(crate) fn final_state(&self) -> Tensor {
+        if self.shape.slots.is_some() { Tensor::Pool } else { Tensor::FinalState }
+    }
+
+    /// Bytes that the binding of a tensor must have, 0 where the call has no such tensor.
+    pub(crate) fn bytes(&self, tensor: Tensor) -> u64 {
+        // `Plan::new` has refused every tensor that has no size.
+        tensor.bytes(&self.config, &self.shape).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of one token in q, k, v or o.
+    pub(crate) fn row_size(&self, tensor: Tensor) -> u64 {
+        // `Split` has refused rows that 32 bits cannot index.
+        let len = tensor.row_len(&self.config, &self.shape).unwrap_or(u64::MAX);
+        len.saturating_mul(tensor.dtype(&self.config).size())
     }
 
     /// Bytes of the state of one sequence, mu `[G,F,V]` and nu `[G,F]` in f32.

@@ -7,6 +7,7 @@ use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
+use crate::problem::tensor::{Tensor, state_len};
 
 /// A problem in parts, each with bindings that the device takes: some of the batch, or where one
 /// sequence alone is too large, some of its tokens, from the state that the part before ended with.
@@ -66,7 +67,7 @@ impl Split {
         if !is_too_large || shape.is_packed() || shape.slots.is_some() {
             return Err(refused);
         }
-        let step = Step::new(config, shape, limits);
+        let step = Step::new(config, shape, limits)?;
         let planned = |batch: u32, tokens: u32| {
             let part = Shape { batch, seq_len: tokens, ..shape.clone() };
             Plan::new(config, &part, limits, tuning)
@@ -147,22 +148,22 @@ struct Step {
 }
 
 impl Step {
-    fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Self {
+    fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
-        let size = config.dtype.size();
-        let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
-        let h = u64::from(shape.heads);
-        let [g, e] = [shape.key_heads, shape.value_heads].map(u64::from);
-        let rows = [h * k * size, g * k * size, e * v * size, h.max(e) * v * size];
+        let row_len = |tensor: Tensor| tensor.row_len(config, shape);
+        let rows = [Tensor::Q, Tensor::K, Tensor::V, Tensor::O].map(row_len);
+        let rows = rows.into_iter().collect::<Result<Vec<u64>, PlanError>>()?;
+        let rows = rows.into_iter().map(|len| len * config.dtype.size());
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
-        let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
+        let tokens = rows.clone().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
-        let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let nu = u64::from(config.is_normalized());
-        let states = steps(e * u64::from(config.features()) * (v + nu) * F32_SIZE);
+        let sequences = rows.map(|bytes| steps(bytes.saturating_mul(t)));
+        let state_len = state_len(config, shape.value_heads)?;
+        let states = steps(u64::from(state_len) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
-        Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
+        let (batch, tokens) = (batch as u32, tokens as u32);
+        Ok(Self { batch, tokens, states_are_aligned: states == 1 })
     }
 }
 

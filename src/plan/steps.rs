@@ -29,7 +29,7 @@ pub enum States {
 pub(crate) enum Source {
     /// The uniform.
     Params,
-    /// A tensor of the caller's; a dummy where it is not bound. The final state may be in a pool.
+    /// A tensor of the caller's; a dummy where it is not bound.
     Tensor(Tensor),
     /// Bytes of scratch.
     Scratch(Range<u64>),
@@ -137,11 +137,11 @@ impl Plan {
             }
             // Read where it is written, through the other binding.
             Binding::StateIn if is_last && states == States::InPlace => Source::Dummy,
-            Binding::StateIn if states == States::InPlace => Source::Tensor(Tensor::FinalState),
+            Binding::StateIn if states == States::InPlace => Source::Tensor(self.final_state()),
             Binding::StateIn if states.has_initial() => Source::Tensor(Tensor::InitialState),
             Binding::StateIn => Source::Dummy,
             Binding::StateOut if !is_last => scratch(self.scratch_states()),
-            Binding::StateOut if states.has_final() => Source::Tensor(Tensor::FinalState),
+            Binding::StateOut if states.has_final() => Source::Tensor(self.final_state()),
             Binding::StateOut => Source::Dummy,
         }
     }

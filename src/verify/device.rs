@@ -17,6 +17,7 @@ use crate::plan::{F32_SIZE, Plan};
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::Output;
 use crate::problem::state;
+use crate::problem::tensor::Tensor;
 use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
 
@@ -206,31 +207,24 @@ impl Run<'_> {
             self.on.queue.write_buffer(&buffer, 0, bytes);
             buffer
         };
-        let dtype = self.plan.config().dtype;
-        // Poisoned where nothing is put: not a number in any dtype.
-        let rows = |label, data: &[f32], len: u64| {
+        // Elements that `data` has no value for are poisoned: NaN in every dtype.
+        let buffer = |tensor: Tensor, data: &[f32]| {
+            let dtype = tensor.dtype(self.plan.config());
             let mut bytes = dtype.encode(data).into_owned();
             bytes.truncate(data.len() * dtype.size() as usize);
-            bytes.resize(dtype.bytes(len) as usize, 0xFF);
-            filled(label, &bytes)
+            bytes.resize(self.plan.bytes(tensor) as usize, 0xFF);
+            filled(tensor.name(), &bytes)
         };
-        let buffer = |label, data: &[f32], len: u64| {
-            let mut data = data.to_vec();
-            data.resize((len as usize).max(1), f32::NAN);
-            filled(label, bytemuck::cast_slice(&data))
-        };
-        let (lens, shape) = (self.plan.lens(), self.plan.shape());
+        let shape = self.plan.shape();
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.drawn.initial.as_ref();
         let mut initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut final_state = Vec::new();
-        let mut final_len = lens.state;
         if let Some(slots) = shape.slots {
             // A new slot is zero; those of others are poisoned.
             let len = self.state_len();
             let states = initial.take().unwrap_or_else(|| vec![0.0; sequences * len]);
-            final_len = u64::from(slots) * len as u64;
-            final_state = vec![f32::NAN; final_len as usize];
+            final_state = vec![f32::NAN; slots as usize * len];
             for (n, state) in states.chunks(len).enumerate() {
                 final_state[slot(n, slots) * len..][..len].copy_from_slice(state);
             }
@@ -238,20 +232,18 @@ impl Run<'_> {
         let weights = self.drawn.weights.as_ref();
         let weights =
             weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
+        let mut scratch = scratch.unwrap_or_default().to_vec();
+        scratch.resize(((self.plan.scratch_size() / F32_SIZE) as usize).max(1), f32::NAN);
         Ok(Buffers {
             weights: weights.transpose()?,
-            q: rows("q", &self.drawn.q, lens.q),
-            k: rows("k", &self.drawn.k, lens.k),
-            v: rows("v", &self.drawn.v, lens.v),
-            o: rows("o", &[], lens.o),
-            initial: initial.map(|states| buffer("initial", &states, lens.state)),
-            final_state: buffer("final_state", &final_state, final_len),
+            q: buffer(Tensor::Q, &self.drawn.q),
+            k: buffer(Tensor::K, &self.drawn.k),
+            v: buffer(Tensor::V, &self.drawn.v),
+            o: buffer(Tensor::O, &[]),
+            initial: initial.map(|states| buffer(Tensor::InitialState, &states)),
+            final_state: buffer(self.plan.final_state(), &final_state),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
-            scratch: buffer(
-                "scratch",
-                scratch.unwrap_or_default(),
-                self.plan.scratch_size() / F32_SIZE,
-            ),
+            scratch: filled("scratch", bytemuck::cast_slice(&scratch)),
         })
     }
 
