@@ -107,7 +107,7 @@ impl LinearAttention {
     /// pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
-        // Sequences told by the host and by the device.
+        // `sequences` written by the host, which checks them, and by the device.
         let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
         for is_untrusted in trust {
             for step in plan.steps(states, *is_untrusted) {

@@ -1,4 +1,4 @@
-//! What is bound: the caller's buffers, checked before wgpu sees them.
+//! The caller's bindings, checked before wgpu sees them.
 
 use wgpu::{BufferBinding, BufferUsages};
 
@@ -17,7 +17,7 @@ use crate::serve::sequences::Sequences;
 /// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous; a
 /// binding has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
 ///
-/// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
+/// A state is f32: for each sequence mu `[E,F,V]`, then nu `[E,F]` where o is normalised, contiguous
 /// ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -26,19 +26,19 @@ pub struct Tensors<'a> {
     pub q: BufferBinding<'a>,
     /// k `[B,T,G,K]`.
     pub k: BufferBinding<'a>,
-    /// v `[B,T,G,V]`.
+    /// v `[B,T,E,V]`.
     pub v: BufferBinding<'a>,
-    /// o `[B,T,H,V]`, written.
+    /// o `[B,T,max(H,E),V]`, written.
     pub o: BufferBinding<'a>,
     /// The states of N sequences before their first tokens; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
-    /// Where their states after their last tokens go; `None` drops them.
+    /// Their states after their last tokens, written; `None` drops them.
     pub final_state: Option<BufferBinding<'a>>,
     /// A pool of states, updated in place, for a shape
     /// [`with_slots`](crate::Shape::with_slots), and only for one: see
     /// [`StatePool::binding`](crate::serve::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
-    /// What the call is told about its sequences when it runs, for a shape that has slots or is
+    /// The source of the sequence metadata, for a shape that has slots or is
     /// [`packed_up_to`](crate::Shape::packed_up_to), and only for one.
     pub sequences: Option<Sequences<'a>>,
     /// The weights of the feature maps, where
@@ -47,7 +47,7 @@ pub struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// Whole buffers, from no state and to none.
+    /// Whole buffers, without an initial or a final state.
     #[must_use]
     pub fn new(
         q: &'a wgpu::Buffer,
@@ -63,7 +63,7 @@ impl<'a> Tensors<'a> {
         )
     }
 
-    /// Ranges of buffers, from no state and to none.
+    /// Ranges of buffers, without an initial or a final state.
     #[must_use]
     pub fn from_bindings(
         q: BufferBinding<'a>,
@@ -114,7 +114,7 @@ impl<'a> Tensors<'a> {
         Self { weights: Some(weights), ..self }
     }
 
-    /// Whether the initial state is the final state's own binding.
+    /// True if the initial state is the final state's own binding.
     pub(crate) fn is_in_place(&self) -> bool {
         match (&self.initial_state, &self.final_state) {
             (Some(initial_state), Some(final_state)) => {

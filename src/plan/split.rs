@@ -9,8 +9,9 @@ use crate::problem::config::Config;
 use crate::problem::shape::Shape;
 use crate::problem::tensor::{Tensor, state_len};
 
-/// A problem in parts, each with bindings that the device takes: some of the batch, or where one
-/// sequence alone is too large, some of its tokens, from the state that the part before ended with.
+/// A problem in parts, each with bindings that the device accepts: some of the batch or, where one
+/// sequence alone is too large, some of its tokens, continued from the final state of the part
+/// before.
 ///
 /// [`LinearAttention::split`](crate::LinearAttention::split) makes one, and
 /// [`LinearAttention::bind_split`](crate::LinearAttention::bind_split) binds tensors to it.
@@ -28,12 +29,12 @@ pub struct Part {
     pub batch: Range<u32>,
     /// Its tokens of each.
     pub tokens: Range<u32>,
-    /// How it is computed.
+    /// The plan of the part.
     pub plan: Plan,
 }
 
 impl Part {
-    /// Whether it begins with the state that the part before it ended with.
+    /// True if its initial state is the final state of the part before it.
     #[must_use]
     pub fn continues(&self) -> bool {
         self.tokens.start > 0
@@ -60,6 +61,7 @@ impl Split {
         let is_too_large = matches!(
             refused,
             PlanError::TooLarge { .. }
+                | PlanError::SeqLen { .. }
                 | PlanError::TooManyElements { .. }
                 | PlanError::TooManyWorkgroups { .. }
         );
@@ -73,17 +75,17 @@ impl Split {
             Plan::new(config, &part, limits, tuning)
         };
         let mut parts = Vec::new();
-        // The most whole sequences, or else the most tokens of one, that fit.
-        if let Some(most) = largest(shape.batch, step.batch, &|n| planned(n, shape.seq_len).is_ok())
+        // As many whole sequences as fit, or else as many tokens of one.
+        if let Some(size) = largest(shape.batch, step.batch, &|n| planned(n, shape.seq_len).is_ok())
         {
-            for begin in (0..shape.batch).step_by(most as usize) {
-                let batch = begin..shape.batch.min(begin.saturating_add(most));
+            for begin in (0..shape.batch).step_by(size as usize) {
+                let batch = begin..shape.batch.min(begin.saturating_add(size));
                 let plan = planned(batch.len() as u32, shape.seq_len)?;
                 parts.push(Part { batch, tokens: 0..shape.seq_len, plan });
             }
             return Ok(Self { shape: shape.clone(), parts });
         }
-        let Some(most) = largest(shape.seq_len, step.tokens, &|n| planned(1, n).is_ok()) else {
+        let Some(size) = largest(shape.seq_len, step.tokens, &|n| planned(1, n).is_ok()) else {
             return Err(refused);
         };
         // A sequence and its state must begin where they can be bound.
@@ -92,8 +94,8 @@ impl Split {
             return Err(refused);
         }
         for n in 0..shape.batch {
-            for begin in (0..shape.seq_len).step_by(most as usize) {
-                let tokens = begin..shape.seq_len.min(begin.saturating_add(most));
+            for begin in (0..shape.seq_len).step_by(size as usize) {
+                let tokens = begin..shape.seq_len.min(begin.saturating_add(size));
                 let part = Shape { batch: 1, seq_len: tokens.len() as u32, ..shape.clone() };
                 let mut plan = planned(1, part.seq_len)?;
                 if !plan.updates_in_place() {
@@ -127,7 +129,7 @@ impl Split {
         self.parts.iter().map(|part| part.plan.scratch_size()).max().unwrap_or(0)
     }
 
-    /// Whether a sequence is cut, so that its state has to go from part to part.
+    /// True if a sequence has several parts, so that its state goes from part to part.
     #[must_use]
     pub fn carries_state(&self) -> bool {
         self.parts.iter().any(Part::continues)
@@ -139,11 +141,11 @@ impl Split {
     }
 }
 
-/// By how many sequences, or tokens, parts must begin so that every binding is aligned.
+/// The multiples of sequences and of tokens at which every binding is aligned.
 struct Step {
     batch: u32,
     tokens: u32,
-    /// Whether that of each sequence is.
+    /// True if the state of every sequence is aligned.
     states_are_aligned: bool,
 }
 
@@ -167,9 +169,9 @@ impl Step {
     }
 }
 
-/// The largest multiple of `step` up to `most` that fits, by bisection: what is smaller fits, too.
-fn largest(most: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
-    let (mut low, mut high) = (0, most / step + 1);
+/// The largest multiple of `step` up to `max` that fits, by bisection: every smaller one fits, too.
+fn largest(max: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
+    let (mut low, mut high) = (0, max / step + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if fits(middle * step) { low = middle } else { high = middle }

@@ -33,7 +33,7 @@ pub(crate) enum ElementType {
     U32,
 }
 
-/// What a call does with a tensor.
+/// The access of a call to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -103,7 +103,7 @@ impl Tensor {
     pub(crate) const fn access(self) -> Access {
         match self {
             Self::O | Self::FinalState => Access::Write,
-            // A device counts the entries that it ignores in the status, the first word of
+            // The shaders count the entries that they ignore in the status, the first word of
             // `sequences`.
             Self::Mu | Self::Nu | Self::Pool | Self::Sequences => Access::ReadWrite,
             _ => Access::Read,
@@ -111,7 +111,7 @@ impl Tensor {
     }
 
     /// Elements, 0 where the call has no such tensor. Of weights it is the least that a call
-    /// accepts, which all heads share: [`WeightHeads::size`] knows those of more heads.
+    /// accepts, with weights that all heads share: [`WeightHeads::size`] knows those of more heads.
     ///
     /// # Errors
     ///

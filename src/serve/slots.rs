@@ -29,7 +29,7 @@ impl Slot {
 pub(crate) struct Slots {
     /// Another for each pool, so that a handle of one means nothing to another.
     pool: u64,
-    /// How often each slot was allocated or freed: odd while it is allocated.
+    /// Allocations and releases of each slot: odd while it is allocated.
     generations: Vec<u32>,
     free: Vec<u32>,
 }
@@ -57,7 +57,7 @@ impl Slots {
         self.free.len() as u32
     }
 
-    /// So many slots, or none.
+    /// Allocates `count` slots, or none.
     pub(crate) fn take(&mut self, count: u32) -> Result<Vec<Slot>, PoolError> {
         let left = self.free.len().checked_sub(count as usize).ok_or(PoolError::Full {
             required: count,
