@@ -85,11 +85,6 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         tuning.check(config, limits)?;
         let lens = shape.lens(config)?;
-        // The index of a chunk or segment beyond the last token must not wrap to 0.
-        let required = 1 << 31;
-        if shape.seq_len > required {
-            return Err(PlanError::SeqLen { required, actual: shape.seq_len });
-        }
         let state_len = state_len(config, shape.value_heads)?;
         Tensor::Pool.len(config, shape)?;
         let mut plan = Self {
@@ -145,7 +140,8 @@ impl Plan {
         if self.has_entries() && actual > required {
             return Err(PlanError::Sequences { required, actual });
         }
-        // `t += chunk_len` must not wrap after the last token of all.
+        // The index of a token, chunk or segment beyond the last must not wrap to 0, so that loops
+        // with `t += chunk_len` end.
         let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
         if actual > required {
             return Err(PlanError::SeqLen { required, actual });

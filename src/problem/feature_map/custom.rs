@@ -125,7 +125,7 @@ impl CustomMap {
         self.projections
     }
 
-    /// Whether its features are never negative.
+    /// True if its features are never negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
         self.is_non_negative

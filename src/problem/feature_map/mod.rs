@@ -106,7 +106,7 @@ pub enum FeatureMap {
     Taylor,
     /// Deterministic parameter-free projection.
     Dpfp {
-        /// How far apart the factors of the products are at most.
+        /// The largest distance between the factors of a product.
         nu: u32,
     },
     /// The caller's own.
@@ -200,20 +200,19 @@ impl FeatureMap {
         if let Self::Product { .. } = self { 2 } else { 1 }
     }
 
-    /// Whether every feature is a function of the number at its place, and of no other.
+    /// True for an element-wise map: feature f is a function of element f alone.
     #[must_use]
     pub fn is_element_wise(&self) -> bool {
         Self::ELEMENT_WISE.contains(self)
     }
 
-    /// Whether the weights φ(q) . φ(k) are never negative, so that the denominator is a sum of
-    /// weights.
+    /// True if the attention weights φ(q) . φ(k) are never negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
         matches!(self, Self::Taylor) || self.has_non_negative_features()
     }
 
-    /// Whether no feature is.
+    /// True if no feature is ever negative.
     pub(crate) fn has_non_negative_features(&self) -> bool {
         match self {
             Self::Identity
@@ -226,7 +225,7 @@ impl FeatureMap {
         }
     }
 
-    /// Whether the weights are drawn at random rather than trained.
+    /// True if the weights are sampled rather than trained.
     #[must_use]
     pub fn is_random(&self) -> bool {
         matches!(self, Self::Favor { .. } | Self::FavorHyperbolic { .. } | Self::Fourier { .. })
@@ -273,7 +272,7 @@ impl FeatureMap {
         }
     }
 
-    /// Whether its own sizes are in range for rows of K numbers.
+    /// Checks that its own sizes are in range for rows of K elements.
     pub(crate) fn validate(&self, key_dim: u32) -> Result<(), ConfigError> {
         let refuse = |what, required: String, actual| {
             let feature_map = self.name().to_owned();

@@ -56,7 +56,7 @@ impl Projection {
         Ok(Self { heads, projections, key_dim, weight: weight.to_vec(), bias })
     }
 
-    /// What a map begins with, shared by all heads. A map that
+    /// The initial weights of a map, shared by all heads. A map that
     /// [`is_random`](FeatureMap::is_random) gets vectors that are normally distributed and in blocks
     /// of K orthogonal to one another, with which it is as good as it will be; the same seed draws the
     /// same, and with those of another seed no state that the first left can go on. A map that is to be
