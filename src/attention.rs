@@ -198,7 +198,7 @@ impl LinearAttention {
     /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
     ///
     /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a
-    /// sequence is cut, its state goes from part to part in the final state, which must be bound
+    /// sequence has several parts, its state goes from part to part in the final state, which must be bound
     /// then.
     ///
     /// # Errors

@@ -74,13 +74,13 @@ pub enum ConfigError {
         /// The value found.
         actual: u32,
     },
-    /// The scale is infinite or no number.
+    /// The scale is infinite or NaN.
     #[error("scale must be finite, found {actual}")]
     Scale {
         /// The value found, printed.
         actual: String,
     },
-    /// eps is negative, infinite or no number.
+    /// eps is negative, infinite or NaN.
     #[error("eps must be finite and not negative, found {actual}")]
     Eps {
         /// The value found, printed.
@@ -181,14 +181,14 @@ pub enum WeightsError {
         /// The elements found.
         actual: u64,
     },
-    /// A number is infinite or none.
+    /// An element is infinite or NaN.
     #[error("{what} must be finite, found {actual} at {index}")]
     NonFinite {
         /// `weight` or `bias`.
         what: &'static str,
         /// Where.
         index: u64,
-        /// The number, printed.
+        /// The value, printed.
         actual: String,
     },
     /// A map needs weights that were not given.
@@ -438,7 +438,7 @@ pub enum BindError {
     /// The weights are not those that the feature maps need.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The initial state is bound as the final one, but several places of the grid read it, and
+    /// The initial state is bound as the final one, but several work items read it, and
     /// one could read what another has written already.
     #[error(
         "a state updated in place must have 1 reader, found {actual}: \
@@ -584,7 +584,7 @@ pub enum Error {
         /// Elements of the slice.
         actual: u64,
     },
-    /// An input is infinite or no number.
+    /// An input is infinite or NaN.
     #[error("{tensor} must be finite, found {actual} at element {index}")]
     NonFinite {
         /// The tensor.

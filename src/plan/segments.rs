@@ -26,7 +26,7 @@ pub(crate) struct Segmentation {
 pub(crate) struct Segment {
     /// The sequence.
     pub(crate) n: usize,
-    /// Its number among all segments, and its state's in scratch.
+    /// Its index among all segments, and that of its state in scratch.
     pub(crate) number: usize,
     /// Its rows in q, k, v and o seen as `[B T,..]`.
     pub(crate) tokens: Range<usize>,

@@ -233,7 +233,7 @@ impl StatePool {
         Ok(forks)
     }
 
-    /// The number of a slot, if it is allocated.
+    /// The index of a slot, if it is allocated.
     ///
     /// # Errors
     ///
@@ -242,7 +242,7 @@ impl StatePool {
         self.lock().check(slot)
     }
 
-    /// The numbers of the slots of one call.
+    /// The indices of the slots of one call.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its number in the pool, by which [`Sequences::Device`](crate::serve::Sequences::Device) names
+    /// Its index in the pool, by which [`Sequences::Device`](crate::serve::Sequences::Device) names
     /// it. [`StatePool::index`](crate::serve::StatePool::index) also says whether it is still allocated.
     #[must_use]
     pub fn index(&self) -> u32 {
@@ -85,7 +85,7 @@ impl Slots {
         Ok(())
     }
 
-    /// The number of a slot, if it is allocated.
+    /// The index of a slot, if it is allocated.
     pub(crate) fn check(&self, slot: Slot) -> Result<u32, PoolError> {
         let refuse = |required| Err(PoolError::Slot { index: slot.index, required });
         if slot.pool != self.pool {
@@ -97,7 +97,7 @@ impl Slots {
         Ok(slot.index)
     }
 
-    /// The numbers of slots, each allocated and none twice.
+    /// The indices of slots, each allocated and none twice.
     pub(crate) fn check_all(&self, slots: &[Slot]) -> Result<Vec<u32>, PoolError> {
         let mut seen = HashSet::with_capacity(slots.len());
         slots

@@ -155,7 +155,7 @@ fn map_cases() -> Vec<Case> {
         case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
     l2_exp.config.l2_norm = true;
     cases.extend([apart, projected, l2_norm, l2_exp]);
-    // A custom map of numbers and projections, which the shaders are given as a text.
+    // A custom map of elements and projections, whose text goes into the shaders.
     if let Ok(map) = CustomMap::new("custom", CUSTOM, 24, |x, y, features| {
         for (f, feature) in features.iter_mut().enumerate() {
             *feature = if f < x.len() { x[f].abs() } else { y[f - x.len()].powi(2) };
@@ -219,7 +219,7 @@ fn half_cases() -> Vec<Case> {
     ]
 }
 
-/// Sequences of different lengths, states in a pool, short runs.
+/// Sequences of different lengths, states in a pool, decoding.
 fn packed_cases() -> Vec<Case> {
     use SequenceSource::{Host, Lengths, LengthsAndSlots, Slots};
     let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial_state, segments, source| {

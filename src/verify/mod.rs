@@ -171,16 +171,9 @@ async fn run_cases(
     on_row: &mut dyn FnMut(&Row),
 ) -> Report {
     let mut report = Report { seed: options.seed, rows: Vec::new() };
-    let mut compiled: Vec<LinearAttention> = Vec::new();
+    let mut harness = Harness::new(device, queue, options);
     for case in cases_of_run(&device.limits(), options) {
-        let rows = match attention(device, options, &case, &mut compiled) {
-            Ok((attention, tuning)) => {
-                let on = On { device, queue, blocks };
-                device::check(on, attention, &tuning, &case, options.seed).await
-            }
-            Err(error) => vec![Row::failed(&case, "whole", error.to_string())],
-        };
-        for row in rows {
+        for row in harness.rows(&case, blocks).await {
             on_row(&row);
             report.rows.push(row);
         }
@@ -190,6 +183,43 @@ async fn run_cases(
         }
     }
     report
+}
+
+/// The harness on one device, a case at a time, in any order.
+///
+/// Pipelines are kept from one case to the next: cases with the same config share them.
+#[derive(Debug)]
+pub struct Harness {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    options: Options,
+    compiled: Vec<LinearAttention>,
+}
+
+impl Harness {
+    /// Nothing is compiled before the first case.
+    #[must_use]
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Self {
+        let (device, queue) = (device.clone(), queue.clone());
+        Self { device, queue, options: options.clone(), compiled: Vec::new() }
+    }
+
+    /// Runs one case and returns its rows. Blocks until the device is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check(&mut self, case: &Case) -> Vec<Row> {
+        let blocks = true;
+        pollster::block_on(self.rows(case, blocks))
+    }
+
+    async fn rows(&mut self, case: &Case, blocks: bool) -> Vec<Row> {
+        match attention(&self.device, &self.options, case, &mut self.compiled) {
+            Ok((attention, tuning)) => {
+                let on = On { device: &self.device, queue: &self.queue, blocks };
+                device::check(on, attention, &tuning, case, self.options.seed).await
+            }
+            Err(error) => vec![Row::failed(case, "whole", error.to_string())],
+        }
+    }
 }
 
 /// The device that a case runs on; `blocks` where the harness may block this thread.

@@ -26,7 +26,7 @@ pub enum Mutation {
     LengthOffByOne,
     /// A step of decoding leaves the state as it was.
     StepNotWritten,
-    /// The share of the last block of features is left out.
+    /// The partial sum of the last feature block is left out.
     BlockForgotten,
     /// Projections are without their bias.
     BiasForgotten,

@@ -81,7 +81,7 @@ impl<'a> Phi<'a> {
     }
 }
 
-/// Added up as the shaders do, four at a time.
+/// Summed as the shaders do, in vec4s.
 fn squared_norm<R: Real>(x: &[R]) -> R {
     formulas::sum(x.chunks(4).map(|x| formulas::sum(x.iter().map(|x| *x * *x))))
 }

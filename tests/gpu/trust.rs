@@ -15,7 +15,7 @@ use linear_attention::{Config, Error, Inputs, LinearAttention, Output, Shape, Te
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::{Gpu, same_adapter};
+use crate::adapters::{Gpu, same_adapter};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("trust::a_hundred_runs_and_permuted_batches_have_the_same_bits", a_hundred_runs),

@@ -11,7 +11,7 @@ use linear_attention::{Config, Inputs, LinearAttention, Plan, Readback, Shape, T
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("bind::one_arena", one_arena),
@@ -268,7 +268,7 @@ fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 
 fn other_device(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     // Two devices of one instance: wgpu numbers buffers of each instance anew.
-    let [own, other] = crate::common::two_devices(&gpu.adapter)?;
+    let [own, other] = crate::adapters::two_devices(&gpu.adapter)?;
     let attention = LinearAttention::new(&own, a.config().clone())?;
     let plan = attention.plan(&Shape::new(1, T as u32, 1))?;
     let buffer = |device: &wgpu::Device| {

@@ -8,7 +8,7 @@ use linear_attention::wgpu::{self, BufferUsages};
 use linear_attention::{Config, FeatureMap, LinearAttention, Shape, Tensors};
 
 use super::{D, STATE, buffer, encoder, filled_pool, is, state, state_of, states};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(super) fn handles(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let pool = StatePool::new(&gpu.device, a.config(), 1, 3)?;

@@ -6,7 +6,7 @@ use linear_attention::{Config, Dtype, Error, Inputs, LinearAttention, Readback, 
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("half::every_number", every_number),

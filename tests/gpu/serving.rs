@@ -11,7 +11,7 @@ use linear_attention::{Bound, LinearAttention, Plan, Readback, Shape, Tensors};
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::handles", pool::handles),

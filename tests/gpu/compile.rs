@@ -6,7 +6,7 @@ use linear_attention::{Inputs, LinearAttention, Options, Shape, States};
 
 use super::Test;
 use super::properties::numbers;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("compile::prepare_compiles_for_bind", prepare_compiles_for_bind),
@@ -27,8 +27,7 @@ fn prepare_compiles_for_bind(gpu: &Gpu, a: &LinearAttention) -> Result<(), Faile
 /// Pipelines are made with the caller's cache, and what comes out of it is right.
 fn pipeline_cache(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     if !gpu.adapter.features().contains(Features::PIPELINE_CACHE) {
-        eprintln!("SKIPPED compile::pipeline_cache: {} has no pipeline cache", gpu.name);
-        return Ok(());
+        return crate::runner::skip(format!("{} has no pipeline cache", gpu.name));
     }
     let (device, queue) =
         pollster::block_on(gpu.adapter.request_device(&wgpu::DeviceDescriptor {

@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use linear_attention::{Config, FeatureMap, Inputs, LinearAttention, Normalization, Output, Shape};
 
 use super::Test;
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("property::cut_anywhere", cut_anywhere),

@@ -8,38 +8,46 @@ use linear_attention::{Config, Inputs, LinearAttention, Shape};
 
 use super::Test;
 use super::properties::{close, numbers};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
-    ("tune::every_candidate_is_right", every_candidate_is_right),
+    ("tune::every_candidate_of_odd_widths", candidates_of_odd_widths),
+    ("tune::every_candidate_of_wide_values", candidates_of_wide_values),
     ("tune::finds_the_fastest", finds_the_fastest),
     ("tune::states_in_a_pool", states_in_a_pool),
     ("tune::is_serialisable", is_serialisable),
 ];
 
-/// The harness with each candidate of the config that its case has: unequal odd widths, and
-/// widths that let tiles be narrower than V.
-fn every_candidate_is_right(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    for case in ["k17-v33", "k32-v128"] {
-        let of_case = verify::cases().into_iter().find(|c| c.name == case);
-        let config = of_case.ok_or("the harness has lost its case")?.config;
-        let device_type = gpu.device.adapter_info().device_type;
-        let candidates = Tuning::candidates(&config, &gpu.device.limits(), device_type)?;
-        if candidates.len() < 4 {
-            return Err("a device has more than one way to compute".into());
+/// Unequal and odd.
+fn candidates_of_odd_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    every_candidate_is_right(gpu, "k17-v33")
+}
+
+/// Widths that let tiles be narrower than V.
+fn candidates_of_wide_values(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    every_candidate_is_right(gpu, "k32-v128")
+}
+
+/// The harness with each candidate of the config that its case has.
+fn every_candidate_is_right(gpu: &Gpu, case: &str) -> Result<(), Failed> {
+    let of_case = verify::cases().into_iter().find(|c| c.name == case);
+    let config = of_case.ok_or("the harness has lost its case")?.config;
+    let device_type = gpu.device.adapter_info().device_type;
+    let candidates = Tuning::candidates(&config, &gpu.device.limits(), device_type)?;
+    if candidates.len() < 4 {
+        return Err("a device has more than one way to compute".into());
+    }
+    let mut seen: Vec<Layout> = Vec::new();
+    for tuning in candidates {
+        // The case says how many segments there are; layouts alone differ.
+        if seen.contains(&tuning.layout) {
+            continue;
         }
-        let mut seen: Vec<Layout> = Vec::new();
-        for tuning in candidates {
-            // The case says how many segments there are; layouts alone differ.
-            if seen.contains(&tuning.layout) {
-                continue;
-            }
-            seen.push(tuning.layout);
-            let options = Options::default().with_filter(case).with_tuning(tuning);
-            let report = verify::run(&gpu.device, &gpu.queue, &options);
-            if !report.passed() {
-                return Err(format!("{case} is wrong with {tuning:?}: {:?}", report.rows).into());
-            }
+        seen.push(tuning.layout);
+        let options = Options::default().with_filter(case).with_tuning(tuning);
+        let report = verify::run(&gpu.device, &gpu.queue, &options);
+        if !report.passed() {
+            return Err(format!("{case} is wrong with {tuning:?}: {:?}", report.rows).into());
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config as Proptest, TestCaseError, TestRunner};
 
 use super::super::properties::{close, numbers};
 use super::{Caller, D, encoder};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 /// A step of a schedule; users are counted modulo those there are.
 #[derive(Clone, Debug)]

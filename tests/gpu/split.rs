@@ -7,7 +7,7 @@ use linear_attention::{Config, Dtype, Inputs, LinearAttention, Shape, Tensors, r
 
 use super::Test;
 use super::properties::{close, numbers};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[("split::parts_are_the_whole", parts_are_the_whole)];
 

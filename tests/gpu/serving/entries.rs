@@ -11,25 +11,31 @@ use linear_attention::{
 
 use super::super::properties::{close, numbers};
 use super::{Caller, D, encoder, filled_pool, is, state, state_of, states};
-use crate::common::Gpu;
+use crate::adapters::Gpu;
 
 /// Entries that cannot be: each is counted and leaves its state and its rows as they were, and
 /// the others are computed as if it were not there. Shaders that check themselves and shaders
 /// that do not, both layouts, widths of fours and others, one head and several.
 pub(super) fn impossible_entries(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    for (heads, kv_heads, config) in [(1, 1, Config::new(16, 16)), (4, 2, Config::new(5, 7))] {
-        for device_type in [DeviceType::Other, DeviceType::Cpu] {
-            for checks in [ShaderChecks::Checked, ShaderChecks::Unchecked] {
-                let limits = gpu.device.limits();
-                let tuning = Tuning::new(&config, &limits, device_type)?;
-                let options = Options::default().with_tuning(tuning).with_checks(checks);
-                let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
-                impossible(gpu, &a, heads, kv_heads).map_err(|error| {
-                    let message = error.message().unwrap_or_default();
-                    format!("{device_type:?} {checks:?} {heads} heads: {message}")
-                })?;
-            }
-        }
+    use DeviceType::{Cpu, Other};
+    use ShaderChecks::{Checked, Unchecked};
+    let fours = (1, 1, Config::new(16, 16));
+    let odd = (4, 2, Config::new(5, 7));
+    // Every pair of a config, a layout and checks, in half of all triples.
+    for ((heads, kv_heads, config), device_type, checks) in [
+        (&fours, Other, Checked),
+        (&fours, Cpu, Unchecked),
+        (&odd, Other, Unchecked),
+        (&odd, Cpu, Checked),
+    ] {
+        let limits = gpu.device.limits();
+        let tuning = Tuning::new(config, &limits, device_type)?;
+        let options = Options::default().with_tuning(tuning).with_checks(checks);
+        let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
+        impossible(gpu, &a, *heads, *kv_heads).map_err(|error| {
+            let message = error.message().unwrap_or_default();
+            format!("{device_type:?} {checks:?} {heads} heads: {message}")
+        })?;
     }
     Ok(())
 }

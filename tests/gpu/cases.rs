@@ -1,0 +1,147 @@
+//! The harness's table: each case against f64, as the device would compute it and in the other layouts.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use libtest_mimic::Failed;
+use linear_attention::tuning::{Layout, Tuning};
+use linear_attention::verify::{self, Harness, Options, Row};
+use linear_attention::wgpu::DeviceType;
+use linear_attention::{Config, ShaderChecks};
+
+use crate::Trial;
+use crate::adapters::Gpu;
+
+/// The cases that the quick level has in the layouts that the device would not choose: a few of
+/// each kind, on pipelines that compile fast.
+const IN_OTHER_LAYOUTS: [&str; 8] = [
+    "k3-v5",
+    "packed-odd",
+    "packed-slots-slices",
+    "run-odd",
+    "f16-odd",
+    "bf16-step-odd",
+    "exp-run-odd",
+    "softmax-odd",
+];
+
+/// One trial a case and way to compute it.
+pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
+    // What a device of the other kind would choose, and what none would.
+    let own = Tuning::new(
+        &Config::new(64, 64),
+        &gpu.device.limits(),
+        gpu.device.adapter_info().device_type,
+    );
+    let others = both_layouts(gpu).into_iter().chain(other_tunings(gpu));
+    let others =
+        others.filter(|(_, tuning)| Ok(tuning.layout) != own.clone().map(|own| own.layout));
+    let mut kinds = vec![
+        ("checked", ShaderChecks::Checked, None),
+        ("unchecked", ShaderChecks::Unchecked, None),
+    ];
+    kinds.extend(others.map(|(kind, tuning)| (kind, ShaderChecks::default(), Some(tuning))));
+
+    let compiled = Rc::new(RefCell::new(None));
+    let mut trials = Vec::new();
+    for (kind, checks, tuning) in kinds {
+        let mut options = Options::default();
+        options.seed = seed();
+        options.checks = checks;
+        options.tuning = tuning;
+        for case in verify::cases_of_run(&gpu.device.limits(), &options) {
+            let config = format!("{:?}", case.config);
+            let is_full = match kind {
+                "checked" => !of_the_day(&config),
+                "unchecked" => of_the_day(&config),
+                _ => !IN_OTHER_LAYOUTS.contains(&case.name),
+            };
+            let group = format!("{} {kind} {config}", gpu.name);
+            let (gpu, compiled, options) = (Rc::clone(gpu), Rc::clone(&compiled), options.clone());
+            trials.push(Trial {
+                name: format!("{}::{kind}::{}", gpu.name, case.name),
+                group: group.clone(),
+                cost: 10,
+                is_full,
+                test: Box::new(move || {
+                    // The pipelines of the last group, of which this trial is or is not.
+                    let mut compiled = compiled.borrow_mut();
+                    let (_, harness) = match compiled.take() {
+                        Some((of, harness)) if of == group => compiled.insert((of, harness)),
+                        _ => {
+                            let new = Harness::new(&gpu.device, &gpu.queue, &options);
+                            compiled.insert((group.clone(), new))
+                        }
+                    };
+                    passed(&harness.check(&case))
+                }),
+            });
+        }
+    }
+    trials
+}
+
+/// Each source of rows has its own shaders, and a device runs one of them unasked: both are tested on
+/// every device.
+pub(crate) fn both_layouts(gpu: &Gpu) -> [(&'static str, Tuning); 2] {
+    let config = Config::new(64, 64);
+    [("workgroup", DeviceType::Other), ("direct", DeviceType::Cpu)].map(|(name, device_type)| {
+        (name, Tuning::new(&config, &gpu.device.limits(), device_type).unwrap())
+    })
+}
+
+/// Layouts that the device would not choose: work items narrower than V, chunks that end in the middle
+/// of a token's query rows, one lane, many lanes.
+fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
+    let device_type = gpu.device.adapter_info().device_type;
+    let tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    let with = |name, layout| (name, tuning.with_layout(layout));
+    vec![
+        with("narrow", Layout::workgroup(16, 4, 1, 1).with_chunk(3, 5)),
+        with("one-lane", Layout::workgroup(64, 4, 8, 4)),
+        with("wide-tile", Layout::workgroup(8, 8, 4, 4)),
+    ]
+}
+
+/// A seed of the day's, unless one is given to repeat a failure.
+pub(crate) fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    let given = || std::env::var("LINEAR_ATTENTION_SEED").ok()?.parse().ok();
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(1, |since| since.as_secs())
+    };
+    *SEED.get_or_init(|| given().unwrap_or_else(now))
+}
+
+/// One of two, by the seed: of two ways to test the same the quick level takes the one today and
+/// the other on another day.
+pub(crate) fn of_the_day(name: &str) -> bool {
+    // FNV-1a, whose lowest bit is the parity of all that went in.
+    let bytes = seed().to_le_bytes();
+    let hash = bytes.iter().chain(name.as_bytes()).fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
+    });
+    hash >> 40 & 1 == 1
+}
+
+fn passed(rows: &[Row]) -> Result<(), Failed> {
+    if rows.is_empty() {
+        return Err(Failed::from("the harness has no row of this case"));
+    }
+    let failed: Vec<_> = rows
+        .iter()
+        .filter(|row| !row.passed)
+        .map(|r| {
+            format!(
+                "{} {}: error {:e}, mirror's {:e}, {:.2} of the bound {}",
+                r.stage, r.tensor, r.error, r.mirror_error, r.ratio, r.message
+            )
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::from(format!("seed {}\n{}", seed(), failed.join("\n"))))
+}

@@ -1,0 +1,67 @@
+//! Shaders made wrong on purpose: the proof that the harness can fail.
+
+use std::rc::Rc;
+
+use libtest_mimic::Failed;
+use linear_attention::tuning::Tuning;
+use linear_attention::verify::{self, Mutation, Options};
+
+use crate::Trial;
+use crate::adapters::Gpu;
+use crate::cases::{both_layouts, of_the_day};
+
+/// One trial a mutation and layout; the quick level has each mutation in one of them.
+pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (layout, tuning) in both_layouts(gpu) {
+        for mutation in Mutation::ALL {
+            // A thread on its own maps no rows and takes no F apart.
+            use Mutation::{BiasForgotten, BlockForgotten, NormForgotten};
+            let is_of_rows = matches!(mutation, BiasForgotten | BlockForgotten | NormForgotten);
+            if is_of_rows && layout == "direct" {
+                continue;
+            }
+            let gpu = Rc::clone(gpu);
+            let name = format!("{}::caught::{layout}::{mutation:?}", gpu.name);
+            // What the library chooses for them is in this layout on any device.
+            let tuning = (!is_of_rows).then_some(tuning);
+            trials.push(Trial {
+                group: name.clone(),
+                name,
+                cost: 40,
+                is_full: !is_of_rows
+                    && of_the_day(&format!("{mutation:?}")) != (layout == "workgroup"),
+                test: Box::new(move || caught(&gpu, tuning, mutation)),
+            });
+        }
+    }
+    trials
+}
+
+/// A wrong shader must show in the result of the case that the mistake is for.
+fn caught(gpu: &Gpu, tuning: Option<Tuning>, mutation: Mutation) -> Result<(), Failed> {
+    let mut options = Options::default();
+    options.mutation = Some(mutation);
+    options.tuning = tuning;
+    options.filter = Some(
+        match mutation {
+            Mutation::EpsDropped => "large-eps",
+            Mutation::StateNotCarried => "t64-state",
+            Mutation::MaskedBeforePhi => "k3-v5",
+            Mutation::ScanWithoutInitial => "t1000",
+            Mutation::SlotIgnored | Mutation::StepNotWritten => "slots-step",
+            Mutation::LengthOffByOne => "packed-segments",
+            Mutation::BlockForgotten => "blocks",
+            Mutation::BiasForgotten => "t2r",
+            Mutation::NormForgotten => "favor-hyperbolic",
+            _ => "t63",
+        }
+        .to_owned(),
+    );
+    let report = verify::run(&gpu.device, &gpu.queue, &options);
+    let compared = report.rows.iter().all(|row| row.message.is_empty());
+    if report.passed() || report.rows.is_empty() || !compared {
+        return Err(Failed::from("a wrong shader was not caught by its result"));
+    }
+    Ok(())
+}

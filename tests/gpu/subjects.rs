@@ -1,0 +1,46 @@
+//! What the harness's table does not say: properties, bindings, bad input, the async path.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use libtest_mimic::Failed;
+use linear_attention::{Config, LinearAttention};
+
+use crate::adapters::Gpu;
+use crate::{Trial, binding, compile, half, maps, properties, serving, split, trust, tuning};
+
+pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
+
+/// One trial a test, those of a process on one pipeline: K = V = 16, elu, normalised.
+pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
+    let attention = Rc::new(OnceCell::new());
+    let tests = [
+        properties::TESTS,
+        binding::TESTS,
+        compile::TESTS,
+        half::TESTS,
+        maps::TESTS,
+        serving::TESTS,
+        split::TESTS,
+        trust::TESTS,
+        tuning::TESTS,
+    ];
+    let trial = |(name, test): &(&str, Test)| {
+        let (gpu, attention, test) = (Rc::clone(gpu), Rc::clone(&attention), *test);
+        let name = format!("{}::{name}", gpu.name);
+        Trial {
+            group: name.clone(),
+            name,
+            cost: 50,
+            is_full: false,
+            test: Box::new(move || {
+                if attention.get().is_none() {
+                    let new = LinearAttention::new(&gpu.device, Config::new(16, 16))?;
+                    let _ = attention.set(new);
+                }
+                test(&gpu, attention.get().ok_or("not compiled")?)
+            }),
+        }
+    };
+    tests.concat().iter().map(trial).collect()
+}
