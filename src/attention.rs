@@ -33,7 +33,7 @@ pub struct LinearAttention {
     device: wgpu::Device,
     limits: wgpu::Limits,
     pipelines: Pipelines,
-    /// Bound where a state is dummy; the shaders never touch it.
+    /// Bound where a call has no such tensor; the shaders never touch it.
     dummy: wgpu::Buffer,
 }
 
@@ -198,8 +198,8 @@ impl LinearAttention {
     /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
     ///
     /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a
-    /// sequence has several parts, its state goes from part to part in the final state, which must be bound
-    /// then.
+    /// sequence has several parts, its state goes from part to part in the final state, which must
+    /// be bound then.
     ///
     /// # Errors
     ///

@@ -567,8 +567,8 @@ pub enum Error {
     /// See [`PoolError`].
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// A shape whose sequences only buffers have: see [`Shape::with_slots`](crate::Shape::with_slots) and
-    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
+    /// A shape whose sequences only buffers have: see
+    /// [`Shape::with_slots`](crate::Shape::with_slots) and [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
         /// `slots` or `packed_up_to`.

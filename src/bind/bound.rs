@@ -40,8 +40,8 @@ impl BoundStep {
     }
 }
 
-/// Bytes of the dummy buffer that stand for one tensor: no smaller than any device's offset alignment,
-/// and a range each, since writable bindings must not overlap.
+/// Bytes of the dummy buffer for one binding: a multiple of every device's offset alignment, and a
+/// range each, since writable bindings must not overlap.
 const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
 pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::Partials as u64 + 1);

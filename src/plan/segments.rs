@@ -121,9 +121,8 @@ impl Plan {
         if seq_len > t.max_segment_len {
             longest = longest.min(t.cut_segment_len);
         }
-        let least = seq_len.div_ceil(longest.max(1));
-        let least = least.max(1);
-        (least, (seq_len / t.min_segment_len).max(least))
+        let min_segments = seq_len.div_ceil(longest.max(1)).max(1);
+        (min_segments, (seq_len / t.min_segment_len).max(min_segments))
     }
 
     /// Work items in flight: those of one wave.

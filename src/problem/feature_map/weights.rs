@@ -152,12 +152,12 @@ impl WeightHeads {
     /// Bytes of a buffer that has them.
     #[must_use]
     pub fn size(&self, config: &Config) -> wgpu::BufferAddress {
-        let quads = |map: &FeatureMap, heads: u32| {
+        let vec4s = |map: &FeatureMap, heads: u32| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
-            Projection::head_quads(rows, matrices, config.key_dim).saturating_mul(heads.into())
+            Projection::head_vec4s(rows, matrices, config.key_dim).saturating_mul(heads.into())
         };
-        let all = quads(config.key_map(), self.keys)
-            .saturating_add(quads(config.query_map(), self.queries));
+        let all = vec4s(config.key_map(), self.keys)
+            .saturating_add(vec4s(config.query_map(), self.queries));
         all.saturating_mul(16)
     }
 
@@ -166,9 +166,9 @@ impl WeightHeads {
     pub(crate) fn offsets(&self, config: &Config) -> WeightOffsets {
         let of = |map: &FeatureMap| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
-            Projection::head_quads(rows, matrices, config.key_dim) as u32
+            Projection::head_vec4s(rows, matrices, config.key_dim) as u32
         };
-        let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
+        let stride = |vec4s: u32, heads: u32| if heads > 1 { vec4s } else { 0 };
         let key_stride = stride(of(config.key_map()), self.keys);
         if self.queries == 0 {
             return WeightOffsets {
