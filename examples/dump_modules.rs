@@ -11,7 +11,9 @@ use linear_attention::{Config, Plan, Shape, States};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, k, v, kind @ ..] = &arguments[..] else {
-        return Err("usage: dump_modules FOLDER K V [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]".into());
+        return Err(
+            "usage: dump_modules FOLDER K V [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]".into()
+        );
     };
     let config = Config::new(k.parse()?, v.parse()?);
     let is_cpu = kind.first().is_some_and(|kind| kind == "cpu");

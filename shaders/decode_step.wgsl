@@ -69,16 +69,13 @@ fn decode_tokens(
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
-                let k = key(state, item, chunk, i, lane);
-                let v = value(item, chunk, i, lane);
-                @unroll
-                for (var c = 0u; c < COLUMNS_VEC4; c++) { update(&mu, c, k, v[c]); }
+                update(&mu, key(state, item, chunk, i, lane), value(item, chunk, i, lane));
                 @unroll
                 for (var h = 0u; h < DECODE_HEADS; h++) {
-                    let q = query(state, item, chunk, i, h, lane);
+                    let o = apply(&mu, query(state, item, chunk, i, h, lane));
                     @unroll
                     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-                        outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += apply(&mu, c, q);
+                        outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
                     }
                 }
             }

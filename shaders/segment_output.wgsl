@@ -12,7 +12,7 @@
 // grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{COLUMNS_VEC4, FINAL_STATE, NORMALIZE, SEGMENT_STATES, THREADS};
+import constants::{FINAL_STATE, NORMALIZE, SEGMENT_STATES, THREADS};
 import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import lane::{lane_of};
@@ -20,7 +20,7 @@ import params::{params};
 import row_map::{load_queries, prepare_chunk};
 import rule::{update};
 import states/offset::{state_offset};
-import tile::{Tile, Value, apply};
+import tile::{Tile, apply};
 import tile_io::{load_tile, store_tile};
 import work_item::{Chunk};
 
@@ -51,22 +51,10 @@ fn segment_output(
         prepare_chunk(item, chunk, item.heads, lane);
         weigh_rows(&state, item, chunk, lane);
         for (var i = 0u; i < chunk.tokens; i++) {
-            let k = key(&state, item, chunk, i, lane);
-            let v = value(item, chunk, i, lane);
-            let q = query(&state, item, chunk, i, 0u, lane);
-            var o = Value();
-            @unroll
-            for (var c = 0u; c < COLUMNS_VEC4; c++) {
-                update(&mu, c, k, v[c]);
-                o[c] = apply(&mu, c, q);
-            }
-            store_output(&state, item, chunk, i * item.heads, o, lane);
-            // Further heads read the same state.
-            for (var h = 1u; h < item.heads; h++) {
-                let q = query(&state, item, chunk, i, h, lane);
-                @unroll
-                for (var c = 0u; c < COLUMNS_VEC4; c++) { o[c] = apply(&mu, c, q); }
-                store_output(&state, item, chunk, i * item.heads + h, o, lane);
+            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            for (var h = 0u; h < item.heads; h++) {
+                let features = query(&state, item, chunk, i, h, lane);
+                store_output(&state, item, chunk, i * item.heads + h, apply(&mu, features), lane);
             }
         }
         reduce_outputs(item, chunk, lane);

@@ -5,7 +5,7 @@
 // grid    segments x E x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{COLUMNS_VEC4, NORMALIZE, THREADS};
+import constants::{NORMALIZE, THREADS};
 import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
 import chunk::{thread_of_item, value};
 import lane::{lane_of};
@@ -34,10 +34,7 @@ fn segment_state(
         load_tokens(item, chunk, lane);
         prepare_chunk(item, chunk, 0u, lane);
         for (var i = 0u; i < chunk.tokens; i++) {
-            let k = key(&state, item, chunk, i, lane);
-            let v = value(item, chunk, i, lane);
-            @unroll
-            for (var c = 0u; c < COLUMNS_VEC4; c++) { update(&mu, c, k, v[c]); }
+            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }
         add_keys(chunk, lane);
     }

@@ -7,28 +7,33 @@ alias Tile = array<vec4<f32>, TILE_LEN>;      // [ROWS, COLUMNS/4]
 alias Key = array<vec4<f32>, ROWS_VEC4>;      // features of a row of phi(k) or phi(q)
 alias Value = array<vec4<f32>, COLUMNS_VEC4>; // values of a row of v or o
 
-// mu += key^T value, in values 4 c .. + 3 of the tile: a large tile goes through a cache once if its columns
-// are updated and read in turn. `c` is a literal where this is called.
-fn add_outer(mu: ptr<function, Tile>, c: u32, key: Key, value: vec4<f32>) {
+// mu += key^T value
+fn add_outer(mu: ptr<function, Tile>, key: Key, value: Value) {
     @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) {
-        (*mu)[(4u * r) * COLUMNS_VEC4 + c] += key[r].x * value;
-        (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c] += key[r].y * value;
-        (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c] += key[r].z * value;
-        (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c] += key[r].w * value;
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        @unroll
+        for (var r = 0u; r < ROWS_VEC4; r++) {
+            (*mu)[(4u * r) * COLUMNS_VEC4 + c] += key[r].x * value[c];
+            (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c] += key[r].y * value[c];
+            (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c] += key[r].z * value[c];
+            (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c] += key[r].w * value[c];
+        }
     }
 }
 
-// query mu, over the rows of this tile, in values 4 c .. + 3. Four products are added up before they are
-// added to the sum: a shorter chain.
-fn apply(mu: ptr<function, Tile>, c: u32, query: Key) -> vec4<f32> {
-    var o = vec4<f32>(0.0);
+// query mu, over the rows of this tile
+fn apply(mu: ptr<function, Tile>, query: Key) -> Value {
+    var o = Value();
     @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) {
-        o += query[r].x * (*mu)[(4u * r) * COLUMNS_VEC4 + c]
-            + query[r].y * (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c]
-            + query[r].z * (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c]
-            + query[r].w * (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c];
+    for (var c = 0u; c < COLUMNS_VEC4; c++) {
+        @unroll
+        for (var r = 0u; r < ROWS_VEC4; r++) {
+            // Four products are added up before they are added to the sum: a shorter chain.
+            o[c] += query[r].x * (*mu)[(4u * r) * COLUMNS_VEC4 + c]
+                + query[r].y * (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c]
+                + query[r].z * (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c]
+                + query[r].w * (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c];
+        }
     }
     return o;
 }

@@ -17,18 +17,16 @@ fn load_tile(mu: ptr<function, Tile>, at: StateOffset, item: WorkItem, lane: Lan
         var row = Value();
         @unroll
         for (var c = 0u; c < COLUMNS_VEC4; c++) { row[c] = load_mu(at, feature, c4 + c); }
-        let key = unit_key(feature);
-        @unroll
-        for (var c = 0u; c < COLUMNS_VEC4; c++) { add_outer(mu, c, key, row[c]); }
+        add_outer(mu, unit_key(feature), row);
     }
 }
 
 fn store_tile(mu: ptr<function, Tile>, at: StateOffset, item: WorkItem, lane: Lane) {
     let c4 = item.value_block * COLUMNS_VEC4;
     for (var feature = 0u; feature < FEATURE_DIM; feature++) {
-        let query = unit_key(feature);
+        let row = apply(mu, unit_key(feature));
         @unroll
-        for (var c = 0u; c < COLUMNS_VEC4; c++) { store_mu(at, feature, c4 + c, apply(mu, c, query)); }
+        for (var c = 0u; c < COLUMNS_VEC4; c++) { store_mu(at, feature, c4 + c, row[c]); }
     }
 }
 

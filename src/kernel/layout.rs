@@ -21,8 +21,8 @@ const BLOCK_FEATURES: u32 = 128;
 #[non_exhaustive]
 pub struct Layout {
     /// Features of a thread's tile, a multiple of 4. `ceil(F / rows)` threads, the lanes, share a row
-    /// of phi(k), and their partial sums of o are added up; with [`RowSource::Direct`] a thread has all
-    /// F.
+    /// of phi(k), and their partial sums of o are added up. Not used with [`RowSource::Direct`], where
+    /// a thread has all F.
     pub rows: u32,
     /// Values of a thread's tile, a multiple of 4.
     pub columns: u32,
@@ -67,9 +67,9 @@ impl Layout {
 
     /// All features of `columns` values in a thread that loads its own rows.
     #[must_use]
-    pub fn direct(config: &Config, columns: u32) -> Self {
+    pub fn direct(columns: u32) -> Self {
         Self {
-            rows: config.features().min(WHOLE_FEATURES).next_multiple_of(4),
+            rows: 4,
             columns,
             column_threads: 1,
             chunk_tokens: 1,
@@ -86,9 +86,13 @@ impl Layout {
 
     /// The direct layout of a CPU adapter: the widest tile that compiles in a second or two.
     pub(crate) fn for_cpu(config: &Config) -> Self {
-        let widest = if config.is_vec4() { 16 } else { 4 };
-        let widest = if config.key_dim > 128 { widest.min(8) } else { widest };
-        Self::direct(config, config.value_dim.next_multiple_of(4).min(widest))
+        let widest = match config.key_dim {
+            _ if !config.is_vec4() => 4,
+            ..=64 => 16,
+            65..=128 => 8,
+            _ => 4,
+        };
+        Self::direct(config.value_dim.next_multiple_of(4).min(widest))
     }
 
     /// The workgroup layouts worth trying, best first: work items as wide as V, so that few of them
@@ -119,17 +123,25 @@ impl Layout {
         self.row_source == other.row_source
     }
 
+    /// Features of a thread's tile.
+    pub(crate) fn tile_rows(self, config: &Config) -> u32 {
+        match self.row_source {
+            RowSource::Workgroup => self.rows.max(1),
+            RowSource::Direct => config.features().min(WHOLE_FEATURES).next_multiple_of(4).max(4),
+        }
+    }
+
     /// Threads that share a row of phi(k), each with `rows` features of it.
     pub(crate) fn lanes(self, config: &Config) -> u32 {
         match config.features() {
-            features @ ..=WHOLE_FEATURES => features.div_ceil(self.rows.max(1)),
-            _ => BLOCK_FEATURES.div_ceil(self.rows.max(1)),
+            features @ ..=WHOLE_FEATURES => features.div_ceil(self.tile_rows(config)),
+            _ => BLOCK_FEATURES.div_ceil(self.tile_rows(config)),
         }
     }
 
     /// Features of a work item.
     pub(crate) fn block_features(self, config: &Config) -> u32 {
-        self.lanes(config) * self.rows
+        self.lanes(config) * self.tile_rows(config)
     }
 
     /// Blocks of F, each with work items of its own (split-F).
@@ -204,13 +216,9 @@ impl Layout {
             }
         }
         if self.row_source == RowSource::Direct {
-            let required = config.features().next_multiple_of(4);
-            if !config.is_element_wise() || required > WHOLE_FEATURES {
+            if !config.is_element_wise() || config.features() > WHOLE_FEATURES {
                 let required = "Workgroup for row-wise feature maps".to_owned();
                 return refuse("row_source", required, self.rows);
-            }
-            if self.rows != required {
-                return refuse("rows", format!("{required}, all features"), self.rows);
             }
             for (what, actual) in [
                 ("column_threads", self.column_threads),

@@ -115,7 +115,7 @@ fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> T
             chunk_queries: decode.rows(),
         },
         None => Tile {
-            rows: layout.rows,
+            rows: layout.tile_rows(config),
             columns: layout.columns,
             column_threads: layout.column_threads,
             lanes: layout.lanes(config),

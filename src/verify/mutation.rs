@@ -6,7 +6,7 @@ use crate::kernel::stage::Stage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mutation {
-    /// A token does not see itself.
+    /// A token sees the value of the token before it in place of its own.
     MaskOffByOne,
     /// eps is not added.
     EpsDropped,
@@ -58,9 +58,9 @@ impl Mutation {
         match self {
             Self::MaskOffByOne => (
                 Stage::SegmentOutput,
-                "update(&mu, key(item, chunk, i, lane), value(item, chunk, i, lane));",
-                "if (i > 0u) { update(&mu, key(item, chunk, i - 1u, lane), \
-                 value(item, chunk, i - 1u, lane)); }",
+                "let v = value(item, chunk, i, lane);",
+                "let v = value(item, Chunk(max(chunk.first, 1u) - 1u, chunk.tokens), \
+                 max(i, 1u) - 1u, lane);",
             ),
             Self::EpsDropped => {
                 (Stage::SegmentOutput, "SCALE * weight + EPS * gain", "SCALE * weight")

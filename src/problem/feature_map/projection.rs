@@ -131,7 +131,7 @@ impl Projection {
     }
 
     /// Four-vectors of a head as the shaders read it.
-    pub(crate) fn head_quads(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
+    pub(crate) fn head_vec4s(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
         let inputs = u64::from(key_dim).next_multiple_of(4) + 1;
         inputs * u64::from(matrices) * u64::from(matrix_rows.div_ceil(4))
     }

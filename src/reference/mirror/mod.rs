@@ -92,7 +92,7 @@ impl<'a> Sizes<'a> {
             features,
             value_dim: config.value_dim as usize,
             nu_len: if config.is_normalized() { features } else { 0 },
-            tile_features: plan.layout().rows as usize,
+            tile_features: plan.layout().tile_rows(plan.config()) as usize,
         }
     }
 
