@@ -58,9 +58,8 @@ impl Mutation {
         match self {
             Self::MaskOffByOne => (
                 Stage::SegmentOutput,
-                "let v = value(item, chunk, i, lane);",
-                "let v = value(item, Chunk(max(chunk.first, 1u) - 1u, chunk.tokens), \
-                 max(i, 1u) - 1u, lane);",
+                "value(item, chunk, i, lane)",
+                "value(item, Chunk(max(chunk.first, 1u) - 1u, chunk.tokens), max(i, 1u) - 1u, lane)",
             ),
             Self::EpsDropped => {
                 (Stage::SegmentOutput, "SCALE * weight + EPS * gain", "SCALE * weight")
