@@ -33,7 +33,7 @@ pub struct LinearAttention {
     device: wgpu::Device,
     limits: wgpu::Limits,
     pipelines: Pipelines,
-    /// Bound where a state is dummy; the shaders never touch it.
+    /// Bound where a call has no such tensor; the shaders never touch it.
     dummy: wgpu::Buffer,
 }
 
@@ -107,7 +107,7 @@ impl LinearAttention {
     /// pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
-        // Sequences told by the host and by the device.
+        // `sequences` written by the host, which checks them, and by the device.
         let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
         for is_untrusted in trust {
             for step in plan.steps(states, *is_untrusted) {
@@ -173,15 +173,8 @@ impl LinearAttention {
         self.check_plan(plan)?;
         let (device, pipelines) = (&self.device, &self.pipelines);
         let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
-        let states = match (checked.initial_state.is_some(), checked.final_state.is_some()) {
-            _ if checked.in_place => States::InPlace,
-            (false, false) => States::None,
-            (true, false) => States::Initial,
-            (false, true) => States::Final,
-            (true, true) => States::InitialAndFinal,
-        };
         let mut steps = Vec::with_capacity(plan.dispatches().len());
-        for step in plan.steps(states, checked.may_clash) {
+        for step in plan.steps(checked.states(), checked.is_untrusted) {
             let pipeline = pipelines.get(device, step.stage, step.variant)?;
             let bind_group =
                 bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;
@@ -205,8 +198,8 @@ impl LinearAttention {
     /// Binds whole tensors to a shape in parts, each of which binds its own range of them.
     ///
     /// `scratch` needs [`Split::scratch_size`] bytes, as for [`LinearAttention::bind`]. Where a
-    /// sequence is cut, its state goes from part to part in the final state, which must be bound
-    /// then.
+    /// sequence has several parts, its state goes from part to part in the final state, which must
+    /// be bound then.
     ///
     /// # Errors
     ///

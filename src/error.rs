@@ -74,13 +74,13 @@ pub enum ConfigError {
         /// The value found.
         actual: u32,
     },
-    /// The scale is infinite or no number.
+    /// The scale is infinite or NaN.
     #[error("scale must be finite, found {actual}")]
     Scale {
         /// The value found, printed.
         actual: String,
     },
-    /// eps is negative, infinite or no number.
+    /// eps is negative, infinite or NaN.
     #[error("eps must be finite and not negative, found {actual}")]
     Eps {
         /// The value found, printed.
@@ -130,7 +130,7 @@ pub enum ConfigError {
     Phi {
         /// The map's name.
         feature_map: String,
-        /// What was expected and found; for what is no WGSL, naga's message with the line.
+        /// The condition it fails; for text that is no WGSL, naga's message with the line.
         message: String,
     },
     /// The device gives too little for any layout.
@@ -140,7 +140,7 @@ pub enum ConfigError {
         what: &'static str,
         /// The least that would do.
         required: u64,
-        /// What the device has.
+        /// The device's limit.
         actual: u64,
     },
     /// A tuning that does not fit the config or the device.
@@ -181,14 +181,14 @@ pub enum WeightsError {
         /// The elements found.
         actual: u64,
     },
-    /// A number is infinite or none.
+    /// An element is infinite or NaN.
     #[error("{what} must be finite, found {actual} at {index}")]
     NonFinite {
         /// `weight` or `bias`.
         what: &'static str,
         /// Where.
         index: u64,
-        /// The number, printed.
+        /// The value, printed.
         actual: String,
     },
     /// A map needs weights that were not given.
@@ -254,12 +254,12 @@ pub enum PlanError {
         /// E.
         value_heads: u32,
     },
-    /// A sequence is so long that token numbers could wrap.
-    #[error("seq_len must be at most {required}, found {actual}")]
+    /// A call has so many tokens that their indices could wrap.
+    #[error("tokens of all sequences must be at most {required}, found {actual}")]
     SeqLen {
         /// 2^31.
         required: u32,
-        /// T.
+        /// B T, or 2^32 - 1 where it is larger.
         actual: u32,
     },
     /// Packed sequences lie along T, so there is no batch beside them.
@@ -276,7 +276,7 @@ pub enum PlanError {
         /// Their sum.
         actual: u64,
     },
-    /// More sequences than one call may be told of by a buffer.
+    /// A buffer has entries of more sequences than one call accepts.
     #[error("sequences must be at most {required}, found {actual}")]
     Sequences {
         /// The most that the device takes.
@@ -327,7 +327,7 @@ pub enum PlanError {
     TooManyWorkgroups {
         /// The stage's name.
         stage: &'static str,
-        /// What two dimensions of a dispatch hold and 32 bits can number.
+        /// The most that two dimensions of a dispatch have room for and 32 bits can number.
         required: u64,
         /// The workgroups it would take.
         actual: u64,
@@ -375,7 +375,7 @@ pub enum BindError {
         tensor: &'static str,
         /// The buffer's size.
         required: u64,
-        /// Where the binding ends.
+        /// The end of the binding, in bytes.
         actual: u64,
     },
     /// The offset is no multiple of the device's alignment.
@@ -432,13 +432,13 @@ pub enum BindError {
         first: &'static str,
         /// The other.
         second: &'static str,
-        /// How many bytes both have.
+        /// The bytes that both have.
         bytes: u64,
     },
     /// The weights are not those that the feature maps need.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The initial state is bound as the final one, but several places of the grid read it, and
+    /// The initial state is bound as the final one, but several work items read it, and
     /// one could read what another has written already.
     #[error(
         "a state updated in place must have 1 reader, found {actual}: \
@@ -453,7 +453,7 @@ pub enum BindError {
     Device(#[from] DeviceError),
 }
 
-/// Why a pool of states, or what a call is told about them, is not as it must be. Nothing was
+/// Why a pool of states, or the sequence metadata of a call, is refused. Nothing was
 /// changed, neither in the pool nor on the device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -501,7 +501,7 @@ pub enum PoolError {
     Slot {
         /// Its number.
         index: u32,
-        /// What it is not: of this pool, or allocated and not freed since.
+        /// The condition it fails: of this pool, or allocated and not freed since.
         required: &'static str,
     },
     /// Two sequences of one call cannot both update one state.
@@ -515,9 +515,9 @@ pub enum PoolError {
     Snapshot {
         /// A part of it.
         what: &'static str,
-        /// What it must be.
+        /// The value required.
         required: String,
-        /// What it is.
+        /// The value found.
         actual: String,
     },
     /// More is in a step than its plan has room for, or other tokens.
@@ -567,8 +567,8 @@ pub enum Error {
     /// See [`PoolError`].
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// What host slices cannot say: see [`Shape::with_slots`](crate::Shape::with_slots) and
-    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
+    /// A shape whose sequences only buffers have: see
+    /// [`Shape::with_slots`](crate::Shape::with_slots) and [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
         /// `slots` or `packed_up_to`.
@@ -584,7 +584,7 @@ pub enum Error {
         /// Elements of the slice.
         actual: u64,
     },
-    /// An input is infinite or no number.
+    /// An input is infinite or NaN.
     #[error("{tensor} must be finite, found {actual} at element {index}")]
     NonFinite {
         /// The tensor.

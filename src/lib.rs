@@ -67,5 +67,9 @@ struct Readme;
 struct Serving;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/coming-from-fla.md")]
+struct ComingFromFla;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/feature-maps.md")]
 struct FeatureMaps;

@@ -68,7 +68,7 @@ impl LinearAttention {
         if matches!(shape.packing, Packing::UpTo { .. }) {
             return Err(Error::HostShape { what: "packed_up_to" });
         }
-        // What is too large to bind whole goes in parts.
+        // A problem that is too large to bind whole is computed in parts.
         let split = self.split(shape)?;
         let lens = shape.lens(self.config())?;
         inputs.check(self.config(), shape)?;

@@ -23,7 +23,7 @@ use crate::serve::sequences::Sequences;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Candidate {
-    /// What was measured.
+    /// The tuning that was measured.
     pub tuning: Tuning,
     /// From submission to completion, without upload and readback.
     pub time: Duration,
@@ -32,7 +32,7 @@ pub struct Candidate {
 /// The fastest of [`Tuning::candidates`] for this shape on this device.
 ///
 /// Compiles and runs each candidate and blocks until the device is done: a second or so on a
-/// GPU, a minute on a software device. Store what it returns (feature `serde`) and pass it in
+/// GPU, a minute on a CPU adapter. Store what it returns (feature `serde`) and pass it in
 /// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for
 /// q, k, v, o and scratch of the shape.
 ///
@@ -98,13 +98,13 @@ pub fn tune_with(
     Ok(measured)
 }
 
-/// What a shape with slots, or one whose lengths a buffer tells, is told: all it has room for.
-struct Told {
+/// The sequence metadata of a shape whose slots or lengths are in a buffer: all that it has room for.
+struct Metadata {
     pool: Option<(StatePool, Batch)>,
     sequences: Option<wgpu::Buffer>,
 }
 
-impl Told {
+impl Metadata {
     fn new(device: &wgpu::Device, queue: &wgpu::Queue, plan: &Plan) -> Result<Self, Error> {
         let shape = plan.shape();
         let mut left = shape.seq_len;
@@ -160,13 +160,12 @@ impl Told {
     }
 }
 
-/// One buffer holds q, k and v, which nobody writes: their numbers do not matter here, as
-/// long as they are numbers.
+/// One buffer holds q, k and v, which are only read: any finite values will do.
 struct Buffers {
     inputs: wgpu::Buffer,
     o: wgpu::Buffer,
     scratch: wgpu::Buffer,
-    told: Told,
+    metadata: Metadata,
     weights: Option<WeightsBuffer>,
 }
 
@@ -208,12 +207,13 @@ impl Buffers {
             let weights = config.map(|config| Weights::draw(config, 0)).transpose()?.flatten();
             let upload = |weights: &Weights, config| WeightsBuffer::new(device, config, weights);
             let weights = weights.zip(config).map(|(weights, config)| upload(&weights, config));
-            let told = plans.first().map(|plan| Told::new(device, queue, plan)).transpose()?;
+            let metadata =
+                plans.first().map(|plan| Metadata::new(device, queue, plan)).transpose()?;
             Ok(Self {
                 inputs,
                 o: buffer("linear_attention.tune.o", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
-                told: told.unwrap_or(Told { pool: None, sequences: None }),
+                metadata: metadata.unwrap_or(Metadata { pool: None, sequences: None }),
                 weights: weights.transpose()?,
             })
         })?
@@ -228,7 +228,7 @@ impl Buffers {
         plan: &Plan,
     ) -> Result<Duration, Error> {
         let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.o);
-        self.told.add_to(&mut tensors);
+        self.metadata.add_to(&mut tensors);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = Some(self.scratch.as_entire_buffer_binding());
         let bound = attention.bind(plan, &tensors, scratch)?;

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::tensors::{self, Checked};
+use crate::bind::tensors::Checked;
 use crate::device::buffers::init_buffer;
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
@@ -14,7 +14,6 @@ use crate::plan::Plan;
 use crate::plan::steps::{Source, Step};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Packing;
-use crate::problem::tensor::Tensor;
 
 /// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
 /// buffers alive.
@@ -41,8 +40,8 @@ impl BoundStep {
     }
 }
 
-/// Bytes of the dummy buffer that stand for one tensor: no smaller than any device's offset alignment,
-/// and a range each, since writable bindings must not overlap.
+/// Bytes of the dummy buffer for one binding: a multiple of every device's offset alignment, and a
+/// range each, since writable bindings must not overlap.
 const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
 pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::Partials as u64 + 1);
@@ -73,7 +72,7 @@ pub(crate) fn bind_group(
                 let size = buffer.size();
                 (buffer, 0, size)
             }
-            Source::Tensor(tensor) => match checked.tensor(*tensor) {
+            Source::Tensor(tensor) => match checked.get(*tensor) {
                 Some(range) if range.len > 0 => {
                     (range.binding.buffer.clone(), range.binding.offset, range.len)
                 }
@@ -109,23 +108,6 @@ pub(crate) fn bind_group(
             entries: &entries,
         })
     })
-}
-
-impl<'a> Checked<'a> {
-    fn tensor(&self, tensor: Tensor) -> Option<&tensors::Range<'a>> {
-        match tensor {
-            Tensor::Q => Some(&self.q),
-            Tensor::K => Some(&self.k),
-            Tensor::V => Some(&self.v),
-            Tensor::O => Some(&self.o),
-            Tensor::InitialState => self.initial_state.as_ref(),
-            Tensor::FinalState | Tensor::Pool => self.final_state.as_ref(),
-            Tensor::Sequences => self.sequences.as_ref(),
-            Tensor::Weights => self.weights.as_ref(),
-            // Parts of a state.
-            Tensor::Mu | Tensor::Nu => None,
-        }
-    }
 }
 
 /// The uniform of one step.

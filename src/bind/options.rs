@@ -2,7 +2,7 @@
 
 use crate::plan::tuning::Tuning;
 
-/// Whether shaders check their own indices and bound their own loops.
+/// Checks of indices and bounds of loops within the shaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ShaderChecks {
@@ -26,9 +26,9 @@ impl Default for ShaderChecks {
 pub struct Options<'a> {
     /// Sizes chosen by the caller, [`Tuning::new`] where `None`.
     pub tuning: Option<Tuning>,
-    /// Whether shaders check themselves.
+    /// Checks within the shaders.
     pub checks: ShaderChecks,
-    /// Where the driver may find pipelines it compiled before, and leave new ones.
+    /// A cache from which the driver loads compiled pipelines, and in which it stores new ones.
     pub cache: Option<&'a wgpu::PipelineCache>,
 }
 

@@ -1,11 +1,12 @@
-//! What is bound: the caller's buffers, checked before wgpu sees them.
+//! The caller's bindings, checked before wgpu sees them.
 
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::bind::weights_buffer::WeightsBinding;
 use crate::error::BindError;
-use crate::plan::{F32_SIZE, Plan};
+use crate::plan::{Plan, States};
 use crate::problem::feature_map::weights::WeightHeads;
+use crate::problem::tensor::{Access, Tensor};
 use crate::serve::sequences::Sequences;
 
 /// The tensors of one call, each a range of a buffer with usage `STORAGE`. All may be
@@ -16,7 +17,7 @@ use crate::serve::sequences::Sequences;
 /// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous; a
 /// binding has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
 ///
-/// A state is f32, for each sequence mu `[G,F,V]` and then nu `[G,F]`, side by side
+/// A state is f32: for each sequence mu `[E,F,V]`, then nu `[E,F]` where o is normalised, contiguous
 /// ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -25,19 +26,19 @@ pub struct Tensors<'a> {
     pub q: BufferBinding<'a>,
     /// k `[B,T,G,K]`.
     pub k: BufferBinding<'a>,
-    /// v `[B,T,G,V]`.
+    /// v `[B,T,E,V]`.
     pub v: BufferBinding<'a>,
-    /// o `[B,T,H,V]`, written.
+    /// o `[B,T,max(H,E),V]`, written.
     pub o: BufferBinding<'a>,
     /// The states of N sequences before their first tokens; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
-    /// Where their states after their last tokens go; `None` drops them.
+    /// Their states after their last tokens, written; `None` drops them.
     pub final_state: Option<BufferBinding<'a>>,
     /// A pool of states, updated in place, for a shape
     /// [`with_slots`](crate::Shape::with_slots), and only for one: see
     /// [`StatePool::binding`](crate::serve::StatePool::binding).
     pub pool: Option<BufferBinding<'a>>,
-    /// What the call is told about its sequences when it runs, for a shape that has slots or is
+    /// The source of the sequence metadata, for a shape that has slots or is
     /// [`packed_up_to`](crate::Shape::packed_up_to), and only for one.
     pub sequences: Option<Sequences<'a>>,
     /// The weights of the feature maps, where
@@ -46,7 +47,7 @@ pub struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// Whole buffers, from no state and to none.
+    /// Whole buffers, without an initial or a final state.
     #[must_use]
     pub fn new(
         q: &'a wgpu::Buffer,
@@ -62,7 +63,7 @@ impl<'a> Tensors<'a> {
         )
     }
 
-    /// Ranges of buffers, from no state and to none.
+    /// Ranges of buffers, without an initial or a final state.
     #[must_use]
     pub fn from_bindings(
         q: BufferBinding<'a>,
@@ -113,7 +114,7 @@ impl<'a> Tensors<'a> {
         Self { weights: Some(weights), ..self }
     }
 
-    /// Whether the initial state is the final state's own binding.
+    /// True if the initial state is the final state's own binding.
     pub(crate) fn is_in_place(&self) -> bool {
         match (&self.initial_state, &self.final_state) {
             (Some(initial_state), Some(final_state)) => {
@@ -125,13 +126,13 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// A binding cut to exactly the bytes of its tensor.
+/// A binding, limited to exactly the bytes of its tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Range<'a> {
     pub(crate) tensor: &'static str,
     pub(crate) binding: BufferBinding<'a>,
     pub(crate) len: u64,
-    written: bool,
+    is_written: bool,
 }
 
 impl Range<'_> {
@@ -140,25 +141,18 @@ impl Range<'_> {
     }
 }
 
-/// Every tensor of a call, checked: names, ranges and who writes.
+/// Every tensor that a call has, checked.
 pub(crate) struct Checked<'a> {
-    pub(crate) q: Range<'a>,
-    pub(crate) k: Range<'a>,
-    pub(crate) v: Range<'a>,
-    pub(crate) o: Range<'a>,
-    pub(crate) initial_state: Option<Range<'a>>,
-    /// The final states, or the pool.
-    pub(crate) final_state: Option<Range<'a>>,
-    pub(crate) sequences: Option<Range<'a>>,
-    pub(crate) weights: Option<Range<'a>>,
-    pub(crate) weight_heads: WeightHeads,
-    /// Whether nobody has checked them.
-    pub(crate) may_clash: bool,
+    tensors: Vec<(Tensor, Range<'a>)>,
     pub(crate) scratch: Option<Range<'a>>,
-    /// Whether the initial state lies in `final_state`.
-    pub(crate) in_place: bool,
+    pub(crate) weight_heads: WeightHeads,
+    /// The caller's own work on the device writes `sequences`, so shaders have to check it.
+    pub(crate) is_untrusted: bool,
+    /// The initial state is where the final state goes.
+    pub(crate) is_in_place: bool,
 }
 
+/// Checks every binding against the table of tensors.
 pub(crate) fn check<'a>(
     plan: &Plan,
     tensors: &Tensors<'a>,
@@ -166,73 +160,69 @@ pub(crate) fn check<'a>(
     limits: &wgpu::Limits,
 ) -> Result<Checked<'a>, BindError> {
     let align = u64::from(limits.min_storage_buffer_offset_alignment);
-    let dtype = plan.config().dtype;
-    let lens = plan.lens();
-    let range = |tensor, binding: &BufferBinding<'a>, len, written| {
-        check_one(Range { tensor, binding: binding.clone(), len, written }, align)
-    };
-    let optional = |tensor, binding: &Option<BufferBinding<'a>>, len, written| {
-        binding.as_ref().map(|binding| range(tensor, binding, len, written)).transpose()
-    };
-    let slots = plan.shape().slots;
-    for (tensor, is_bound, is_needed, may_be) in [
-        ("initial_state", tensors.initial_state.is_some(), false, slots.is_none()),
-        ("final_state", tensors.final_state.is_some(), false, slots.is_none()),
-        ("pool", tensors.pool.is_some(), slots.is_some(), slots.is_some()),
-        ("sequences", tensors.sequences.is_some(), plan.reads_sequences(), plan.reads_sequences()),
-        ("weights", tensors.weights.is_some(), false, plan.config().needs_weights()),
-    ] {
-        if is_needed && !is_bound {
-            return Err(BindError::Missing { tensor });
-        }
-        if is_bound && !may_be {
-            return Err(BindError::Unexpected { tensor });
+    let (is_pooled, reads_sequences) = (plan.shape().slots.is_some(), plan.reads_sequences());
+    let sequences = tensors.sequences.as_ref().map(|sequences| match sequences {
+        Sequences::Host(batch) => batch.binding(),
+        Sequences::Device(binding) => binding.clone(),
+    });
+    let (state, pool) = (tensors.initial_state.clone(), tensors.pool.clone());
+    let weights = tensors.weights.as_ref().map(|weights| weights.buffer.clone());
+    // Each tensor's binding, and whether the plan needs and accepts one.
+    let bindings = [
+        (Tensor::Q, Some(tensors.q.clone()), true, true),
+        (Tensor::K, Some(tensors.k.clone()), true, true),
+        (Tensor::V, Some(tensors.v.clone()), true, true),
+        (Tensor::O, Some(tensors.o.clone()), true, true),
+        (Tensor::FinalState, tensors.final_state.clone(), false, !is_pooled),
+        (Tensor::Pool, pool, is_pooled, is_pooled),
+        (Tensor::Sequences, sequences, reads_sequences, reads_sequences),
+        (Tensor::Weights, weights, false, plan.config().needs_weights()),
+        (Tensor::InitialState, state, false, !is_pooled),
+    ];
+    for (tensor, binding, is_needed, is_accepted) in &bindings {
+        let tensor = tensor.name();
+        match binding {
+            None if *is_needed => return Err(BindError::Missing { tensor }),
+            Some(_) if !is_accepted => return Err(BindError::Unexpected { tensor }),
+            _ => {}
         }
     }
-    let states = lens.state * F32_SIZE;
-    let pool_size = u64::from(slots.unwrap_or(0)) * plan.state_size();
     // A pool of other states has another size: of more heads, say.
+    let required = plan.bytes(Tensor::Pool);
     if let Some(actual) = tensors.pool.as_ref().and_then(|pool| pool.size)
-        && actual.get() != pool_size
+        && actual.get() != required
     {
-        return Err(BindError::PoolSize { required: pool_size, actual: actual.get() });
+        return Err(BindError::PoolSize { required, actual: actual.get() });
     }
-    let sequences = match &tensors.sequences {
-        Some(Sequences::Host(batch)) => {
-            batch.check(plan, tensors.pool.as_ref())?;
-            Some(batch.binding())
-        }
-        Some(Sequences::Device(binding)) => Some(binding.clone()),
-        None => None,
-    };
+    if let Some(Sequences::Host(batch)) = &tensors.sequences {
+        batch.check(plan, tensors.pool.as_ref())?;
+    }
     let weight_heads = tensors.weights.as_ref().map_or(WeightHeads::default(), |w| w.heads);
     weight_heads.check(plan.config(), plan.shape())?;
-    let weights = tensors.weights.as_ref().map(|weights| &weights.buffer);
-    let checked = Checked {
-        weights: optional("weights", &weights.cloned(), weight_heads.size(plan.config()), false)?,
+
+    let mut checked = Checked {
+        tensors: Vec::with_capacity(bindings.len()),
+        scratch: None,
         weight_heads,
-        q: range("q", &tensors.q, dtype.bytes(lens.q), false)?,
-        k: range("k", &tensors.k, dtype.bytes(lens.k), false)?,
-        v: range("v", &tensors.v, dtype.bytes(lens.v), false)?,
-        o: range("o", &tensors.o, dtype.bytes(lens.o), true)?,
-        initial_state: optional("initial_state", &tensors.initial_state, states, false)?,
-        final_state: match slots {
-            None => optional("final_state", &tensors.final_state, states, true)?,
-            Some(_) => optional("pool", &tensors.pool, pool_size, true)?,
-        },
-        sequences: sequences
-            .map(|b| range("sequences", &b, plan.sequences_size(), true))
-            .transpose()?,
-        may_clash: matches!(tensors.sequences, Some(Sequences::Device(_))),
-        scratch: match plan.scratch_size() {
-            0 => None,
-            len => {
-                let scratch = scratch.ok_or(BindError::Missing { tensor: "scratch" })?;
-                Some(range("scratch", scratch, len, true)?)
-            }
-        },
-        in_place: tensors.is_in_place() || slots.is_some(),
+        is_untrusted: matches!(tensors.sequences, Some(Sequences::Device(_))),
+        is_in_place: tensors.is_in_place() || is_pooled,
     };
+    for (tensor, binding, ..) in bindings {
+        let Some(binding) = binding else { continue };
+        let len = match tensor {
+            Tensor::Weights => weight_heads.size(plan.config()),
+            _ => plan.bytes(tensor),
+        };
+        let is_written = tensor.access() != Access::Read;
+        let range = Range { tensor: tensor.name(), binding, len, is_written };
+        checked.tensors.push((tensor, check_one(range, align)?));
+    }
+    if plan.scratch_size() > 0 {
+        let (tensor, len) = ("scratch", plan.scratch_size());
+        let binding = scratch.cloned().ok_or(BindError::Missing { tensor })?;
+        let range = Range { tensor, binding, len, is_written: true };
+        checked.scratch = Some(check_one(range, align)?);
+    }
     if tensors.is_in_place() && !plan.updates_in_place() {
         return Err(BindError::InPlace { actual: plan.readers_per_state() });
     }
@@ -241,18 +231,31 @@ pub(crate) fn check<'a>(
 }
 
 impl<'a> Checked<'a> {
-    fn check_overlaps(&self) -> Result<(), BindError> {
-        let mut all: Vec<&Range<'a>> = vec![&self.q, &self.k, &self.v, &self.o];
-        all.extend(&self.final_state);
-        all.extend(&self.sequences);
-        all.extend(&self.weights);
-        all.extend(&self.scratch);
-        if !self.in_place {
-            all.extend(&self.initial_state);
+    /// The range of a tensor, or `None` where the call has no such tensor.
+    pub(crate) fn get(&self, tensor: Tensor) -> Option<&Range<'a>> {
+        self.tensors.iter().find(|(of, _)| *of == tensor).map(|(_, range)| range)
+    }
+
+    /// The states of the call.
+    pub(crate) fn states(&self) -> States {
+        let [initial, last] = [Tensor::InitialState, Tensor::FinalState].map(|t| self.get(t));
+        match (initial.is_some(), last.is_some()) {
+            _ if self.is_in_place => States::InPlace,
+            (false, false) => States::None,
+            (true, false) => States::Initial,
+            (false, true) => States::Final,
+            (true, true) => States::InitialAndFinal,
         }
+    }
+
+    fn check_overlaps(&self) -> Result<(), BindError> {
+        let is_shared = |tensor| tensor == Tensor::InitialState && self.is_in_place;
+        let tensors = self.tensors.iter().filter(|(tensor, _)| !is_shared(*tensor));
+        let all: Vec<&Range<'a>> =
+            tensors.map(|(_, range)| range).chain(self.scratch.as_ref()).collect();
         for (i, first) in all.iter().enumerate() {
             for second in &all[i + 1..] {
-                if !(first.written || second.written)
+                if !(first.is_written || second.is_written)
                     || first.binding.buffer != second.binding.buffer
                 {
                     continue;

@@ -29,14 +29,14 @@ impl WeightsBuffer {
         Ok(Self { buffer, config: config.clone(), heads: weights.heads() })
     }
 
-    /// What [`Tensors::weights`](crate::Tensors::weights) takes.
+    /// The binding for [`Tensors::weights`](crate::Tensors::weights).
     #[must_use]
     pub fn binding(&self) -> WeightsBinding<'_> {
         WeightsBinding { buffer: self.buffer.as_entire_buffer_binding(), heads: self.heads }
     }
 
-    /// Puts others in their place, drawn anew or trained further: what is submitted on `queue`
-    /// after this reads them. A state that the first left cannot go on with the others.
+    /// Replaces the weights, sampled again or trained further: later submissions on `queue` read
+    /// the new ones. A state that was computed with the old ones is of no use with the new.
     ///
     /// # Errors
     ///
@@ -56,13 +56,13 @@ impl WeightsBuffer {
     }
 }
 
-/// A buffer of weights, and whose they are.
+/// A buffer of weights, and the heads that have weights of their own.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WeightsBinding<'a> {
     /// With usage `STORAGE` and [`WeightHeads::size`] bytes.
     pub buffer: BufferBinding<'a>,
-    /// Whose they are.
+    /// The heads that have weights of their own.
     pub heads: WeightHeads,
 }
 

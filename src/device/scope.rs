@@ -1,4 +1,4 @@
-//! What wgpu finds wrong, brought back to where an object is made.
+//! Errors of wgpu, returned to the call that makes an object.
 
 use std::future::Future;
 use std::pin::pin;

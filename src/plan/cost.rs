@@ -1,15 +1,14 @@
-//! What a plan costs: bytes and operations, the floor that a device is measured against.
+//! Bytes and operations of a plan, from which the roofline of a device follows.
 
 use super::Plan;
 use crate::problem::feature_map::FeatureMap;
 
 impl Plan {
-    /// Bytes the dispatches read and write, without those of an initial and final state or of
-    /// a pool: q and k once for each workgroup that has a slice of V or a block of F, k and v once
-    /// for each that has a block of query heads, o once, k and v of all segments but the last once
-    /// more, the segments' states, and where F falls into blocks the share of each in o. Threads of
-    /// one workgroup that read the same row read it once. Weights, which all workgroups read,
-    /// are not counted.
+    /// Bytes that the dispatches read and write. They count q and k once per value block and feature
+    /// block, k and v once per block of query heads, o once, the recomputed tokens' k and v once
+    /// more, the states of segments, and the partial sums of feature blocks. Threads of one
+    /// workgroup that read the same row count once. The initial and final states, a pool and the
+    /// weights do not count.
     #[must_use]
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
@@ -36,8 +35,8 @@ impl Plan {
         bytes + 2 * (self.scratch_partials.end - self.scratch_partials.start)
     }
 
-    /// Floating-point operations, a multiply-add counted as two; of φ the projections alone, once
-    /// for each slice of V, and those that a row keeps once for each block of F.
+    /// Floating-point operations; a multiply-add counts as two. Of φ only the projections count,
+    /// once per value block, and those that a row keeps once per feature block.
     #[must_use]
     pub fn flops(&self) -> u64 {
         let config = &self.config;
@@ -47,8 +46,8 @@ impl Plan {
         let o_rows = tokens * u64::from(self.shape.heads);
         let blocks = if self.decode.is_some() { 1 } else { u64::from(self.head_blocks()) };
         let project = |map: &FeatureMap| {
-            // Those that a row keeps are computed for each block of F, others by the block that
-            // they are features of.
+            // Each feature block computes the projections that a row keeps; others belong to one
+            // block.
             let keeps = map.kept_projections(config.key_dim) > 0;
             let blocks = if keeps { self.feature_blocks() } else { 1 };
             let projections = u64::from(map.projections(config.key_dim)) * u64::from(blocks);

@@ -20,23 +20,24 @@ use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::{Lens, Packing, Shape};
-use crate::problem::tensor::{elements, state_len};
+use crate::problem::tensor::{Tensor, state_len};
 
-/// Tokens up to which a sequence is a short run, for which one dispatch of `decode_step` is all;
-/// on software devices unless the run has very many query rows: [`Plan::is_decode`] says.
+/// Most tokens of a sequence that one dispatch of `decode_step` computes alone. On a CPU adapter
+/// a sequence of very many query rows has segments instead: see [`Plan::is_decode`].
 pub const MAX_DECODE_LEN: u32 = 16;
 
 /// One dispatch of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Dispatch {
-    /// What it computes.
+    /// The stage, which is also the name of the kernel.
     pub stage: Stage,
     /// Workgroups along x, y and z.
     pub workgroups: [u32; 3],
 }
 
-/// How a shape is computed. Pure data: making one touches no device.
+/// The dispatches, the segments and the scratch of a shape. It is pure data: making one touches
+/// no device.
 ///
 /// ```
 /// use linear_attention::tuning::Tuning;
@@ -84,15 +85,8 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         tuning.check(config, limits)?;
         let lens = shape.lens(config)?;
-        // A chunk or segment beyond the last token must not wrap its number to 0.
-        let required = 1 << 31;
-        if shape.seq_len > required {
-            return Err(PlanError::SeqLen { required, actual: shape.seq_len });
-        }
         let state_len = state_len(config, shape.value_heads)?;
-        if let Some(slots) = shape.slots {
-            elements("pool", &[slots, state_len])?;
-        }
+        Tensor::Pool.len(config, shape)?;
         let mut plan = Self {
             config: config.clone(),
             shape: shape.clone(),
@@ -126,7 +120,7 @@ impl Plan {
             if plan.feature_blocks() > 1 {
                 let begin = plan.scratch_states.end.max(plan.scratch_table.end);
                 let begin = begin.next_multiple_of(align);
-                // A row of q' mu in quads, and in one more q' . nu.
+                // A row has the vec4s of q' mu, and one more for q' . nu.
                 let is_divided = config.normalization.eps().is_some();
                 let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
                 let rows = plan.o_rows() * u64::from(plan.feature_blocks());
@@ -138,48 +132,42 @@ impl Plan {
         Ok(plan)
     }
 
-    /// `decode_step` compares each sequence's entry with every other's, and a device may
-    /// leave loops that are too long.
+    /// Refuses more sequences than an invocation can compare, since a driver may exit loops that are
+    /// too long, and more tokens than an index can pass without wrapping.
     fn check_sequences(&self) -> Result<(), PlanError> {
         let required = self.max_sequences();
         let actual = self.shape.sequences();
         if self.has_entries() && actual > required {
             return Err(PlanError::Sequences { required, actual });
         }
-        // Nor may a place beyond the last token of all.
+        // The index of a token, chunk or segment beyond the last must not wrap to 0, so that loops
+        // with `t += chunk_len` end.
         let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
-        if self.has_entries() && actual > required {
+        if actual > required {
             return Err(PlanError::SeqLen { required, actual });
         }
         Ok(())
     }
 
     fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let dtype = self.config.dtype;
         let binding = limits.max_storage_buffer_binding_size;
         let required = binding.min(limits.max_buffer_size);
-        let state_bytes = F32_SIZE * u64::from(self.state_len);
-        let states = match self.shape.slots {
-            Some(slots) => ("pool", u64::from(slots) * state_bytes),
-            None => ("state", self.lens.state * F32_SIZE),
-        };
-        for (what, actual, required) in [
-            ("q", dtype.bytes(self.lens.q), required),
-            ("k", dtype.bytes(self.lens.k), required),
-            ("v", dtype.bytes(self.lens.v), required),
-            ("o", dtype.bytes(self.lens.o), required),
-            (states.0, states.1, required),
-            ("scratch", self.scratch_states.end, required),
-            ("table", self.scratch_table.end - self.scratch_table.start, required),
-            ("shares", self.scratch_partials.end - self.scratch_partials.start, required),
-            ("sequences", self.sequences_size(), required),
+        let tensors =
+            [Tensor::Q, Tensor::K, Tensor::V, Tensor::O, self.final_state(), Tensor::Sequences];
+        let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
+        let len = |range: &Range<u64>| range.end - range.start;
+        let scratch = [
+            ("scratch", len(&self.scratch_states), required),
+            ("table", len(&self.scratch_table), required),
+            ("partials", len(&self.scratch_partials), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
-        ] {
+        ];
+        for (what, actual, required) in tensors.into_iter().chain(scratch) {
             if actual <= required {
                 continue;
             }
             if what == "pool" {
-                let largest = required.checked_div(state_bytes).map(|slots| slots as u32);
+                let largest = required.checked_div(self.state_size()).map(|slots| slots as u32);
                 return Err(PlanError::PoolTooLarge { required, actual, largest });
             }
             let one = actual / u64::from(self.shape.batch);
@@ -195,7 +183,7 @@ impl Plan {
     fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
         let items = self.tuning.layout.items();
         let sequences = u64::from(self.shape.sequences());
-        // The tokens behind the last sequence are one more.
+        // The tokens after the last sequence are one more entry.
         let entries = sequences + u64::from(self.has_entries());
         let heads = u64::from(self.shape.value_heads);
         if let Some(decode) = self.decode {
@@ -207,7 +195,7 @@ impl Plan {
         }
         let per_segment = heads * u64::from(self.value_blocks()) * u64::from(self.feature_blocks());
         if self.segmentation.max_segments > 1 {
-            // Where all sequences have as many, the last of each has no work item here.
+            // With equal lengths, the last segment of each sequence has no work item here.
             let adding = self.segmentation.capacity - if self.has_table() { 0 } else { sequences };
             let work = adding.saturating_mul(per_segment);
             self.dispatches.push(fold(Stage::SegmentState, work, items, limits)?);
@@ -227,7 +215,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether every sequence is a short run, which `decode_step` alone computes.
+    /// True if `decode_step` alone computes the call: no sequence has more than
+    /// [`MAX_DECODE_LEN`] tokens.
     #[must_use]
     pub fn is_decode(&self) -> bool {
         self.decode.is_some()
@@ -237,48 +226,48 @@ impl Plan {
         self.decode
     }
 
-    /// Whether a buffer says which tokens or which slot a sequence has.
+    /// True if a buffer lists the tokens or the slot of each sequence.
     pub(crate) fn has_entries(&self) -> bool {
         self.shape.is_packed() || self.shape.slots.is_some()
     }
 
-    /// Whether the caller binds that buffer; lengths alone, known to the host, need no other.
+    /// True if the caller binds that buffer. Lengths that the host knows are uploaded by `bind`.
     pub(crate) fn reads_sequences(&self) -> bool {
         self.shape.slots.is_some() || matches!(self.shape.packing, Packing::UpTo { .. })
     }
 
-    /// Whether `sequence_table` makes a checked table of that.
+    /// True if `sequence_table` turns that buffer into a checked table.
     pub(crate) fn has_table(&self) -> bool {
         self.has_entries() && self.decode.is_none()
     }
 
-    /// Whether what each segment starts from is in scratch. With one segment a sequence it
-    /// is the initial state itself, unless that is updated in place and several places read it.
+    /// True if the state before each segment is in scratch. With one segment per sequence it is the
+    /// initial state itself, unless several work items read a state that is updated in place.
     pub(crate) fn has_segment_states(&self) -> bool {
         self.decode.is_none()
             && (self.segmentation.max_segments > 1
                 || (self.shape.slots.is_some() && self.readers_per_state() > 1))
     }
 
-    /// The config it was made for.
+    /// The config of the plan.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The shape it computes.
+    /// The shape of the plan.
     #[must_use]
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The sizes it chose.
+    /// The tuning of the plan.
     #[must_use]
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
 
-    /// Who holds mu.
+    /// The tile of mu that a work item holds.
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.tuning.layout
@@ -320,21 +309,36 @@ impl Plan {
     /// none.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
-        let n = u64::from(self.shape.sequences());
-        let lengths = if self.shape.is_packed() { n + 1 } else { 0 };
-        let slots = if self.shape.slots.is_some() { n } else { 0 };
-        if self.has_entries() { 4 * (1 + lengths + slots) } else { 0 }
+        self.bytes(Tensor::Sequences)
     }
 
-    /// Bytes of the state of one sequence, mu `[G,F,V]` and nu `[G,F]` in f32.
+    /// The tensor that final states are stored in.
+    pub(crate) fn final_state(&self) -> Tensor {
+        if self.shape.slots.is_some() { Tensor::Pool } else { Tensor::FinalState }
+    }
+
+    /// Bytes that the binding of a tensor must have, 0 where the call has no such tensor.
+    pub(crate) fn bytes(&self, tensor: Tensor) -> u64 {
+        // `Plan::new` has refused every tensor that has no size.
+        tensor.bytes(&self.config, &self.shape).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of one token in q, k, v or o.
+    pub(crate) fn row_size(&self, tensor: Tensor) -> u64 {
+        // `Split` has refused rows that 32 bits cannot index.
+        let len = tensor.row_len(&self.config, &self.shape).unwrap_or(u64::MAX);
+        len.saturating_mul(tensor.dtype(&self.config).size())
+    }
+
+    /// Bytes of the state of one sequence: mu `[E,F,V]`, then nu `[E,F]` where o is normalised, in
+    /// f32.
     #[must_use]
     pub fn state_size(&self) -> wgpu::BufferAddress {
         F32_SIZE * u64::from(self.state_len)
     }
 
-    /// Whether one binding may be both the initial and the final state: each state is then
-    /// read by the one place (a workgroup, or in [`Layout::Thread`] a thread) that writes it,
-    /// or by `state_scan` before anything does.
+    /// True if one binding may be both the initial and the final state: either the work item that
+    /// writes a state is the only one that reads it, or `state_scan` reads it before.
     #[must_use]
     pub fn updates_in_place(&self) -> bool {
         self.decode.is_some() || self.segmentation.max_segments > 1 || self.readers_per_state() == 1
@@ -344,20 +348,20 @@ impl Plan {
         self.head_blocks() * self.value_blocks()
     }
 
-    /// Whether the other cuts sequences at the same places.
+    /// True if both plans have the same segments.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn same_segmentation(&self, other: &Self) -> bool {
         self.segmentation == other.segmentation
     }
 
-    /// Every segment, or `None` where a buffer tells the lengths.
+    /// Every segment, or `None` where only a buffer has the lengths.
     pub(crate) fn segment_list(&self) -> Option<Vec<Segment>> {
         let stride = (!self.has_table()).then_some(self.segmentation.max_segments);
         self.shape.token_ranges().map(|ranges| Segment::list(&ranges, self.segment_len(), stride))
     }
 
-    /// States that scratch has room for: of a segment each.
-    pub(crate) fn segment_places(&self) -> u64 {
+    /// States of segments that scratch has room for.
+    pub(crate) fn segment_capacity(&self) -> u64 {
         self.segmentation.capacity
     }
 
@@ -387,8 +391,8 @@ impl Plan {
         self.shape.value_group().div_ceil(self.head_tile())
     }
 
-    /// Blocks that F falls into, each with places of its own: with more than one, each leaves a
-    /// share of every row of o in scratch, and `output_sum` adds them up.
+    /// Feature blocks (split-F), each with its own work items. With more than one, each stores a
+    /// partial sum of every row of o in scratch, and `output_sum` adds them up.
     #[must_use]
     pub fn feature_blocks(&self) -> u32 {
         self.layout().feature_blocks(&self.config)
@@ -404,7 +408,7 @@ impl Plan {
         self.config.value_dim.div_ceil(self.layout().block_columns())
     }
 
-    /// Tokens of a chunk: as many as leave room for their query rows.
+    /// Tokens of a chunk, whose query rows fit into workgroup memory.
     pub(crate) fn chunk_len(&self) -> u32 {
         let layout = self.layout();
         match layout.row_source {
@@ -419,11 +423,11 @@ impl Plan {
 /// Bytes of an f32, which every state is made of.
 pub(crate) const F32_SIZE: u64 = 4;
 
-/// Bytes of what `sequence_table` writes for a sequence.
+/// Bytes of a sequence's entry in the table that `sequence_table` writes.
 const TABLE_ENTRY_SIZE: u64 = 16;
 
-/// A dispatch of as many workgroups as `items` take, `per_workgroup` numbered items to
-/// each, laid along x and, where x is full, folded into y.
+/// A dispatch over `items` work items, `per_workgroup` to a workgroup. Workgroups beyond the
+/// limit of x continue along y.
 fn fold(
     stage: Stage,
     items: u64,

@@ -1,11 +1,11 @@
-//! Where sequences are cut.
+//! Segmentation: the tokens of each segment of a sequence.
 
 use std::ops::Range;
 
 use crate::plan::Plan;
 use crate::problem::shape::Packing;
 
-/// How the sequences of a call are cut into segments.
+/// The segmentation of the sequences of a call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Segmentation {
     /// Tokens of a segment.
@@ -14,9 +14,10 @@ pub(crate) struct Segmentation {
     pub(crate) max_segments: u32,
     /// Segments of all sequences.
     pub(crate) count: u64,
-    /// Numbers that a segment can have: a few of them may be nobody's where lengths differ.
+    /// Segment capacity: the work items and states that segments are numbered within. A few numbers
+    /// have no segment where lengths differ.
     pub(crate) capacity: u64,
-    /// Tokens of all segments that another one follows.
+    /// Recomputed tokens: those of all segments but the last of each sequence.
     pub(crate) recomputed: u64,
 }
 
@@ -25,11 +26,11 @@ pub(crate) struct Segmentation {
 pub(crate) struct Segment {
     /// The sequence.
     pub(crate) n: usize,
-    /// Its number among all segments, and its state's in scratch.
+    /// Its index among all segments, and that of its state in scratch.
     pub(crate) number: usize,
     /// Its rows in q, k, v and o seen as `[B T,..]`.
     pub(crate) tokens: Range<usize>,
-    /// Whether it is its sequence's last.
+    /// True for the last segment of its sequence.
     pub(crate) is_last: bool,
 }
 
@@ -58,7 +59,7 @@ impl Segment {
 }
 
 impl Plan {
-    /// The cut with which the last workgroup ends soonest.
+    /// The segmentation with which the last workgroup ends soonest.
     pub(crate) fn choose_segmentation(&self) -> Segmentation {
         if self.is_decode() {
             return self.segmentation_of(self.shape().max_len());
@@ -69,12 +70,12 @@ impl Plan {
             // Rounding the length up can leave the last segments empty: drop those.
             return self.segmentation_of(len);
         }
-        // Of lengths that cut the longest sequence evenly, the one that costs least.
+        // The cheapest of the lengths that divide the longest sequence evenly.
         let longest = self.shape().max_len();
-        let (least, most) = self.segment_bounds(longest);
-        // More of a device than this is filled by the sequences themselves.
-        let most = most.min(least.saturating_add(256));
-        let lens = (least..=most).map(|segments| longest.div_ceil(segments));
+        let (min_segments, max_segments) = self.segment_bounds(longest);
+        // The sequences themselves fill a device that more segments than this would fill.
+        let max_segments = max_segments.min(min_segments.saturating_add(256));
+        let lens = (min_segments..=max_segments).map(|segments| longest.div_ceil(segments));
         let cost = |len: &u32| self.packed_cost(&self.segmentation_of(*len));
         // The first of equals is the longest.
         let best = lens.min_by_key(cost);
@@ -85,35 +86,32 @@ impl Plan {
     fn segmentation_of(&self, len: u32) -> Segmentation {
         let shape = self.shape();
         let len = len.max(1);
-        let most = shape.max_len().div_ceil(len).max(1);
+        let max_segments = shape.max_len().div_ceil(len).max(1);
         let sequences = u64::from(shape.sequences());
         let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
         let capacity = if self.has_table() {
-            // One more for the tokens behind the last sequence.
+            // The tokens after the last sequence are one more.
             sequences + 1 + tokens / u64::from(len)
         } else {
-            sequences * u64::from(most)
+            sequences * u64::from(max_segments)
         };
         let segments = |tokens: u32| u64::from(tokens.div_ceil(len).max(1));
         let (count, followed) = match &shape.packing {
-            Packing::Equal => (sequences * u64::from(most), sequences * u64::from(most - 1)),
+            Packing::Equal => {
+                (sequences * u64::from(max_segments), sequences * u64::from(max_segments - 1))
+            }
             Packing::Lengths(lengths) => {
                 let count: u64 = lengths.iter().map(|tokens| segments(*tokens)).sum();
                 (count, count - sequences)
             }
-            // As many of the longest as there are tokens for, and the others empty.
+            // The worst case: as many of the longest as there are tokens for, the others empty.
             Packing::UpTo { .. } => {
                 let long = (tokens / u64::from(shape.max_len().max(1))).min(sequences);
-                (sequences + long * u64::from(most - 1), long * u64::from(most - 1))
+                let followed = long * u64::from(max_segments - 1);
+                (sequences + followed, followed)
             }
         };
-        Segmentation {
-            len,
-            max_segments: most,
-            count,
-            capacity,
-            recomputed: followed * u64::from(len),
-        }
+        Segmentation { len, max_segments, count, capacity, recomputed: followed * u64::from(len) }
     }
 
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.
@@ -123,62 +121,60 @@ impl Plan {
         if seq_len > t.max_segment_len {
             longest = longest.min(t.cut_segment_len);
         }
-        let least = seq_len.div_ceil(longest.max(1));
-        let least = least.max(1);
-        (least, (seq_len / t.min_segment_len).max(least))
+        let min_segments = seq_len.div_ceil(longest.max(1)).max(1);
+        (min_segments, (seq_len / t.min_segment_len).max(min_segments))
     }
 
-    /// Workgroups, or in [`Layout::Thread`] threads, that the device runs at a time.
+    /// Work items in flight: those of one wave.
     fn occupancy(&self) -> u64 {
         u64::from(self.tuning().workgroups) * u64::from(self.layout().items())
     }
 
-    /// When the last place would end, in half tokens: a schedule that starts them in any order
-    /// ends at most the longest of them after an even one. A token costs half as much in
+    /// An upper bound of the time at which the last work item ends, in half tokens: any greedy
+    /// schedule ends at most one segment after a perfectly even one. A token costs half as much in
     /// `segment_state` as in `segment_output`.
     fn packed_cost(&self, segmentation: &Segmentation) -> u64 {
         let per_token = u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
-        let shared = |tokens: u64, places: u64| {
-            (tokens.saturating_mul(places) / self.occupancy())
+        let time = |tokens: u64, items: u64| {
+            (tokens.saturating_mul(items) / self.occupancy())
                 .saturating_add(segmentation.len.into())
         };
         let tokens = u64::from(self.shape().seq_len);
-        let output = shared(tokens, per_token * u64::from(self.head_blocks()));
+        let output = time(tokens, per_token * u64::from(self.head_blocks()));
         let state = if segmentation.max_segments > 1 {
-            shared(segmentation.recomputed, per_token)
+            time(segmentation.recomputed, per_token)
         } else {
             0
         };
         output.saturating_mul(2).saturating_add(state)
     }
 
-    /// S where all sequences have as many tokens: the fewest segments with which the last
-    /// workgroup ends soonest, counting that workgroups run in rounds of
-    /// [`occupancy`](Plan::occupancy).
+    /// S where all sequences have equal lengths: the fewest segments with which the last workgroup
+    /// ends soonest, in waves of [`occupancy`](Plan::occupancy) work items.
     fn choose_segments(&self) -> u32 {
         let seq_len = self.shape().seq_len;
-        let (least, most) = self.segment_bounds(seq_len);
+        let (min_segments, max_segments) = self.segment_bounds(seq_len);
         let occupancy = self.occupancy();
-        let state_places = u64::from(self.shape().batch)
+        let state_items = u64::from(self.shape().batch)
             * u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
-        let output_places = state_places * u64::from(self.head_blocks());
+        let output_items = state_items * u64::from(self.head_blocks());
         let half_time = |segments: u32| {
             let len = u64::from(seq_len.div_ceil(segments));
-            let waves = |places: u64, segments: u32| {
-                places.saturating_mul(segments.into()).div_ceil(occupancy)
+            let waves = |items: u64, segments: u32| {
+                items.saturating_mul(segments.into()).div_ceil(occupancy)
             };
-            let output = waves(output_places, segments).saturating_mul(2);
-            let state = waves(state_places, segments - 1);
+            let output = waves(output_items, segments).saturating_mul(2);
+            let state = waves(state_items, segments - 1);
             output.saturating_add(state).saturating_mul(len)
         };
         // More segments pay only where they fill another whole wave.
-        let full = (1..=4).map(|waves| waves * occupancy / output_places);
-        let full = full.map(|s| s.clamp(least.into(), most.into()) as u32);
-        let best = std::iter::once(least).chain(full).min_by_key(|s| (half_time(*s), *s));
-        best.unwrap_or(least)
+        let full = (1..=4).map(|waves| waves * occupancy / output_items);
+        let full = full.map(|s| s.clamp(min_segments.into(), max_segments.into()) as u32);
+        let best = std::iter::once(min_segments).chain(full).min_by_key(|s| (half_time(*s), *s));
+        best.unwrap_or(min_segments)
     }
 }

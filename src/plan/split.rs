@@ -7,9 +7,11 @@ use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
+use crate::problem::tensor::{Tensor, state_len};
 
-/// A problem in parts, each with bindings that the device takes: some of the batch, or where one
-/// sequence alone is too large, some of its tokens, from the state that the part before ended with.
+/// A problem in parts, each with bindings that the device accepts: some of the batch or, where one
+/// sequence alone is too large, some of its tokens, continued from the final state of the part
+/// before.
 ///
 /// [`LinearAttention::split`](crate::LinearAttention::split) makes one, and
 /// [`LinearAttention::bind_split`](crate::LinearAttention::bind_split) binds tensors to it.
@@ -27,12 +29,12 @@ pub struct Part {
     pub batch: Range<u32>,
     /// Its tokens of each.
     pub tokens: Range<u32>,
-    /// How it is computed.
+    /// The plan of the part.
     pub plan: Plan,
 }
 
 impl Part {
-    /// Whether it begins with the state that the part before it ended with.
+    /// True if its initial state is the final state of the part before it.
     #[must_use]
     pub fn continues(&self) -> bool {
         self.tokens.start > 0
@@ -59,6 +61,7 @@ impl Split {
         let is_too_large = matches!(
             refused,
             PlanError::TooLarge { .. }
+                | PlanError::SeqLen { .. }
                 | PlanError::TooManyElements { .. }
                 | PlanError::TooManyWorkgroups { .. }
         );
@@ -66,23 +69,23 @@ impl Split {
         if !is_too_large || shape.is_packed() || shape.slots.is_some() {
             return Err(refused);
         }
-        let step = Step::new(config, shape, limits);
+        let step = Step::new(config, shape, limits)?;
         let planned = |batch: u32, tokens: u32| {
             let part = Shape { batch, seq_len: tokens, ..shape.clone() };
             Plan::new(config, &part, limits, tuning)
         };
         let mut parts = Vec::new();
-        // The most whole sequences, or else the most tokens of one, that fit.
-        if let Some(most) = largest(shape.batch, step.batch, &|n| planned(n, shape.seq_len).is_ok())
+        // As many whole sequences as fit, or else as many tokens of one.
+        if let Some(size) = largest(shape.batch, step.batch, &|n| planned(n, shape.seq_len).is_ok())
         {
-            for begin in (0..shape.batch).step_by(most as usize) {
-                let batch = begin..shape.batch.min(begin.saturating_add(most));
+            for begin in (0..shape.batch).step_by(size as usize) {
+                let batch = begin..shape.batch.min(begin.saturating_add(size));
                 let plan = planned(batch.len() as u32, shape.seq_len)?;
                 parts.push(Part { batch, tokens: 0..shape.seq_len, plan });
             }
             return Ok(Self { shape: shape.clone(), parts });
         }
-        let Some(most) = largest(shape.seq_len, step.tokens, &|n| planned(1, n).is_ok()) else {
+        let Some(size) = largest(shape.seq_len, step.tokens, &|n| planned(1, n).is_ok()) else {
             return Err(refused);
         };
         // A sequence and its state must begin where they can be bound.
@@ -91,8 +94,8 @@ impl Split {
             return Err(refused);
         }
         for n in 0..shape.batch {
-            for begin in (0..shape.seq_len).step_by(most as usize) {
-                let tokens = begin..shape.seq_len.min(begin.saturating_add(most));
+            for begin in (0..shape.seq_len).step_by(size as usize) {
+                let tokens = begin..shape.seq_len.min(begin.saturating_add(size));
                 let part = Shape { batch: 1, seq_len: tokens.len() as u32, ..shape.clone() };
                 let mut plan = planned(1, part.seq_len)?;
                 if !plan.updates_in_place() {
@@ -126,7 +129,7 @@ impl Split {
         self.parts.iter().map(|part| part.plan.scratch_size()).max().unwrap_or(0)
     }
 
-    /// Whether a sequence is cut, so that its state has to go from part to part.
+    /// True if a sequence has several parts, so that its state goes from part to part.
     #[must_use]
     pub fn carries_state(&self) -> bool {
         self.parts.iter().any(Part::continues)
@@ -138,37 +141,37 @@ impl Split {
     }
 }
 
-/// By how many sequences, or tokens, parts must begin so that every binding is aligned.
+/// The multiples of sequences and of tokens at which every binding is aligned.
 struct Step {
     batch: u32,
     tokens: u32,
-    /// Whether that of each sequence is.
+    /// True if the state of every sequence is aligned.
     states_are_aligned: bool,
 }
 
 impl Step {
-    fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Self {
+    fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
-        let size = config.dtype.size();
-        let (k, v) = (u64::from(config.key_dim), u64::from(config.value_dim));
-        let h = u64::from(shape.heads);
-        let [g, e] = [shape.key_heads, shape.value_heads].map(u64::from);
-        let rows = [h * k * size, g * k * size, e * v * size, h.max(e) * v * size];
+        let row_len = |tensor: Tensor| tensor.row_len(config, shape);
+        let rows = [Tensor::Q, Tensor::K, Tensor::V, Tensor::O].map(row_len);
+        let rows = rows.into_iter().collect::<Result<Vec<u64>, PlanError>>()?;
+        let rows = rows.into_iter().map(|len| len * config.dtype.size());
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
-        let tokens = rows.into_iter().map(steps).max().unwrap_or(1);
+        let tokens = rows.clone().map(steps).max().unwrap_or(1);
         let t = u64::from(shape.seq_len);
-        let sequences = rows.into_iter().map(|bytes| steps(bytes.saturating_mul(t)));
-        let nu = u64::from(config.is_normalized());
-        let states = steps(e * u64::from(config.features()) * (v + nu) * F32_SIZE);
+        let sequences = rows.map(|bytes| steps(bytes.saturating_mul(t)));
+        let state_len = state_len(config, shape.value_heads)?;
+        let states = steps(u64::from(state_len) * F32_SIZE);
         let batch = sequences.max().unwrap_or(1).max(states);
-        Self { batch: batch as u32, tokens: tokens as u32, states_are_aligned: states == 1 }
+        let (batch, tokens) = (batch as u32, tokens as u32);
+        Ok(Self { batch, tokens, states_are_aligned: states == 1 })
     }
 }
 
-/// The largest multiple of `step` up to `most` that fits, by bisection: what is smaller fits, too.
-fn largest(most: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
-    let (mut low, mut high) = (0, most / step + 1);
+/// The largest multiple of `step` up to `max` that fits, by bisection: every smaller one fits, too.
+fn largest(max: u32, step: u32, fits: &dyn Fn(u32) -> bool) -> Option<u32> {
+    let (mut low, mut high) = (0, max / step + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if fits(middle * step) { low = middle } else { high = middle }

@@ -11,14 +11,14 @@ use crate::problem::tensor::Tensor;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "every combination there is")]
 pub enum States {
-    /// It starts from zero, and the final state is dropped.
+    /// The initial state is zero, and the final state is dropped.
     #[default]
     None,
-    /// It starts from an initial state, and the final state is dropped.
+    /// An initial state is read, and the final state is dropped.
     Initial,
-    /// It starts from zero, and the final state is stored.
+    /// The initial state is zero, and the final state is stored.
     Final,
-    /// It starts from an initial state and stores the final state elsewhere.
+    /// An initial state is read, and the final state is stored elsewhere.
     InitialAndFinal,
     /// The final state is stored where the initial state is: one binding for both, or a pool.
     InPlace,
@@ -29,7 +29,7 @@ pub enum States {
 pub(crate) enum Source {
     /// The uniform.
     Params,
-    /// A tensor of the caller's; a dummy where it is not bound. The final state may be in a pool.
+    /// A tensor of the caller's; a dummy where it is not bound.
     Tensor(Tensor),
     /// Bytes of scratch.
     Scratch(Range<u64>),
@@ -59,8 +59,8 @@ impl States {
 }
 
 impl Plan {
-    /// The steps of a call with these states, whose sequences are told by a buffer that nobody has
-    /// checked (`is_untrusted`) or not.
+    /// The steps of a call with these states. With `is_untrusted` the shaders check the entries of
+    /// `sequences` themselves.
     pub(crate) fn steps(&self, states: States, is_untrusted: bool) -> Vec<Step> {
         let states = if self.shape().slots.is_some() { States::InPlace } else { states };
         let step = |dispatch: &super::Dispatch| {
@@ -74,8 +74,8 @@ impl Plan {
         self.dispatches().iter().map(step).collect()
     }
 
-    /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where the
-    /// plan has no such stage. For tools that look at shaders.
+    /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where
+    /// the plan has no such stage. For tools that look at shaders.
     #[must_use]
     pub fn wgsl(&self, stage: Stage, states: States) -> Option<String> {
         let is_untrusted = self.reads_sequences();
@@ -84,7 +84,7 @@ impl Plan {
         Some(stage.module(self.config(), self.layout(), &numbers).wgsl)
     }
 
-    /// Whether a stage reads and writes the states of sequences, and not of segments.
+    /// True for a stage that reads and writes the states of sequences rather than of segments.
     fn is_last(stage: Stage) -> bool {
         matches!(stage, Stage::SegmentOutput | Stage::DecodeStep)
     }
@@ -130,18 +130,18 @@ impl Plan {
             Binding::Sequences if self.reads_sequences() => Source::Tensor(Tensor::Sequences),
             Binding::Sequences if self.shape().is_packed() => Source::Lengths,
             Binding::Sequences => Source::Dummy,
-            // segment_state writes what each segment adds to scratch, state_scan turns that into what
-            // each starts from, beginning with the initial state, and segment_output reads it.
+            // segment_state stores the sum of each segment in scratch, state_scan turns it into the
+            // state before the segment, and segment_output reads that.
             Binding::StateIn if stage == Stage::SegmentOutput && self.has_segment_states() => {
                 scratch(self.scratch_states())
             }
             // Read where it is written, through the other binding.
             Binding::StateIn if is_last && states == States::InPlace => Source::Dummy,
-            Binding::StateIn if states == States::InPlace => Source::Tensor(Tensor::FinalState),
+            Binding::StateIn if states == States::InPlace => Source::Tensor(self.final_state()),
             Binding::StateIn if states.has_initial() => Source::Tensor(Tensor::InitialState),
             Binding::StateIn => Source::Dummy,
             Binding::StateOut if !is_last => scratch(self.scratch_states()),
-            Binding::StateOut if states.has_final() => Source::Tensor(Tensor::FinalState),
+            Binding::StateOut if states.has_final() => Source::Tensor(self.final_state()),
             Binding::StateOut => Source::Dummy,
         }
     }

@@ -1,4 +1,4 @@
-//! What a device can run, and why not the rest.
+//! The kernels that a device can run, and the obstacles to the rest.
 
 use crate::error::ConfigError;
 use crate::kernel::layout::Layout;
@@ -6,18 +6,18 @@ use crate::kernel::stage::Stage;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 
-/// A kernel, and whether a device has what it takes.
+/// A kernel, and the obstacle on a device if there is one.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Kernel {
-    /// What it computes.
+    /// The stage that it computes.
     pub stage: Stage,
-    /// Who holds mu: the best tile that fits, or where none does the smallest there is. `None` for
-    /// stages that every layout shares.
+    /// The best tile of mu that fits, or the smallest one where none fits. `None` for stages that
+    /// every layout shares.
     pub layout: Option<Layout>,
-    /// Why the device cannot run it.
+    /// The limit that the device does not meet; `None` where it can run the kernel.
     pub obstacle: Option<ConfigError>,
-    /// Whether it is what [`Tuning::new`] chooses for the device.
+    /// True if [`Tuning::new`] chooses it for the device.
     pub is_chosen: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a problem is cut to fit a device: layouts and segments.
+//! Sizes that fit a problem to a device: the layout and the segments.
 
 use crate::error::ConfigError;
 use crate::kernel::layout::Layout;
@@ -13,18 +13,18 @@ use crate::problem::config::Config;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Tuning {
-    /// Who holds mu.
+    /// The tile of mu that a work item holds.
     pub layout: Layout,
-    /// Workgroups that the device runs at a time: a sequence is cut into segments where
-    /// that makes the last workgroup end sooner.
+    /// Occupancy: workgroups in flight on the device. A sequence has several segments where the last
+    /// workgroup then ends sooner.
     pub workgroups: u32,
-    /// Tokens below which a segment is not worth its state.
+    /// Least tokens of a segment, below which its state costs more than it saves.
     pub min_segment_len: u32,
-    /// Tokens above which a sequence is cut however full the device is, so that the rounding
+    /// Tokens above which a sequence has several segments on any device, so that the rounding
     /// error of the running sum stops growing with T.
     pub max_segment_len: u32,
-    /// Most tokens of a segment of a sequence that is so cut: each is added to a sum as large as
-    /// all before it, and the fewer follow one another, the less that costs in accuracy.
+    /// Most tokens of a segment of such a sequence. The rounding error of a running sum grows with
+    /// the tokens that are added to it one by one.
     pub cut_segment_len: u32,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
@@ -32,7 +32,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// What does well on a device of this type with these limits.
+    /// A tuning that does well on a device of this type with these limits.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl Tuning {
         device_type: wgpu::DeviceType,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let software = device_type == wgpu::DeviceType::Cpu;
+        let is_cpu = device_type == wgpu::DeviceType::Cpu;
         let workgroups = match device_type {
             wgpu::DeviceType::Cpu => {
                 std::thread::available_parallelism().map_or(4, |n| n.get() as u32)
@@ -53,8 +53,8 @@ impl Tuning {
             _ => 512,
         };
         let mut refused = None;
-        // A thread on its own would map rows that others have mapped.
-        let layouts = match software && config.is_element_wise() && config.features() <= 256 {
+        // With row-wise maps each thread on its own would map rows that others map as well.
+        let layouts = match is_cpu && config.is_element_wise() && config.features() <= 256 {
             true => vec![Layout::for_cpu(config)],
             false => Layout::workgroups(config),
         };
@@ -81,7 +81,7 @@ impl Tuning {
     }
 
     /// The few choices worth measuring on a device: [`Tuning::new`] first, then other layouts,
-    /// narrower places, shorter chunks and more segments, each within the limits.
+    /// narrower tiles, shorter chunks and more segments, each within the limits.
     ///
     /// # Errors
     ///
@@ -93,11 +93,11 @@ impl Tuning {
     ) -> Result<Vec<Self>, ConfigError> {
         let first = Self::new(config, limits, device_type)?;
         let mut layouts = vec![first.layout];
-        let software = device_type == wgpu::DeviceType::Cpu;
+        let is_cpu = device_type == wgpu::DeviceType::Cpu;
         let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
-        // A CPU adapter keeps tiles on its stack; it is slow with workgroup memory, and compiles slowly:
-        // few are enough there.
-        if software {
+        // A CPU adapter keeps tiles on its stack, is slow with workgroup memory and compiles slowly:
+        // a few candidates are enough there.
+        if is_cpu {
             layouts.extend([16, 8, 4].map(Layout::direct));
             layouts.push(Layout::workgroup(16, 4, vec4s, 16));
         } else {
@@ -128,7 +128,7 @@ impl Tuning {
         Self { layout, ..self }
     }
 
-    /// For a device that runs so many workgroups at a time.
+    /// With another occupancy, in workgroups.
     #[must_use]
     pub fn with_workgroups(self, workgroups: u32) -> Self {
         Self { workgroups, ..self }
@@ -152,14 +152,13 @@ impl Tuning {
         Self { cut_segment_len, ..self }
     }
 
-    /// Whether pipelines compiled for the one serve the other: only the plan reads the
-    /// segments' sizes.
+    /// True if both use the same pipelines: only the plan reads the segments' sizes.
     #[must_use]
     pub fn compiles_like(&self, other: &Self) -> bool {
         self.layout == other.layout
     }
 
-    /// Whether every size is at least 1 and the device has room for it.
+    /// Checks that every size is at least 1 and that the device has room for the layout.
     ///
     /// # Errors
     ///

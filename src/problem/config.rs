@@ -1,4 +1,4 @@
-//! What is compiled: the part of a problem that pipelines are specialised on.
+//! The part of a problem that pipelines are specialised on.
 
 use crate::error::ConfigError;
 use crate::problem::dtype::Dtype;
@@ -7,7 +7,7 @@ use crate::problem::feature_map::FeatureMap;
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
 
-/// What the numerator s q' mu is divided by.
+/// The denominator of the numerator s q' mu.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Normalization {
@@ -48,7 +48,7 @@ impl Normalization {
     }
 }
 
-/// What pipelines are specialised on.
+/// The part of a problem that pipelines are specialised on.
 ///
 /// ```
 /// use linear_attention::{Config, FeatureMap, Normalization};
@@ -69,14 +69,14 @@ pub struct Config {
     pub feature_map: FeatureMap,
     /// Another φ for queries, of as many features.
     pub query_feature_map: Option<FeatureMap>,
-    /// Whether rows of q and k are divided by their lengths before φ:
+    /// True divides rows of q and k by their L2 norms before φ:
     /// x / (Σ x_i² + 1e-6)^(1/2), with flash-linear-attention's eps.
     pub l2_norm: bool,
-    /// Whether and by what the output is divided.
+    /// The denominator of the output.
     pub normalization: Normalization,
     /// s, which multiplies q' before anything else; finite.
     pub scale: f32,
-    /// How q, k, v and o are stored.
+    /// The element type of q, k, v and o.
     pub dtype: Dtype,
 }
 
@@ -133,7 +133,7 @@ impl Config {
         Self { dtype, ..self }
     }
 
-    /// Whether a pipeline can be made of it.
+    /// Checks that every field is in range and that the maps go together.
     ///
     /// # Errors
     ///
@@ -198,13 +198,13 @@ impl Config {
         self.key_map().features(self.key_dim)
     }
 
-    /// Whether o is divided by a sum of weights, for which a state has a nu.
+    /// True if o is divided by a sum of attention weights, for which a state has a nu.
     #[must_use]
     pub fn is_normalized(&self) -> bool {
         self.normalization.eps().is_some()
     }
 
-    /// Whether no weight φ(q) . φ(k) can be negative, so that the denominator is their sum.
+    /// True if no attention weight φ(q) . φ(k) can be negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
         let (keys, queries) = (self.key_map(), self.query_map());
@@ -212,13 +212,13 @@ impl Config {
             || (keys.has_non_negative_features() && queries.has_non_negative_features())
     }
 
-    /// Whether feature f is a function of number f alone, so that nothing else of a row need be
-    /// known; but for a query's largest number, where its map is [`FeatureMap::Exp`].
+    /// True if feature f is a function of element f of the row alone, apart from the row max that
+    /// [`FeatureMap::Exp`] subtracts from a query.
     pub(crate) fn is_element_wise(&self) -> bool {
         self.key_map().is_element_wise() && self.query_map().is_element_wise() && !self.l2_norm
     }
 
-    /// Whether a map needs weights.
+    /// True if a map has projections, for which a call needs weights.
     #[must_use]
     pub fn needs_weights(&self) -> bool {
         [self.key_map(), self.query_map()].into_iter().any(|map| map.projections(self.key_dim) > 0)
@@ -234,7 +234,7 @@ impl Config {
         })
     }
 
-    /// Whether tensors and states are read sixteen bytes at a time.
+    /// True if tensors and states are vec4-aligned.
     pub(crate) fn is_vec4(&self) -> bool {
         [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))
     }

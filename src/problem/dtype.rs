@@ -1,10 +1,10 @@
-//! How q, k, v and o are stored.
+//! The element type of q, k, v and o.
 
 use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-/// How q, k, v and o are stored. The state, every sum and the division are f32 in any case.
+/// The element type of q, k, v and o. The state, every sum and the division are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
@@ -53,7 +53,7 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// The nearest number that it can store, ties to even.
+    /// The nearest value that it can store, ties to even.
     #[must_use]
     pub fn round(self, x: f32) -> f32 {
         match self {
@@ -63,8 +63,8 @@ impl Dtype {
         }
     }
 
-    /// Half a unit in the last place of the largest stored number that rounds from x: how far
-    /// storing x may move it. 0 for f32, whose rounding counts as arithmetic's.
+    /// The largest rounding error of storing x: half a unit in the last place. 0 for f32, whose
+    /// rounding counts as that of arithmetic.
     #[must_use]
     pub fn half_ulp(self, x: f64) -> f64 {
         let exponent = |least: i32| {
@@ -81,14 +81,14 @@ impl Dtype {
     /// The bytes of a tensor as buffers hold it: rounded to the nearest, ties to even, and filled
     /// up with zeros to a whole word.
     #[must_use]
-    pub fn encode(self, numbers: &[f32]) -> Cow<'_, [u8]> {
+    pub fn encode(self, elements: &[f32]) -> Cow<'_, [u8]> {
         let mut bytes: Vec<u8> = match self {
-            Self::F32 => return Cow::Borrowed(bytemuck::cast_slice(numbers)),
+            Self::F32 => return Cow::Borrowed(bytemuck::cast_slice(elements)),
             Self::F16 => {
-                numbers.iter().flat_map(|x| f16::from_f32(*x).to_bits().to_ne_bytes()).collect()
+                elements.iter().flat_map(|x| f16::from_f32(*x).to_bits().to_ne_bytes()).collect()
             }
             Self::Bf16 => {
-                numbers.iter().flat_map(|x| bf16::from_f32(*x).to_bits().to_ne_bytes()).collect()
+                elements.iter().flat_map(|x| bf16::from_f32(*x).to_bits().to_ne_bytes()).collect()
             }
         };
         bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -96,7 +96,7 @@ impl Dtype {
     }
 
     /// The first `len` elements of a tensor from its bytes: the reverse of [`Dtype::encode`], for
-    /// what a [`Readback`](crate::Readback) brought back.
+    /// the bytes of a [`Readback`](crate::Readback).
     #[must_use]
     pub fn decode(self, bytes: &[u8], len: usize) -> Vec<f32> {
         let halves = || bytes.chunks_exact(2).take(len).map(bytemuck::pod_read_unaligned::<u16>);

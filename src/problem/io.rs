@@ -47,7 +47,7 @@ impl<'a> Inputs<'a> {
         Self { weights: weights.into(), ..self }
     }
 
-    /// Whether a call accepts them: every slice has the length that the shape asks for, every
+    /// Checks the slices: every slice has the length that the shape asks for, every
     /// element is finite, also as the config's dtype stores it, the weights are those that the maps
     /// need, and every feature φ(k) is finite in f32. (A query may be of any size where o is
     /// normalised.)
@@ -102,7 +102,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// What a call returns.
+/// The output of a call.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Output {

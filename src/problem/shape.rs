@@ -1,4 +1,4 @@
-//! What is computed: sizes, and the elements of each tensor.
+//! The sizes of a call, and the elements of each tensor.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::error::PlanError;
 use crate::problem::config::Config;
 use crate::problem::tensor::Tensor;
 
-/// What is computed: the sizes that change from call to call.
+/// The sizes that change from call to call.
 ///
 /// ```
 /// use linear_attention::Shape;
@@ -21,7 +21,7 @@ use crate::problem::tensor::Tensor;
 /// // Three sequences of different lengths along one axis T; one of them is empty.
 /// let packed = Shape::packed(&[700, 0, 3], 32).with_kv_heads(8);
 /// assert_eq!((packed.batch, packed.seq_len, packed.sequences()), (1, 703, 3));
-/// // Up to 64 sequences of up to 4 tokens whose lengths and states a buffer will tell.
+/// // Up to 64 sequences of up to 4 tokens, whose lengths and slots come from a buffer.
 /// let limits = PackedLimits { sequences: 64, tokens: 256, max_len: 4 };
 /// let decode = Shape::packed_up_to(limits, 32).with_slots(1000);
 /// assert_eq!(decode.sequences(), 64);
@@ -40,24 +40,24 @@ pub struct Shape {
     /// E, value heads, each with a state of its own; divides H or is a multiple of it. Query head h
     /// reads value head h / (H/E), or value head e is read by query head e / (E/H).
     pub value_heads: u32,
-    /// How sequences lie along T.
+    /// The layout of sequences along T.
     pub packing: Packing,
     /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
     /// read and updated, or `None` where states are `[N,..]`.
     pub slots: Option<u32>,
 }
 
-/// How sequences lie along T.
+/// The layout of sequences along T.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Packing {
     /// Each has T tokens and a row of its own in the batch.
     Equal,
-    /// Side by side along T, with these numbers of tokens; their sum is T.
+    /// Contiguous along T, with these numbers of tokens; their sum is T.
     Lengths(Arc<[u32]>),
-    /// Side by side along T, with lengths that a buffer tells when the call runs.
+    /// Contiguous along T, with lengths that the call reads from a buffer when it runs.
     UpTo {
-        /// N, the sequences that the buffer has entries for; those it does not need are empty.
+        /// N, the sequences that the buffer has entries for; unused ones are empty.
         sequences: u32,
         /// Tokens of the longest.
         max_len: u32,
@@ -66,7 +66,7 @@ pub enum Packing {
 
 /// The most that a call of [`Shape::packed_up_to`] has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a literal names each number, and there are no more")]
+#[expect(clippy::exhaustive_structs, reason = "a literal names each limit, and there are no more")]
 pub struct PackedLimits {
     /// N, sequences.
     pub sequences: u32,
@@ -84,7 +84,7 @@ impl Shape {
         Self { batch, seq_len, heads, key_heads: heads, value_heads: heads, packing, slots: None }
     }
 
-    /// N sequences of these lengths, side by side along one axis T without padding, as
+    /// N sequences of these lengths, contiguous along one axis T, as
     /// `cu_seqlens` describes them: B = 1, q `[1,T,H,K]`. Empty sequences leave their state
     /// as it was.
     #[must_use]
@@ -171,8 +171,8 @@ impl Shape {
         }
     }
 
-    /// The rows of each sequence in q, k, v and o seen as `[B T,..]`, or `None` where a buffer
-    /// tells them.
+    /// The rows of each sequence in q, k, v and o seen as `[B T,..]`, or `None` where only a
+    /// buffer has them.
     #[must_use]
     pub fn token_ranges(&self) -> Option<Vec<Range<usize>>> {
         let from = |lengths: &mut dyn Iterator<Item = u32>| {
@@ -190,7 +190,7 @@ impl Shape {
         }
     }
 
-    /// Whether `cu_seqlens` says where sequences begin.
+    /// True if sequences begin where `cu_seqlens` says.
     pub(crate) fn is_packed(&self) -> bool {
         self.packing != Packing::Equal
     }

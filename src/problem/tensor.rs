@@ -1,5 +1,4 @@
 //! The table of tensors: name, dimensions, element type and access of each.
-#![allow(dead_code, reason = "plans and bindings do not read every column of the table yet")]
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
@@ -34,7 +33,7 @@ pub(crate) enum ElementType {
     U32,
 }
 
-/// What a call does with a tensor.
+/// The access of a call to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -43,6 +42,7 @@ pub(crate) enum Access {
 }
 
 impl Tensor {
+    #[cfg(test)]
     pub(crate) const ALL: [Tensor; 11] = [
         Self::Q,
         Self::K,
@@ -103,7 +103,7 @@ impl Tensor {
     pub(crate) const fn access(self) -> Access {
         match self {
             Self::O | Self::FinalState => Access::Write,
-            // A device counts the entries that it ignores in the status, the first word of
+            // The shaders count the entries that they ignore in the status, the first word of
             // `sequences`.
             Self::Mu | Self::Nu | Self::Pool | Self::Sequences => Access::ReadWrite,
             _ => Access::Read,
@@ -111,7 +111,7 @@ impl Tensor {
     }
 
     /// Elements, 0 where the call has no such tensor. Of weights it is the least that a call
-    /// accepts, which all heads share: [`WeightHeads::size`] knows those of more heads.
+    /// accepts, with weights that all heads share: [`WeightHeads::size`] knows those of more heads.
     ///
     /// # Errors
     ///
@@ -128,20 +128,36 @@ impl Tensor {
         elements(self.name(), &sizes.collect::<Result<Vec<u32>, PlanError>>()?)
     }
 
+    /// Elements of one token in q, k, v and o.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::len`].
+    pub(crate) fn row_len(self, config: &Config, shape: &Shape) -> Result<u64, PlanError> {
+        let letters = self.dims().iter().filter(|letter| !matches!(**letter, "B" | "T"));
+        let sizes = letters.map(|letter| size_of(letter, config, shape));
+        elements(self.name(), &sizes.collect::<Result<Vec<u32>, PlanError>>()?)
+    }
+
     /// Bytes that a binding must have: whole 32-bit words.
     ///
     /// # Errors
     ///
     /// As [`Tensor::len`].
     pub(crate) fn bytes(self, config: &Config, shape: &Shape) -> Result<u64, PlanError> {
-        let dtype = match self.element_type() {
+        Ok(self.dtype(config).bytes(self.len(config, shape)?))
+    }
+
+    /// The type that elements are encoded in. Words of u32 are as wide as an f32.
+    pub(crate) fn dtype(self, config: &Config) -> Dtype {
+        match self.element_type() {
             ElementType::OfConfig => config.dtype,
             ElementType::F32 | ElementType::U32 => Dtype::F32,
-        };
-        Ok(dtype.bytes(self.len(config, shape)?))
+        }
     }
 
     /// The tensor's row in the table of layouts in the documentation.
+    #[cfg(test)]
     pub(crate) fn docs_row(self) -> String {
         let element_type = match self.element_type() {
             ElementType::OfConfig => "dtype",
@@ -247,6 +263,10 @@ mod tests {
         assert_eq!(sizes(Tensor::Pool, &config, &shape), [0, 0]);
         assert_eq!(sizes(Tensor::Sequences, &config, &shape), [5, 20]);
         assert_eq!(sizes(Tensor::Weights, &config, &shape), [0, 0]);
+        let row = |tensor: Tensor| tensor.row_len(&config, &shape).unwrap();
+        // 2 query and key heads of 3, 4 value and output heads of 5.
+        let rows = [Tensor::Q, Tensor::K, Tensor::V, Tensor::O].map(row);
+        assert_eq!(rows, [6, 6, 20, 20]);
         let pooled = shape.clone().with_slots(7);
         assert_eq!(sizes(Tensor::Pool, &config, &pooled), [504, 2016]);
         assert_eq!(sizes(Tensor::Sequences, &config, &pooled), [8, 32]);

@@ -46,11 +46,11 @@ pub fn softmax(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Vec
                     scale * dot
                 }));
                 // Every weight less the largest, which is e^0: the quotient is the same.
-                let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let row_max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let o = &mut o[heads.output_row(i, h) * value_dim..][..value_dim];
                 let mut total = 0.0;
                 for (j, logit) in (tokens.start..).zip(&logits) {
-                    let weight = (logit - most).exp();
+                    let weight = (logit - row_max).exp();
                     total += weight;
                     let v_j = &v[heads.value_row(j, e) * value_dim..][..value_dim];
                     for (o, v) in o.iter_mut().zip(v_j) {

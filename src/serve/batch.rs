@@ -1,4 +1,4 @@
-//! What a call is told about its sequences: by the host, and what became of it on the device.
+//! The sequences of a call, as the host writes them.
 
 use wgpu::{BufferBinding, BufferUsages};
 
@@ -9,18 +9,18 @@ use crate::problem::shape::Shape;
 use crate::serve::pool::StatePool;
 use crate::serve::slots::Slot;
 
-/// Which sequences a call has, as the host says before each run.
+/// The sequences of a call, written by the host before each run.
 ///
-/// It is made for a plan and a pool and bound once, as [`Sequences::Host`]; [`Batch::write`] then
-/// says before each step which sequences there are, and checks them, so that the shaders need not.
-/// A caller whose own work on the device decides binds a buffer of its own, as
+/// It is made for a plan and a pool and bound once, as [`Sequences::Host`]. [`Batch::write`] then
+/// checks and uploads the entries of each step, so that the shaders need not check them. A caller
+/// whose own work on the device chooses the sequences binds its own buffer instead, as
 /// [`Sequences::Device`].
 ///
 /// [`Sequences::Host`]: crate::serve::Sequences::Host
 /// [`Sequences::Device`]: crate::serve::Sequences::Device
 #[derive(Debug)]
 pub struct Batch {
-    /// Nobody else writes it.
+    /// Written by this batch alone.
     buffer: wgpu::Buffer,
     shape: Shape,
     pool: u64,
@@ -30,16 +30,16 @@ pub struct Batch {
 
 /// A sequence of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a call is told this much and no more")]
+#[expect(clippy::exhaustive_structs, reason = "an entry has a slot and tokens and no more")]
 pub struct Entry {
-    /// Where its state is.
+    /// The slot of its state.
     pub slot: Slot,
     /// Its tokens in this step; with a shape that is not packed, T.
     pub tokens: u32,
 }
 
 impl Batch {
-    /// For a plan whose shape has the slots of this pool. It begins with no sequence.
+    /// An empty batch for a plan whose shape has the slots of this pool.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Batch {
         })
     }
 
-    /// Whether it belongs to what is bound with it.
+    /// Checks that the batch belongs to the plan and the pool that are bound with it.
     pub(crate) fn check(
         &self,
         plan: &Plan,
@@ -85,9 +85,9 @@ impl Batch {
         self.buffer.as_entire_buffer_binding()
     }
 
-    /// Says which sequences take part in what is submitted next, in the order of their tokens
-    /// along T, or in a shape that is not packed along the batch. Fewer than the shape has will
-    /// do: what is beyond them is not touched, neither its rows of o.
+    /// Writes the sequences of the next submission, in the order of their tokens along T or, in a
+    /// shape that is not packed, along the batch. Where there are fewer than the shape has, their
+    /// rows of o are zero and no state but theirs is touched.
     ///
     /// Nothing waits: the queue writes before its next submission begins, so submit one step
     /// before you write the next.
@@ -130,7 +130,7 @@ impl Batch {
         }
         let lengths: Vec<u32> = entries.iter().map(|entry| entry.tokens).collect();
         let words = words(&self.shape, &lengths, &slots);
-        // Behind the status, which the shaders write.
+        // The words follow the status, which the shaders write.
         queue.write_buffer(&self.buffer, 4, bytemuck::cast_slice(&words));
         Ok(())
     }

@@ -36,7 +36,7 @@ pub struct StatePool {
     slots: Mutex<Slots>,
 }
 
-/// What a pool's buffer is used for.
+/// The usages of a pool's buffer.
 const USAGES: BufferUsages =
     BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);
 
@@ -233,7 +233,7 @@ impl StatePool {
         Ok(forks)
     }
 
-    /// The number of a slot, if it is allocated.
+    /// The index of a slot, if it is allocated.
     ///
     /// # Errors
     ///
@@ -242,7 +242,7 @@ impl StatePool {
         self.lock().check(slot)
     }
 
-    /// The numbers of the slots of one call.
+    /// The indices of the slots of one call.
     ///
     /// # Errors
     ///
@@ -306,7 +306,7 @@ impl StatePool {
         self.lock().pool()
     }
 
-    /// Whether a plan's states are this pool's.
+    /// Checks that a plan's states are those of this pool.
     pub(crate) fn check_plan(&self, plan: &Plan, slots: u32) -> Result<(), PoolError> {
         let states = |config: &Config, value_heads| snapshot::Header::new(config, value_heads);
         let refuse = |what, required: String, actual: String| {

@@ -16,7 +16,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its number in the pool, by which [`Sequences::Device`](crate::serve::Sequences::Device) names
+    /// Its index in the pool, by which [`Sequences::Device`](crate::serve::Sequences::Device) names
     /// it. [`StatePool::index`](crate::serve::StatePool::index) also says whether it is still allocated.
     #[must_use]
     pub fn index(&self) -> u32 {
@@ -29,7 +29,7 @@ impl Slot {
 pub(crate) struct Slots {
     /// Another for each pool, so that a handle of one means nothing to another.
     pool: u64,
-    /// How often each slot was allocated or freed: odd while it is allocated.
+    /// Allocations and releases of each slot: odd while it is allocated.
     generations: Vec<u32>,
     free: Vec<u32>,
 }
@@ -57,7 +57,7 @@ impl Slots {
         self.free.len() as u32
     }
 
-    /// So many slots, or none.
+    /// Allocates `count` slots, or none.
     pub(crate) fn take(&mut self, count: u32) -> Result<Vec<Slot>, PoolError> {
         let left = self.free.len().checked_sub(count as usize).ok_or(PoolError::Full {
             required: count,
@@ -85,7 +85,7 @@ impl Slots {
         Ok(())
     }
 
-    /// The number of a slot, if it is allocated.
+    /// The index of a slot, if it is allocated.
     pub(crate) fn check(&self, slot: Slot) -> Result<u32, PoolError> {
         let refuse = |required| Err(PoolError::Slot { index: slot.index, required });
         if slot.pool != self.pool {
@@ -97,7 +97,7 @@ impl Slots {
         Ok(slot.index)
     }
 
-    /// The numbers of slots, each allocated and none twice.
+    /// The indices of slots, each allocated and none twice.
     pub(crate) fn check_all(&self, slots: &[Slot]) -> Result<Vec<u32>, PoolError> {
         let mut seen = HashSet::with_capacity(slots.len());
         slots

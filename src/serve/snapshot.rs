@@ -31,7 +31,7 @@ pub struct Snapshot {
     readback: Readback,
 }
 
-/// What stands before the numbers.
+/// The header before the state.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub(crate) struct Header {
@@ -126,7 +126,7 @@ impl Header {
         bytes
     }
 
-    /// The numbers after a header like this one, if all is as it was written.
+    /// The state after a header like this one, if nothing has changed since `seal`.
     pub(crate) fn open(self, bytes: &[u8], state_size: u64) -> Result<&[u8], PoolError> {
         let refuse = |what, required: String, actual: String| {
             Err(PoolError::Snapshot { what, required, actual })

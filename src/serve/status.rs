@@ -1,12 +1,13 @@
-//! What became of a call's entries on the device.
+//! The number of entries that the shaders ignored.
 
 use wgpu::BufferBinding;
 
 use crate::device::readback::Readback;
 use crate::error::DeviceError;
 
-/// How many entries the shaders had to ignore, on its way to the host: for what the device tells,
-/// since what the host tells is checked before.
+/// The number of entries that the shaders ignored, on its way to the host. It is for
+/// [`Sequences::Device`](crate::serve::Sequences::Device) alone: a batch of the host is checked
+/// before.
 #[derive(Debug)]
 pub struct Status {
     readback: Readback,

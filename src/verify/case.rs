@@ -18,44 +18,44 @@ use crate::problem::state::StateSlices;
 pub struct Case {
     /// A readable id, which a filter and a failure name.
     pub name: &'static str,
-    /// What is compiled.
+    /// The config that is compiled.
     pub config: Config,
-    /// What is computed.
+    /// The shape of the call.
     pub shape: Shape,
-    /// Whether it starts from a state.
-    pub initial: bool,
-    /// Segments the longest sequence is cut into; 0 leaves it to the plan.
+    /// True if the call reads an initial state.
+    pub initial_state: bool,
+    /// Segments of the longest sequence; 0 leaves the segmentation to the plan.
     pub segments: u32,
-    /// How the device learns of the sequences and their states.
-    pub told: Told,
-    /// Whose weights the feature maps have.
+    /// The source of the sequence metadata.
+    pub source: SequenceSource,
+    /// The heads that have weights of their own.
     pub weights: WeightHeads,
 }
 
-/// How a call learns of its sequences and where their states are.
+/// The source of a call's sequence metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Told {
-    /// By the host, with states `[N,..]`.
-    ByHost,
-    /// Lengths by the host, slots of a pool by a buffer.
+pub enum SequenceSource {
+    /// The host has all of it; states are `[N,..]`.
+    Host,
+    /// The host has the lengths, a buffer the slots of a pool.
     Slots,
-    /// Lengths by a buffer that has more entries than it needs, with states `[N,..]`.
+    /// A buffer with unused entries has the lengths; states are `[N,..]`.
     Lengths,
-    /// Both by a buffer.
+    /// A buffer has lengths and slots.
     LengthsAndSlots,
 }
 
 impl Case {
-    /// From no state, told by the host, with segments as the plan has them.
+    /// Without an initial state, metadata on the host, with the plan's own segmentation.
     pub(crate) fn new(name: &'static str, config: Config, shape: Shape) -> Self {
-        let (initial, segments, told) = (false, 0, Told::ByHost);
-        // What all heads share, where a map has any.
+        let (initial_state, segments, source) = (false, 0, SequenceSource::Host);
+        // Weights that all heads share, where a map has any.
         let weights = WeightHeads::new(u32::from(config.needs_weights()), 0);
-        Self { name, config, shape, initial, segments, told, weights }
+        Self { name, config, shape, initial_state, segments, source, weights }
     }
 
-    /// What it is about: a row of a conformance matrix.
+    /// The subject of the case: a row of a conformance matrix.
     #[must_use]
     pub fn group(&self) -> &'static str {
         let config = &self.config;
@@ -69,7 +69,7 @@ impl Case {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
             "steps and short runs"
-        } else if self.shape.is_packed() || self.told != Told::ByHost {
+        } else if self.shape.is_packed() || self.source != SequenceSource::Host {
             "packed and pooled"
         } else {
             "prompts"
@@ -77,7 +77,7 @@ impl Case {
     }
 
     /// Sets the tuning so that the plan has the segments that the case asks for.
-    pub(crate) fn cut(&self, tuning: &mut Tuning) {
+    pub(crate) fn set_segments(&self, tuning: &mut Tuning) {
         if self.segments > 0 {
             tuning.min_segment_len = u32::MAX;
             tuning.max_segment_len = self.shape.max_len().div_ceil(self.segments);
@@ -86,18 +86,18 @@ impl Case {
 
     /// The shape with every length known, and its states where the device has them.
     pub(crate) fn known_shape(&self) -> Shape {
-        match self.told {
-            Told::ByHost | Told::Lengths => self.shape.clone(),
-            Told::Slots | Told::LengthsAndSlots => {
+        match self.source {
+            SequenceSource::Host | SequenceSource::Lengths => self.shape.clone(),
+            SequenceSource::Slots | SequenceSource::LengthsAndSlots => {
                 self.shape.clone().with_slots(self.shape.sequences() + 3)
             }
         }
     }
 
-    /// The shape as the device is given it.
+    /// The shape of the plan that the device runs.
     pub(crate) fn device_shape(&self) -> Shape {
         let known = self.known_shape();
-        if matches!(self.told, Told::ByHost | Told::Slots) {
+        if matches!(self.source, SequenceSource::Host | SequenceSource::Slots) {
             return known;
         }
         let (sequences, tokens) = (known.sequences() + 2, known.seq_len + 5);
@@ -112,29 +112,29 @@ impl Case {
     }
 
     /// Inputs of the case, the same for the same seed.
-    pub(crate) fn draw(&self, seed: u64, lens: &Lens) -> Drawn {
-        // FNV-1a of the name, so that no two cases share numbers.
+    pub(crate) fn sample(&self, seed: u64, lens: &Lens) -> Sample {
+        // FNV-1a of the name, so that no two cases have equal values.
         let hash = self.name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
         });
         let mut random = Random::new(seed ^ hash);
-        let mut draw = |len: u64| (0..len).map(|_| normal(&mut random)).collect::<Vec<f32>>();
+        let mut sample = |len: u64| (0..len).map(|_| normal(&mut random)).collect::<Vec<f32>>();
         let mut stored = |len: u64| -> Vec<f32> {
-            draw(len).iter().map(|x| self.config.dtype.round(*x)).collect()
+            sample(len).iter().map(|x| self.config.dtype.round(*x)).collect()
         };
         let (q, k, v) = (stored(lens.q), stored(lens.k), stored(lens.v));
         // nu is a sum of features, which are positive for the maps that are normalised.
-        let initial = self.initial.then(|| {
-            let nu = draw(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
-            (draw(lens.mu), nu)
+        let initial_state = self.initial_state.then(|| {
+            let nu = sample(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
+            (sample(lens.mu), nu)
         });
-        let weights = self.config.needs_weights().then(|| self.draw_weights(&mut random));
-        Drawn { q, k, v, initial, weights }
+        let weights = self.config.needs_weights().then(|| self.sample_weights(&mut random));
+        Sample { q, k, v, initial_state, weights }
     }
 
-    /// Random weights for random maps; for others normal ones whose projections are as large as
-    /// what they project, and a bias.
-    fn draw_weights(&self, random: &mut Random) -> Weights {
+    /// Random weights for random maps; for others normal ones, scaled so that projections are as
+    /// large as the rows, and a bias.
+    fn sample_weights(&self, random: &mut Random) -> Weights {
         let key_dim = self.config.key_dim;
         let mut projection = |map: &FeatureMap, heads: u32| {
             let projections = map.projections(key_dim);
@@ -146,10 +146,10 @@ impl Case {
                 (random.orthogonal(rows, key_dim as usize), None)
             } else {
                 let scale = (key_dim as f32).sqrt().recip();
-                let mut draw = |len, scale: f32| -> Vec<f32> {
+                let mut sample = |len, scale: f32| -> Vec<f32> {
                     (0..len).map(|_| scale * normal(random)).collect()
                 };
-                (draw(rows * key_dim as usize, scale), Some(draw(rows, 0.5)))
+                (sample(rows * key_dim as usize, scale), Some(sample(rows, 0.5)))
             };
             Projection::new(heads, projections, key_dim, &weight, bias.as_deref()).ok()
         };
@@ -160,17 +160,17 @@ impl Case {
 }
 
 /// The inputs of a case.
-pub(crate) struct Drawn {
+pub(crate) struct Sample {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
-    pub(crate) initial: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) initial_state: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) weights: Option<Weights>,
 }
 
-impl Drawn {
+impl Sample {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let initial_state = self.initial.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
+        let initial_state = self.initial_state.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
         let weights = self.weights.as_ref();
         Inputs { q: &self.q, k: &self.k, v: &self.v, initial_state, weights }
     }

@@ -1,6 +1,6 @@
 //! The table of cases.
 
-use super::case::{Case, Told};
+use super::case::{Case, SequenceSource};
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
@@ -13,10 +13,10 @@ use crate::problem::shape::Shape;
 pub fn cases() -> Vec<Case> {
     use FeatureMap::{Elu, Identity, Relu};
     let sum = Normalization::default();
-    let case = |name, [b, t, h, g, k, v]: [u32; 6], map, normalization, initial, segments| {
+    let case = |name, [b, t, h, g, k, v]: [u32; 6], map, normalization, initial_state, segments| {
         let config = Config::new(k, v).with_feature_map(map).with_normalization(normalization);
         let shape = Shape::new(b, t, h).with_kv_heads(g);
-        Case { initial, segments, ..Case::new(name, config, shape) }
+        Case { initial_state, segments, ..Case::new(name, config, shape) }
     };
     let none = Normalization::None;
     let mut cases = vec![
@@ -49,9 +49,9 @@ pub fn cases() -> Vec<Case> {
     large_eps.config.scale = 0.125;
     cases.push(large_eps);
     // Value heads beside key and query heads, and a call without tokens.
-    let heads = |name, [b, t, h, g, e]: [u32; 5], initial, segments| {
+    let heads = |name, [b, t, h, g, e]: [u32; 5], initial_state, segments| {
         let shape = Shape::new(b, t, h).with_key_heads(g).with_value_heads(e);
-        Case { initial, segments, ..Case::new(name, Config::new(16, 16), shape) }
+        Case { initial_state, segments, ..Case::new(name, Config::new(16, 16), shape) }
     };
     cases.extend([
         // name, [B, T, H, G, E], initial state, segments
@@ -73,35 +73,35 @@ fn map_cases() -> Vec<Case> {
         Dpfp, Exp, Favor, FavorHyperbolic, Fourier, Hedgehog, HedgehogJoint, Product, ReluSquared,
         Sigmoid, Silu, Softmax, T2r, Taylor,
     };
-    use Told::{ByHost, LengthsAndSlots, Slots};
-    let case = |name, map, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+    use SequenceSource::{Host, LengthsAndSlots, Slots};
+    let case = |name, map, shape: Shape, [g, k, v]: [u32; 3], initial_state, segments, source| {
         let mut config = Config::new(k, v);
         config.feature_map = map;
         if !config.is_non_negative() {
             config.normalization = Normalization::None;
         }
-        Case { initial, segments, told, ..Case::new(name, config, shape.with_kv_heads(g)) }
+        Case { initial_state, segments, source, ..Case::new(name, config, shape.with_kv_heads(g)) }
     };
     let (equal, packed) = (Shape::new, Shape::packed);
     let mut cases = vec![
-        // name, map, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
-        case("relu-squared", ReluSquared, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
-        case("silu", Silu, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
-        case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, ByHost),
-        case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, ByHost),
-        case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, ByHost),
+        // name, map, [B, T, H] or lengths and H, [G, K, V], initial state, segments, source
+        case("relu-squared", ReluSquared, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
+        case("silu", Silu, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
+        case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
+        case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host),
+        case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, Host),
         case("exp-step", Exp, equal(4, 1, 2), [2, 16, 16], true, 0, Slots),
-        case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, ByHost),
-        case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, ByHost),
-        case("softmax-odd", Softmax, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
-        case("t2r", T2r { features: 24 }, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost),
-        case("t2r-odd", T2r { features: 13 }, equal(1, 37, 2), [1, 9, 7], false, 1, ByHost),
-        case("hedgehog", Hedgehog, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost),
+        case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, Host),
+        case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, Host),
+        case("softmax-odd", Softmax, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
+        case("t2r", T2r { features: 24 }, equal(1, 37, 4), [2, 16, 16], true, 2, Host),
+        case("t2r-odd", T2r { features: 13 }, equal(1, 37, 2), [1, 9, 7], false, 1, Host),
+        case("hedgehog", Hedgehog, equal(1, 37, 4), [2, 16, 16], true, 1, Host),
         case("hedgehog-odd", Hedgehog, packed(&[5, 0, 2], 2), [2, 9, 7], true, 0, Slots),
-        case("hedgehog-joint", HedgehogJoint, equal(1, 37, 2), [2, 16, 16], false, 1, ByHost),
-        case("product", Product { features: 20 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
-        case("product-odd", Product { features: 7 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
-        case("favor", Favor { features: 64 }, equal(1, 70, 4), [2, 16, 16], true, 3, ByHost),
+        case("hedgehog-joint", HedgehogJoint, equal(1, 37, 2), [2, 16, 16], false, 1, Host),
+        case("product", Product { features: 20 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
+        case("product-odd", Product { features: 7 }, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
+        case("favor", Favor { features: 64 }, equal(1, 70, 4), [2, 16, 16], true, 3, Host),
         case("favor-step", Favor { features: 32 }, equal(3, 1, 4), [2, 16, 16], true, 0, Slots),
         case(
             "favor-hyperbolic",
@@ -110,16 +110,16 @@ fn map_cases() -> Vec<Case> {
             [2, 16, 16],
             true,
             1,
-            ByHost,
+            Host,
         ),
-        case("fourier", Fourier { features: 64 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
-        case("taylor", Taylor, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost),
-        case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, ByHost),
-        case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, ByHost),
-        case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, ByHost),
+        case("fourier", Fourier { features: 64 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
+        case("taylor", Taylor, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
+        case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, Host),
+        case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, Host),
+        case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
         // Beyond 256 features F is taken apart.
-        case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, ByHost),
-        case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, ByHost),
+        case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, Host),
+        case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, Host),
         case(
             "blocks-packed",
             T2r { features: 300 },
@@ -143,26 +143,26 @@ fn map_cases() -> Vec<Case> {
             _ => {}
         }
     }
-    let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+    let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
     apart.config.query_feature_map = Some(Softmax);
     let mut projected =
-        case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, ByHost);
+        case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, Host);
     projected.config.query_feature_map = Some(T2r { features: 16 });
     projected.weights = WeightHeads::new(0, 4);
-    let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, ByHost);
+    let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, Host);
     l2_norm.config.l2_norm = true;
     let mut l2_exp =
-        case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, ByHost);
+        case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
     l2_exp.config.l2_norm = true;
     cases.extend([apart, projected, l2_norm, l2_exp]);
-    // A custom map of numbers and projections, which the shaders are given as a text.
+    // A custom map of elements and projections, whose text goes into the shaders.
     if let Ok(map) = CustomMap::new("custom", CUSTOM, 24, |x, y, features| {
         for (f, feature) in features.iter_mut().enumerate() {
             *feature = if f < x.len() { x[f].abs() } else { y[f - x.len()].powi(2) };
         }
     }) {
         let map = FeatureMap::Custom(map.with_projections(8).non_negative().into());
-        cases.push(case("custom", map, equal(1, 37, 4), [2, 16, 16], true, 2, ByHost));
+        cases.push(case("custom", map, equal(1, 37, 4), [2, 16, 16], true, 2, Host));
     }
     cases
 }
@@ -181,62 +181,62 @@ pub(crate) fn cases_of(config: &Config) -> Vec<Case> {
     let heads =
         |map: &FeatureMap, heads| if map.projections(config.key_dim) > 0 { heads } else { 0 };
     let weights = WeightHeads::new(heads(config.key_map(), 2), heads(config.query_map(), 1));
-    let case = |name, shape: Shape, initial, segments, told| {
+    let case = |name, shape: Shape, initial_state, segments, source| {
         let shape = shape.with_kv_heads(2);
-        Case { initial, segments, told, weights, ..Case::new(name, config.clone(), shape) }
+        Case { initial_state, segments, source, weights, ..Case::new(name, config.clone(), shape) }
     };
     vec![
-        case("own-one-token", Shape::new(2, 1, 2), false, 0, Told::ByHost),
-        case("own", Shape::new(1, 37, 4), true, 1, Told::ByHost),
-        case("own-segments", Shape::new(2, 70, 2), true, 3, Told::ByHost),
-        case("own-packed", Shape::packed(&[20, 0, 1, 33], 4), true, 2, Told::Slots),
-        case("own-step", Shape::new(3, 1, 4), true, 0, Told::Slots),
+        case("own-one-token", Shape::new(2, 1, 2), false, 0, SequenceSource::Host),
+        case("own", Shape::new(1, 37, 4), true, 1, SequenceSource::Host),
+        case("own-segments", Shape::new(2, 70, 2), true, 3, SequenceSource::Host),
+        case("own-packed", Shape::packed(&[20, 0, 1, 33], 4), true, 2, SequenceSource::Slots),
+        case("own-step", Shape::new(3, 1, 4), true, 0, SequenceSource::Slots),
     ]
 }
 
 /// q, k, v and o in 16 bits, in words and across them.
 fn half_cases() -> Vec<Case> {
     use Dtype::{Bf16, F16};
-    use Told::{ByHost, LengthsAndSlots, Slots};
-    let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial, segments, told| {
+    use SequenceSource::{Host, LengthsAndSlots, Slots};
+    let case = |name, dtype, shape: Shape, [g, k, v]: [u32; 3], initial_state, segments, source| {
         let config = Config::new(k, v).with_dtype(dtype);
-        Case { initial, segments, told, ..Case::new(name, config, shape.with_kv_heads(g)) }
+        Case { initial_state, segments, source, ..Case::new(name, config, shape.with_kv_heads(g)) }
     };
     let (equal, packed) = (Shape::new, Shape::packed);
     vec![
-        // name, dtype, [B, T, H] or lengths and H, [G, K, V], initial state, segments, told
-        case("f16", F16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
-        case("f16-odd", F16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
-        case("f16-v1", F16, equal(1, 33, 3), [3, 8, 1], false, 1, ByHost),
+        // name, dtype, [B, T, H] or lengths and H, [G, K, V], initial state, segments, source
+        case("f16", F16, equal(2, 70, 4), [2, 16, 16], true, 3, Host),
+        case("f16-odd", F16, equal(3, 67, 2), [2, 9, 7], true, 2, Host),
+        case("f16-v1", F16, equal(1, 33, 3), [3, 8, 1], false, 1, Host),
         case("f16-packed-odd", F16, packed(&[5, 0, 90, 1, 41], 6), [3, 9, 7], true, 4, Slots),
         case("f16-step", F16, equal(5, 1, 4), [2, 16, 16], true, 0, Slots),
         case("f16-run-odd", F16, packed(&[3, 0, 9], 2), [2, 9, 7], true, 0, LengthsAndSlots),
-        case("bf16", Bf16, equal(2, 70, 4), [2, 16, 16], true, 3, ByHost),
-        case("bf16-odd", Bf16, equal(3, 67, 2), [2, 9, 7], true, 2, ByHost),
-        case("bf16-wide", Bf16, equal(1, 20, 1), [1, 132, 8], true, 1, ByHost),
+        case("bf16", Bf16, equal(2, 70, 4), [2, 16, 16], true, 3, Host),
+        case("bf16-odd", Bf16, equal(3, 67, 2), [2, 9, 7], true, 2, Host),
+        case("bf16-wide", Bf16, equal(1, 20, 1), [1, 132, 8], true, 1, Host),
         case("bf16-step-odd", Bf16, equal(5, 1, 2), [2, 9, 7], true, 0, Slots),
         case("bf16-run", Bf16, packed(&[4, 16, 1], 4), [2, 16, 16], true, 0, Slots),
     ]
 }
 
-/// Sequences of different lengths, states in a pool, short runs.
+/// Sequences of different lengths, states in a pool, decoding.
 fn packed_cases() -> Vec<Case> {
-    use Told::{ByHost, Lengths, LengthsAndSlots, Slots};
-    let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial, segments, told| {
+    use SequenceSource::{Host, Lengths, LengthsAndSlots, Slots};
+    let case = |name, lengths: &[u32], [h, g, k, v]: [u32; 4], initial_state, segments, source| {
         let shape = Shape::packed(lengths, h).with_kv_heads(g);
-        Case { initial, segments, told, ..Case::new(name, Config::new(k, v), shape) }
+        Case { initial_state, segments, source, ..Case::new(name, Config::new(k, v), shape) }
     };
-    let equal = |name, [b, t, h, g, k, v]: [u32; 6], initial, segments| {
+    let equal = |name, [b, t, h, g, k, v]: [u32; 6], initial_state, segments| {
         let shape = Shape::new(b, t, h).with_kv_heads(g);
-        Case { initial, segments, told: Slots, ..Case::new(name, Config::new(k, v), shape) }
+        Case { initial_state, segments, source: Slots, ..Case::new(name, Config::new(k, v), shape) }
     };
     vec![
-        // name, lengths, [H, G, K, V], initial state, segments, told
-        case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, ByHost),
-        case("packed-state", &[0, 70, 1, 0, 33, 129, 0], [4, 2, 16, 16], true, 1, ByHost),
-        case("packed-segments", &[300, 1, 0, 33, 129, 64, 64, 0], [2, 2, 16, 16], true, 7, ByHost),
-        case("packed-odd", &[5, 90, 0, 2, 41], [6, 3, 9, 7], true, 4, ByHost),
-        case("packed-wide", &[40, 0, 18], [2, 2, 132, 8], true, 3, ByHost),
+        // name, lengths, [H, G, K, V], initial state, segments, source
+        case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, Host),
+        case("packed-state", &[0, 70, 1, 0, 33, 129, 0], [4, 2, 16, 16], true, 1, Host),
+        case("packed-segments", &[300, 1, 0, 33, 129, 64, 64, 0], [2, 2, 16, 16], true, 7, Host),
+        case("packed-odd", &[5, 90, 0, 2, 41], [6, 3, 9, 7], true, 4, Host),
+        case("packed-wide", &[40, 0, 18], [2, 2, 132, 8], true, 3, Host),
         case("packed-slots", &[70, 0, 129], [4, 2, 16, 16], true, 1, Slots),
         case("packed-slots-segments", &[0, 200, 3, 90], [2, 1, 16, 16], true, 5, Slots),
         case("packed-slots-slices", &[20, 37], [3, 1, 8, 36], true, 1, Slots),
@@ -250,7 +250,7 @@ fn packed_cases() -> Vec<Case> {
         equal("step-wide", [2, 1, 2, 2, 256, 256], true, 0),
         equal("step-odd", [3, 1, 3, 3, 17, 33], true, 0),
         equal("step-one-kv-head", [2, 1, 20, 1, 16, 16], true, 0),
-        case("run", &[3, 1, 16, 0, 7], [4, 2, 64, 64], true, 0, ByHost),
+        case("run", &[3, 1, 16, 0, 7], [4, 2, 64, 64], true, 0, Host),
         case("run-odd", &[2, 0, 9], [6, 2, 17, 33], true, 0, Slots),
         case("run-wide", &[4, 16], [2, 1, 128, 128], true, 0, Slots),
         case("run-told", &[1, 1, 0, 5, 1], [4, 4, 16, 16], true, 0, LengthsAndSlots),

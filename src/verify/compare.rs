@@ -1,9 +1,9 @@
-//! The tolerance rule, and what it says of one tensor.
+//! The tolerance rule, and its result for one tensor.
 
 use super::Case;
 use crate::problem::dtype::Dtype;
 
-/// How far one tensor of one case is off.
+/// The error of one tensor of one case.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Row {
@@ -16,22 +16,22 @@ pub struct Row {
     /// The tensor compared.
     pub tensor: &'static str,
     /// The device's largest absolute error against f64, less half a unit in the last place of the
-    /// dtype that o is stored in; infinite where a number is missing.
+    /// dtype that o is stored in; infinite where a value is missing.
     pub error: f64,
     /// The same of the f32 mirror.
     pub mirror_error: f64,
     /// The largest error that passes: twice the mirror's, plus [`FLOOR_ULP`] ulp of the
-    /// largest number.
+    /// largest value.
     pub bound: f64,
     /// `error / bound`.
     pub ratio: f64,
-    /// Whether the error is within the bound.
+    /// True if the error is within the bound.
     pub passed: bool,
-    /// Why there was nothing to compare, empty otherwise.
+    /// The error that left nothing to compare; empty otherwise.
     pub message: String,
 }
 
-/// Ulp of the largest number that pass in any case: drivers may round `exp` and division
+/// Ulp of the largest value that pass in any case: drivers may round `exp` and division
 /// differently by this much.
 pub const FLOOR_ULP: f64 = 8.0;
 
@@ -88,7 +88,7 @@ fn largest_error(truth: &[f64], found: &[f32], dtype: Dtype) -> f64 {
     truth.iter().zip(found).fold(0.0, |largest: f64, (truth, found)| {
         let found = f64::from(*found);
         let error = (truth - found).abs();
-        // What was stored may have been rounded up to where units are larger.
+        // A stored value may have been rounded up to a larger binade.
         let storing = dtype.half_ulp(truth.abs().max(found.abs()));
         if error.is_nan() { f64::INFINITY } else { largest.max(error - storing) }
     })

@@ -3,7 +3,7 @@
 use wgpu::BufferUsages;
 
 use super::On;
-use super::case::{Case, Drawn};
+use super::case::{Case, Sample};
 use super::compare::Row;
 use crate::attention::LinearAttention;
 use crate::bind::tensors::Tensors;
@@ -17,6 +17,7 @@ use crate::plan::{F32_SIZE, Plan};
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::Output;
 use crate::problem::state;
+use crate::problem::tensor::Tensor;
 use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
 
@@ -27,7 +28,7 @@ struct Buffers {
     v: wgpu::Buffer,
     o: wgpu::Buffer,
     /// The states of the sequences, unless they are in a pool.
-    initial: Option<wgpu::Buffer>,
+    initial_state: Option<wgpu::Buffer>,
     final_state: wgpu::Buffer,
     sequences: wgpu::Buffer,
     weights: Option<WeightsBuffer>,
@@ -38,11 +39,11 @@ struct Run<'a> {
     on: On<'a>,
     attention: &'a LinearAttention,
     case: &'a Case,
-    /// What the device runs.
+    /// The plan that the device runs.
     plan: Plan,
     /// The same where the host knows every length.
     known: Plan,
-    drawn: Drawn,
+    sample: Sample,
 }
 
 pub(super) async fn check(
@@ -59,8 +60,8 @@ pub(super) async fn check(
         .map_err(Error::from);
     let rows = match made {
         Ok((plan, known)) => {
-            let drawn = case.draw(seed, known.lens());
-            Run { on, attention, case, plan, known, drawn }.rows().await
+            let sample = case.sample(seed, known.lens());
+            Run { on, attention, case, plan, known, sample }.rows().await
         }
         Err(error) => Err(error),
     };
@@ -69,13 +70,13 @@ pub(super) async fn check(
 
 impl Run<'_> {
     async fn rows(&self) -> Result<Vec<Row>, Error> {
-        let (case, inputs) = (self.case, self.drawn.inputs());
+        let (case, inputs) = (self.case, self.sample.inputs());
         let truth = reference::recurrent(&case.config, &case.shape, inputs)?;
         let mirror = reference::mirror_with_plan(&self.known, inputs)?;
         let (found, _) = self.run(&Stage::ALL, None).await?;
         let mut rows = compare(case, "whole", &truth, &mirror, &found);
-        // With one segment there is nothing between the stages; and what a buffer says of the
-        // lengths is in numbers that the host does not know.
+        // With one segment there is nothing between the stages, and the host cannot number the
+        // segments of lengths that only a buffer has.
         let Some(segments) = self.plan.segment_list().filter(|_| self.plan.segments() > 1) else {
             return Ok(rows);
         };
@@ -90,8 +91,8 @@ impl Run<'_> {
         let name = Stage::SegmentState.name();
         rows.push(Row::new(case, name, "states", &truths, &of(&added), &of(&scratch)));
 
-        let mut starts = added.clone();
-        reference::state_scan(&self.plan, inputs, &mut starts);
+        let mut before = added.clone();
+        reference::state_scan(&self.plan, inputs, &mut before);
         let (_, scratch) =
             self.run(&[Stage::SequenceTable, Stage::StateScan], Some(&added)).await?;
         let of = |states: &[f32]| -> Vec<f32> {
@@ -99,10 +100,10 @@ impl Run<'_> {
         };
         let truths = self.scan_truth(&segments, &added);
         let name = Stage::StateScan.name();
-        rows.push(Row::new(case, name, "states", &truths, &of(&starts), &of(&scratch)));
+        rows.push(Row::new(case, name, "states", &truths, &of(&before), &of(&scratch)));
 
         let stages = [Stage::SequenceTable, Stage::SegmentOutput, Stage::OutputSum];
-        let (found, _) = self.run(&stages, Some(&starts)).await?;
+        let (found, _) = self.run(&stages, Some(&before)).await?;
         rows.extend(compare(case, Stage::SegmentOutput.name(), &truth, &mirror, &found));
         Ok(rows)
     }
@@ -121,7 +122,7 @@ impl Run<'_> {
         if self.plan.shape().slots.is_some() {
             tensors.pool = Some(whole(&buffers.final_state));
         } else {
-            tensors.initial_state = buffers.initial.as_ref().map(whole);
+            tensors.initial_state = buffers.initial_state.as_ref().map(whole);
             tensors.final_state = Some(whole(&buffers.final_state));
         }
         let sequences = || Sequences::Device(whole(&buffers.sequences));
@@ -154,15 +155,15 @@ impl Run<'_> {
         scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
         let ignored = next().first_chunk().map_or(0, |status| u32::from_ne_bytes(*status));
         if ignored > 0 {
-            let message = format!("{ignored} entries were ignored that are as they must be");
+            let message = format!("the shaders ignored {ignored} valid entries");
             return Err(DeviceError::new("linear_attention.sequences", message).into());
         }
         Ok((output, scratch))
     }
 
-    /// What is the case's of the output, and the states of its sequences. Rows of o
-    /// that belong to no sequence must be zero, and slots that belong to none as they were, not a
-    /// number: otherwise nothing is returned, which no row accepts.
+    /// The case's own part of the output, and the states of its sequences. Rows of o that belong to
+    /// no sequence must be zero, and slots that belong to none must still be NaN: otherwise the
+    /// output is empty, which no row accepts.
     fn output(&self, mut o: Vec<f32>, states: Vec<f32>) -> Output {
         let lens = self.known.lens();
         let beyond = o.split_off(lens.o as usize);
@@ -206,56 +207,47 @@ impl Run<'_> {
             self.on.queue.write_buffer(&buffer, 0, bytes);
             buffer
         };
-        let dtype = self.plan.config().dtype;
-        // Poisoned where nothing is put: not a number in any dtype.
-        let rows = |label, data: &[f32], len: u64| {
+        // Elements that `data` has no value for are poisoned: NaN in every dtype.
+        let buffer = |tensor: Tensor, data: &[f32]| {
+            let dtype = tensor.dtype(self.plan.config());
             let mut bytes = dtype.encode(data).into_owned();
             bytes.truncate(data.len() * dtype.size() as usize);
-            bytes.resize(dtype.bytes(len) as usize, 0xFF);
-            filled(label, &bytes)
+            bytes.resize(self.plan.bytes(tensor) as usize, 0xFF);
+            filled(tensor.name(), &bytes)
         };
-        let buffer = |label, data: &[f32], len: u64| {
-            let mut data = data.to_vec();
-            data.resize((len as usize).max(1), f32::NAN);
-            filled(label, bytemuck::cast_slice(&data))
-        };
-        let (lens, shape) = (self.plan.lens(), self.plan.shape());
+        let shape = self.plan.shape();
         let sequences = self.known.shape().sequences() as usize;
-        let initial = self.drawn.initial.as_ref();
+        let initial = self.sample.initial_state.as_ref();
         let mut initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut final_state = Vec::new();
-        let mut final_len = lens.state;
         if let Some(slots) = shape.slots {
             // A new slot is zero; those of others are poisoned.
             let len = self.state_len();
             let states = initial.take().unwrap_or_else(|| vec![0.0; sequences * len]);
-            final_len = u64::from(slots) * len as u64;
-            final_state = vec![f32::NAN; final_len as usize];
+            final_state = vec![f32::NAN; slots as usize * len];
             for (n, state) in states.chunks(len).enumerate() {
                 final_state[slot(n, slots) * len..][..len].copy_from_slice(state);
             }
         }
-        let weights = self.drawn.weights.as_ref();
+        let weights = self.sample.weights.as_ref();
         let weights =
             weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
+        let mut scratch = scratch.unwrap_or_default().to_vec();
+        scratch.resize(((self.plan.scratch_size() / F32_SIZE) as usize).max(1), f32::NAN);
         Ok(Buffers {
             weights: weights.transpose()?,
-            q: rows("q", &self.drawn.q, lens.q),
-            k: rows("k", &self.drawn.k, lens.k),
-            v: rows("v", &self.drawn.v, lens.v),
-            o: rows("o", &[], lens.o),
-            initial: initial.map(|states| buffer("initial", &states, lens.state)),
-            final_state: buffer("final_state", &final_state, final_len),
+            q: buffer(Tensor::Q, &self.sample.q),
+            k: buffer(Tensor::K, &self.sample.k),
+            v: buffer(Tensor::V, &self.sample.v),
+            o: buffer(Tensor::O, &[]),
+            initial_state: initial.map(|states| buffer(Tensor::InitialState, &states)),
+            final_state: buffer(self.plan.final_state(), &final_state),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
-            scratch: buffer(
-                "scratch",
-                scratch.unwrap_or_default(),
-                self.plan.scratch_size() / F32_SIZE,
-            ),
+            scratch: filled("scratch", bytemuck::cast_slice(&scratch)),
         })
     }
 
-    /// What `Sequences::Device` says: the case's sequences, then entries not in use.
+    /// The words of `Sequences::Device`: the case's sequences, then unused entries.
     fn sequence_words(&self) -> Vec<u32> {
         let shape = self.plan.shape();
         let ranges = self.known.shape().token_ranges().unwrap_or_default();
@@ -273,22 +265,22 @@ impl Run<'_> {
         words
     }
 
-    /// What a segment adds, in f64, straight from the sums.
+    /// The sum of a segment in f64, straight from the definition.
     fn added_truth(&self, segment: &Segment) -> Vec<f64> {
         let (config, shape) = (&self.case.config, &self.case.shape);
         let (key_heads, value_heads) = (shape.key_heads as usize, shape.value_heads as usize);
         let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
         let features = config.features() as usize;
-        let phi = Phi::of_keys(config, self.drawn.weights.as_ref());
+        let phi = Phi::of_keys(config, self.sample.weights.as_ref());
         let mut state = vec![0.0; self.state_len()];
         let (mu, nu) = state.split_at_mut(value_heads * features * value_dim);
         let mut key = vec![0.0; features];
         for t in segment.tokens.clone() {
             for e in 0..value_heads {
                 let g = e / shape.key_group() as usize;
-                let x = &self.drawn.k[(t * key_heads + g) * key_dim..][..key_dim];
+                let x = &self.sample.k[(t * key_heads + g) * key_dim..][..key_dim];
                 phi.row::<f64>(x, g, &mut key);
-                let value = &self.drawn.v[(t * value_heads + e) * value_dim..][..value_dim];
+                let value = &self.sample.v[(t * value_heads + e) * value_dim..][..value_dim];
                 for (f, k) in key.iter().enumerate() {
                     if config.is_normalized() {
                         nu[e * features + f] += k;
@@ -303,11 +295,11 @@ impl Run<'_> {
         state
     }
 
-    /// What each segment starts from, in f64, of states given in f32.
+    /// The state before each segment in f64, from sums of segments in f32.
     fn scan_truth(&self, segments: &[Segment], added: &[f32]) -> Vec<f64> {
         let len = self.state_len();
         let sequences = self.known.shape().sequences() as usize;
-        let initial = self.drawn.initial.as_ref();
+        let initial = self.sample.initial_state.as_ref();
         let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let mut sum = vec![0.0; len];
         let mut truth = Vec::with_capacity(segments.len() * len);

@@ -1,9 +1,8 @@
 //! The harness: GPU against CPU on the caller's own device.
 //!
-//! Every case draws fresh inputs from a printed seed, fills outputs, scratch and final
-//! states with NaN, and compares the whole and each stage alone with f64. A result is
-//! right where its error is at most twice that of the f32 mirror, plus a floor of a few
-//! ulp of the largest number; no tolerance is invented.
+//! Every case samples fresh inputs from a printed seed, fills outputs, scratch and final states with
+//! NaN, and compares the whole and each stage alone with f64. A result passes where its error is at
+//! most twice that of the f32 mirror, plus a few ulp of the largest value; no tolerance is invented.
 //!
 //! The tests, the program's `check` and an engine that wants to test a user's driver at
 //! start-up all call [`run`].
@@ -15,7 +14,7 @@ mod device;
 #[cfg(feature = "mutation")]
 mod mutation;
 
-pub use case::{Case, Told};
+pub use case::{Case, SequenceSource};
 pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
 #[cfg(feature = "mutation")]
@@ -29,24 +28,24 @@ use crate::error::ConfigError;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 
-/// What a run covers.
+/// The options of a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Where the inputs come from; printed, so that a failure can be repeated.
+    /// The seed of the inputs; printed, so that a failure can be repeated.
     pub seed: u64,
-    /// Whether shaders check themselves.
+    /// Checks within the shaders.
     pub checks: ShaderChecks,
     /// Only the cases whose name contains this.
     pub filter: Option<String>,
     /// Sizes for the cases that they fit, the others being left out; what the library chooses if
     /// `None`.
     pub tuning: Option<Tuning>,
-    /// A shader made wrong on purpose: the report must then fail.
+    /// A mutation of a shader: the report must then fail.
     #[cfg(feature = "mutation")]
     pub mutation: Option<Mutation>,
-    /// A config of the caller's own, with a custom map, say: it alone is then checked, on a few
-    /// shapes, with weights that are drawn.
+    /// The caller's own config, with a custom map, say: a run then checks it alone, on a few shapes,
+    /// with sampled weights.
     pub config: Option<Config>,
 }
 
@@ -89,7 +88,7 @@ impl Options {
         Self { tuning: tuning.into(), ..self }
     }
 
-    /// With a shader made wrong on purpose.
+    /// With a mutation of a shader.
     #[cfg(feature = "mutation")]
     #[must_use]
     pub fn with_mutation(self, mutation: Mutation) -> Self {
@@ -103,7 +102,7 @@ impl Options {
     }
 }
 
-/// What a run found.
+/// The result of a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -114,7 +113,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether anything was compared and all of it held.
+    /// True if at least one tensor was compared and every row passed.
     #[must_use]
     pub fn passed(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
@@ -223,7 +222,7 @@ impl Harness {
     }
 }
 
-/// What a case runs on, and whether it may block there.
+/// The device that a case runs on; `blocks` where the harness may block this thread.
 #[derive(Clone, Copy)]
 struct On<'a> {
     device: &'a wgpu::Device,
@@ -243,7 +242,7 @@ fn attention<'a>(
         Some(tuning) => tuning.on(device_type),
         None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
-    case.cut(&mut tuning);
+    case.set_segments(&mut tuning);
     let is_it =
         |a: &LinearAttention| *a.config() == case.config && a.tuning().compiles_like(&tuning);
     if let Some(index) = compiled.iter().position(is_it) {

@@ -26,7 +26,7 @@ pub enum Mutation {
     LengthOffByOne,
     /// A step of decoding leaves the state as it was.
     StepNotWritten,
-    /// The share of the last block of features is left out.
+    /// The partial sum of the last feature block is left out.
     BlockForgotten,
     /// Projections are without their bias.
     BiasForgotten,
@@ -58,9 +58,8 @@ impl Mutation {
         match self {
             Self::MaskOffByOne => (
                 Stage::SegmentOutput,
-                "let v = value(item, chunk, i, lane);",
-                "let v = value(item, Chunk(max(chunk.first, 1u) - 1u, chunk.tokens), \
-                 max(i, 1u) - 1u, lane);",
+                "value(item, chunk, i, lane)",
+                "value(item, Chunk(max(chunk.first, 1u) - 1u, chunk.tokens), max(i, 1u) - 1u, lane)",
             ),
             Self::EpsDropped => {
                 (Stage::SegmentOutput, "SCALE * weight + EPS * gain", "SCALE * weight")

@@ -17,8 +17,8 @@ type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
 ///
 /// | function | gives |
 /// | --- | --- |
-/// | `x(row, i) -> f32` | number i of the row, i below the override `KEY_DIM` |
-/// | `y(row, p) -> f32` | number p of its projections W x + b, where the map has any |
+/// | `x(row, i) -> f32` | element i of the row, i below the override `KEY_DIM` |
+/// | `y(row, p) -> f32` | element p of its projections W x + b, where the map has any |
 ///
 /// and functions, constants and structures that the text declares beside it; `FEATURE_DIM` is F.
 /// It cannot reach another row, a buffer, or another thread, so no map can look at the future.
@@ -31,7 +31,7 @@ type Reference = dyn Fn(&[f64], &[f64], &mut [f64]) + Send + Sync;
 /// use linear_attention::feature_map::CustomMap;
 /// use linear_attention::{Config, FeatureMap};
 ///
-/// // cosh(x) - 1 and |x|, side by side.
+/// // cosh(x) - 1 and |x|, contiguous.
 /// let wgsl = "fn phi(row: Row, feature: u32) -> f32 {
 ///     if (feature < KEY_DIM) { return cosh(x(row, feature)) - 1.0; }
 ///     return abs(x(row, feature - KEY_DIM));
@@ -57,7 +57,7 @@ pub struct CustomMap {
 
 impl CustomMap {
     /// A map of F = `features` features whose text is `wgsl` and which is `reference(x, y, features)`
-    /// in f64, with x the K numbers of a row, y its projections (none, so far), and all F features to
+    /// in f64, with x the K elements of a row, y its projections (none, so far), and all F features to
     /// be written.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl CustomMap {
         self.projections
     }
 
-    /// Whether its features are never negative.
+    /// True if its features are never negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
         self.is_non_negative

@@ -1,4 +1,4 @@
-//! Whether a text is a feature map, which can reach nothing but the row it is given.
+//! The check of a custom map's text, which can reach nothing but the row it is given.
 
 use wgpu::naga;
 
@@ -7,8 +7,8 @@ use crate::shaders::{self, declared_name, declared_names};
 
 const SIGNATURE: &str = "fn phi(row: Row, feature: u32) -> f32";
 
-/// Whether the text is a feature map, which can reach nothing but the row it is given, and whose
-/// names are its own.
+/// Checks that the text is a feature map, reaches nothing but the row it is given, and has names of
+/// its own.
 pub(super) fn check(name: &str, wgsl: &str) -> Result<(), ConfigError> {
     let refused = |message: String| ConfigError::Phi {
         feature_map: name.to_owned(),
@@ -74,7 +74,7 @@ pub(super) fn check(name: &str, wgsl: &str) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether a function makes a Row, which would name a row that it was not given.
+/// True if a function makes a Row, which would name a row that it was not given.
 fn makes_a_row(module: &naga::Module) -> bool {
     use naga::{Expression, TypeInner};
     let Some((row, _)) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Row")) else {

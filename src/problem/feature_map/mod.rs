@@ -20,7 +20,7 @@ use crate::problem::feature_map::custom::CustomMap;
 /// Most features: F.
 pub const MAX_FEATURES: u32 = 1 << 16;
 
-/// The feature map φ, from the K numbers of a row of q or k to its F features.
+/// The feature map φ, from the K elements of a row of q or k to its F features.
 ///
 /// x is the row, d = K its width, and x̂ = x / d^(1/4), so that x̂ . ŷ = x . y / √d is what softmax
 /// attention exponentiates. y = W x + b are the projections of a row through
@@ -106,7 +106,7 @@ pub enum FeatureMap {
     Taylor,
     /// Deterministic parameter-free projection.
     Dpfp {
-        /// How far apart the factors of the products are at most.
+        /// The largest distance between the factors of a product.
         nu: u32,
     },
     /// The caller's own.
@@ -114,7 +114,7 @@ pub enum FeatureMap {
 }
 
 impl FeatureMap {
-    /// The maps of one number each: F = K and feature f is a function of number f.
+    /// The element-wise maps: F = K, and feature f is a function of element f.
     pub const ELEMENT_WISE: [FeatureMap; 7] = [
         Self::Identity,
         Self::Relu,
@@ -150,7 +150,7 @@ impl FeatureMap {
         }
     }
 
-    /// F for rows of K numbers; saturates where it is beyond 32 bits.
+    /// F for rows of K elements; saturates where it is beyond 32 bits.
     #[must_use]
     pub fn features(&self, key_dim: u32) -> u32 {
         let d = u64::from(key_dim);
@@ -200,20 +200,19 @@ impl FeatureMap {
         if let Self::Product { .. } = self { 2 } else { 1 }
     }
 
-    /// Whether every feature is a function of the number at its place, and of no other.
+    /// True for an element-wise map: feature f is a function of element f alone.
     #[must_use]
     pub fn is_element_wise(&self) -> bool {
         Self::ELEMENT_WISE.contains(self)
     }
 
-    /// Whether the weights φ(q) . φ(k) are never negative, so that the denominator is a sum of
-    /// weights.
+    /// True if the attention weights φ(q) . φ(k) are never negative.
     #[must_use]
     pub fn is_non_negative(&self) -> bool {
         matches!(self, Self::Taylor) || self.has_non_negative_features()
     }
 
-    /// Whether no feature is.
+    /// True if no feature is ever negative.
     pub(crate) fn has_non_negative_features(&self) -> bool {
         match self {
             Self::Identity
@@ -226,13 +225,13 @@ impl FeatureMap {
         }
     }
 
-    /// Whether the weights are drawn at random rather than trained.
+    /// True if the weights are sampled rather than trained.
     #[must_use]
     pub fn is_random(&self) -> bool {
         matches!(self, Self::Favor { .. } | Self::FavorHyperbolic { .. } | Self::Fourier { .. })
     }
 
-    /// The names and numbers of the maps in the shaders.
+    /// The names and codes of the maps in the shaders.
     pub(crate) const CODES: [(&'static str, u32); 18] = [
         ("IDENTITY", 0),
         ("RELU", 1),
@@ -254,7 +253,7 @@ impl FeatureMap {
         ("CUSTOM", 17),
     ];
 
-    /// Its number in [`FeatureMap::CODES`].
+    /// Its code in [`FeatureMap::CODES`].
     pub(crate) fn code(&self) -> u32 {
         if let Self::Custom(_) = self {
             return 17;
@@ -263,7 +262,7 @@ impl FeatureMap {
         Self::CODES.iter().find(|(code, _)| *code == name).map_or(17, |(_, code)| *code)
     }
 
-    /// Quads of projections that a row keeps in workgroup memory, because a feature is a
+    /// The vec4s of projections that a row keeps in workgroup memory, because a feature is a
     /// function of all of them.
     pub(crate) fn kept_projections(&self, key_dim: u32) -> u32 {
         match self {
@@ -273,7 +272,7 @@ impl FeatureMap {
         }
     }
 
-    /// Whether its own sizes are in range for rows of K numbers.
+    /// Checks that its own sizes are in range for rows of K elements.
     pub(crate) fn validate(&self, key_dim: u32) -> Result<(), ConfigError> {
         let refuse = |what, required: String, actual| {
             let feature_map = self.name().to_owned();

@@ -1,4 +1,4 @@
-//! W and b of y = W x + b, given or drawn.
+//! W and b of y = W x + b, given or sampled.
 
 use crate::error::WeightsError;
 use crate::problem::config::{Config, Normalization};
@@ -26,7 +26,7 @@ impl Projection {
     ///
     /// # Errors
     ///
-    /// Names the slice whose length or numbers cannot be.
+    /// Names the slice whose length or elements are refused.
     pub fn new(
         heads: u32,
         projections: u32,
@@ -56,11 +56,11 @@ impl Projection {
         Ok(Self { heads, projections, key_dim, weight: weight.to_vec(), bias })
     }
 
-    /// What a map begins with, shared by all heads. A map that
+    /// The initial weights of a map, shared by all heads. A map that
     /// [`is_random`](FeatureMap::is_random) gets vectors that are normally distributed and in blocks
-    /// of K orthogonal to one another, with which it is as good as it will be; the same seed draws the
+    /// of K orthogonal to one another, with which it is as good as it will be; the same seed samples the
     /// same, and with those of another seed no state that the first left can go on. A map that is to be
-    /// trained gets what training starts from: the Hedgehogs W = 1, others normal numbers of
+    /// trained gets what training starts from: the Hedgehogs W = 1, others normal values of
     /// variance 1/K; and b = 0.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Projection {
         (weight, self.bias[rows].iter().fold(0.0, |most, b| f64::from(b.abs()).max(most)))
     }
 
-    /// y of a row of head `head`, summed as the shaders do: from the bias on, four at a time.
+    /// y of a row of head `head`, summed as the shaders do: from the bias on, in vec4s.
     pub(crate) fn project<R: Real>(&self, head: usize, x: &[R], y: &mut [R]) {
         let head = head % self.heads as usize;
         let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);
@@ -131,7 +131,7 @@ impl Projection {
     }
 
     /// Four-vectors of a head as the shaders read it.
-    pub(crate) fn head_quads(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
+    pub(crate) fn head_vec4s(matrix_rows: u32, matrices: u32, key_dim: u32) -> u64 {
         let inputs = u64::from(key_dim).next_multiple_of(4) + 1;
         inputs * u64::from(matrices) * u64::from(matrix_rows.div_ceil(4))
     }

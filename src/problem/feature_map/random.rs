@@ -30,7 +30,7 @@ impl Random {
         (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
     }
 
-    /// `rows` vectors of `width` numbers, each distributed as a normal vector is, and in blocks of
+    /// `rows` vectors of `width` elements, each distributed as a normal vector is, and in blocks of
     /// `width` orthogonal to one another: Choromanski et al., "Rethinking Attention with
     /// Performers", 2021, section 2.4. Row-major.
     pub(crate) fn orthogonal(&mut self, rows: usize, width: usize) -> Vec<f32> {
@@ -59,7 +59,7 @@ impl Random {
                 }
             }
             let length = dot(&next, &next).sqrt();
-            // One that lies among the others is drawn again.
+            // A vector in the span of the others is sampled again.
             if length > 1e-6 {
                 next.iter_mut().for_each(|x| *x /= length);
                 found.push(next);

@@ -30,7 +30,7 @@ impl Weights {
         Self { keys, queries }
     }
 
-    /// What the maps of `config` begin with: see [`Projection::draw`]. Keys and queries of one map
+    /// The initial weights of the maps of `config`: see [`Projection::draw`]. Keys and queries of one map
     /// have the same. `None` where no map has weights.
     ///
     /// # Errors
@@ -47,14 +47,14 @@ impl Weights {
         Ok(config.needs_weights().then_some(weights))
     }
 
-    /// Who has how many heads' weights in a buffer.
+    /// The heads that have weights of their own.
     #[must_use]
     pub fn heads(&self) -> WeightHeads {
         let of = |projection: &Option<Projection>| projection.as_ref().map_or(0, Projection::heads);
         WeightHeads { keys: of(&self.keys), queries: of(&self.queries) }
     }
 
-    /// Whether they are those that a call needs.
+    /// Checks that they are the weights that a call needs.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Weights {
         check_sizes("keys", self.keys.as_ref(), config.key_map(), config)
     }
 
-    /// What the shaders read: the keys' heads and then the queries'. See [`WeightHeads`].
+    /// The elements that the shaders read: the keys' heads, then the queries'. See [`WeightHeads`].
     ///
     /// # Errors
     ///
@@ -108,10 +108,10 @@ impl Weights {
     }
 }
 
-/// Whose weights are in a buffer. Such a buffer has, in f32, for each of the keys' heads and then for
+/// The heads that have weights of their own in a buffer. Such a buffer has, in f32, for each of the keys' heads and then for
 /// each of the queries' heads, W transposed and b beneath it, `[K' + 1, P']`: row i the weights of
-/// number i of q or k, from K on zero, and the last row b. K' is K rounded up to a multiple of 4, and
-/// so is P' from the rows of a matrix; [`FeatureMap::Product`] has W₁ and W₂ side by side,
+/// element i of q or k, from K on zero, and the last row b. K' is K rounded up to a multiple of 4, and
+/// so is P' from the rows of a matrix; [`FeatureMap::Product`] has W₁ and W₂ contiguous in each row,
 /// `[K' + 1, 2, P']`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -129,7 +129,7 @@ impl WeightHeads {
         Self { keys, queries }
     }
 
-    /// Whether they are as many as a call needs.
+    /// Checks that they are as many as a call needs.
     ///
     /// # Errors
     ///
@@ -152,23 +152,23 @@ impl WeightHeads {
     /// Bytes of a buffer that has them.
     #[must_use]
     pub fn size(&self, config: &Config) -> wgpu::BufferAddress {
-        let quads = |map: &FeatureMap, heads: u32| {
+        let vec4s = |map: &FeatureMap, heads: u32| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
-            Projection::head_quads(rows, matrices, config.key_dim).saturating_mul(heads.into())
+            Projection::head_vec4s(rows, matrices, config.key_dim).saturating_mul(heads.into())
         };
-        let all = quads(config.key_map(), self.keys)
-            .saturating_add(quads(config.query_map(), self.queries));
+        let all = vec4s(config.key_map(), self.keys)
+            .saturating_add(vec4s(config.query_map(), self.queries));
         all.saturating_mul(16)
     }
 
-    /// Where a head's weights are: the stride of keys, and for queries where they begin, their
-    /// stride, and what a query head's number is divided by; in four-vectors.
+    /// Offsets of a head's weights in vec4s: the stride of keys, and the begin and the stride of
+    /// queries.
     pub(crate) fn offsets(&self, config: &Config) -> WeightOffsets {
         let of = |map: &FeatureMap| {
             let (rows, matrices) = (map.matrix_rows(config.key_dim), map.matrices());
-            Projection::head_quads(rows, matrices, config.key_dim) as u32
+            Projection::head_vec4s(rows, matrices, config.key_dim) as u32
         };
-        let stride = |quads: u32, heads: u32| if heads > 1 { quads } else { 0 };
+        let stride = |vec4s: u32, heads: u32| if heads > 1 { vec4s } else { 0 };
         let key_stride = stride(of(config.key_map()), self.keys);
         if self.queries == 0 {
             return WeightOffsets {
@@ -193,7 +193,7 @@ pub(crate) struct WeightOffsets {
     pub(crate) key_stride: u32,
     pub(crate) query_begin: u32,
     pub(crate) query_stride: u32,
-    /// Whether a query has those of the key head that it reads.
+    /// True if a query has the weights of the key head that it reads.
     pub(crate) is_shared: bool,
 }
 

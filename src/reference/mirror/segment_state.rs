@@ -9,7 +9,7 @@ use crate::problem::io::Inputs;
 #[must_use]
 pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
     let sizes = Sizes::new(plan, inputs);
-    let mut states = sizes.states(plan.segment_places() as usize);
+    let mut states = sizes.states(plan.segment_capacity() as usize);
     for segment in segments(plan).filter(|segment| !segment.is_last) {
         for e in 0..sizes.heads.value {
             let mut state = State::zero(&sizes);

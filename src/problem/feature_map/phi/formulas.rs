@@ -34,7 +34,7 @@ pub(super) fn pre_features<R: Real>(map: &FeatureMap, x: &[R], y: &[R], features
             }
         }
         FeatureMap::Favor { .. } | FeatureMap::FavorHyperbolic { .. } => {
-            let half = sum(x.chunks(4).map(|quad| sum(quad.iter().map(|x| *x * *x))))
+            let half = sum(x.chunks(4).map(|vec4| sum(vec4.iter().map(|x| *x * *x))))
                 / (R::from(2.0) * root);
             let fourth = R::of((d as f64).powf(-0.25));
             let (positive, negative) = features.split_at_mut(y.len());
@@ -91,8 +91,8 @@ fn map_each<R: Real>(from: &[R], to: &mut [R], map: impl Fn(R) -> R) {
 }
 
 fn softmax<R: Real>(x: &[R], to: &mut [R]) {
-    let most = largest(x);
-    map_each(x, to, |x| (x - most).exp());
+    let row_max = largest(x);
+    map_each(x, to, |x| (x - row_max).exp());
     let total = sum(to.iter().copied());
     to.iter_mut().for_each(|x| *x = *x / total);
 }

@@ -22,9 +22,9 @@ pub(crate) struct Phi<'a> {
     key_dim: usize,
     features: usize,
     projection: Option<&'a Projection>,
-    /// Whether a query without weights of its own has those of the key head that it reads.
+    /// True if a query has the weights of the key head that it reads.
     shares_key_weights: bool,
-    /// Whether rows are scaled: queries, where o is normalised.
+    /// True for rows that are scaled: queries, where o is normalised.
     is_scaled: bool,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Phi<'a> {
     }
 }
 
-/// Added up as the shaders do, four at a time.
+/// Summed as the shaders do, in vec4s.
 fn squared_norm<R: Real>(x: &[R]) -> R {
     formulas::sum(x.chunks(4).map(|x| formulas::sum(x.iter().map(|x| *x * *x))))
 }

@@ -12,7 +12,7 @@
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::real::Real;
 
-/// What the features of a query are scaled by.
+/// The scale of a query's features.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RowScale<R> {
     /// Subtracted before exp.
