@@ -50,7 +50,6 @@ fn segment_output(
         load_queries(item, chunk, lane);
         prepare_chunk(item, chunk, item.heads, lane);
         weigh_rows(&state, item, chunk, lane);
-        @once CHUNK_TOKENS
         for (var i = 0u; i < chunk.tokens; i++) {
             update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
             for (var h = 0u; h < item.heads; h++) {

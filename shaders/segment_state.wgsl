@@ -33,7 +33,6 @@ fn segment_state(
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
         load_tokens(item, chunk, lane);
         prepare_chunk(item, chunk, 0u, lane);
-        @once CHUNK_TOKENS
         for (var i = 0u; i < chunk.tokens; i++) {
             update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }

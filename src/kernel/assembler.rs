@@ -3,9 +3,7 @@
 //! The first lines of a file declare what it uses: `import tile::{Tile, apply};`, in the notation of
 //! [WESL](https://wesl-lang.dev). A name before `::` is a file, or an interface that the config, the
 //! layout or the update rule decide; `constants` are the numbers of the module. A loop under `@unroll`
-//! is written out; one under `@once N` loses its loop where the number N is 1, since a compiler copies
-//! a tile from each level of loops to the next. Everything else is plain WGSL and comes out as it went
-//! in.
+//! is written out. Everything else is plain WGSL and comes out as it went in.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -167,17 +165,11 @@ impl Writer<'_> {
         let mut rest = lines;
         while let Some(((number, line), after)) = rest.split_first() {
             rest = after;
-            let count = match line.trim().split_once(' ') {
-                None if line.trim() == "@unroll" => self.bound_of(rest),
-                Some(("@once", name)) => self.number(name).filter(|count| *count == 1),
-                _ => {
-                    self.line(file, *number, line);
-                    continue;
-                }
-            };
-            // Without a count the loop stays, and only the mark goes.
-            let Some(count) = count else { continue };
-            let Some((variable, len)) = loop_at(rest) else { continue };
+            if line.trim() != "@unroll" {
+                self.line(file, *number, line);
+                continue;
+            }
+            let Some((variable, count, len)) = self.loop_at(rest) else { continue };
             let body = body_of(&rest[..len]);
             for i in 0..count {
                 let unrolled: Vec<_> = body
@@ -192,36 +184,27 @@ impl Writer<'_> {
         }
     }
 
-    /// The number called `name`, or the literal that it is.
-    fn number(&self, name: &str) -> Option<u32> {
-        let number = self.numbers.iter().find(|(number, _)| *number == name);
-        match number {
-            Some((_, Number::U32(n))) => Some(*n),
-            _ => name.strip_suffix('u')?.parse().ok(),
-        }
-    }
-
-    /// N of the loop `for (var i = 0u; i < N; i++)` on the first line.
-    fn bound_of(&self, lines: &[(usize, String)]) -> Option<u32> {
-        let (_, rest) = lines.first()?.1.split_once(" < ")?;
+    /// The variable, the iterations and the lines of `for (var i = 0u; i < N; i++) { .. }`.
+    fn loop_at<'l>(&self, lines: &'l [(usize, String)]) -> Option<(&'l str, u32, usize)> {
+        let head = lines.first()?.1.trim().strip_prefix("for (var ")?;
+        let (variable, rest) = head.split_once(" = 0u; ")?;
+        let (_, rest) = rest.split_once(" < ")?;
         let (bound, _) = rest.split_once(';')?;
-        self.number(bound)
-    }
-}
-
-/// The variable and the lines of the loop `for (var i = 0u; ..) { .. }` at the beginning.
-fn loop_at(lines: &[(usize, String)]) -> Option<(&str, usize)> {
-    let head = lines.first()?.1.trim().strip_prefix("for (var ")?;
-    let (variable, _) = head.split_once(" = 0u; ")?;
-    let mut depth = 0;
-    for (i, (_, line)) in lines.iter().enumerate() {
-        depth += line.matches('{').count();
-        depth = depth.saturating_sub(line.matches('}').count());
-        if depth == 0 {
-            return Some((variable, i + 1));
+        let number = self.numbers.iter().find(|(name, _)| *name == bound).map(|(_, n)| *n);
+        let count = match number {
+            Some(Number::U32(n)) => n,
+            _ => bound.strip_suffix('u')?.parse().ok()?,
+        };
+        let mut depth = 0;
+        for (i, (_, line)) in lines.iter().enumerate() {
+            depth += line.matches('{').count();
+            depth = depth.saturating_sub(line.matches('}').count());
+            if depth == 0 {
+                return Some((variable, count, i + 1));
+            }
         }
+        None
     }
-    None
 }
 
 /// What stands between a loop's braces, on one line or on several.
