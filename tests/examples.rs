@@ -12,6 +12,7 @@ use linear_attention::wgpu;
 /// Every example, with arguments that make it short.
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("custom_map", &[]),
+    ("dump_modules", &["target/modules", "64", "64"]),
     ("from_slices", &[]),
     ("in_your_encoder", &[]),
     ("long_context", &["32768"]),
