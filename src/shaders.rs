@@ -71,10 +71,14 @@ pub(crate) fn declared_name(line: &str) -> Option<&str> {
     after.map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default())
 }
 
-/// Every name that a file declares outside of functions.
+/// Every name that a module may declare outside of functions, its numbers among them.
 #[cfg(any(test, not(target_arch = "wasm32")))]
 pub(crate) fn declared_names() -> impl Iterator<Item = &'static str> {
     let texts =
         FILES.iter().filter(|(file, _)| *file != "map/custom_prelude").map(|(_, text)| text);
-    texts.flat_map(|text| text.lines().filter_map(declared_name))
+    let lines = texts.flat_map(|text| text.lines());
+    let numbers = lines
+        .clone()
+        .filter_map(|line| line.strip_prefix("import constants::{")?.strip_suffix("};"));
+    lines.filter_map(declared_name).chain(numbers.flat_map(|names| names.split(", ")))
 }

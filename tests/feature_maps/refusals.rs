@@ -79,13 +79,13 @@ fn a_custom_map_that_is_none_is_refused_with_its_line() {
             "made",
         ),
         (
-            "fn unpack() -> f32 { return 1.0; }\nfn phi(row: Row, feature: u32) -> f32 { return unpack(); }",
-            "unpack",
+            "fn half_value() -> f32 { return 1.0; }\nfn phi(row: Row, feature: u32) -> f32 { return half_value(); }",
+            "half_value",
         ),
         ("const ROWS = 1.0;\nfn phi(row: Row, feature: u32) -> f32 { return ROWS; }", "ROWS"),
         (
-            "struct Strip { a: f32 }\nfn phi(row: Row, feature: u32) -> f32 { return Strip(1.0).a; }",
-            "Strip",
+            "struct Lane { a: f32 }\nfn phi(row: Row, feature: u32) -> f32 { return Lane(1.0).a; }",
+            "Lane",
         ),
         ("fn phi(row: Row, feature: u32) -> f32 { return f32(row.at); }", "own:1"),
         // A name that the shaders have already.
