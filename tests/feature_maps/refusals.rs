@@ -90,8 +90,8 @@ fn a_custom_map_that_is_none_is_refused_with_its_line() {
         ("fn phi(row: Row, feature: u32) -> f32 { return f32(row.at); }", "own:1"),
         // A name that the shaders have already.
         (
-            "fn outer() -> f32 { return 1.0; }\nfn phi(row: Row, feature: u32) -> f32 { return outer(); }",
-            "outer",
+            "fn add_outer() -> f32 { return 1.0; }\nfn phi(row: Row, feature: u32) -> f32 { return add_outer(); }",
+            "add_outer",
         ),
     ] {
         let message = refused(wgsl);
