@@ -3,9 +3,9 @@
 import constants::{EPS, NORMALIZE, SCALE};
 
 // The factor of a row of q' mu whose weight q' . nu is given. The query's features were multiplied by
-// `gain`, which cancels, but for eps: see map/stabiliser.
+// `gain`, which cancels in the quotient, but for eps: see map/stabiliser.
 fn row_factor_of(weight: f32, gain: f32) -> f32 {
-    if (!NORMALIZE) { return SCALE; }
+    if (!NORMALIZE) { return SCALE / gain; }
     // s is a common factor as well.
     if (EPS == 0.0) { return quotient(1.0, weight); }
     return quotient(SCALE, SCALE * weight + EPS * gain);

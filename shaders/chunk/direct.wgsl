@@ -7,7 +7,7 @@
 // memory  none
 
 import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
-import constants::{QUERY_MAP, ROWS_VEC4, THREADS};
+import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import heads::{key_row, output_row, value_row};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure, row_scale};
@@ -82,7 +82,7 @@ fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32,
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) { query[r] = load_q(row, r); }
     var scale = NO_SCALE;
-    if (NORMALIZE) {
+    if (SCALES_QUERIES) {
         var largest = LOWEST;
         @unroll
         for (var r = 0u; r < ROWS_VEC4; r++) { largest = max(largest, row_measure(QUERY_MAP, query[r], r)); }

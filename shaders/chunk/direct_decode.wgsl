@@ -7,7 +7,7 @@
 // memory  none
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS};
-import constants::{KEY_MAP, NORMALIZE, QUERY_MAP};
+import constants::{KEY_MAP, NORMALIZE, QUERY_MAP, SCALES_QUERIES};
 import heads::{key_row, output_row, value_row};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
@@ -46,7 +46,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
     @unroll
     for (var row = 0u; row < DECODE_ROWS; row++) {
         (*state).scales[row] = NO_SCALE;
-        if (NORMALIZE && row < chunk.tokens * DECODE_HEADS) {
+        if (SCALES_QUERIES && row < chunk.tokens * DECODE_HEADS) {
             let q_row = chunk_query_row(item, chunk, row);
             var largest = LOWEST;
             for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {

@@ -3,7 +3,7 @@
 // Feature maps of one element each, on the way into workgroup memory. A query that is scaled waits there
 // for its row max.
 
-import constants::{BLOCK_VEC4, CHUNK_QUERIES, KEY_MAP, NORMALIZE, QUERY_MAP, THREADS};
+import constants::{BLOCK_VEC4, CHUNK_QUERIES, KEY_MAP, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import heads::{key_row};
 import lane::{Lane};
@@ -31,7 +31,7 @@ fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
         let f4 = i % BLOCK_VEC4;
         let row = i / BLOCK_VEC4;
         let x = load_q(chunk_query_row(item, chunk, row), f4);
-        if (NORMALIZE) {
+        if (SCALES_QUERIES) {
             features[query_features(row) + f4] = x;
             atomicMax(&row_max[row], ordered_bits(row_measure(QUERY_MAP, x, f4)));
         } else {
@@ -43,7 +43,7 @@ fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
 // Each thread maps the queries that it loaded.
 fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
     workgroupBarrier();
-    if (!NORMALIZE || heads == 0u) { return; }
+    if (!SCALES_QUERIES || heads == 0u) { return; }
     for (var i = lane.thread; i < chunk.tokens * heads * BLOCK_VEC4; i += THREADS) {
         let f4 = i % BLOCK_VEC4;
         let row = i / BLOCK_VEC4;

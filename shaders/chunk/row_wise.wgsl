@@ -7,7 +7,7 @@
 // memory  vec4s: rows (K/4 + kept projections/4 + 1), rows being tokens and queries
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, FEATURE_DIM, KEPT_VEC4, KEY_KEPT_VEC4};
-import constants::{KEY_MAP, L2_NORM, NORMALIZE, QUERY_KEPT_VEC4, QUERY_MAP, THREADS};
+import constants::{KEY_MAP, L2_NORM, QUERY_KEPT_VEC4, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import heads::{key_head, key_row, query_head};
 import lane::{Lane};
@@ -66,11 +66,11 @@ fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
         let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         var x = vec4<f32>(0.0);
         if (4u * f4 < FEATURE_DIM) { x = pre_features(map_of(row), row, f4); }
-        if (!NORMALIZE || !row.is_query) { x = masked_features(map_of(row), x, f4, NO_SCALE); }
+        if (!SCALES_QUERIES || !row.is_query) { x = masked_features(map_of(row), x, f4, NO_SCALE); }
         features[row.at * BLOCK_VEC4 + i % BLOCK_VEC4] = x;
     }
     workgroupBarrier();
-    if (!NORMALIZE || heads == 0u) { return; }
+    if (!SCALES_QUERIES || heads == 0u) { return; }
     for (var row = lane.thread; row < queries; row += THREADS) {
         var largest = LOWEST;
         for (var i = 0u; i < BLOCK_VEC4; i++) {

@@ -8,7 +8,7 @@
 //         queries LANES V/4 partial sums; floats: queries F/4 products with nu
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
-import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, THREADS};
+import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import heads::{output_row, value_row};
 import lane::{Lane};
@@ -47,11 +47,11 @@ fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -
 fn thread_of_item(thread: u32) -> u32 { return thread; }
 
 fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) {
+    if (SCALES_QUERIES) { clear_row_max(lane); }
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         nu[f4] = load_nu(at, item.feature_block * BLOCK_VEC4 + f4);
     }
-    clear_row_max(lane);
 }
 
 fn clear_chunk_nu(state: ptr<function, ChunkState>, lane: Lane) {
@@ -87,21 +87,25 @@ fn add_keys(chunk: Chunk, lane: Lane) {
 
 // The keys enter nu one after the other, and each query row gets its weight phi(q_i) . nu_i.
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    if (!NORMALIZE) { return; }
-    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
-        var sum = nu[f4];
-        for (var i = 0u; i < chunk.tokens; i++) {
-            sum += features[i * BLOCK_VEC4 + f4];
-            for (var row = i * item.heads; row < (i + 1u) * item.heads; row++) {
-                products[row * BLOCK_VEC4 + f4] = dot(features[query_features(row) + f4], sum);
+    if (!SCALES_QUERIES) { return; }
+    if (NORMALIZE) {
+        for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
+            var sum = nu[f4];
+            for (var i = 0u; i < chunk.tokens; i++) {
+                sum += features[i * BLOCK_VEC4 + f4];
+                for (var row = i * item.heads; row < (i + 1u) * item.heads; row++) {
+                    products[row * BLOCK_VEC4 + f4] = dot(features[query_features(row) + f4], sum);
+                }
             }
+            nu[f4] = sum;
         }
-        nu[f4] = sum;
+        workgroupBarrier();
     }
-    workgroupBarrier();
     for (var row = lane.thread; row < chunk.tokens * item.heads; row += THREADS) {
         var weight = 0.0;
-        for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) { weight += products[row * BLOCK_VEC4 + f4]; }
+        if (NORMALIZE) {
+            for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) { weight += products[row * BLOCK_VEC4 + f4]; }
+        }
         store_weight(item, chunk, row, weight);
     }
     // With several lanes the barrier before their sums serves for the weights as well.

@@ -1,14 +1,15 @@
 // The row scale of queries. In the quotient a factor common to all features of a query cancels, so
 // where o is normalised a query is mapped to features whose largest is near 1: then no square and no
 // exponential leaves the range of f32 on the way. Exponentials have the row max subtracted before
-// exp, everything else is multiplied by a power of two, which is exact. A key has no scale: its factor
+// exp, everything else is multiplied by a power of two, which is exact. Where o is not normalised, only
+// EXP has a scale, and the row of o takes it back. A key has no scale: its factor
 // is a weight against other keys.
 //
 // A map is applied in two steps: `x` is what is known of a feature before the row max is, the element
 // itself or a projection, and `activate` makes the feature of it.
 
 import constants::{ELU, EXP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE};
-import constants::{RELU, RELU_SQUARED, SIGMOID, SILU};
+import constants::{NORMALIZE, RELU, RELU_SQUARED, SIGMOID, SILU};
 
 struct RowScale {
     shift: f32,  // subtracted before exp
@@ -32,7 +33,9 @@ fn row_measure(map: u32, x: vec4<f32>, f4: u32) -> f32 {
 // The scale of a row whose largest measure is given.
 fn row_scale(map: u32, largest: f32) -> RowScale {
     switch map {
-        case EXP, FAVOR, FAVOR_HYPERBOLIC: { return RowScale(largest, 1.0); }
+        case FAVOR, FAVOR_HYPERBOLIC: { return RowScale(largest, 1.0); }
+        // Where no quotient cancels it, the gain itself must be in range.
+        case EXP: { return RowScale(select(clamp(largest, -80.0, 80.0), largest, NORMALIZE), 1.0); }
         case SIGMOID: { return RowScale(min(largest, 0.0), 1.0); }
         case ELU: { return RowScale(min(largest, 0.0), inverse_power_of_two(max(largest, 0.0) + 1.0)); }
         case SILU: { return RowScale(min(largest, 0.0), inverse_power_of_two(max(abs(largest), 1.0))); }

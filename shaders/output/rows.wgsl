@@ -2,7 +2,7 @@
 //
 // A work item that has all features of its rows has their outputs.
 
-import constants::{CHUNK_QUERIES, NORMALIZE, SCALE};
+import constants::{CHUNK_QUERIES, SCALE, SCALES_QUERIES};
 import normalise::{row_factor_of};
 import row_map::{query_gain};
 import rows::{store_o};
@@ -16,7 +16,7 @@ fn store_weight(item: WorkItem, chunk: Chunk, row: u32, weight: f32) {
 
 fn write_output(item: WorkItem, chunk: Chunk, row: u32, c4: u32, sum: vec4<f32>) {
     var factor = SCALE;
-    if (NORMALIZE) { factor = row_factor[row]; }
+    if (SCALES_QUERIES) { factor = row_factor[row]; }
     store_o(chunk_output_row(item, chunk, row), c4, sum * factor);
 }
 

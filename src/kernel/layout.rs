@@ -265,8 +265,12 @@ fn chunk_memory(
     let partial_sums = if lanes > 1 { queries * lanes * columns } else { 4 };
     let mut floats = (tokens + queries) * features + tokens * columns + partial_sums;
     if config.normalization.eps().is_some() {
-        // nu, its products with the queries, and the factor and the row max of each.
-        floats += features + queries * (features / 4 + 2);
+        // nu, and its products with the queries.
+        floats += features + queries * (features / 4);
+    }
+    if config.scales_queries() {
+        // The factor and the row max of each query.
+        floats += 2 * queries;
     }
     if !config.is_element_wise() {
         // Rows as they are, the projections kept of them, and what all features of one share.

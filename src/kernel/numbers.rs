@@ -60,6 +60,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("FEATURE_DIM", U32(config.features())),
         ("FEATURE_BLOCKS", U32(layout.feature_blocks(config))),
         ("NORMALIZE", Bool(eps.is_some())),
+        ("SCALES_QUERIES", Bool(config.scales_queries())),
         ("SCALE", F32(config.scale)),
         ("EPS", F32(eps.unwrap_or(0.0))),
         ("IS_BF16", Bool(config.dtype == Dtype::Bf16)),

@@ -198,6 +198,12 @@ impl Config {
         self.key_map().features(self.key_dim)
     }
 
+    /// True where queries have a row scale: where a quotient cancels it, and for
+    /// [`FeatureMap::Exp`], whose row of o takes it back.
+    pub(crate) fn scales_queries(&self) -> bool {
+        self.is_normalized() || *self.query_map() == FeatureMap::Exp
+    }
+
     /// True if o is divided by a sum of attention weights, for which a state has a nu.
     #[must_use]
     pub fn is_normalized(&self) -> bool {

@@ -89,7 +89,7 @@ fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
 }
 
 /// A row x = q' mu of weight w = q' . nu as o has it: s x / (s w + eps gain), x / w where eps is 0, and
-/// s x where o is not normalised. 0 where the denominator is 0. The features of the query were
+/// s x / gain where o is not normalised. 0 where the denominator is 0. The features of the query were
 /// multiplied by `gain`.
 fn normalized(config: &Config, x: f64, weight: f64, gain: f64) -> f64 {
     let quotient = |x: f64, denominator: f64| match denominator {
@@ -98,7 +98,7 @@ fn normalized(config: &Config, x: f64, weight: f64, gain: f64) -> f64 {
     };
     let scale = f64::from(config.scale);
     match config.normalization.eps() {
-        None => scale * x,
+        None => scale * x / gain,
         // s is a common factor as well.
         Some(0.0) => quotient(x, weight),
         Some(eps) => quotient(scale * x, scale * weight + f64::from(eps) * gain),

@@ -143,6 +143,9 @@ fn map_cases() -> Vec<Case> {
             _ => {}
         }
     }
+    let mut exp_plain = case("exp-plain", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host);
+    exp_plain.config.normalization = Normalization::None;
+    cases.push(exp_plain);
     let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
     apart.config.query_feature_map = Some(Softmax);
     let mut projected =

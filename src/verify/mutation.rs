@@ -74,8 +74,8 @@ impl Mutation {
             }
             Self::NormalizerForgotten => (
                 Stage::SegmentOutput,
-                "if (!NORMALIZE) { return SCALE; }",
-                "if (true) { return SCALE; }",
+                "if (!NORMALIZE) { return SCALE / gain; }",
+                "if (true) { return SCALE / gain; }",
             ),
             Self::MaskedBeforePhi => (
                 Stage::SegmentOutput,

@@ -78,7 +78,7 @@ fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
         _ => x / denominator,
     };
     match config.normalization.eps() {
-        None => config.scale,
+        None => config.scale / gain,
         // s is a common factor as well.
         Some(0.0) => quotient(1.0, weight),
         Some(eps) => quotient(config.scale, config.scale * weight + eps * gain),

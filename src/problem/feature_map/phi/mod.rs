@@ -24,8 +24,9 @@ pub(crate) struct Phi<'a> {
     projection: Option<&'a Projection>,
     /// True if a query has the weights of the key head that it reads.
     shares_key_weights: bool,
-    /// True for rows that are scaled: queries, where o is normalised.
+    /// True for rows that are scaled: queries, as [`Config::scales_queries`] says.
     is_scaled: bool,
+    is_normalized: bool,
 }
 
 impl<'a> Phi<'a> {
@@ -36,7 +37,7 @@ impl<'a> Phi<'a> {
     pub(crate) fn of_queries(config: &'a Config, weights: Option<&'a Weights>) -> Self {
         let (projection, shares_key_weights) =
             weights.map_or((None, false), |weights| weights.of_queries());
-        let is_scaled = config.is_normalized();
+        let is_scaled = config.scales_queries();
         let phi = Self::new(config, config.query_map(), projection);
         Self { shares_key_weights, is_scaled, ..phi }
     }
@@ -50,6 +51,7 @@ impl<'a> Phi<'a> {
             projection: projection.filter(|_| map.projections(config.key_dim) > 0),
             shares_key_weights: false,
             is_scaled: false,
+            is_normalized: config.is_normalized(),
         }
     }
 
@@ -72,8 +74,11 @@ impl<'a> Phi<'a> {
             projection.project(head, &x, &mut y);
         }
         formulas::pre_features(self.map, &x, &y, features);
-        let scale =
-            if self.is_scaled { RowScale::of(self.map, features) } else { RowScale::none() };
+        let scale = if self.is_scaled {
+            RowScale::of(self.map, self.is_normalized, features)
+        } else {
+            RowScale::none()
+        };
         for feature in features.iter_mut() {
             *feature = stabiliser::activate(self.map, *feature, scale, self.features);
         }

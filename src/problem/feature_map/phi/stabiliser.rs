@@ -28,11 +28,15 @@ impl<R: Real> RowScale<R> {
     }
 
     /// Of a row whose features are `pre` before [`activate`].
-    pub(crate) fn of(map: &FeatureMap, pre: &[R]) -> Self {
+    pub(crate) fn of(map: &FeatureMap, is_normalized: bool, pre: &[R]) -> Self {
         let (zero, one) = (R::from(0.0), R::from(1.0));
         let largest = pre.iter().fold(R::LOWEST, |largest, pre| largest.larger(measure(map, *pre)));
         let negative_part = largest.smaller(zero);
         let (shift, scale) = match map {
+            // Where no quotient cancels it, the gain itself must be in range.
+            FeatureMap::Exp if !is_normalized => {
+                (largest.smaller(R::from(80.0)).larger(R::from(-80.0)), one)
+            }
             FeatureMap::Exp | FeatureMap::Favor { .. } | FeatureMap::FavorHyperbolic { .. } => {
                 (largest, one)
             }
