@@ -5,7 +5,7 @@
 // grid    segments x E x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{NORMALIZE, THREADS};
+import constants::{CHUNK_TOKENS, NORMALIZE, THREADS};
 import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
 import chunk::{thread_of_item, value};
 import lane::{lane_of};
@@ -33,6 +33,7 @@ fn segment_state(
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
         load_tokens(item, chunk, lane);
         prepare_chunk(item, chunk, 0u, lane);
+        @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }

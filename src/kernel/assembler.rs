@@ -3,7 +3,9 @@
 //! The first lines of a file declare what it uses: `import tile::{Tile, apply};`, in the notation of
 //! [WESL](https://wesl-lang.dev). A name before `::` is a file, or an interface that the config, the
 //! layout or the update rule decide; `constants` are the numbers of the module. A loop under `@unroll`
-//! is written out. Everything else is plain WGSL and comes out as it went in.
+//! is written out; under `@once(NAME)` only where the number NAME is 1, since a loop of one iteration
+//! still makes a compiler carry the tile of mu around it. Everything else is plain WGSL and comes out
+//! as it went in.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -165,46 +167,61 @@ impl Writer<'_> {
         let mut rest = lines;
         while let Some(((number, line), after)) = rest.split_first() {
             rest = after;
-            if line.trim() != "@unroll" {
+            let once = line.trim().strip_prefix("@once(").and_then(|name| name.strip_suffix(')'));
+            if once.is_some_and(|name| self.number(name) != Some(1)) {
+                continue;
+            }
+            if once.is_none() && line.trim() != "@unroll" {
                 self.line(file, *number, line);
                 continue;
             }
-            let Some((variable, count, len)) = self.loop_at(rest) else { continue };
+            let Some((variable, bound, len)) = loop_at(rest) else { continue };
             let body = body_of(&rest[..len]);
-            for i in 0..count {
-                let unrolled: Vec<_> = body
-                    .iter()
-                    .map(|(number, line)| (*number, replace_word(line, variable, &format!("{i}u"))))
-                    .collect();
-                self.line(file, *number, "{");
-                self.block(file, &unrolled);
+            if once.is_some() {
+                self.line(file, *number, &format!("{{ let {variable} = 0u;"));
+                self.block(file, &body);
                 self.line(file, *number, "}");
+            } else {
+                for i in 0..self.number(bound).unwrap_or(0) {
+                    let by = format!("{i}u");
+                    let unrolled: Vec<_> = body
+                        .iter()
+                        .map(|(number, line)| (*number, replace_word(line, variable, &by)))
+                        .collect();
+                    self.line(file, *number, "{");
+                    self.block(file, &unrolled);
+                    self.line(file, *number, "}");
+                }
             }
             rest = &rest[len..];
         }
     }
 
-    /// The variable, the iterations and the lines of `for (var i = 0u; i < N; i++) { .. }`.
-    fn loop_at<'l>(&self, lines: &'l [(usize, String)]) -> Option<(&'l str, u32, usize)> {
-        let head = lines.first()?.1.trim().strip_prefix("for (var ")?;
-        let (variable, rest) = head.split_once(" = 0u; ")?;
-        let (_, rest) = rest.split_once(" < ")?;
-        let (bound, _) = rest.split_once(';')?;
-        let number = self.numbers.iter().find(|(name, _)| *name == bound).map(|(_, n)| *n);
-        let count = match number {
-            Some(Number::U32(n)) => n,
-            _ => bound.strip_suffix('u')?.parse().ok()?,
-        };
-        let mut depth = 0;
-        for (i, (_, line)) in lines.iter().enumerate() {
-            depth += line.matches('{').count();
-            depth = depth.saturating_sub(line.matches('}').count());
-            if depth == 0 {
-                return Some((variable, count, i + 1));
-            }
+    /// A number of the module, or a literal such as `4u`.
+    fn number(&self, text: &str) -> Option<u32> {
+        let number = self.numbers.iter().find(|(name, _)| *name == text).map(|(_, n)| *n);
+        match number {
+            Some(Number::U32(n)) => Some(n),
+            _ => text.strip_suffix('u')?.parse().ok(),
         }
-        None
     }
+}
+
+/// The variable, the bound and the lines of `for (var i = 0u; i < N; i++) { .. }`.
+fn loop_at(lines: &[(usize, String)]) -> Option<(&str, &str, usize)> {
+    let head = lines.first()?.1.trim().strip_prefix("for (var ")?;
+    let (variable, rest) = head.split_once(" = 0u; ")?;
+    let (_, rest) = rest.split_once(" < ")?;
+    let (bound, _) = rest.split_once(';')?;
+    let mut depth = 0;
+    for (i, (_, line)) in lines.iter().enumerate() {
+        depth += line.matches('{').count();
+        depth = depth.saturating_sub(line.matches('}').count());
+        if depth == 0 {
+            return Some((variable, bound, i + 1));
+        }
+    }
+    None
 }
 
 /// What stands between a loop's braces, on one line or on several.

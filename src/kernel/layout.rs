@@ -89,7 +89,7 @@ impl Layout {
         let widest = match config.key_dim {
             _ if !config.is_vec4() => 4,
             ..=64 => 16,
-            65..=128 => 8,
+            65..=128 => 16,
             _ => 4,
         };
         Self::direct(config.value_dim.next_multiple_of(4).min(widest))

@@ -98,7 +98,7 @@ impl Tuning {
         // A CPU adapter keeps tiles on its stack, is slow with workgroup memory and compiles slowly:
         // a few candidates are enough there.
         if is_cpu {
-            layouts.extend([16, 8, 4].map(Layout::direct));
+            layouts.extend([32, 16, 8, 4].map(Layout::direct));
             layouts.push(Layout::workgroup(16, 4, vec4s, 16));
         } else {
             for rows in [16, 32] {

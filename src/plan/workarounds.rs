@@ -42,7 +42,7 @@ impl Plan {
         let (config, layout) = (self.config(), self.layout());
         let (tokens, heads) = (u64::from(self.chunk_len()), u64::from(self.head_tile()));
         if layout.row_source == RowSource::Direct {
-            return 4 + heads;
+            return 2;
         }
         let threads = layout.threads(config);
         let features = u64::from(layout.block_features(config) / 4);
