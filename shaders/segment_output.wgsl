@@ -12,7 +12,7 @@
 // grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{CHUNK_QUERIES, CHUNK_TOKENS, FINAL_STATE, NORMALIZE, SEGMENT_STATES, THREADS};
+import constants::{CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES, THREADS};
 import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import lane::{lane_of};
@@ -53,7 +53,7 @@ fn segment_output(
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
-            @once(CHUNK_QUERIES)
+            @once(ITEM_HEADS)
             for (var h = 0u; h < item.heads; h++) {
                 let features = query(&state, item, chunk, i, h, lane);
                 store_output(&state, item, chunk, i * item.heads + h, apply(&mu, features), lane);

@@ -31,6 +31,8 @@ pub(crate) struct Variant {
     pub(crate) has_slots: bool,
     /// Whether nobody has checked that buffer, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
+    /// Whether a work item that loads its own rows has one output head.
+    pub(crate) has_one_head: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,
 }
@@ -74,6 +76,8 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("HAS_SLOTS", Bool(variant.has_slots)),
         ("HAS_TABLE", Bool(variant.has_lengths || variant.has_slots)),
         ("IS_UNTRUSTED", Bool(variant.is_untrusted)),
+        // Output heads of a work item where that is known.
+        ("ITEM_HEADS", U32(variant.has_one_head.into())),
         // The tile of a thread, and the threads around it.
         ("ROWS", U32(tile.rows)),
         ("ROWS_VEC4", U32(tile.rows / 4)),

@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 
 use crate::kernel::assembler::{Module, import};
-use crate::kernel::layout::{DecodeLayout, Layout};
+use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
 use crate::kernel::numbers::{InitialState, Variant, numbers};
 use crate::kernel::params::Params;
 use crate::kernel::stage::Stage;
@@ -69,6 +69,7 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
             has_lengths: true,
             has_slots: true,
             is_untrusted: true,
+            has_one_head: layout.row_source == RowSource::Direct,
             decode,
         };
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::layout::RowSource;
 use crate::kernel::numbers::{InitialState, Variant, numbers};
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
@@ -109,6 +110,9 @@ impl Plan {
             has_lengths: if reads_words { lengths } else { self.has_table() },
             has_slots: reads_words && slots,
             is_untrusted: reads_words && is_untrusted,
+            has_one_head: stage == Stage::SegmentOutput
+                && self.layout().row_source == RowSource::Direct
+                && self.head_tile() == 1,
             decode: self.decode().filter(|_| stage == Stage::DecodeStep),
         }
     }

@@ -42,7 +42,8 @@ impl Plan {
         let (config, layout) = (self.config(), self.layout());
         let (tokens, heads) = (u64::from(self.chunk_len()), u64::from(self.head_tile()));
         if layout.row_source == RowSource::Direct {
-            return 2;
+            // The loop over one head is none.
+            return if heads == 1 { 2 } else { 3 + heads };
         }
         let threads = layout.threads(config);
         let features = u64::from(layout.block_features(config) / 4);
