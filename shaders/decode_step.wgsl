@@ -1,9 +1,9 @@
 // The outputs of the few tokens of each sequence, and its state updated where it is:
 //
-//     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
+//     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
+// where a_i is 1 unless the update rule has decays. A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
 // four rows are loaded, take in the tokens, are read by the queries and stored, so that the state is
 // read once and written once.
 //
@@ -17,6 +17,7 @@ import constants::{NORMALIZE, ROWS_VEC4, THREADS};
 import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
+import heads::{value_row};
 import lane::{Lane, lane_of};
 import row_map::{load_queries, prepare_chunk};
 import rule::{update};
@@ -69,7 +70,8 @@ fn decode_tokens(
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
-                update(&mu, key(state, item, chunk, i, lane), value(item, chunk, i, lane));
+                let row = value_row(chunk.first + i, item.head);
+                update(&mu, row, lane.f4, key(state, item, chunk, i, lane), value(item, chunk, i, lane));
                 @unroll
                 for (var h = 0u; h < DECODE_HEADS; h++) {
                     let o = apply(&mu, query(state, item, chunk, i, h, lane));

@@ -1,8 +1,9 @@
 // The outputs of one segment, token by token from the state that it starts from:
 //
-//     mu_i = mu_{i-1} + phi(k_i)^T v_i      nu_i = nu_{i-1} + phi(k_i)
+//     mu_i = a_i mu_{i-1} + phi(k_i)^T u_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
+// where a_i is 1, and u_i is v_i, unless the update rule has decays or betas: see rule/.
 // mu stays in registers: each thread holds a tile of F x V. A token enters the tile, and its queries
 // read the tile, so that a token sees itself.
 //
@@ -12,9 +13,12 @@
 // grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES, THREADS};
+import constants::{BLOCK_VEC4, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES};
+import constants::{THREADS};
 import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
+import correction::{correct_values};
+import heads::{value_row};
 import lane::{lane_of};
 import params::{params};
 import row_map::{load_queries, prepare_chunk};
@@ -38,6 +42,7 @@ fn segment_output(
     }
 
     // Of a segment's own in scratch, or the initial state, or the one that will be overwritten.
+    let f4 = item.feature_block * BLOCK_VEC4 + lane.f4;
     let begin = state_offset(select(item.state, item.segment, SEGMENT_STATES), item.head);
     var mu = Tile();
     var state: ChunkState;
@@ -50,9 +55,11 @@ fn segment_output(
         load_queries(item, chunk, lane);
         prepare_chunk(item, chunk, item.heads, lane);
         weigh_rows(&state, item, chunk, lane);
+        correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
-            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            let row = value_row(chunk.first + i, item.head);
+            update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
             @once(ITEM_HEADS)
             for (var h = 0u; h < item.heads; h++) {
                 let features = query(&state, item, chunk, i, h, lane);

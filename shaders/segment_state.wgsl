@@ -1,17 +1,25 @@
-// What one segment adds to the state:  mu = sum phi(k_i)^T v_i   nu = sum phi(k_i)
+// The state after one segment that starts from zero, and by how much less than 1 it keeps of the state
+// before:
+//
+//     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)      m = prod a_i - 1
+//
+// where a_i is 1 unless the update rule has decays.
 //
 // reads   k [T,G,K]  v [T,E,V]
-// writes  state_out [segments, state]: of each segment that another one follows
+// writes  state_out [segments, state] and segment_decays [segments, E, 1 or F]: of each segment that another one follows
 // grid    segments x E x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{CHUNK_TOKENS, NORMALIZE, THREADS};
+import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, THREADS};
 import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
 import chunk::{thread_of_item, value};
+import gates::{Decay};
+import heads::{value_row};
 import lane::{lane_of};
 import params::{params};
 import row_map::{prepare_chunk};
 import rule::{update};
+import segment_decay::{add_decay, store_decay};
 import states/offset::{state_offset};
 import tile::{Tile};
 import tile_io::{store_tile};
@@ -26,7 +34,9 @@ fn segment_state(
     if (!item.is_active || !item.has_sequence || item.is_last) { return; }
     let lane = lane_of(thread_of_item(thread));
 
+    let f4 = item.feature_block * BLOCK_VEC4 + lane.f4;
     var mu = Tile();
+    var decay: Decay;
     var state: ChunkState;
     clear_chunk_nu(&state, lane);
     for (var t = item.begin; t < item.end; t += params.chunk_len) {
@@ -35,9 +45,11 @@ fn segment_state(
         prepare_chunk(item, chunk, 0u, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
-            update(&mu, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            let row = value_row(chunk.first + i, item.head);
+            update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            add_decay(&decay, row, f4);
         }
-        add_keys(chunk, lane);
+        add_keys(item, chunk, lane);
     }
 
     let at = state_offset(item.segment, item.head);
@@ -45,4 +57,5 @@ fn segment_state(
     if (NORMALIZE && item.value_block == 0u) {
         store_chunk_nu(&state, at, item, Chunk(item.end, 0u), lane);
     }
+    if (item.value_block == 0u && lane.c4 == 0u) { store_decay(decay, item, f4); }
 }

@@ -1,14 +1,18 @@
 // The state that each segment starts from, from what each segment adds:
 //
-//     state_0 = initial state      state_{s+1} = state_s + added_s
+//     state_0 = initial state      state_{s+1} = state_s + m_s state_s + added_s
 //
-// reads   state_in [N, state]: the initial states, or nothing
+// where m_s is 0 unless the update rule has decays.
+//
+// reads   segment_decays [segments, E, 1 or F]: m
+//         state_in [N, state]: the initial states, or nothing
 // in/out  state_out [segments, state]: added in, start out
 // grid    a thread an element of N states, folded
 // memory  none
 
 import constants::{HAS_TABLE, INITIAL_STATE, SCAN_THREADS, STATE_ZERO};
 import params::{params, workgroup_index};
+import segment_decay::{element_decay};
 import sequence_entry::{first_segment, segment_count, sequence_entry};
 import states::{Element, state_in, state_out};
 import states/offset::{state_len};
@@ -41,7 +45,8 @@ fn state_scan(
     var compensation = Element();
     for (var segment = first; segment < last; segment++) {
         let at = segment * len + element;
-        let added = state_out[at] - compensation;
+        let m = element_decay(segment, element);
+        let added = state_out[at] + m * sum - (compensation + m * compensation);
         state_out[at] = sum;
         let next = sum + added;
         compensation = (next - sum) - added;

@@ -95,6 +95,18 @@ pub enum ConfigError {
         /// The map's name.
         feature_map: String,
     },
+    /// The update rule does not go with the rest, or a field of it is out of range.
+    #[error("update rule {rule}: {what} must be {required}, found {actual}")]
+    UpdateRule {
+        /// The rule's name.
+        rule: &'static str,
+        /// The field.
+        what: &'static str,
+        /// The condition it fails.
+        required: String,
+        /// The value found, printed.
+        actual: String,
+    },
     /// A feature map's own size is out of range, or does not go with the other map's.
     #[error("feature map {feature_map}: {what} must be {required}, found {actual}")]
     FeatureMap {
@@ -260,6 +272,17 @@ pub enum PlanError {
         /// 2^31.
         required: u32,
         /// B T, or 2^32 - 1 where it is larger.
+        actual: u32,
+    },
+    /// A sequence of a delta rule, which is one segment, has more tokens than the driver's loops.
+    #[error(
+        "tokens of a sequence must be at most {required} with this update rule on this device, \
+         found {actual}"
+    )]
+    SegmentLen {
+        /// The most that one segment may have.
+        required: u32,
+        /// The tokens of the longest sequence.
         actual: u32,
     },
     /// Packed sequences lie along T, so there is no batch beside them.
@@ -593,6 +616,32 @@ pub enum Error {
         index: u64,
         /// Its value, printed.
         actual: String,
+    },
+    /// A tensor that the update rule needs is missing, or one was given that it does not use.
+    #[error("update rule {rule}: {tensor} must be {required}, found {actual}")]
+    RuleTensor {
+        /// The rule's name.
+        rule: &'static str,
+        /// `decay`, `beta` or `gate_weights`.
+        tensor: &'static str,
+        /// `given` or `absent`.
+        required: &'static str,
+        /// `none` or `some`.
+        actual: &'static str,
+    },
+    /// A decay or beta is out of range.
+    #[error("{tensor} must be {required}, found {actual} at token {token}, head {head}")]
+    Gate {
+        /// `decay` or `beta`.
+        tensor: &'static str,
+        /// The condition it fails.
+        required: &'static str,
+        /// Its value, printed.
+        actual: String,
+        /// The token, counted through all sequences.
+        token: u64,
+        /// The value head.
+        head: u64,
     },
     /// wgpu or the driver refused an object, or the device failed.
     #[error(transparent)]

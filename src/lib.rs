@@ -27,6 +27,7 @@ pub use problem::dtype::Dtype;
 pub use problem::feature_map::FeatureMap;
 pub use problem::io::{Inputs, Output};
 pub use problem::shape::{Packing, Shape};
+pub use problem::update_rule::UpdateRule;
 pub use wgpu;
 
 /// The feature maps, the caller's own among them, and their weights.
@@ -42,6 +43,14 @@ pub mod feature_map {
 pub mod shape {
     pub use crate::problem::config::MAX_DIM;
     pub use crate::problem::shape::{Lens, PackedLimits, Packing, Shape};
+}
+
+/// The update rules of the state, with their decays and betas.
+pub mod update_rule {
+    pub use crate::problem::io::GateWeights;
+    pub use crate::problem::update_rule::{
+        Beta, BetaActivation, BetaDims, Decay, DecayActivation, DecayDims, UpdateRule,
+    };
 }
 
 /// States as buffers hold them and as slices.

@@ -15,6 +15,7 @@ use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::{Lens, Packing, Shape};
 use crate::problem::state;
+use crate::problem::tensor::Tensor;
 
 /// The buffers of a call on host slices.
 struct Uploaded {
@@ -90,6 +91,17 @@ impl LinearAttention {
         let q = rows("linear_attention.q", inputs.q)?;
         let k = rows("linear_attention.k", inputs.k)?;
         let v = rows("linear_attention.v", inputs.v)?;
+        let gate = |tensor: Tensor, data: Option<&[f32]>| {
+            let bytes = data.map(|data| tensor.dtype(self.config()).encode(data));
+            let buffer = |bytes: std::borrow::Cow<'_, [u8]>| {
+                init_buffer(device, tensor.name(), &bytes, usage)
+            };
+            bytes.map(buffer).transpose()
+        };
+        let decay = gate(Tensor::Decay, inputs.decay)?;
+        let beta = gate(Tensor::Beta, inputs.beta)?;
+        let gate_weights = inputs.gate_weights.map(|weights| weights.joined());
+        let gate_weights = gate(Tensor::GateWeights, gate_weights.as_deref())?;
         let empty = |label, size: u64| empty_buffer(device, label, size, usage);
         let o = empty("linear_attention.o", dtype.bytes(lens.o))?;
         let scratch = empty("linear_attention.scratch", split.scratch_size().max(4))?;
@@ -111,6 +123,9 @@ impl LinearAttention {
             .transpose()?;
         let tensors = Tensors {
             weights: weights.as_ref().map(WeightsBuffer::binding),
+            decay: decay.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+            beta: beta.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+            gate_weights: gate_weights.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
             initial_state: initial_state.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
             final_state: Some(states.as_entire_buffer_binding()),
             ..Tensors::new(&q, &k, &v, &o)

@@ -8,6 +8,7 @@
 
 import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
 import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
+import gates::{decay_nu};
 import heads::{key_row, output_row, value_row};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure, row_scale};
@@ -52,7 +53,7 @@ fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {}
-fn add_keys(chunk: Chunk, lane: Lane) {}
+fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {}
 
 // The key of the token, which enters nu.
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
@@ -61,7 +62,10 @@ fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, l
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {
         key[r] = masked_features(KEY_MAP, load_k(row, r), r, NO_SCALE);
-        if (NORMALIZE) { (*state).nu[r] += key[r]; }
+        if (NORMALIZE) {
+            let nu = decay_nu((*state).nu[r], value_row(chunk.first, item.head), r);
+            (*state).nu[r] = nu + key[r];
+        }
     }
     return key;
 }

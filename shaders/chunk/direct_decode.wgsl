@@ -8,6 +8,7 @@
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS};
 import constants::{KEY_MAP, NORMALIZE, QUERY_MAP, SCALES_QUERIES};
+import gates::{decay_nu};
 import heads::{key_row, output_row, value_row};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
@@ -32,7 +33,7 @@ fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkIt
 fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
         var nu = load_nu(at, f4);
-        for (var i = 0u; i < chunk.tokens; i++) { nu += key_features(item, chunk, i, f4); }
+        for (var i = 0u; i < chunk.tokens; i++) { nu = next_nu(nu, item, chunk, i, f4); }
         store_nu(at, f4, nu);
     }
 }
@@ -62,7 +63,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
             @unroll
             for (var i = 0u; i < DECODE_TOKENS; i++) {
                 if (i < chunk.tokens) {
-                    nu += key_features(item, chunk, i, f4);
+                    nu = next_nu(nu, item, chunk, i, f4);
                     @unroll
                     for (var h = 0u; h < DECODE_HEADS; h++) {
                         let scale = (*state).scales[i * DECODE_HEADS + h];
@@ -77,6 +78,11 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
     for (var row = 0u; row < DECODE_ROWS; row++) {
         (*state).row_factors[row] = row_factor_of(dot(weights[row], vec4<f32>(1.0)), row_gain(QUERY_MAP, (*state).scales[row]));
     }
+}
+
+fn next_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
+    let decayed = decay_nu(nu, value_row(chunk.first + i, item.head), f4);
+    return decayed + key_features(item, chunk, i, f4);
 }
 
 fn key_features(item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {

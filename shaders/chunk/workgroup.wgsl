@@ -10,6 +10,7 @@
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
 import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
+import gates::{decay_nu};
 import heads::{output_row, value_row};
 import lane::{Lane};
 import output::{store_weight, store_zero, write_output};
@@ -76,11 +77,13 @@ fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
 }
 
 // The keys enter nu.
-fn add_keys(chunk: Chunk, lane: Lane) {
+fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         var sum = nu[f4];
-        for (var i = 0u; i < chunk.tokens; i++) { sum += features[i * BLOCK_VEC4 + f4]; }
+        for (var i = 0u; i < chunk.tokens; i++) {
+            sum = decayed_nu(sum, item, chunk, i, f4) + features[i * BLOCK_VEC4 + f4];
+        }
         nu[f4] = sum;
     }
 }
@@ -92,7 +95,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
         for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
             var sum = nu[f4];
             for (var i = 0u; i < chunk.tokens; i++) {
-                sum += features[i * BLOCK_VEC4 + f4];
+                sum = decayed_nu(sum, item, chunk, i, f4) + features[i * BLOCK_VEC4 + f4];
                 for (var row = i * item.heads; row < (i + 1u) * item.heads; row++) {
                     products[row * BLOCK_VEC4 + f4] = dot(features[query_features(row) + f4], sum);
                 }
@@ -110,6 +113,10 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
     }
     // With several lanes the barrier before their sums serves for the weights as well.
     if (LANES == 1u) { workgroupBarrier(); }
+}
+
+fn decayed_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
+    return decay_nu(nu, value_row(chunk.first + i, item.head), item.feature_block * BLOCK_VEC4 + f4);
 }
 
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {

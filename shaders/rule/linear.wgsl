@@ -4,7 +4,7 @@
 
 import tile::{Key, Tile, Value, add_outer};
 
-// A token enters this thread's tile of the state.
-fn update(mu: ptr<function, Tile>, key: Key, value: Value) {
+// A token enters this thread's tile of the state. `row` and `f4` are those of its gates.
+fn update(mu: ptr<function, Tile>, row: u32, f4: u32, key: Key, value: Value) {
     add_outer(mu, key, value);
 }

@@ -15,6 +15,9 @@ const ELEMENT_LEN: u32 = 1u;
 @group(0) @binding(5) var<storage, read_write> state_in: array<Element>;   // [states, state]
 @group(0) @binding(6) var<storage, read_write> state_out: array<Element>;  // [states, state]
 
+// The element of nu that is number i of four.
+fn element_of(x: vec4<f32>, i: u32) -> Element { return x[i]; }
+
 // Four values of row `feature` of mu; 0 below its last row. Beyond the end of a row its last value is
 // read again, for a column that is never stored.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {

@@ -16,6 +16,9 @@ const STATE_VEC4: u32 = VALUE_DIM / 4u;
 @group(0) @binding(5) var<storage, read_write> state_in: array<Element>;   // [states, state]
 @group(0) @binding(6) var<storage, read_write> state_out: array<Element>;  // [states, state]
 
+// The element of nu that has these four.
+fn element_of(x: vec4<f32>, i: u32) -> Element { return x; }
+
 // Four values of row `feature` of mu; 0 outside of it.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {
     if (INITIAL_STATE == STATE_ZERO || !is_in_mu(feature, c4)) { return vec4<f32>(0.0); }

@@ -44,7 +44,7 @@ impl BoundStep {
 /// range each, since writable bindings must not overlap.
 const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
-pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::Partials as u64 + 1);
+pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::LAST as u64 + 1);
 
 /// The bind group of one step. `dummy` stands for the tensors that it has not.
 pub(crate) fn bind_group(

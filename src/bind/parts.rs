@@ -29,6 +29,12 @@ pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) ->
         k: rows(Tensor::K, &whole.k),
         v: rows(Tensor::V, &whole.v),
         o: rows(Tensor::O, &whole.o),
+        decay: whole.decay.as_ref().map(|decay| match part.plan.config().has_constant_decay() {
+            true => decay.clone(),
+            false => rows(Tensor::Decay, decay),
+        }),
+        beta: whole.beta.as_ref().map(|beta| rows(Tensor::Beta, beta)),
+        gate_weights: whole.gate_weights.clone(),
         initial_state,
         final_state,
         pool: None,

@@ -30,6 +30,15 @@ pub struct Tensors<'a> {
     pub v: BufferBinding<'a>,
     /// o `[B,T,max(H,E),V]`, written.
     pub o: BufferBinding<'a>,
+    /// The decays, or what an activation makes decays of: `[E]`, `[B,T,E]` or `[B,T,E,F]`, where the
+    /// update rule has any, and only there. Of type [`Decay::dtype`](crate::update_rule::Decay::dtype).
+    pub decay: Option<BufferBinding<'a>>,
+    /// beta `[B,T,E]` or `[B,T,1]`, where the update rule has it, and only there. Of type
+    /// [`Beta::dtype`](crate::update_rule::Beta::dtype).
+    pub beta: Option<BufferBinding<'a>>,
+    /// `A_log` `[E]` and then `dt_bias` `[E]` or `[E,F]` in f32, where decays have an activation, and
+    /// only there.
+    pub gate_weights: Option<BufferBinding<'a>>,
     /// The states of N sequences before their first tokens; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
     /// Their states after their last tokens, written; `None` drops them.
@@ -76,12 +85,33 @@ impl<'a> Tensors<'a> {
             k,
             v,
             o,
+            decay: None,
+            beta: None,
+            gate_weights: None,
             initial_state: None,
             final_state: None,
             pool: None,
             sequences: None,
             weights: None,
         }
+    }
+
+    /// With the decays of the update rule.
+    #[must_use]
+    pub fn with_decay(self, decay: BufferBinding<'a>) -> Self {
+        Self { decay: Some(decay), ..self }
+    }
+
+    /// With the betas of the update rule.
+    #[must_use]
+    pub fn with_beta(self, beta: BufferBinding<'a>) -> Self {
+        Self { beta: Some(beta), ..self }
+    }
+
+    /// With the weights of the decays' activation.
+    #[must_use]
+    pub fn with_gate_weights(self, gate_weights: BufferBinding<'a>) -> Self {
+        Self { gate_weights: Some(gate_weights), ..self }
     }
 
     /// With states before the first tokens.
@@ -167,12 +197,18 @@ pub(crate) fn check<'a>(
     });
     let (state, pool) = (tensors.initial_state.clone(), tensors.pool.clone());
     let weights = tensors.weights.as_ref().map(|weights| weights.buffer.clone());
+    let rule = plan.config().update_rule;
+    let (has_decay, has_beta) = (rule.decay().is_some(), rule.beta().is_some());
+    let has_weights = rule.needs_gate_weights();
     // Each tensor's binding, and whether the plan needs and accepts one.
     let bindings = [
         (Tensor::Q, Some(tensors.q.clone()), true, true),
         (Tensor::K, Some(tensors.k.clone()), true, true),
         (Tensor::V, Some(tensors.v.clone()), true, true),
         (Tensor::O, Some(tensors.o.clone()), true, true),
+        (Tensor::Decay, tensors.decay.clone(), has_decay, has_decay),
+        (Tensor::Beta, tensors.beta.clone(), has_beta, has_beta),
+        (Tensor::GateWeights, tensors.gate_weights.clone(), has_weights, has_weights),
         (Tensor::FinalState, tensors.final_state.clone(), false, !is_pooled),
         (Tensor::Pool, pool, is_pooled, is_pooled),
         (Tensor::Sequences, sequences, reads_sequences, reads_sequences),

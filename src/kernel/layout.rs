@@ -279,6 +279,10 @@ fn chunk_memory(
         let row = config.key_dim.div_ceil(4) + kept + 1;
         floats += 4 * ((tokens + queries) * u64::from(row) + 1) + 2 * queries;
     }
+    if config.update_rule.beta().is_some() && lanes > 1 {
+        // Products of each key with those before it, and their sums.
+        floats += (tokens * tokens / 2).max(1) * (features / 4 + 1) + 8;
+    }
     // Arrays of vec4 begin at multiples of 16 bytes, and all threads share a work item.
     4 * floats + 128
 }

@@ -3,9 +3,10 @@
 use crate::kernel::assembler::{Number, Numbers};
 use crate::kernel::layout::{DecodeLayout, Layout, SCAN_THREADS};
 use crate::kernel::stage::Stage;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::update_rule::{BetaActivation, BetaDims, DecayActivation};
 
 /// The state that a sequence, or a segment of it, starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -94,6 +95,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("FULL_ROWS", Bool(config.features().is_multiple_of(block_features.max(1)))),
         ("FULL_COLUMNS", Bool(config.value_dim.is_multiple_of(block_columns.max(1)))),
     ];
+    numbers.extend(gate_numbers(config));
     if let Some(decode) = variant.decode {
         numbers.extend([
             ("DECODE_TOKENS", U32(decode.tokens)),
@@ -131,6 +133,33 @@ fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> T
             chunk_queries: layout.chunk_queries,
         },
     }
+}
+
+/// The decays and betas, as `token_gates` reads them and as `gates/` has them.
+fn gate_numbers(config: &Config) -> Numbers {
+    use Number::{Bool, F32, U32};
+    let (decay, beta) = (config.update_rule.decay(), config.update_rule.beta());
+    let (decay_activation, lower_bound) = match decay.map(|decay| decay.activation) {
+        None | Some(DecayActivation::None) => (0, 0.0),
+        Some(DecayActivation::Softplus) => (1, 0.0),
+        Some(DecayActivation::Sigmoid { lower_bound }) => (2, lower_bound),
+    };
+    let row = config.gate_row();
+    let is_sigmoid = beta.is_some_and(|beta| beta.activation == BetaActivation::Sigmoid);
+    vec![
+        ("HAS_DECAY", Bool(decay.is_some())),
+        ("DECAY_ROWS", U32(config.decay_rows())),
+        ("DECAY_IS_CONSTANT", Bool(config.has_constant_decay())),
+        ("DECAY_ACTIVATION", U32(decay_activation)),
+        ("DECAY_IS_HALF", Bool(decay.is_some_and(|decay| decay.dtype != Dtype::F32))),
+        ("LOWER_BOUND", F32(lower_bound)),
+        ("HAS_BETA", Bool(beta.is_some())),
+        ("HAS_SHARED_BETA", Bool(beta.is_some_and(|beta| beta.dims == BetaDims::Shared))),
+        ("BETA_ACTIVATION", U32(if is_sigmoid { 2 } else { 0 })),
+        ("BETA_IS_HALF", Bool(beta.is_some_and(|beta| beta.dtype != Dtype::F32))),
+        ("GATE_BETA", U32(if config.gates() == Some(Gating::PerRow) { row - 4 } else { 1 })),
+        ("GATE_ROW", U32(row)),
+    ]
 }
 
 /// The maps, and what `map/` and `chunk/row_wise` want to know of them.

@@ -2,7 +2,7 @@
 
 use crate::kernel::assembler::{Module, Numbers, Parts};
 use crate::kernel::layout::{Layout, RowSource};
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
 
 /// A dispatch of a call. Its name is the name of its shader file, entry point, mirror in
@@ -12,6 +12,8 @@ use crate::problem::dtype::Dtype;
 pub enum Stage {
     /// A checked table of the sequences, from the caller's lengths and slots.
     SequenceTable,
+    /// The decays and betas of all tokens, after their activations.
+    TokenGates,
     /// The part of the state that each segment adds.
     SegmentState,
     /// The state that each segment starts from.
@@ -38,6 +40,15 @@ pub(crate) enum Binding {
     Sequences = 8,
     Weights = 9,
     Partials = 10,
+    Gates = 11,
+    Decay = 12,
+    Beta = 13,
+    GateWeights = 14,
+    SegmentDecays = 15,
+}
+
+impl Binding {
+    pub(crate) const LAST: Self = Self::SegmentDecays;
 }
 
 /// A stage as a row of the table.
@@ -52,13 +63,22 @@ pub(crate) struct Kernel {
     pub(crate) has_tile: bool,
 }
 
-use Binding::{K, O, Params, Partials, Q, Sequences, StateIn, StateOut, Table, V, Weights};
+use Binding::{
+    Beta, Decay, GateWeights, Gates, K, O, Params, Partials, Q, SegmentDecays, Sequences, StateIn,
+    StateOut, Table, V, Weights,
+};
 
-const KERNELS: [Kernel; 6] = [
+const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "sequence_table",
         label: "linear_attention.sequence_table",
         binds: &[Params, Table, Sequences],
+        has_tile: false,
+    },
+    Kernel {
+        name: "token_gates",
+        label: "linear_attention.token_gates",
+        binds: &[Params, Gates, Decay, Beta, GateWeights],
         has_tile: false,
     },
     Kernel {
@@ -95,8 +115,9 @@ const KERNELS: [Kernel; 6] = [
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 6] = [
+    pub const ALL: [Stage; 7] = [
         Self::SequenceTable,
+        Self::TokenGates,
         Self::SegmentState,
         Self::StateScan,
         Self::SegmentOutput,
@@ -122,6 +143,12 @@ impl Stage {
         if kernel.has_tile && !config.is_element_wise() {
             binds.push(Weights);
         }
+        if kernel.has_tile && config.gates().is_some() {
+            binds.push(Gates);
+        }
+        if matches!(self, Self::SegmentState | Self::StateScan) && config.decay_rows() > 0 {
+            binds.push(SegmentDecays);
+        }
         if self == Self::SegmentOutput && layout.feature_blocks(config) > 1 {
             binds.retain(|binding| *binding != O);
             binds.push(Partials);
@@ -138,8 +165,37 @@ impl Stage {
             (_, false, true) => "chunk/element_wise",
             (_, false, false) => "chunk/row_wise",
         };
+        let has_one_lane = is_direct || layout.lanes(config) == 1;
+        let corrects = config.update_rule.beta().is_some();
         let interfaces = [
-            ("rule", "rule/linear"),
+            (
+                "rule",
+                match (config.gates(), corrects && has_one_lane) {
+                    (None, _) => "rule/linear",
+                    (Some(_), false) => "rule/gated",
+                    (Some(_), true) => "rule/delta",
+                },
+            ),
+            (
+                "gates",
+                match config.gates() {
+                    None => "gates/none",
+                    Some(Gating::PerHead) => "gates/head",
+                    Some(Gating::PerRow) => "gates/row",
+                },
+            ),
+            (
+                "segment_decay",
+                match config.gates().filter(|_| config.decay_rows() > 0) {
+                    None => "gates/segment_none",
+                    Some(Gating::PerHead) => "gates/segment_head",
+                    Some(Gating::PerRow) => "gates/segment_row",
+                },
+            ),
+            (
+                "correction",
+                if corrects && !has_one_lane { "correction/chunk" } else { "correction/none" },
+            ),
             ("row_map", row_map),
             ("chunk", if is_direct { row_map } else { "chunk/workgroup" }),
             ("tile_io", if is_direct { "tile/looped" } else { "tile/unrolled" }),

@@ -13,6 +13,7 @@ use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::update_rule::{Beta, BetaActivation, Decay, DecayActivation, UpdateRule};
 use crate::shaders;
 
 /// The configs whose modules differ in their files, by a readable name.
@@ -37,6 +38,28 @@ fn configs() -> Vec<(String, Config)> {
             }
         }
     }
+    let (bounded, sigmoid) =
+        (DecayActivation::Sigmoid { lower_bound: -5.0 }, BetaActivation::Sigmoid);
+    let (half, beta) = (Decay::per_row().with_dtype(Dtype::F16), Beta::per_head());
+    for (name, rule) in [
+        ("gated-constant", UpdateRule::Gated(Decay::constant())),
+        ("gated", UpdateRule::Gated(Decay::per_head().with_activation(DecayActivation::Softplus))),
+        ("gated-rows", UpdateRule::Gated(half.with_activation(bounded))),
+        ("delta", UpdateRule::Delta(Beta::shared())),
+        ("gated-delta", UpdateRule::GatedDelta(Decay::per_head(), beta)),
+        ("gated-delta-rows", UpdateRule::GatedDelta(half, beta.with_activation(sigmoid))),
+    ] {
+        for width in [64, 63] {
+            let config = Config::of_rule(width, width, rule);
+            let dtype = if name.ends_with("rows") { Dtype::F16 } else { Dtype::F32 };
+            all.push((format!("{name}-{width}"), config.clone().with_dtype(dtype)));
+            if rule.beta().is_none() {
+                let config = config.with_feature_map(FeatureMap::Elu);
+                let config = config.with_normalization(Normalization::default()).with_dtype(dtype);
+                all.push((format!("{name}-{width}-sum"), config));
+            }
+        }
+    }
     all
 }
 
@@ -55,7 +78,10 @@ fn layouts(config: &Config) -> Vec<(&'static str, Layout)> {
 fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Module> {
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
-    if (stage == Stage::DecodeStep && decode.is_none())
+    let corrects = config.update_rule.beta().is_some();
+    if (stage == Stage::DecodeStep && (decode.is_none() || corrects))
+        || (stage == Stage::TokenGates && config.gates().is_none())
+        || (stage == Stage::SegmentState && corrects)
         || (stage == Stage::OutputSum && layout.feature_blocks(config) == 1)
     {
         return None;

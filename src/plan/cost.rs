@@ -2,6 +2,7 @@
 
 use super::Plan;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::tensor::Tensor;
 
 impl Plan {
     /// Bytes that the dispatches read and write. They count q and k once per value block and feature
@@ -13,13 +14,17 @@ impl Plan {
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
         let lens = &self.lens;
+        let gates = self.scratch_gates.end - self.scratch_gates.start;
+        // Read and written by token_gates; a row for each token and value head by the rest.
+        let of_gates = self.bytes(Tensor::Decay) + self.bytes(Tensor::Beta) + 2 * gates;
         if self.decode.is_some() {
-            return (lens.q + lens.k + lens.v + lens.o) * size;
+            return (lens.q + lens.k + lens.v + lens.o) * size + of_gates;
         }
         let items = self.layout().items();
         let slices = u64::from(self.value_blocks().div_ceil(items));
         let features = u64::from(self.feature_blocks());
-        let blocks = u64::from(self.readers_per_state().div_ceil(items)).div_ceil(slices);
+        let readers = self.head_blocks() * self.value_blocks();
+        let blocks = u64::from(readers.div_ceil(items)).div_ceil(slices);
         let mut bytes =
             (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)
                 * size;
@@ -32,7 +37,7 @@ impl Plan {
             let states = 4 * self.segmentation.count - 2 * u64::from(self.shape.sequences());
             bytes += states * self.state_size();
         }
-        bytes + 2 * (self.scratch_partials.end - self.scratch_partials.start)
+        bytes + of_gates + 2 * (self.scratch_partials.end - self.scratch_partials.start)
     }
 
     /// Floating-point operations; a multiply-add counts as two. Of φ only the projections count,
@@ -53,7 +58,10 @@ impl Plan {
             let projections = u64::from(map.projections(config.key_dim)) * u64::from(blocks);
             2 * u64::from(config.key_dim) * projections * u64::from(self.value_blocks())
         };
-        let add_token = 2 * f * v + f + project(config.key_map());
+        // A decay multiplies every element of the state; a delta rule reads it for the key as well.
+        let decays = if config.decay_rows() > 0 { f * v } else { 0 };
+        let recalls = if config.update_rule.beta().is_some() { 2 * f * v + 2 * v } else { 0 };
+        let add_token = 2 * f * v + f + decays + recalls + project(config.key_map());
         let read = 2 * f * v
             + if config.normalization.eps().is_some() { 2 * f } else { 0 }
             + v

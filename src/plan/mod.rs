@@ -18,7 +18,7 @@ use crate::error::PlanError;
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource, SCAN_THREADS};
 use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
 use crate::problem::shape::{Lens, Packing, Shape};
 use crate::problem::tensor::{Tensor, state_len};
 
@@ -65,6 +65,9 @@ pub struct Plan {
     scratch_states: Range<u64>,
     scratch_table: Range<u64>,
     scratch_partials: Range<u64>,
+    scratch_gates: Range<u64>,
+    scratch_decays: Range<u64>,
+    scratch_size: u64,
     dispatches: Vec<Dispatch>,
 }
 
@@ -98,38 +101,73 @@ impl Plan {
             scratch_states: 0..0,
             scratch_table: 0..0,
             scratch_partials: 0..0,
+            scratch_gates: 0..0,
+            scratch_decays: 0..0,
+            scratch_size: 0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
-        if shape.max_len() <= MAX_DECODE_LEN {
+        if shape.max_len() <= MAX_DECODE_LEN && config.update_rule.beta().is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
         plan.segmentation = plan.choose_segmentation();
-        if plan.decode.is_none() {
-            let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
-            if plan.has_segment_states() {
-                let len = u64::from(state_len);
-                plan.scratch_states = 0..scratch(F32_SIZE * plan.segmentation.capacity, len)?;
-            }
-            if plan.has_table() {
-                let begin = plan.scratch_states.end.next_multiple_of(align);
-                plan.scratch_table =
-                    begin..begin + TABLE_ENTRY_SIZE * (u64::from(shape.sequences()) + 1);
-            }
-            if plan.feature_blocks() > 1 {
-                let begin = plan.scratch_states.end.max(plan.scratch_table.end);
-                let begin = begin.next_multiple_of(align);
-                // A row has the vec4s of q' mu, and one more for q' . nu.
-                let is_divided = config.normalization.eps().is_some();
-                let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
-                let rows = plan.o_rows() * u64::from(plan.feature_blocks());
-                plan.scratch_partials = begin..begin + scratch(F32_SIZE * len, rows)?;
-            }
-        }
+        plan.check_segment()?;
+        plan.place_scratch(limits)?;
         plan.check_sizes(limits)?;
         plan.add_dispatches(limits)?;
         Ok(plan)
+    }
+
+    /// Refuses a segment of more tokens than an invocation can go through. Only the segments of a delta
+    /// rule can be as long, which are whole sequences.
+    fn check_segment(&self) -> Result<(), PlanError> {
+        let (required, actual) = (self.longest_segment(), self.segmentation.len);
+        if self.decode.is_none() && actual > required {
+            return Err(PlanError::SegmentLen { required, actual });
+        }
+        Ok(())
+    }
+
+    /// Gives each tensor between the stages its range of scratch.
+    fn place_scratch(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
+        let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+        let mut end = 0u64;
+        let mut place = |bytes: u64| {
+            let begin = end.next_multiple_of(align);
+            end = begin + bytes;
+            begin..end
+        };
+        let (config, shape) = (&self.config, &self.shape);
+        let value_heads = u64::from(shape.value_heads);
+        if self.has_segment_states() {
+            let len = u64::from(self.state_len);
+            self.scratch_states = place(scratch(F32_SIZE * self.segmentation.capacity, len)?);
+        }
+        if self.has_segment_decays() {
+            let len = match config.gates() {
+                Some(Gating::PerRow) => u64::from(config.features().next_multiple_of(4)),
+                _ => 1,
+            };
+            self.scratch_decays =
+                place(scratch(F32_SIZE * self.segmentation.capacity, len * value_heads)?);
+        }
+        if self.has_table() {
+            self.scratch_table = place(TABLE_ENTRY_SIZE * (u64::from(shape.sequences()) + 1));
+        }
+        if self.feature_blocks() > 1 && self.decode.is_none() {
+            // A row has the vec4s of q' mu, and one more for q' . nu.
+            let is_divided = config.normalization.eps().is_some();
+            let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
+            let rows = self.o_rows() * u64::from(self.feature_blocks());
+            self.scratch_partials = place(scratch(F32_SIZE * len, rows)?);
+        }
+        if config.gates().is_some() {
+            let rows = self.total_tokens() * value_heads;
+            self.scratch_gates = place(scratch(F32_SIZE * u64::from(config.gate_row()), rows)?);
+        }
+        self.scratch_size = end;
+        Ok(())
     }
 
     /// Refuses more sequences than an invocation can compare, since a driver may exit loops that are
@@ -152,14 +190,24 @@ impl Plan {
     fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
         let binding = limits.max_storage_buffer_binding_size;
         let required = binding.min(limits.max_buffer_size);
-        let tensors =
-            [Tensor::Q, Tensor::K, Tensor::V, Tensor::O, self.final_state(), Tensor::Sequences];
+        let tensors = [
+            Tensor::Q,
+            Tensor::K,
+            Tensor::V,
+            Tensor::O,
+            Tensor::Decay,
+            Tensor::Beta,
+            Tensor::GateWeights,
+            self.final_state(),
+            Tensor::Sequences,
+        ];
         let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
         let len = |range: &Range<u64>| range.end - range.start;
         let scratch = [
             ("scratch", len(&self.scratch_states), required),
             ("table", len(&self.scratch_table), required),
             ("partials", len(&self.scratch_partials), required),
+            ("gates", len(&self.scratch_gates), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ];
         for (what, actual, required) in tensors.into_iter().chain(scratch) {
@@ -186,6 +234,11 @@ impl Plan {
         // The tokens after the last sequence are one more entry.
         let entries = sequences + u64::from(self.has_entries());
         let heads = u64::from(self.shape.value_heads);
+        if self.config.gates().is_some() {
+            let elements =
+                (self.total_tokens() * heads).saturating_mul(self.config.gate_row().into());
+            self.dispatches.push(fold(Stage::TokenGates, elements, SCAN_THREADS, limits)?);
+        }
         if let Some(decode) = self.decode {
             self.dispatches.push(fold(Stage::DecodeStep, entries * heads, decode.items, limits)?);
             return Ok(());
@@ -249,6 +302,15 @@ impl Plan {
                 || (self.shape.slots.is_some() && self.readers_per_state() > 1))
     }
 
+    /// True if the decays of segments are in scratch.
+    fn has_segment_decays(&self) -> bool {
+        self.has_segment_states() && self.config.decay_rows() > 0
+    }
+
+    fn total_tokens(&self) -> u64 {
+        u64::from(self.shape.batch) * u64::from(self.shape.seq_len)
+    }
+
     /// The config of the plan.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -302,7 +364,7 @@ impl Plan {
     /// between calls, so plans that run one after the other can share it.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
-        self.scratch_states.end.max(self.scratch_table.end).max(self.scratch_partials.end)
+        self.scratch_size
     }
 
     /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
@@ -338,14 +400,16 @@ impl Plan {
     }
 
     /// True if one binding may be both the initial and the final state: either the work item that
-    /// writes a state is the only one that reads it, or `state_scan` reads it before.
+    /// writes a part of a state is the only one that reads it, or `state_scan` reads it before.
     #[must_use]
     pub fn updates_in_place(&self) -> bool {
         self.decode.is_some() || self.segmentation.max_segments > 1 || self.readers_per_state() == 1
     }
 
+    /// Work items that read the same elements of a state: all of them nu, those of a value block mu.
     pub(crate) fn readers_per_state(&self) -> u32 {
-        self.head_blocks() * self.value_blocks()
+        let of_nu = if self.config.is_normalized() { self.value_blocks() } else { 1 };
+        self.head_blocks() * of_nu
     }
 
     /// True if both plans have the same segments.
@@ -371,6 +435,14 @@ impl Plan {
 
     pub(crate) fn scratch_partials(&self) -> Range<u64> {
         self.scratch_partials.clone()
+    }
+
+    pub(crate) fn scratch_gates(&self) -> Range<u64> {
+        self.scratch_gates.clone()
+    }
+
+    pub(crate) fn scratch_decays(&self) -> Range<u64> {
+        self.scratch_decays.clone()
     }
 
     pub(crate) fn scratch_table(&self) -> Range<u64> {
@@ -400,8 +472,7 @@ impl Plan {
 
     /// Rows of q and o, seen as `[rows, width]`.
     fn o_rows(&self) -> u64 {
-        let Shape { batch, seq_len, .. } = self.shape;
-        u64::from(batch) * u64::from(seq_len) * u64::from(self.shape.output_heads())
+        self.total_tokens() * u64::from(self.shape.output_heads())
     }
 
     pub(crate) fn value_blocks(&self) -> u32 {

@@ -116,6 +116,10 @@ impl Plan {
 
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.
     fn segment_bounds(&self, seq_len: u32) -> (u32, u32) {
+        if self.config().update_rule.beta().is_some() {
+            // A segment of a delta rule multiplies the state before it by a matrix: it is none.
+            return (1, 1);
+        }
         let t = self.tuning();
         let mut longest = t.max_segment_len.min(self.longest_segment());
         if seq_len > t.max_segment_len {

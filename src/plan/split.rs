@@ -62,6 +62,7 @@ impl Split {
             refused,
             PlanError::TooLarge { .. }
                 | PlanError::SeqLen { .. }
+                | PlanError::SegmentLen { .. }
                 | PlanError::TooManyElements { .. }
                 | PlanError::TooManyWorkgroups { .. }
         );
@@ -153,9 +154,14 @@ impl Step {
     fn new(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> Result<Self, PlanError> {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(4);
         let row_len = |tensor: Tensor| tensor.row_len(config, shape);
-        let rows = [Tensor::Q, Tensor::K, Tensor::V, Tensor::O].map(row_len);
-        let rows = rows.into_iter().collect::<Result<Vec<u64>, PlanError>>()?;
-        let rows = rows.into_iter().map(|len| len * config.dtype.size());
+        let mut rows = Vec::new();
+        for tensor in Tensor::PER_TOKEN {
+            // A tensor that the call has not is aligned anywhere.
+            let len =
+                if tensor.len(config, shape).is_ok_and(|n| n == 0) { 0 } else { row_len(tensor)? };
+            rows.push(len * tensor.dtype(config).size());
+        }
+        let rows = rows.into_iter();
         // The alignment is a power of two, so the largest of these is a multiple of the others.
         let steps = |bytes: u64| align / (1u64 << bytes.trailing_zeros().min(63)).min(align);
         let tokens = rows.clone().map(steps).max().unwrap_or(1);

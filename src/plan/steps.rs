@@ -94,7 +94,9 @@ impl Plan {
         let is_last = Self::is_last(stage);
         let segment_states = stage == Stage::SegmentOutput && self.has_segment_states();
         let initial_state = match stage {
-            Stage::SegmentState | Stage::SequenceTable | Stage::OutputSum => InitialState::Zero,
+            Stage::SegmentState | Stage::SequenceTable | Stage::TokenGates | Stage::OutputSum => {
+                InitialState::Zero
+            }
             _ if segment_states => InitialState::Given,
             _ if states == States::InPlace && is_last => InitialState::InPlace,
             _ if states.has_initial() => InitialState::Given,
@@ -131,6 +133,11 @@ impl Plan {
             Binding::Weights => Source::Tensor(Tensor::Weights),
             Binding::Table => scratch(self.scratch_table()),
             Binding::Partials => scratch(self.scratch_partials()),
+            Binding::Gates => scratch(self.scratch_gates()),
+            Binding::SegmentDecays => scratch(self.scratch_decays()),
+            Binding::Decay => Source::Tensor(Tensor::Decay),
+            Binding::Beta => Source::Tensor(Tensor::Beta),
+            Binding::GateWeights => Source::Tensor(Tensor::GateWeights),
             Binding::Sequences if self.reads_sequences() => Source::Tensor(Tensor::Sequences),
             Binding::Sequences if self.shape().is_packed() => Source::Lengths,
             Binding::Sequences => Source::Dummy,

@@ -68,7 +68,7 @@ pub fn kernels(
     // They need less than any other.
     let obstacle = kernels.iter().map(|kernel| &kernel.obstacle).min_by_key(|o| o.is_some());
     let obstacle = obstacle.cloned().flatten();
-    for stage in [Stage::SequenceTable, Stage::StateScan, Stage::OutputSum] {
+    for stage in [Stage::SequenceTable, Stage::TokenGates, Stage::StateScan, Stage::OutputSum] {
         let is_chosen = chosen.is_some();
         kernels.push(Kernel { stage, layout: None, obstacle: obstacle.clone(), is_chosen });
     }

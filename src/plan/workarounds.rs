@@ -59,6 +59,12 @@ impl Plan {
         iterations += 2 * each(rows * features, 0);
         iterations += each(features, tokens * (heads + 2)) + each(rows, features);
         iterations += each(rows * columns, lanes);
+        if config.update_rule.beta().is_some() && lanes > 1 {
+            // What the keys recall, the products of keys, and the corrected values.
+            let pairs = tokens * tokens / 2;
+            iterations += tokens + each(tokens * features, tokens) + each(pairs, features);
+            iterations += each(columns, tokens * (lanes + tokens + 2));
+        }
         if !config.is_element_wise() {
             let row = u64::from(config.key_dim.div_ceil(4)) + 1;
             let kept = [config.key_map(), config.query_map()]

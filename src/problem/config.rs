@@ -3,9 +3,13 @@
 use crate::error::ConfigError;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::update_rule::{DecayDims, UpdateRule};
 
 /// Largest `key_dim` and `value_dim`.
 pub const MAX_DIM: u32 = 256;
+
+/// Most features with a delta rule: what a key recalls is a sum over all of them, within a workgroup.
+const MAX_DELTA_FEATURES: u32 = 256;
 
 /// The denominator of the numerator s q' mu.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +52,13 @@ impl Normalization {
     }
 }
 
+/// The form of decays and betas in the shaders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gating {
+    PerHead,
+    PerRow,
+}
+
 /// The part of a problem that pipelines are specialised on.
 ///
 /// ```
@@ -65,6 +76,8 @@ pub struct Config {
     pub key_dim: u32,
     /// V, the width of v and o: 1 to [`MAX_DIM`].
     pub value_dim: u32,
+    /// The rule by which a token changes the state.
+    pub update_rule: UpdateRule,
     /// φ, of keys and, unless `query_feature_map` says otherwise, of queries.
     pub feature_map: FeatureMap,
     /// Another φ for queries, of as many features.
@@ -81,12 +94,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// elu + 1, normalised with eps = 0, scale 1, f32.
+    /// The rule linear with elu + 1, normalised with eps = 0, scale 1, f32.
     #[must_use]
     pub fn new(key_dim: u32, value_dim: u32) -> Self {
         Self {
             key_dim,
             value_dim,
+            update_rule: UpdateRule::default(),
             feature_map: FeatureMap::default(),
             query_feature_map: None,
             l2_norm: false,
@@ -94,6 +108,38 @@ impl Config {
             scale: 1.0,
             dtype: Dtype::default(),
         }
+    }
+
+    /// A rule with the φ and the denominator that it usually has: elu + 1, normalised with eps = 0,
+    /// for linear; identity, not normalised, for the others. Scale 1, f32.
+    ///
+    /// ```
+    /// use linear_attention::update_rule::{Beta, Decay, UpdateRule};
+    /// use linear_attention::{Config, FeatureMap, Normalization};
+    ///
+    /// let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+    /// let config = Config::of_rule(128, 128, rule).with_scale(128f32.powf(-0.5));
+    /// assert_eq!(config.feature_map, FeatureMap::Identity);
+    /// assert_eq!(config.normalization, Normalization::None);
+    /// config.validate().unwrap();
+    /// ```
+    #[must_use]
+    pub fn of_rule(key_dim: u32, value_dim: u32, update_rule: UpdateRule) -> Self {
+        let config = Self { update_rule, ..Self::new(key_dim, value_dim) };
+        match update_rule {
+            UpdateRule::Linear => config,
+            _ => Self {
+                feature_map: FeatureMap::Identity,
+                normalization: Normalization::None,
+                ..config
+            },
+        }
+    }
+
+    /// With another update rule, and all else as it was.
+    #[must_use]
+    pub fn with_update_rule(self, update_rule: UpdateRule) -> Self {
+        Self { update_rule, ..self }
     }
 
     /// With another φ, of keys and, unless [`Config::with_query_feature_map`] says otherwise, of
@@ -172,10 +218,31 @@ impl Config {
                 actual,
             });
         }
+        self.check_rule()?;
         if matches!(self.normalization, Normalization::Sum { .. }) && !self.is_non_negative() {
             let is_negative = |map: &&FeatureMap| !map.has_non_negative_features();
             let map = Some(self.key_map()).filter(is_negative).unwrap_or(self.query_map());
             return Err(ConfigError::SignedSum { feature_map: map.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Whether the update rule goes with the maps and the denominator.
+    fn check_rule(&self) -> Result<(), ConfigError> {
+        self.update_rule.check(self.dtype)?;
+        if self.update_rule.beta().is_none() {
+            return Ok(());
+        }
+        let refuse = |what, required: &str, actual: String| {
+            let (rule, required) = (self.update_rule.name(), required.to_owned());
+            Err(ConfigError::UpdateRule { rule, what, required, actual })
+        };
+        if self.is_normalized() {
+            // A corrected value has no weight of its own that a sum could divide by.
+            return refuse("normalization", "None", format!("{:?}", self.normalization));
+        }
+        if self.features() > MAX_DELTA_FEATURES {
+            return refuse("features", "at most 256", self.features().to_string());
         }
         Ok(())
     }
@@ -238,6 +305,39 @@ impl Config {
             FeatureMap::Custom(map) => Some(&**map),
             _ => None,
         })
+    }
+
+    /// The form in which shaders have decays and betas; `None` where the rule has neither.
+    pub(crate) fn gates(&self) -> Option<Gating> {
+        match self.update_rule.decay().map(|decay| decay.dims) {
+            Some(DecayDims::PerRow) => Some(Gating::PerRow),
+            None if self.update_rule.beta().is_none() => None,
+            _ => Some(Gating::PerHead),
+        }
+    }
+
+    /// True if the decays are the same for all tokens.
+    pub(crate) fn has_constant_decay(&self) -> bool {
+        self.update_rule.decay().is_some_and(|decay| decay.dims == DecayDims::Constant)
+    }
+
+    /// Decays of a token and value head as shaders have them: 0, 1, or F.
+    pub(crate) fn decay_rows(&self) -> u32 {
+        match self.update_rule.decay().map(|decay| decay.dims) {
+            None => 0,
+            Some(DecayDims::Constant | DecayDims::PerHead) => 1,
+            Some(DecayDims::PerRow) => self.features(),
+        }
+    }
+
+    /// Elements of a token and value head in what `token_gates` writes: a decay and a beta, or the vec4s
+    /// of the decays of all rows and one for beta.
+    pub(crate) fn gate_row(&self) -> u32 {
+        match self.gates() {
+            None => 0,
+            Some(Gating::PerHead) => 2,
+            Some(Gating::PerRow) => self.features().next_multiple_of(4) + 4,
+        }
     }
 
     /// True if tensors and states are vec4-aligned.

@@ -7,12 +7,13 @@ use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::feature_map::weights::Weights;
-use crate::problem::shape::Shape;
+use crate::problem::shape::{Lens, Shape};
 use crate::problem::state::StateSlices;
 use crate::problem::tensor::Tensor;
 
 /// The inputs of a call as slices, row-major. q, k and v are rounded to
-/// [`Config::dtype`](crate::Config::dtype) before anything is computed.
+/// [`Config::dtype`](crate::Config::dtype) before anything is computed, decay and beta to the type that
+/// the update rule gives them.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Inputs<'a> {
@@ -22,6 +23,13 @@ pub struct Inputs<'a> {
     pub k: &'a [f32],
     /// v `[B,T,E,V]`.
     pub v: &'a [f32],
+    /// The decays in log space, or what an activation makes decays of: `[E]`, `[B,T,E]` or
+    /// `[B,T,E,F]`, where the update rule has any. `-inf` forgets the state.
+    pub decay: Option<&'a [f32]>,
+    /// beta `[B,T,E]` or `[B,T,1]`, where the update rule has it.
+    pub beta: Option<&'a [f32]>,
+    /// The weights of the decays' activation, where they have one.
+    pub gate_weights: Option<GateWeights<'a>>,
     /// The state before the first token; `None` is zero.
     pub initial_state: Option<StateSlices<'a>>,
     /// The weights of the feature maps, where they need any.
@@ -32,7 +40,34 @@ impl<'a> Inputs<'a> {
     /// From a zero state.
     #[must_use]
     pub fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        Self { q, k, v, initial_state: None, weights: None }
+        Self {
+            q,
+            k,
+            v,
+            decay: None,
+            beta: None,
+            gate_weights: None,
+            initial_state: None,
+            weights: None,
+        }
+    }
+
+    /// With the decays of the update rule.
+    #[must_use]
+    pub fn with_decay(self, decay: &'a [f32]) -> Self {
+        Self { decay: Some(decay), ..self }
+    }
+
+    /// With the betas of the update rule.
+    #[must_use]
+    pub fn with_beta(self, beta: &'a [f32]) -> Self {
+        Self { beta: Some(beta), ..self }
+    }
+
+    /// With the weights of the decays' activation: `A_log` `[E]`, `dt_bias` `[E]` or `[E,F]`.
+    #[must_use]
+    pub fn with_gate_weights(self, a_log: &'a [f32], dt_bias: &'a [f32]) -> Self {
+        Self { gate_weights: Some(GateWeights { a_log, dt_bias }), ..self }
     }
 
     /// From the state that an earlier call ended with. `nu` is empty where o is not normalised.
@@ -48,14 +83,15 @@ impl<'a> Inputs<'a> {
     }
 
     /// Checks the slices: every slice has the length that the shape asks for, every
-    /// element is finite, also as the config's dtype stores it, the weights are those that the maps
-    /// need, and every feature φ(k) is finite in f32. (A query may be of any size where o is
+    /// element is finite, also as the config's dtype stores it (but for a decay, which may be -inf), the
+    /// weights are those that the maps need, decay, beta and their weights are there where the update
+    /// rule has them and only there, and every feature φ(k) is finite in f32. (A query may be of any size where o is
     /// normalised.)
     ///
     /// # Errors
     ///
-    /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`] or
-    /// [`Error::Weights`], naming the first that fails.
+    /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`],
+    /// [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the first that fails.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
         config.validate()?;
         let lens = shape.lens(config)?;
@@ -81,6 +117,7 @@ impl<'a> Inputs<'a> {
                 return Err(Error::NonFinite { tensor, index: index as u64, actual });
             }
         }
+        self.check_gates(config, shape, &lens)?;
         self.weights.unwrap_or(&Weights::default()).check(config, shape)?;
         let phi = Phi::of_keys(config, self.weights);
         let [_, k, _] = self.rounded(config.dtype);
@@ -93,12 +130,109 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    fn check_gates(&self, config: &Config, shape: &Shape, lens: &Lens) -> Result<(), Error> {
+        let rule = config.update_rule;
+        let weights = self.gate_weights;
+        let (value_heads, rows) = (u64::from(shape.value_heads), u64::from(config.decay_rows()));
+        let slices = [
+            (Tensor::Decay, "decay", self.decay, lens.decay, rule.decay().is_some()),
+            (Tensor::Beta, "beta", self.beta, lens.beta, rule.beta().is_some()),
+            (
+                Tensor::GateWeights,
+                "A_log",
+                weights.map(|weights| weights.a_log),
+                value_heads,
+                rule.needs_gate_weights(),
+            ),
+            (
+                Tensor::GateWeights,
+                "dt_bias",
+                weights.map(|weights| weights.dt_bias),
+                value_heads * rows,
+                rule.needs_gate_weights(),
+            ),
+        ];
+        for (of, tensor, slice, required, is_used) in slices {
+            let rule = rule.name();
+            let slice = match slice {
+                Some(_) if !is_used => {
+                    let (tensor, required, actual) = (of.name(), "absent", "some");
+                    return Err(Error::RuleTensor { rule, tensor, required, actual });
+                }
+                None if is_used => {
+                    let (tensor, required, actual) = (of.name(), "given", "none");
+                    return Err(Error::RuleTensor { rule, tensor, required, actual });
+                }
+                None => continue,
+                Some(slice) => slice,
+            };
+            if slice.len() as u64 != required {
+                return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
+            }
+            let may_forget = of == Tensor::Decay && !config.update_rule.needs_gate_weights();
+            let dtype = of.dtype(config);
+            let is_bad = |x: &f32| {
+                let x = dtype.round(*x);
+                !(x.is_finite() || (may_forget && x == f32::NEG_INFINITY))
+            };
+            if let Some(index) = slice.iter().position(is_bad) {
+                let actual = slice[index].to_string();
+                if of == Tensor::GateWeights {
+                    return Err(Error::NonFinite { tensor, index: index as u64, actual });
+                }
+                let required = if may_forget { "finite or -inf" } else { "finite" };
+                return Err(gate_error(config, shape, of, required, actual, index));
+            }
+            let refuses_positive = may_forget
+                && config.update_rule.decay().is_some_and(|decay| decay.refuses_positive);
+            if refuses_positive && let Some(index) = slice.iter().position(|x| *x > 0.0) {
+                let actual = slice[index].to_string();
+                return Err(gate_error(config, shape, of, "at most 0", actual, index));
+            }
+        }
+        Ok(())
+    }
+
     /// q, k and v as a dtype stores them.
     pub(crate) fn rounded(&self, dtype: Dtype) -> [Cow<'_, [f32]>; 3] {
         [self.q, self.k, self.v].map(|x| match dtype {
             Dtype::F32 => Cow::Borrowed(x),
             _ => x.iter().map(|x| dtype.round(*x)).collect(),
         })
+    }
+}
+
+/// The refusal of element `index` of decay or beta.
+fn gate_error(
+    config: &Config,
+    shape: &Shape,
+    tensor: Tensor,
+    required: &'static str,
+    actual: String,
+    index: usize,
+) -> Error {
+    // `lens` has accepted both lengths.
+    let per_token = tensor.row_len(config, shape).unwrap_or(1).max(1);
+    let rows = if tensor == Tensor::Decay { config.decay_rows().max(1) } else { 1 };
+    let (token, rest) = (index as u64 / per_token, index as u64 % per_token);
+    let head = rest / u64::from(rows);
+    Error::Gate { tensor: tensor.name(), required, actual, token, head }
+}
+
+/// The weights of an activation of decays.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a literal names both, and there are no more")]
+pub struct GateWeights<'a> {
+    /// `A_log` `[E]`: the logarithm of what multiplies a decay of a head.
+    pub a_log: &'a [f32],
+    /// `dt_bias` `[E]`, or `[E,F]` with a decay for each row: added before the function.
+    pub dt_bias: &'a [f32],
+}
+
+impl GateWeights<'_> {
+    /// Both as a buffer holds them.
+    pub(crate) fn joined(&self) -> Vec<f32> {
+        [self.a_log, self.dt_bias].concat()
     }
 }
 

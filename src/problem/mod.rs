@@ -7,3 +7,4 @@ pub(crate) mod io;
 pub(crate) mod shape;
 pub(crate) mod state;
 pub(crate) mod tensor;
+pub(crate) mod update_rule;

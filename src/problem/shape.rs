@@ -223,6 +223,9 @@ impl Shape {
             k: len(Tensor::K)?,
             v: len(Tensor::V)?,
             o: len(Tensor::O)?,
+            decay: len(Tensor::Decay)?,
+            beta: len(Tensor::Beta)?,
+            gate_weights: len(Tensor::GateWeights)?,
             mu: len(Tensor::Mu)?,
             nu: len(Tensor::Nu)?,
             state: len(Tensor::InitialState)?,
@@ -269,6 +272,12 @@ pub struct Lens {
     pub v: u64,
     /// o `[B,T,max(H,E),V]`.
     pub o: u64,
+    /// decay `[E]`, `[B,T,E]` or `[B,T,E,F]`; 0 where the update rule has none.
+    pub decay: u64,
+    /// beta `[B,T,E]` or `[B,T,1]`; 0 where the update rule has none.
+    pub beta: u64,
+    /// `A_log` `[E]`, then `dt_bias` `[E]` or `[E,F]`; 0 where decays have no activation.
+    pub gate_weights: u64,
     /// mu `[N,E,F,V]`.
     pub mu: u64,
     /// nu `[N,E,F]`; 0 where nothing is divided.

@@ -5,6 +5,7 @@ use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Shape;
+use crate::problem::update_rule::BetaDims;
 
 /// A tensor of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +14,10 @@ pub(crate) enum Tensor {
     K,
     V,
     O,
+    Decay,
+    Beta,
+    /// `A_log` and `dt_bias` of the decays.
+    GateWeights,
     /// The accumulated key-value state, as slices have it.
     Mu,
     /// The accumulated key state, as slices have it; empty where nothing is divided.
@@ -29,6 +34,10 @@ pub(crate) enum Tensor {
 pub(crate) enum ElementType {
     /// [`Config::dtype`].
     OfConfig,
+    /// That of the update rule's [`Decay`](crate::update_rule::Decay).
+    OfDecay,
+    /// That of its [`Beta`](crate::update_rule::Beta).
+    OfBeta,
     F32,
     U32,
 }
@@ -42,12 +51,19 @@ pub(crate) enum Access {
 }
 
 impl Tensor {
+    /// The tensors that have a row for each token, unless decays are constant.
+    pub(crate) const PER_TOKEN: [Tensor; 6] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Decay, Self::Beta];
+
     #[cfg(test)]
-    pub(crate) const ALL: [Tensor; 11] = [
+    pub(crate) const ALL: [Tensor; 14] = [
         Self::Q,
         Self::K,
         Self::V,
         Self::O,
+        Self::Decay,
+        Self::Beta,
+        Self::GateWeights,
         Self::Mu,
         Self::Nu,
         Self::InitialState,
@@ -65,6 +81,9 @@ impl Tensor {
             Self::K => "k",
             Self::V => "v",
             Self::O => "o",
+            Self::Decay => "decay",
+            Self::Beta => "beta",
+            Self::GateWeights => "gate_weights",
             Self::Mu => "mu",
             Self::Nu => "nu",
             Self::InitialState => "initial_state",
@@ -83,6 +102,9 @@ impl Tensor {
             Self::K => &["B", "T", "G", "K"],
             Self::V => &["B", "T", "E", "V"],
             Self::O => &["B", "T", "max(H,E)", "V"],
+            Self::Decay => &["tokens", "E", "rows"],
+            Self::Beta => &["B", "T", "E or 1"],
+            Self::GateWeights => &["E + E rows"],
             Self::Mu => &["N", "E", "F", "V"],
             Self::Nu => &["N", "E", "F"],
             Self::InitialState | Self::FinalState => &["N", "state"],
@@ -95,6 +117,8 @@ impl Tensor {
     pub(crate) const fn element_type(self) -> ElementType {
         match self {
             Self::Q | Self::K | Self::V | Self::O => ElementType::OfConfig,
+            Self::Decay => ElementType::OfDecay,
+            Self::Beta => ElementType::OfBeta,
             Self::Sequences => ElementType::U32,
             _ => ElementType::F32,
         }
@@ -119,6 +143,9 @@ impl Tensor {
     pub(crate) fn len(self, config: &Config, shape: &Shape) -> Result<u64, PlanError> {
         match self {
             Self::Nu if !config.is_normalized() => return Ok(0),
+            Self::Decay if config.update_rule.decay().is_none() => return Ok(0),
+            Self::Beta if config.update_rule.beta().is_none() => return Ok(0),
+            Self::GateWeights if !config.update_rule.needs_gate_weights() => return Ok(0),
             Self::Pool if shape.slots.is_none() => return Ok(0),
             Self::Sequences => return Ok(sequences_len(shape)),
             Self::Weights => return Ok(weights_len(config)),
@@ -128,13 +155,13 @@ impl Tensor {
         elements(self.name(), &sizes.collect::<Result<Vec<u32>, PlanError>>()?)
     }
 
-    /// Elements of one token in q, k, v and o.
+    /// Elements of one token in q, k, v, o, decay and beta.
     ///
     /// # Errors
     ///
     /// As [`Tensor::len`].
     pub(crate) fn row_len(self, config: &Config, shape: &Shape) -> Result<u64, PlanError> {
-        let letters = self.dims().iter().filter(|letter| !matches!(**letter, "B" | "T"));
+        let letters = self.dims().iter().filter(|letter| !matches!(**letter, "B" | "T" | "tokens"));
         let sizes = letters.map(|letter| size_of(letter, config, shape));
         elements(self.name(), &sizes.collect::<Result<Vec<u32>, PlanError>>()?)
     }
@@ -152,6 +179,8 @@ impl Tensor {
     pub(crate) fn dtype(self, config: &Config) -> Dtype {
         match self.element_type() {
             ElementType::OfConfig => config.dtype,
+            ElementType::OfDecay => config.update_rule.decay().map_or(Dtype::F32, |d| d.dtype),
+            ElementType::OfBeta => config.update_rule.beta().map_or(Dtype::F32, |b| b.dtype),
             ElementType::F32 | ElementType::U32 => Dtype::F32,
         }
     }
@@ -161,6 +190,7 @@ impl Tensor {
     pub(crate) fn docs_row(self) -> String {
         let element_type = match self.element_type() {
             ElementType::OfConfig => "dtype",
+            ElementType::OfDecay | ElementType::OfBeta => "f32 or dtype",
             ElementType::F32 => "f32",
             ElementType::U32 => "u32",
         };
@@ -202,6 +232,14 @@ fn size_of(letter: &str, config: &Config, shape: &Shape) -> Result<u32, PlanErro
         "K" => config.key_dim,
         "F" => config.features(),
         "V" => config.value_dim,
+        "tokens" if config.has_constant_decay() => 1,
+        "tokens" => shape.batch.saturating_mul(shape.seq_len),
+        "rows" => config.decay_rows(),
+        "E or 1" => match config.update_rule.beta().map(|beta| beta.dims) {
+            Some(BetaDims::Shared) => 1,
+            _ => shape.value_heads,
+        },
+        "E + E rows" => shape.value_heads.saturating_mul(1 + config.decay_rows()),
         "slots" => shape.slots.unwrap_or(0),
         _ => state_len(config, shape.value_heads)?,
     })

@@ -1,5 +1,8 @@
 //! The definition: every token weighs every token up to itself, in f64.
 
+use std::ops::Range;
+
+use super::gates::Gates;
 use super::heads::Heads;
 use super::{Output64, normalized, token_ranges};
 use crate::error::Error;
@@ -8,9 +11,14 @@ use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 
-/// Linear attention as it is defined, O(T²):
+/// Attention as it is defined, O(T²). With `A_ij` the product of the decays of tokens j+1 to i, one for
+/// each row of mu, and `u_j = v_j` where the rule has no beta:
 ///
-/// `o_i = s (q'_i mu_0 + Σ_{j<=i} (q'_i . k'_j) v_j) / (s (q'_i . nu_0 + Σ_{j<=i} q'_i . k'_j) + eps)`
+/// ```text
+/// u_i = beta_i (v_i - k'_i A_i0 mu_0 - Σ_{j<i} (k'_i A_ij . k'_j) u_j)
+/// o_i = s (q'_i A_i0 mu_0 + Σ_{j<=i} (q'_i A_ij . k'_j) u_j)
+///     / (s (q'_i A_i0 . nu_0 + Σ_{j<=i} q'_i A_ij . k'_j) + eps)
+/// ```
 ///
 /// # Errors
 ///
@@ -24,56 +32,111 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
     let heads = Heads::new(shape);
     let keys = key_rows(config, inputs, &heads);
     let queries = query_rows(config, inputs, &heads, lens.o as usize / value_dim);
-    let initial_mu = |state: usize, f: usize, c: usize| {
-        inputs
-            .initial_state
-            .map_or(0.0, |s| f64::from(s.mu[(state * features + f) * value_dim + c]))
-    };
-    let initial_nu = |state: usize, f: usize| {
-        inputs.initial_state.map_or(0.0, |s| f64::from(s.nu[state * features + f]))
-    };
-    let key = |t: usize, e: usize| &keys[heads.key_row(t, e) * features..][..features];
-    let value =
-        |t: usize, e: usize, c: usize| f64::from(inputs.v[heads.value_row(t, e) * value_dim + c]);
-
+    let gates = Gates::new(config, shape, inputs);
     let mut out = Output64::zeros(&lens);
     for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
-        for h in 0..heads.output {
-            let e = heads.value_head(h);
-            let state = n * heads.value + e;
+        for e in 0..heads.value {
+            let mut head = Head { n, e, tokens: tokens.clone(), values: Vec::new() };
+            let of = Problem { config, inputs, heads: &heads, keys: &keys, gates: &gates };
             for i in tokens.clone() {
-                let row = heads.output_row(i, h);
-                let (query, gain) = &queries[row];
-                let dot = |key: &[f64]| query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
-                let weights: Vec<f64> = (tokens.start..=i).map(|j| dot(key(j, e))).collect();
-                let mut total = weights.iter().sum::<f64>();
-                if config.is_normalized() {
-                    total += (0..features).map(|f| query[f] * initial_nu(state, f)).sum::<f64>();
-                }
-                for c in 0..value_dim {
-                    let before: f64 =
-                        (0..features).map(|f| query[f] * initial_mu(state, f, c)).sum();
-                    let seen: f64 =
-                        weights.iter().zip(tokens.start..).map(|(w, j)| w * value(j, e, c)).sum();
-                    out.o[row * value_dim + c] = normalized(config, before + seen, total, *gain);
+                let value = head.value(&of, i);
+                head.values.push(value);
+                for h in e * heads.value_group..(e + 1) * heads.value_group {
+                    let row = heads.output_row(i, h);
+                    let (query, gain) = &queries[row];
+                    let (sums, weight) = head.read(&of, query, i, i + 1);
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        out.o[row * value_dim + c] = normalized(config, sum, weight, *gain);
+                    }
                 }
             }
-        }
-        for e in 0..heads.value {
+            // The final state is what the unit vectors read.
             let state = n * heads.value + e;
             for f in 0..features {
+                let mut unit = vec![0.0; features];
+                unit[f] = 1.0;
+                let last = tokens.end.max(tokens.start + 1) - 1;
+                let (sums, weight) = head.read(&of, &unit, last, tokens.end);
+                out.mu[(state * features + f) * value_dim..][..value_dim].copy_from_slice(&sums);
                 if config.is_normalized() {
-                    out.nu[state * features + f] =
-                        initial_nu(state, f) + tokens.clone().map(|t| key(t, e)[f]).sum::<f64>();
-                }
-                for c in 0..value_dim {
-                    out.mu[(state * features + f) * value_dim + c] = initial_mu(state, f, c)
-                        + tokens.clone().map(|t| key(t, e)[f] * value(t, e, c)).sum::<f64>();
+                    out.nu[state * features + f] = weight;
                 }
             }
         }
     }
     Ok(out)
+}
+
+#[derive(Clone, Copy)]
+struct Problem<'a> {
+    config: &'a Config,
+    inputs: Inputs<'a>,
+    heads: &'a Heads,
+    keys: &'a [f64],
+    gates: &'a Gates<f64>,
+}
+
+/// A value head of a sequence.
+struct Head {
+    n: usize,
+    e: usize,
+    tokens: Range<usize>,
+    /// u of each token so far.
+    values: Vec<Vec<f64>>,
+}
+
+impl Head {
+    /// u of token i: v, or beta times what it differs by from what its key recalls.
+    fn value(&self, of: &Problem<'_>, i: usize) -> Vec<f64> {
+        let value_dim = of.config.value_dim as usize;
+        let row = of.heads.value_row(i, self.e);
+        let value = of.inputs.v[row * value_dim..][..value_dim].iter().map(|v| f64::from(*v));
+        let Some(beta) = of.gates.beta(i, self.e) else { return value.collect() };
+        let (recalled, _) = self.read(of, of.key(i, self.e), i, i);
+        value.zip(recalled).map(|(v, recalled)| beta * (v - recalled)).collect()
+    }
+
+    /// What a row x reads at token i of the initial state and the tokens before `end`, and its weight.
+    fn read(&self, of: &Problem<'_>, x: &[f64], i: usize, end: usize) -> (Vec<f64>, f64) {
+        let Problem { config, inputs, heads, .. } = of;
+        let value_dim = config.value_dim as usize;
+        let state = self.n * heads.value + self.e;
+        let (mut sums, mut weight) = (vec![0.0; value_dim], 0.0);
+        // x, decayed from token i back to the token that is read.
+        let mut decayed = x.to_vec();
+        for j in self.tokens.clone().take_while(|j| *j <= i).collect::<Vec<_>>().into_iter().rev() {
+            if j < end {
+                let product: f64 = decayed.iter().zip(of.key(j, self.e)).map(|(x, k)| x * k).sum();
+                weight += product;
+                for (sum, u) in sums.iter_mut().zip(&self.values[j - self.tokens.start]) {
+                    *sum += product * u;
+                }
+            }
+            for (f, x) in decayed.iter_mut().enumerate() {
+                *x *= of.gates.decay(j, self.e, f).map_or(1.0, f64::exp);
+            }
+        }
+        if let Some(initial) = inputs.initial_state {
+            for (f, x) in decayed.iter().enumerate() {
+                let row = state * decayed.len() + f;
+                for (sum, mu) in sums.iter_mut().zip(&initial.mu[row * value_dim..]) {
+                    *sum += x * f64::from(*mu);
+                }
+                if config.is_normalized() {
+                    weight += x * f64::from(initial.nu[row]);
+                }
+            }
+        }
+        (sums, weight)
+    }
+}
+
+impl<'a> Problem<'a> {
+    /// The key of token t and value head e.
+    fn key(&self, t: usize, e: usize) -> &'a [f64] {
+        let features = self.config.features() as usize;
+        &self.keys[self.heads.key_row(t, e) * features..][..features]
+    }
 }
 
 /// φ of the rows of k.

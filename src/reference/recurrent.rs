@@ -1,5 +1,6 @@
 //! The recurrence: mu and nu carried from token to token, in f64.
 
+use super::gates::Gates;
 use super::heads::Heads;
 use super::{Output64, normalized, token_ranges};
 use crate::error::Error;
@@ -8,10 +9,14 @@ use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 
-/// Linear attention as a recurrence, O(T):
+/// Attention as a recurrence, O(T). A token does, in this order, with `a_i = exp(decay_i)`,
 ///
-/// `mu_i = mu_{i-1} + k'_i^T v_i`, `nu_i = nu_{i-1} + k'_i`,
-/// `o_i = s q'_i mu_i / (s q'_i . nu_i + eps)`
+/// ```text
+/// mu   = a_i mu_{i-1}          nu   = a_i nu_{i-1}
+/// u_i  = v_i, or beta_i (v_i - k'_i mu)
+/// mu_i = mu + k'_i^T u_i       nu_i = nu + k'_i
+/// o_i  = s q'_i mu_i / (s q'_i . nu_i + eps)
+/// ```
 ///
 /// # Errors
 ///
@@ -32,21 +37,39 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
         out.nu = initial.nu.iter().map(|x| f64::from(*x)).collect();
     }
     let (mut key, mut query) = (vec![0.0; features], vec![0.0; features]);
-    let mut sum = vec![0.0; value_dim];
+    let (mut value, mut sum) = (Vec::with_capacity(value_dim), vec![0.0; value_dim]);
+    let gates = Gates::<f64>::new(config, shape, inputs);
     for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
         for t in tokens {
             for e in 0..heads.value {
                 let state = n * heads.value + e;
                 let x = &k[heads.key_row(t, e) * key_dim..][..key_dim];
                 of_keys.row(x, heads.key_head(e), &mut key);
-                let value = &v[heads.value_row(t, e) * value_dim..][..value_dim];
-                for (f, k) in key.iter().enumerate() {
+                let v = &v[heads.value_row(t, e) * value_dim..][..value_dim];
+                value.clear();
+                value.extend(v.iter().map(|v| f64::from(*v)));
+                let mu = &mut out.mu[state * features * value_dim..][..features * value_dim];
+                for (f, mu) in mu.chunks_mut(value_dim).enumerate() {
+                    let Some(a) = gates.decay(t, e, f).map(f64::exp) else { continue };
+                    mu.iter_mut().for_each(|mu| *mu *= a);
+                    if config.is_normalized() {
+                        out.nu[state * features + f] *= a;
+                    }
+                }
+                if let Some(beta) = gates.beta(t, e) {
+                    for (k, mu) in key.iter().zip(mu.chunks(value_dim)) {
+                        for (u, mu) in value.iter_mut().zip(mu) {
+                            *u -= k * mu;
+                        }
+                    }
+                    value.iter_mut().for_each(|u| *u *= beta);
+                }
+                for (f, (k, mu)) in key.iter().zip(mu.chunks_mut(value_dim)).enumerate() {
                     if config.is_normalized() {
                         out.nu[state * features + f] += k;
                     }
-                    let mu = &mut out.mu[(state * features + f) * value_dim..][..value_dim];
-                    for (mu, v) in mu.iter_mut().zip(value) {
-                        *mu += k * f64::from(*v);
+                    for (mu, u) in mu.iter_mut().zip(&value) {
+                        *mu += k * u;
                     }
                 }
             }

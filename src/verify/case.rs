@@ -8,9 +8,10 @@ use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::projection::Projection;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
-use crate::problem::io::Inputs;
+use crate::problem::io::{GateWeights, Inputs};
 use crate::problem::shape::{Lens, PackedLimits, Shape};
 use crate::problem::state::StateSlices;
+use crate::problem::update_rule::{Beta, BetaActivation, UpdateRule};
 
 /// One problem of the harness.
 #[derive(Clone, Debug)]
@@ -30,6 +31,25 @@ pub struct Case {
     pub source: SequenceSource,
     /// The heads that have weights of their own.
     pub weights: WeightHeads,
+    /// The kind of values that are sampled.
+    pub sampling: Sampling,
+}
+
+/// The kind of values that a case samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sampling {
+    /// Normal ones; decays around -1/2.
+    #[default]
+    Ordinary,
+    /// Decays whose sum over a chunk is around -2000.
+    StrongDecays,
+    /// Decays that are -inf at every seventh token.
+    Forgets,
+    /// Decays around -1e-4, whose exponentials have lost most digits.
+    SlowDecays,
+    /// Keys that are nearly alike.
+    CorrelatedKeys,
 }
 
 /// The source of a call's sequence metadata.
@@ -52,7 +72,8 @@ impl Case {
         let (initial_state, segments, source) = (false, 0, SequenceSource::Host);
         // Weights that all heads share, where a map has any.
         let weights = WeightHeads::new(u32::from(config.needs_weights()), 0);
-        Self { name, config, shape, initial_state, segments, source, weights }
+        let sampling = Sampling::default();
+        Self { name, config, shape, initial_state, segments, source, weights, sampling }
     }
 
     /// The subject of the case: a row of a conformance matrix.
@@ -61,7 +82,9 @@ impl Case {
         let config = &self.config;
         let is_early =
             matches!(config.feature_map, FeatureMap::Identity | FeatureMap::Relu | FeatureMap::Elu);
-        if config.dtype != Dtype::F32 {
+        if config.update_rule != UpdateRule::Linear {
+            config.update_rule.name()
+        } else if config.dtype != Dtype::F32 {
             "16 bits"
         } else if config.features() > 256 {
             "F in blocks"
@@ -122,14 +145,54 @@ impl Case {
         let mut stored = |len: u64| -> Vec<f32> {
             sample(len).iter().map(|x| self.config.dtype.round(*x)).collect()
         };
-        let (q, k, v) = (stored(lens.q), stored(lens.k), stored(lens.v));
+        let (q, mut k, v) = (stored(lens.q), stored(lens.k), stored(lens.v));
+        self.shape_keys(&mut k);
+        let decay = self.decays(lens, &sample(lens.decay));
+        // Sigmoids of normal values, or values like those.
+        let has_activation = |beta: Beta| beta.activation != BetaActivation::None;
+        let is_raw = self.config.update_rule.beta().is_some_and(has_activation);
+        let in_unit = |x: f32| if is_raw { x } else { (x / 12.0 + 0.5).clamp(0.0, 1.0) };
+        let beta = sample(lens.beta).into_iter().map(in_unit).collect();
+        let gate_weights = sample(lens.gate_weights);
         // nu is a sum of features, which are positive for the maps that are normalised.
         let initial_state = self.initial_state.then(|| {
             let nu = sample(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
             (sample(lens.mu), nu)
         });
         let weights = self.config.needs_weights().then(|| self.sample_weights(&mut random));
-        Sample { q, k, v, initial_state, weights }
+        let rule = self.config.update_rule;
+        let value_heads = self.shape.value_heads as usize;
+        Sample { q, k, v, decay, beta, gate_weights, rule, value_heads, initial_state, weights }
+    }
+
+    /// Keys of a delta rule have the norm 1, or the rule diverges; alike ones a common part.
+    fn shape_keys(&self, k: &mut [f32]) {
+        let key_dim = self.config.key_dim as usize;
+        for row in k.chunks_mut(key_dim) {
+            if self.sampling == Sampling::CorrelatedKeys {
+                row.iter_mut().enumerate().for_each(|(i, x)| *x = 0.3 * *x + (i as f32).cos());
+            }
+            if self.config.update_rule.beta().is_some() && !self.config.l2_norm {
+                let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-3);
+                row.iter_mut().for_each(|x| *x = self.config.dtype.round(*x / norm));
+            }
+        }
+    }
+
+    /// Decays from normal values.
+    fn decays(&self, lens: &Lens, normal: &[f32]) -> Vec<f32> {
+        if self.config.update_rule.needs_gate_weights() {
+            return normal.to_vec();
+        }
+        let per_token = lens.decay as usize / (self.shape.seq_len.max(1) as usize);
+        let decay = |(i, x): (usize, &f32)| match self.sampling {
+            Sampling::Ordinary | Sampling::CorrelatedKeys => -0.5 * x.abs(),
+            Sampling::StrongDecays => -250.0 * x.abs(),
+            Sampling::SlowDecays => -1e-4 * x.abs(),
+            Sampling::Forgets if i / per_token.max(1) % 7 == 3 => f32::NEG_INFINITY,
+            Sampling::Forgets => -0.1 * x.abs(),
+        };
+        normal.iter().enumerate().map(decay).collect()
     }
 
     /// Random weights for random maps; for others normal ones, scaled so that projections are as
@@ -164,6 +227,11 @@ pub(crate) struct Sample {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
+    pub(crate) decay: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+    pub(crate) gate_weights: Vec<f32>,
+    rule: UpdateRule,
+    value_heads: usize,
     pub(crate) initial_state: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) weights: Option<Weights>,
 }
@@ -172,7 +240,16 @@ impl Sample {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let initial_state = self.initial_state.as_ref().map(|(mu, nu)| StateSlices { mu, nu });
         let weights = self.weights.as_ref();
-        Inputs { q: &self.q, k: &self.k, v: &self.v, initial_state, weights }
+        let (a_log, dt_bias) =
+            self.gate_weights.split_at(self.value_heads.min(self.gate_weights.len()));
+        Inputs {
+            decay: self.rule.decay().map(|_| &self.decay[..]),
+            beta: self.rule.beta().map(|_| &self.beta[..]),
+            gate_weights: self.rule.needs_gate_weights().then_some(GateWeights { a_log, dt_bias }),
+            initial_state,
+            weights,
+            ..Inputs::new(&self.q, &self.k, &self.v)
+        }
     }
 }
 

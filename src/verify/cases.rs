@@ -1,6 +1,7 @@
 //! The table of cases.
 
 use super::case::{Case, SequenceSource};
+use super::rule_cases::rule_cases;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
@@ -64,6 +65,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(packed_cases());
     cases.extend(half_cases());
     cases.extend(map_cases());
+    cases.extend(rule_cases());
     cases
 }
 

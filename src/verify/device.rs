@@ -14,11 +14,11 @@ use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
-use crate::problem::feature_map::phi::Phi;
-use crate::problem::io::Output;
+use crate::problem::io::{Inputs, Output};
+use crate::problem::shape::Shape;
 use crate::problem::state;
 use crate::problem::tensor::Tensor;
-use crate::reference::{self, Output64};
+use crate::reference::{self, Kept, Output64};
 use crate::serve::sequences::Sequences;
 
 /// Every tensor of a case on the device, and the scratch between its stages.
@@ -27,6 +27,9 @@ struct Buffers {
     k: wgpu::Buffer,
     v: wgpu::Buffer,
     o: wgpu::Buffer,
+    decay: wgpu::Buffer,
+    beta: wgpu::Buffer,
+    gate_weights: wgpu::Buffer,
     /// The states of the sequences, unless they are in a pool.
     initial_state: Option<wgpu::Buffer>,
     final_state: wgpu::Buffer,
@@ -83,27 +86,29 @@ impl Run<'_> {
 
         let adding: Vec<_> = segments.iter().filter(|segment| !segment.is_last).collect();
         let added = reference::segment_state(&self.plan, inputs);
-        let (_, scratch) = self.run(&[Stage::SequenceTable, Stage::SegmentState], None).await?;
-        let truths: Vec<f64> = adding.iter().flat_map(|s| self.added_truth(s)).collect();
+        let before = [Stage::SequenceTable, Stage::TokenGates];
+        let stages = |stages: &[Stage]| [&before, stages].concat();
+        let (_, scratch) = self.run(&stages(&[Stage::SegmentState]), None).await?;
+        let truths = adding.iter().map(|segment| self.added_truth(segment));
+        let truths = truths.collect::<Result<Vec<_>, Error>>()?.concat();
         let of = |states: &[f32]| -> Vec<f32> {
             adding.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
         };
         let name = Stage::SegmentState.name();
         rows.push(Row::new(case, name, "states", &truths, &of(&added), &of(&scratch)));
 
-        let mut before = added.clone();
-        reference::state_scan(&self.plan, inputs, &mut before);
-        let (_, scratch) =
-            self.run(&[Stage::SequenceTable, Stage::StateScan], Some(&added)).await?;
+        let mut states = added.clone();
+        reference::state_scan(&self.plan, inputs, &mut states);
+        let (_, scratch) = self.run(&stages(&[Stage::StateScan]), Some(&added)).await?;
         let of = |states: &[f32]| -> Vec<f32> {
             segments.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
         };
         let truths = self.scan_truth(&segments, &added);
         let name = Stage::StateScan.name();
-        rows.push(Row::new(case, name, "states", &truths, &of(&before), &of(&scratch)));
+        rows.push(Row::new(case, name, "states", &truths, &of(&states), &of(&scratch)));
 
-        let stages = [Stage::SequenceTable, Stage::SegmentOutput, Stage::OutputSum];
-        let (found, _) = self.run(&stages, Some(&before)).await?;
+        let last = stages(&[Stage::SegmentOutput, Stage::OutputSum]);
+        let (found, _) = self.run(&last, Some(&states)).await?;
         rows.extend(compare(case, Stage::SegmentOutput.name(), &truth, &mirror, &found));
         Ok(rows)
     }
@@ -125,6 +130,10 @@ impl Run<'_> {
             tensors.initial_state = buffers.initial_state.as_ref().map(whole);
             tensors.final_state = Some(whole(&buffers.final_state));
         }
+        let rule = self.case.config.update_rule;
+        tensors.decay = rule.decay().map(|_| whole(&buffers.decay));
+        tensors.beta = rule.beta().map(|_| whole(&buffers.beta));
+        tensors.gate_weights = rule.needs_gate_weights().then(|| whole(&buffers.gate_weights));
         let sequences = || Sequences::Device(whole(&buffers.sequences));
         tensors.sequences = self.plan.reads_sequences().then(sequences);
         tensors.weights = buffers.weights.as_ref().map(WeightsBuffer::binding);
@@ -212,7 +221,7 @@ impl Run<'_> {
             let dtype = tensor.dtype(self.plan.config());
             let mut bytes = dtype.encode(data).into_owned();
             bytes.truncate(data.len() * dtype.size() as usize);
-            bytes.resize(self.plan.bytes(tensor) as usize, 0xFF);
+            bytes.resize((self.plan.bytes(tensor) as usize).max(4), 0xFF);
             filled(tensor.name(), &bytes)
         };
         let shape = self.plan.shape();
@@ -233,6 +242,12 @@ impl Run<'_> {
         let weights =
             weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
         let mut scratch = scratch.unwrap_or_default().to_vec();
+        if !scratch.is_empty() && !self.plan.scratch_decays().is_empty() {
+            // The decays of segments beside their states.
+            let decays = reference::segment_decays(&self.plan, self.sample.inputs());
+            scratch.resize((self.plan.scratch_decays().start / F32_SIZE) as usize, f32::NAN);
+            scratch.extend(decays);
+        }
         scratch.resize(((self.plan.scratch_size() / F32_SIZE) as usize).max(1), f32::NAN);
         Ok(Buffers {
             weights: weights.transpose()?,
@@ -240,6 +255,9 @@ impl Run<'_> {
             k: buffer(Tensor::K, &self.sample.k),
             v: buffer(Tensor::V, &self.sample.v),
             o: buffer(Tensor::O, &[]),
+            decay: buffer(Tensor::Decay, &self.sample.decay),
+            beta: buffer(Tensor::Beta, &self.sample.beta),
+            gate_weights: buffer(Tensor::GateWeights, &self.sample.gate_weights),
             initial_state: initial.map(|states| buffer(Tensor::InitialState, &states)),
             final_state: buffer(self.plan.final_state(), &final_state),
             sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
@@ -265,42 +283,46 @@ impl Run<'_> {
         words
     }
 
-    /// The sum of a segment in f64, straight from the definition.
-    fn added_truth(&self, segment: &Segment) -> Vec<f64> {
+    /// The state after a segment that starts from zero, in f64.
+    fn added_truth(&self, segment: &Segment) -> Result<Vec<f64>, Error> {
         let (config, shape) = (&self.case.config, &self.case.shape);
-        let (key_heads, value_heads) = (shape.key_heads as usize, shape.value_heads as usize);
-        let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
-        let features = config.features() as usize;
-        let phi = Phi::of_keys(config, self.sample.weights.as_ref());
-        let mut state = vec![0.0; self.state_len()];
-        let (mu, nu) = state.split_at_mut(value_heads * features * value_dim);
-        let mut key = vec![0.0; features];
-        for t in segment.tokens.clone() {
-            for e in 0..value_heads {
-                let g = e / shape.key_group() as usize;
-                let x = &self.sample.k[(t * key_heads + g) * key_dim..][..key_dim];
-                phi.row::<f64>(x, g, &mut key);
-                let value = &self.sample.v[(t * value_heads + e) * value_dim..][..value_dim];
-                for (f, k) in key.iter().enumerate() {
-                    if config.is_normalized() {
-                        nu[e * features + f] += k;
-                    }
-                    let mu = &mut mu[(e * features + f) * value_dim..][..value_dim];
-                    for (mu, v) in mu.iter_mut().zip(value) {
-                        *mu += k * f64::from(*v);
-                    }
-                }
-            }
-        }
-        state
+        let one = Shape::new(1, segment.tokens.len() as u32, shape.heads)
+            .with_key_heads(shape.key_heads)
+            .with_value_heads(shape.value_heads);
+        let rows = |tensor: Tensor, x: &[f32]| -> Result<Vec<f32>, Error> {
+            let len = tensor.row_len(config, shape)? as usize;
+            Ok(x[segment.tokens.start * len..segment.tokens.end * len].to_vec())
+        };
+        let q = rows(Tensor::Q, &self.sample.q)?;
+        let k = rows(Tensor::K, &self.sample.k)?;
+        let v = rows(Tensor::V, &self.sample.v)?;
+        let inputs = self.sample.inputs();
+        let decay = match inputs.decay {
+            Some(decay) if !config.has_constant_decay() => Some(rows(Tensor::Decay, decay)?),
+            decay => decay.map(<[f32]>::to_vec),
+        };
+        let beta = inputs.beta.map(|beta| rows(Tensor::Beta, beta)).transpose()?;
+        let inputs = Inputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            decay: decay.as_deref(),
+            beta: beta.as_deref(),
+            initial_state: None,
+            ..inputs
+        };
+        let Output64 { mut mu, nu, .. } = reference::recurrent(config, &one, inputs)?;
+        mu.extend(nu);
+        Ok(mu)
     }
 
-    /// The state before each segment in f64, from sums of segments in f32.
+    /// The state before each segment in f64, from the states of segments in f32.
     fn scan_truth(&self, segments: &[Segment], added: &[f32]) -> Vec<f64> {
         let len = self.state_len();
         let sequences = self.known.shape().sequences() as usize;
         let initial = self.sample.initial_state.as_ref();
         let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
+        let kept = Kept::new(&self.case.config, &self.case.shape, self.sample.inputs());
         let mut sum = vec![0.0; len];
         let mut truth = Vec::with_capacity(segments.len() * len);
         let mut current = usize::MAX;
@@ -311,8 +333,9 @@ impl Run<'_> {
                 sum = (0..len).map(begin).collect();
             }
             truth.extend_from_slice(&sum);
-            for (sum, added) in sum.iter_mut().zip(self.state(added, segment.number)) {
-                *sum += f64::from(*added);
+            let added = self.state(added, segment.number);
+            for (i, (sum, added)) in sum.iter_mut().zip(added).enumerate() {
+                *sum = *sum * kept.of_element(i, segment.tokens.clone()) + f64::from(*added);
             }
         }
         truth

@@ -13,8 +13,9 @@ mod compare;
 mod device;
 #[cfg(feature = "mutation")]
 mod mutation;
+mod rule_cases;
 
-pub use case::{Case, SequenceSource};
+pub use case::{Case, Sampling, SequenceSource};
 pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
 #[cfg(feature = "mutation")]

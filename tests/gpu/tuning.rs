@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning, tune_with};
 use linear_attention::verify::{self, Options};
-use linear_attention::{Config, Inputs, LinearAttention, Shape};
+use linear_attention::{Config, Inputs, LinearAttention, Shape, wgpu};
 
 use super::Test;
 use super::properties::{close, numbers};
@@ -13,6 +13,7 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::every_candidate_of_odd_widths", candidates_of_odd_widths),
     ("tune::every_candidate_of_wide_values", candidates_of_wide_values),
+    ("tune::rules_in_workgroups", rules_in_workgroups),
     ("tune::finds_the_fastest", finds_the_fastest),
     ("tune::states_in_a_pool", states_in_a_pool),
     ("tune::is_serialisable", is_serialisable),
@@ -26,6 +27,40 @@ fn candidates_of_odd_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed
 /// Widths that let tiles be narrower than V.
 fn candidates_of_wide_values(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     every_candidate_is_right(gpu, "k32-v128")
+}
+
+/// The update rules with their rows in workgroup memory, one lane and several to a row, whatever the
+/// device would choose.
+fn rules_in_workgroups(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let device_type = gpu.device.adapter_info().device_type;
+    let limits = gpu.device.limits();
+    const CASES: [&str; 6] = [
+        "gated-rows-odd",
+        "gated-sum",
+        "gated-delta",
+        "gated-delta-rows",
+        "gated-delta-strong",
+        "gated-delta-alike",
+    ];
+    for case in verify::cases().into_iter().filter(|case| CASES.contains(&case.name)) {
+        let of_gpus = Tuning::new(&case.config, &limits, wgpu::DeviceType::Other)?.layout;
+        let features = case.config.features().next_multiple_of(4);
+        let mut many_lanes = of_gpus;
+        many_lanes.rows = (features / 8).next_multiple_of(4).max(4);
+        let one_lane = Layout::workgroup(features.min(64), 4, 4, 4);
+        for layout in [of_gpus, many_lanes, one_lane] {
+            if layout.check(&case.config, &limits).is_err() {
+                continue;
+            }
+            let tuning = Tuning::new(&case.config, &limits, device_type)?.with_layout(layout);
+            let options = Options::default().with_tuning(tuning);
+            let rows = verify::Harness::new(&gpu.device, &gpu.queue, &options).check(&case);
+            if let Some(row) = rows.iter().find(|row| !row.passed) {
+                return Err(format!("{} is wrong with {layout:?}: {row:?}", case.name).into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The harness with each candidate of the config that its case has.

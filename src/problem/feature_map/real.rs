@@ -20,6 +20,8 @@ pub(crate) trait Real:
     fn of(x: f64) -> Self;
     /// e^x.
     fn exp(self) -> Self;
+    /// ln(1 + x), without cancellation.
+    fn ln_1p(self) -> Self;
     /// sin x.
     fn sin(self) -> Self;
     /// cos x.
@@ -52,6 +54,7 @@ macro_rules! real {
             const LOWEST: Self = <$float>::MIN;
             fn of(x: f64) -> Self { x as $float }
             fn exp(self) -> Self { <$float>::exp(self) }
+            fn ln_1p(self) -> Self { <$float>::ln_1p(self) }
             fn sin(self) -> Self { <$float>::sin(self) }
             fn cos(self) -> Self { <$float>::cos(self) }
             fn sqrt(self) -> Self { <$float>::sqrt(self) }

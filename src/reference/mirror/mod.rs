@@ -13,12 +13,13 @@ pub(super) mod state_scan;
 
 use std::ops::Range;
 
+use super::gates::{Gates, row_of_element};
 use super::heads::Heads;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
@@ -63,10 +64,40 @@ fn segments(plan: &Plan) -> impl Iterator<Item = Segment> {
     plan.segment_list().unwrap_or_default().into_iter()
 }
 
+/// Decays of a segment and value head as scratch has them: 0, 1, or those of all vec4s of F.
+fn decay_rows(sizes: &Sizes<'_>) -> usize {
+    match sizes.config.gates() {
+        Some(Gating::PerRow) => sizes.features.next_multiple_of(4),
+        _ => sizes.config.decay_rows() as usize,
+    }
+}
+
+/// By how much less than 1 each segment keeps of the state before it: `[segments,E,1 or F]`, as
+/// `segment_state` stores it; 0 for a segment that no other one follows.
+pub(crate) fn segment_decays(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
+    let sizes = Sizes::new(plan, inputs);
+    let (rows, value_heads) = (decay_rows(&sizes), sizes.heads.value);
+    let mut decays = vec![0.0; plan.segment_capacity() as usize * value_heads * rows];
+    for segment in segments(plan).filter(|segment| !segment.is_last) {
+        for e in 0..value_heads {
+            let decays = &mut decays[(segment.number * value_heads + e) * rows..][..rows];
+            for (f, total) in decays.iter_mut().enumerate().take(sizes.features) {
+                for t in segment.tokens.clone() {
+                    let m = sizes.gates.decay(t, e, f).map_or(0.0, f32::exp_m1);
+                    // (1 + m) (1 + m') = 1 + m + m' (1 + m)
+                    *total = if m == -1.0 { -1.0 } else { *total + m * (1.0 + *total) };
+                }
+            }
+        }
+    }
+    decays
+}
+
 /// The sizes of a plan, and its feature maps.
 struct Sizes<'a> {
     config: &'a Config,
     heads: Heads,
+    gates: Gates<f32>,
     of_keys: Phi<'a>,
     of_queries: Phi<'a>,
     key_dim: usize,
@@ -87,6 +118,7 @@ impl<'a> Sizes<'a> {
             config,
             heads: Heads::new(plan.shape()),
             of_keys: Phi::of_keys(config, inputs.weights),
+            gates: Gates::new(config, plan.shape(), inputs),
             of_queries: Phi::of_queries(config, inputs.weights),
             key_dim: config.key_dim as usize,
             features,
@@ -99,6 +131,12 @@ impl<'a> Sizes<'a> {
     /// Elements of a state: mu `[E,F,V]`, then nu `[E,F]` where o is normalised.
     fn state_len(&self) -> usize {
         self.heads.value * (self.features * self.value_dim + self.nu_len)
+    }
+
+    /// The value head and the feature of an element of a state.
+    fn row_of_element(&self, element: usize) -> (usize, usize) {
+        let sizes = [self.heads.value, self.features, self.value_dim, self.nu_len];
+        row_of_element(element, sizes)
     }
 
     fn states(&self, count: usize) -> Vec<f32> {
@@ -138,19 +176,52 @@ impl State {
         states[nu].copy_from_slice(&self.nu);
     }
 
-    /// `mu += k'^T v`, `nu += k'`, of token t.
+    /// Token t enters the state. With `m = exp(decay) - 1`, which keeps the digits of a decay near 0:
+    /// `mu += m mu`, `u = v` or `beta (v - k' mu)`, `mu += k'^T u`; and nu alike.
     fn update(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, e: usize) {
         let value = &inputs.v[sizes.heads.value_row(t, e) * sizes.value_dim..][..sizes.value_dim];
         let x = &inputs.k[sizes.heads.key_row(t, e) * sizes.key_dim..][..sizes.key_dim];
         let mut key = vec![0.0; sizes.features];
         sizes.of_keys.row(x, sizes.heads.key_head(e), &mut key);
+        for (f, mu) in self.mu.chunks_mut(sizes.value_dim).enumerate() {
+            let Some(m) = sizes.gates.decay(t, e, f).map(f32::exp_m1) else { continue };
+            mu.iter_mut().for_each(|mu| *mu += m * *mu);
+            if let Some(nu) = self.nu.get_mut(f) {
+                *nu += m * *nu;
+            }
+        }
+        let mut value = value.to_vec();
+        if let Some(beta) = sizes.gates.beta(t, e) {
+            let recalled = self.sums_over_features(sizes, &key);
+            for (u, recalled) in value.iter_mut().zip(recalled) {
+                *u = beta * (*u - recalled);
+            }
+        }
         for (nu, k) in self.nu.iter_mut().zip(&key) {
             *nu += k;
         }
         for (mu, k) in self.mu.chunks_mut(sizes.value_dim).zip(&key) {
-            for (mu, v) in mu.iter_mut().zip(value) {
-                *mu += k * v;
+            for (mu, u) in mu.iter_mut().zip(&value) {
+                *mu += k * u;
             }
         }
+    }
+
+    /// `x mu`: each thread along F adds its own features, and the partial sums are added last.
+    fn sums_over_features(&self, sizes: &Sizes<'_>, x: &[f32]) -> Vec<f32> {
+        let (mut sums, mut partial_sum) = (vec![0.0; sizes.value_dim], vec![0.0; sizes.value_dim]);
+        let tiles = self.mu.chunks(sizes.tile_features * sizes.value_dim);
+        for (x, mu) in x.chunks(sizes.tile_features).zip(tiles) {
+            partial_sum.fill(0.0);
+            for (x, mu) in x.iter().zip(mu.chunks(sizes.value_dim)) {
+                for (partial_sum, mu) in partial_sum.iter_mut().zip(mu) {
+                    *partial_sum += x * mu;
+                }
+            }
+            for (sum, partial_sum) in sums.iter_mut().zip(&partial_sum) {
+                *sum += partial_sum;
+            }
+        }
+        sums
     }
 }

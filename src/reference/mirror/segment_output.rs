@@ -44,21 +44,7 @@ impl State {
         let x = &inputs.q[heads.query_row(t, h) * sizes.key_dim..][..sizes.key_dim];
         let head = sizes.of_queries.weights_head(heads.query_head(h), heads.key_head(e));
         let gain = sizes.of_queries.row(x, head, &mut query);
-        // Each thread along F adds its own features; the partial sums are added last.
-        o.fill(0.0);
-        let mut partial_sum = vec![0.0; sizes.value_dim];
-        let tiles = self.mu.chunks(sizes.tile_features * sizes.value_dim);
-        for (query, mu) in query.chunks(sizes.tile_features).zip(tiles) {
-            partial_sum.fill(0.0);
-            for (q, mu) in query.iter().zip(mu.chunks(sizes.value_dim)) {
-                for (partial_sum, mu) in partial_sum.iter_mut().zip(mu) {
-                    *partial_sum += q * mu;
-                }
-            }
-            for (o, partial_sum) in o.iter_mut().zip(&partial_sum) {
-                *o += partial_sum;
-            }
-        }
+        o.copy_from_slice(&self.sums_over_features(sizes, &query));
         let mut weight = 0.0;
         for (query, nu) in query.chunks(4).zip(self.nu.chunks(4)) {
             weight += query.iter().zip(nu).map(|(q, nu)| q * nu).sum::<f32>();

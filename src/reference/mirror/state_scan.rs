@@ -1,6 +1,6 @@
 //! Mirror of `state_scan.wgsl`.
 
-use super::{Sizes, segments};
+use super::{Sizes, decay_rows, segment_decays, segments};
 use crate::plan::Plan;
 use crate::problem::io::Inputs;
 use crate::problem::state;
@@ -9,7 +9,10 @@ use crate::problem::state;
 /// starts from.
 pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
     let n = plan.shape().sequences() as usize;
-    let len = Sizes::new(plan, inputs).state_len();
+    let sizes = Sizes::new(plan, inputs);
+    let len = sizes.state_len();
+    let decays = segment_decays(plan, inputs);
+    let rows = decay_rows(&sizes);
     let mut sums = match inputs.initial_state {
         Some(initial) => state::join(n, initial.mu, initial.nu),
         None => vec![0.0; n * len],
@@ -20,8 +23,17 @@ pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
         let sums = &mut sums[segment.n * len..][..len];
         let compensations = &mut compensations[segment.n * len..][..len];
         let states = &mut states[segment.number * len..][..len];
-        for ((sum, compensation), state) in sums.iter_mut().zip(compensations).zip(states) {
-            let added = *state - *compensation;
+        for (i, ((sum, compensation), state)) in
+            sums.iter_mut().zip(compensations).zip(states).enumerate()
+        {
+            let m = match rows {
+                0 => 0.0,
+                _ => {
+                    let (e, f) = sizes.row_of_element(i);
+                    decays[(segment.number * sizes.heads.value + e) * rows + f.min(rows - 1)]
+                }
+            };
+            let added = *state + m * *sum - (*compensation + m * *compensation);
             *state = *sum;
             if !segment.is_last {
                 let next = *sum + added;

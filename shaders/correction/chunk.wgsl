@@ -1,0 +1,89 @@
+// implements: correction
+//
+// The corrected values of a chunk, where several lanes share a row of the state. With mu from before the
+// chunk and A_ij the decays of tokens j + 1 to i,
+//
+//     u_i = beta_i (v_i - phi(k_i) A_i mu - sum_{j<i} (phi(k_i) A_ij . phi(k_j)) u_j)
+//
+// so that the lanes add up what all keys recall once a chunk and not once a token. Decays are multiplied
+// token by token, newest first out: no exponential of their sum is formed.
+//
+// memory  floats: tokens (tokens - 1) / 2 (F/4 + 1) products of keys; the partial sums of chunk/workgroup
+
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS};
+import constants::{HAS_DECAY, LANES, ROWS_VEC4, THREADS};
+import chunk/features::{features};
+import chunk/workgroup::{features_at, partial_sums, values};
+import gates::{decay_nu, load_beta};
+import heads::{value_row};
+import lane::{Lane};
+import tile::{Key, Tile, apply};
+import work_item::{Chunk, WorkItem};
+
+const PAIRS: u32 = max(CHUNK_TOKENS * (CHUNK_TOKENS - 1u) / 2u, 1u);
+const PAIR_LEN: u32 = PAIRS * BLOCK_VEC4;
+
+var<workgroup> pair_products: array<f32, PAIR_LEN>;  // [pairs, F/4]
+var<workgroup> pair_sums: array<f32, PAIRS>;         // phi(k_i) A_ij . phi(k_j), at pair(i, j)
+
+fn pair(i: u32, j: u32) -> u32 { return i * (i - 1u) / 2u + j; }
+
+fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    recall(mu, item, chunk, lane);
+    multiply_keys(item, chunk, lane);
+    workgroupBarrier();
+    let pairs = chunk.tokens * (chunk.tokens - 1u) / 2u;
+    for (var p = lane.thread; p < pairs; p += THREADS) {
+        var sum = 0.0;
+        for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) { sum += pair_products[p * BLOCK_VEC4 + f4]; }
+        pair_sums[p] = sum;
+    }
+    workgroupBarrier();
+    for (var c4 = lane.thread; c4 < BLOCK_COLUMNS_VEC4; c4 += THREADS) {
+        for (var i = 0u; i < chunk.tokens; i++) {
+            var u = values[i * BLOCK_COLUMNS_VEC4 + c4];
+            for (var other = 0u; other < LANES; other++) {
+                u -= partial_sums[(i * LANES + other) * BLOCK_COLUMNS_VEC4 + c4];
+            }
+            for (var j = 0u; j < i; j++) { u -= pair_sums[pair(i, j)] * values[j * BLOCK_COLUMNS_VEC4 + c4]; }
+            values[i * BLOCK_COLUMNS_VEC4 + c4] = load_beta(value_row(chunk.first + i, item.head)) * u;
+        }
+    }
+    workgroupBarrier();
+}
+
+// This lane's part of what each key recalls of the state before the chunk.
+fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    let lane_index = lane.thread / COLUMN_THREADS;
+    var kept: Key;
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = vec4<f32>(1.0); }
+    for (var i = 0u; i < chunk.tokens; i++) {
+        let row = value_row(chunk.first + i, item.head);
+        var key = features_at(i * BLOCK_VEC4 + lane.f4);
+        @unroll
+        for (var r = 0u; r < ROWS_VEC4; r++) {
+            if (HAS_DECAY) { kept[r] = decay_nu(kept[r], row, lane.f4 + r); }
+            key[r] *= kept[r];
+        }
+        let recalled = apply(mu, key);
+        @unroll
+        for (var c = 0u; c < COLUMNS_VEC4; c++) {
+            let c4 = lane.c4 + c * COLUMN_THREADS;
+            partial_sums[(i * LANES + lane_index) * BLOCK_COLUMNS_VEC4 + c4] = recalled[c];
+        }
+    }
+}
+
+// Each thread decays four features of a key from token to token, and multiplies them with those keys.
+fn multiply_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
+    for (var n = lane.thread; n < chunk.tokens * BLOCK_VEC4; n += THREADS) {
+        let j = n / BLOCK_VEC4;
+        let f4 = n % BLOCK_VEC4;
+        var key = features[n];
+        for (var i = j + 1u; i < chunk.tokens; i++) {
+            if (HAS_DECAY) { key = decay_nu(key, value_row(chunk.first + i, item.head), f4); }
+            pair_products[pair(i, j) * BLOCK_VEC4 + f4] = dot(features[i * BLOCK_VEC4 + f4], key);
+        }
+    }
+}
