@@ -1,10 +1,13 @@
 //! Writes the WGSL modules of a plan to a folder, for tools that look at shaders.
 //!
-//! `cargo run --example dump_modules -- FOLDER K V [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]`
+//! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]`
+//!
+//! RULE is gated, gated-rows, delta, gated-delta or gated-delta-rows.
 
 use linear_attention::plan::Stage;
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning};
+use linear_attention::update_rule::{Beta, Decay, UpdateRule};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, Plan, Shape, States};
 
@@ -12,10 +15,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, k, v, kind @ ..] = &arguments[..] else {
         return Err(
-            "usage: dump_modules FOLDER K V [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]".into()
+            "usage: dump_modules FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]"
+                .into(),
         );
     };
-    let config = Config::new(k.parse()?, v.parse()?);
+    let (head, row, beta) = (Decay::per_head(), Decay::per_row(), Beta::per_head());
+    let rule = match kind.first().map(String::as_str) {
+        Some("gated") => Some(UpdateRule::Gated(head)),
+        Some("gated-rows") => Some(UpdateRule::Gated(row)),
+        Some("delta") => Some(UpdateRule::Delta(beta)),
+        Some("gated-delta") => Some(UpdateRule::GatedDelta(head, beta)),
+        Some("gated-delta-rows") => Some(UpdateRule::GatedDelta(row, beta)),
+        _ => None,
+    };
+    let kind = if rule.is_some() { &kind[1..] } else { kind };
+    let config = Config::of_rule(k.parse()?, v.parse()?, rule.unwrap_or_default());
     let is_cpu = kind.first().is_some_and(|kind| kind == "cpu");
     let device_type = if is_cpu { DeviceType::Cpu } else { DeviceType::DiscreteGpu };
     let limits = Limits { max_compute_workgroup_storage_size: 32 << 10, ..Limits::default() };
@@ -33,8 +47,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for shape in [Shape::new(1, 4096, 8), Shape::packed_up_to(decode, 8).with_slots(40)] {
         let plan = Plan::new(&config, &shape, &limits, &tuning)?;
         for stage in Stage::ALL {
-            if let Some(wgsl) = plan.wgsl(stage, States::None) {
-                std::fs::write(format!("{folder}/{}.wgsl", stage.name()), wgsl)?;
+            let path = format!("{folder}/{}.wgsl", stage.name());
+            // A delta rule decodes with the stages of prompts.
+            if let Some(wgsl) = plan.wgsl(stage, States::None)
+                && !std::path::Path::new(&path).exists()
+            {
+                std::fs::write(path, wgsl)?;
             }
         }
     }

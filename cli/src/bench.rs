@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use linear_attention::tuning::{Candidate, tune_with};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
-use linear_attention::{Config, Dtype, FeatureMap, Normalization};
+use linear_attention::{Config, Dtype, FeatureMap, Normalization, UpdateRule};
 use linear_attention_measure::{
     Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
     standard_sizes, table,
@@ -14,6 +14,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::output::OutputFile;
 use crate::progress::Progress;
+use crate::rule::RuleName;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,8 +41,13 @@ pub(crate) struct Args {
     /// How q, k, v and o are stored
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     dtype: String,
-    /// φ, as `run` takes it; given more than once, each shape is measured with each
-    #[arg(long, value_name = "MAP", default_value = "elu")]
+    /// The rule by which a token changes the state; given more than once, each shape is measured with
+    /// each
+    #[arg(long, value_name = "RULE", default_value = "linear")]
+    update_rule: Vec<RuleName>,
+    /// φ, as `run` takes it; given more than once, each shape is measured with each [default: elu with
+    /// the update rule linear, identity with the others]
+    #[arg(long, value_name = "MAP")]
     feature_map: Vec<FeatureMap>,
     /// Compare with the fastest peer of equal sizes in a file that a script of benches/peers
     /// wrote, any number of times
@@ -74,6 +80,19 @@ impl Args {
     }
 }
 
+impl Args {
+    /// Every rule with every map, but for their widths.
+    fn configs(&self, dtype: Dtype) -> Vec<Config> {
+        let of_rule = |rule: &RuleName| -> Vec<Config> {
+            let usual = Config::of_rule(1, 1, rule.with_defaults()).with_dtype(dtype);
+            let maps = self.feature_map.iter();
+            let configs = maps.map(|map| config(usual.clone().with_feature_map(map.clone())));
+            if self.feature_map.is_empty() { vec![usual] } else { configs.collect() }
+        };
+        self.update_rule.iter().flat_map(of_rule).collect()
+    }
+}
+
 /// Checks, then times each shape.
 pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     let json_file = args.json.as_deref().map(|path| OutputFile::new("--json", path)).transpose()?;
@@ -87,8 +106,7 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     let (device, queue) = device::open(&adapter)?;
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
-    let configs: Vec<Config> =
-        args.feature_map.iter().map(|map| config(map.clone(), dtype)).collect();
+    let configs = args.configs(dtype);
     let jobs = plan(&device, &args.sizes(adapter.get_info().device_type), &configs)?;
     let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
 
@@ -106,8 +124,9 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         progress.step(&format!("measuring {}", job.sizes()));
         let mut row = job.measure(&timer, &ceilings, iterations)?;
         // The peers have elu + 1.
-        row.against = match job.config().feature_map {
-            FeatureMap::Elu => fastest(&peers, &row.sizes, row.ms),
+        let config = job.config();
+        row.against = match (config.update_rule, &config.feature_map) {
+            (UpdateRule::Linear, FeatureMap::Elu) => fastest(&peers, &row.sizes, row.ms),
             _ => None,
         };
         progress.print(&table::line(&row, against));
@@ -126,12 +145,10 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is measured of a map, but for its widths: the quotient, and for maps whose features are
+/// What is measured of a map with the rule linear: the quotient, and for maps whose features are
 /// negative for any rows the numerator alone, since another quotient could not be checked.
-fn config(feature_map: FeatureMap, dtype: Dtype) -> Config {
-    let mut config = Config::new(1, 1);
-    (config.feature_map, config.dtype) = (feature_map, dtype);
-    if !config.is_non_negative() {
+fn config(mut config: Config) -> Config {
+    if config.is_normalized() && !config.is_non_negative() {
         config.normalization = match config.feature_map {
             FeatureMap::Identity | FeatureMap::Silu => Normalization::SignedSum { eps: 0.0 },
             _ => Normalization::None,

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::device;
 use crate::failure::Failure;
-use crate::file::Input;
+use crate::file::InputFile;
 use crate::maps::Missing;
 use crate::output::OutputFile;
 use crate::progress::Progress;
@@ -88,7 +88,7 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
     };
     let (plot, json_file) = (output("--plot", &args.plot)?, output("--json", &args.json)?);
     let read = |config: &mut Config| {
-        let mut input = Input::read(&args.input, config, Missing::DrawAll(args.seed))?;
+        let mut input = InputFile::read(&args.input)?.input(config, Missing::DrawAll(args.seed))?;
         if let Some(norm) = args.norm {
             let [_, largest] = measure::norms(config, &input);
             if largest == 0.0 {

@@ -58,8 +58,10 @@ impl From<Error> for Failure {
         match error {
             Error::Config(error) => error.into(),
             Error::Plan(error) => error.into(),
-            Error::Len { .. } | Error::NonFinite { .. } => Self::Input(format!("tensor {error}")),
-            Error::Weights(_) => Self::Input(error.to_string()),
+            Error::Len { .. } | Error::NonFinite { .. } | Error::Gate { .. } => {
+                Self::Input(format!("tensor {error}"))
+            }
+            Error::Weights(_) | Error::RuleTensor { .. } => Self::Input(error.to_string()),
             _ => Self::Device(error.to_string()),
         }
     }

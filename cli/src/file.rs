@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use linear_attention::feature_map::Weights;
 use linear_attention::reference::Output64;
 use linear_attention::shape::MAX_DIM;
-use linear_attention::{Config, Inputs, Output, Shape};
+use linear_attention::{Config, Inputs, Output, Shape, UpdateRule};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -15,6 +15,7 @@ use crate::cu_seqlens;
 use crate::failure::Failure;
 use crate::header;
 use crate::maps::{self, Missing};
+use crate::rule::{self, RuleName};
 
 /// The tensors of an input file.
 pub(crate) struct Input {
@@ -27,6 +28,8 @@ pub(crate) struct Input {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
+    decay: Option<Vec<f32>>,
+    beta: Option<Vec<f32>>,
     initial: Option<State>,
     weights: Option<Weights>,
 }
@@ -57,25 +60,44 @@ impl From<Output64> for Results {
     }
 }
 
-impl Input {
-    /// Reads and checks a file, and gives `config` its sizes and dtype. Tensors that are not asked
-    /// for are ignored; `missing` says what to do about weights that the file does not have.
-    pub(crate) fn read(
-        path: &Path,
-        config: &mut Config,
-        missing: Missing,
-    ) -> Result<Self, Failure> {
-        let shown = path.display();
+/// An input file as it was read.
+pub(crate) struct InputFile {
+    shown: String,
+    bytes: Vec<u8>,
+}
+
+impl InputFile {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display().to_string();
         let bytes = fs::read(path).map_err(|error| {
             Failure::Input(format!("{shown}: expected a readable file, found {error}"))
         })?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
-            Failure::Input(format!("{shown}: {}", header::explain(&bytes, &error)))
-        })?;
-        Self::new(&tensors, config, missing)
-            .map_err(|message| Failure::Input(format!("{shown}: {message}")))
+        Ok(Self { shown, bytes })
     }
 
+    /// The rule that is named, or that the file's tensors imply.
+    pub(crate) fn update_rule(&self, named: Option<RuleName>) -> Result<UpdateRule, Failure> {
+        rule::update_rule(&self.tensors()?, named).map_err(|message| self.refuse(&message))
+    }
+
+    /// The checked tensors of the file, whose sizes and dtype `config` gets. What is only compared
+    /// leaves tensors unused; `missing` says so, and what to do about weights that the file does not
+    /// have.
+    pub(crate) fn input(&self, config: &mut Config, missing: Missing) -> Result<Input, Failure> {
+        Input::new(&self.tensors()?, config, missing).map_err(|message| self.refuse(&message))
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>, Failure> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| self.refuse(&header::explain(&self.bytes, &error)))
+    }
+
+    fn refuse(&self, message: &str) -> Failure {
+        Failure::Input(format!("{}: {message}", self.shown))
+    }
+}
+
+impl Input {
     fn new(
         tensors: &SafeTensors<'_>,
         config: &mut Config,
@@ -92,9 +114,9 @@ impl Input {
 
         let [b, t, h, key_dim] = sizes("q", "[B,T,H,K]", &q)?;
         let [_, _, g, _] = sizes("k", "[B,T,G,K]", &k)?;
-        let [_, _, _, value_dim] = sizes("v", "[B,T,G,V]", &v)?;
+        let [_, _, e, value_dim] = sizes("v", "[B,T,E,V]", &v)?;
         expect_shape("k", &k, &[b, t, g, key_dim])?;
-        expect_shape("v", &v, &[b, t, g, value_dim])?;
+        expect_shape("v", &v, &[b, t, e, value_dim])?;
         for (name, what, size) in [("q", "K", key_dim), ("v", "V", value_dim)] {
             if size > MAX_DIM {
                 return Err(format!(
@@ -102,8 +124,13 @@ impl Input {
                 ));
             }
         }
-        if !h.is_multiple_of(g) {
-            return Err(format!("tensor k: expected heads G that divide q's H = {h}, found {g}"));
+        if !e.is_multiple_of(g) {
+            return Err(format!("tensor k: expected heads G that divide v's E = {e}, found {g}"));
+        }
+        if !h.is_multiple_of(e) && !e.is_multiple_of(h) {
+            return Err(format!(
+                "tensor v: expected heads E that divide q's H = {h} or are a multiple of it, found {e}"
+            ));
         }
         let shape = match cu_seqlens::lengths(tensors, b, t)? {
             Some(lengths) => Shape::packed(&lengths, h),
@@ -113,27 +140,33 @@ impl Input {
         config.dtype = linear_attention::Dtype::from_name(&dtype.to_string()).unwrap_or_default();
         config.validate().map_err(|error| error.to_string())?;
         let features = config.features();
+        let shape = shape.with_key_heads(g).with_value_heads(e);
+        let [decay, beta] = rule::gates(tensors, config, &shape, dtype)?;
+        if let Missing::DrawRandom(_) = missing {
+            rule::check_all_used(tensors, config)?;
+        }
         // What is only compared has no state to begin with.
         let initial = match missing {
             Missing::DrawAll(_) => None,
             Missing::DrawRandom(_) => {
-                let sizes = [shape.sequences(), g, features, value_dim];
+                let sizes = [shape.sequences(), e, features, value_dim];
                 initial_state(tensors, sizes, config.is_normalized())?
             }
         };
         let weights = maps::weights(tensors, config, [h, g], missing)?;
         if let Some(weights) = &weights {
-            let shape = shape.clone().with_kv_heads(g);
             weights.check(config, &shape).map_err(|error| error.to_string())?;
         }
         Ok(Self {
-            shape: shape.with_kv_heads(g),
+            shape,
             value_dim,
             features,
             dtype,
             q: to_f32(&q),
             k: to_f32(&k),
             v: to_f32(&v),
+            decay,
+            beta,
             initial,
             weights,
         })
@@ -143,6 +176,7 @@ impl Input {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();
+        (inputs.decay, inputs.beta) = (self.decay.as_deref(), self.beta.as_deref());
         match &self.initial {
             Some(State { mu, nu }) => inputs.with_initial_state(mu, nu),
             None => inputs,
@@ -151,9 +185,13 @@ impl Input {
 
     /// The sizes of q, k and v.
     pub(crate) fn describe(&self, config: &Config) -> String {
-        let Shape { batch: b, seq_len: t, heads: h, key_heads: g, .. } = self.shape;
+        let Shape { batch: b, seq_len: t, heads: h, key_heads: g, value_heads: e, .. } = self.shape;
         let (k, v, dtype) = (config.key_dim, config.value_dim, self.dtype);
-        format!("q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{g},{v}] in {dtype}")
+        let rule = match config.update_rule {
+            UpdateRule::Linear => String::new(),
+            rule => format!(", {}", rule.name()),
+        };
+        format!("q [{b},{t},{h},{k}], k [{b},{t},{g},{k}], v [{b},{t},{e},{v}] in {dtype}{rule}")
     }
 
     /// Multiplies q and k.
@@ -164,15 +202,16 @@ impl Input {
     /// The bytes of the output file that belongs to this input.
     pub(crate) fn encode(&self, output: &Results) -> Result<Vec<u8>, Failure> {
         let size = |n: u32| n as usize;
-        let Shape { batch, seq_len, heads, value_heads, .. } = self.shape;
-        let (n, g) = (size(self.shape.sequences()), size(value_heads));
+        let Shape { batch, seq_len, value_heads, .. } = self.shape;
+        let heads = self.shape.output_heads();
+        let (n, e) = (size(self.shape.sequences()), size(value_heads));
         let (f, v) = (size(self.features), size(self.value_dim));
         let o = from_f32(&output.o, self.dtype);
         let (mu, nu) = (from_f32(&output.mu, Dtype::F32), from_f32(&output.nu, Dtype::F32));
         let views = [
             ("o", self.dtype, vec![size(batch), size(seq_len), size(heads), v], &o),
-            ("final_mu", Dtype::F32, vec![n, g, f, v], &mu),
-            ("final_nu", Dtype::F32, vec![n, g, f], &nu),
+            ("final_mu", Dtype::F32, vec![n, e, f, v], &mu),
+            ("final_nu", Dtype::F32, vec![n, e, f], &nu),
         ];
         // There is no nu where o is not normalised.
         let has_nu = !output.nu.is_empty();
@@ -199,23 +238,20 @@ impl Input {
 
 fn initial_state(
     tensors: &SafeTensors<'_>,
-    [n, g, f, v]: [u32; 4],
+    [n, e, f, v]: [u32; 4],
     is_normalized: bool,
 ) -> Result<Option<State>, String> {
     if ["initial_mu", "initial_nu"].iter().all(|name| tensors.tensor(name).is_err()) {
         return Ok(None);
     }
-    if !is_normalized && tensors.tensor("initial_nu").is_ok() {
-        return Err("tensor initial_nu: expected none, since o is not normalised, found one".into());
-    }
     let mu = required(tensors, "initial_mu")?;
     expect_dtype("initial_mu", &mu, Dtype::F32)?;
-    expect_shape("initial_mu", &mu, &[n, g, f, v])?;
+    expect_shape("initial_mu", &mu, &[n, e, f, v])?;
     let mut state = State { mu: to_f32(&mu), nu: Vec::new() };
     if is_normalized {
         let nu = required(tensors, "initial_nu")?;
         expect_dtype("initial_nu", &nu, Dtype::F32)?;
-        expect_shape("initial_nu", &nu, &[n, g, f])?;
+        expect_shape("initial_nu", &nu, &[n, e, f])?;
         state.nu = to_f32(&nu);
     }
     Ok(Some(state))
@@ -245,11 +281,11 @@ pub(crate) fn expect_dtype(
     Err(format!("tensor {name}: expected dtype {expected}{whose}, found {found}"))
 }
 
-/// The four sizes of a tensor, each at least 1 and no more than 32 bits hold.
+/// The four sizes of a tensor, each but T at least 1 and no more than 32 bits hold.
 fn sizes(name: &str, letters: &str, tensor: &TensorView<'_>) -> Result<[u32; 4], String> {
     let found = tensor.shape();
-    let sizes: Vec<u32> =
-        found.iter().filter_map(|n| u32::try_from(*n).ok().filter(|n| *n > 0)).collect();
+    let in_range = |(i, n): (usize, &usize)| u32::try_from(*n).ok().filter(|n| *n > 0 || i == 1);
+    let sizes: Vec<u32> = found.iter().enumerate().filter_map(in_range).collect();
     match <[u32; 4]>::try_from(sizes) {
         Ok(sizes) if found.len() == 4 => Ok(sizes),
         _ if found.len() != 4 => Err(format!(
@@ -257,7 +293,7 @@ fn sizes(name: &str, letters: &str, tensor: &TensorView<'_>) -> Result<[u32; 4],
             found.len()
         )),
         _ => Err(format!(
-            "tensor {name}: expected sizes {letters} from 1 to {}, found {found:?}",
+            "tensor {name}: expected sizes {letters} from 1 (T from 0) to {}, found {found:?}",
             u32::MAX
         )),
     }

@@ -17,6 +17,7 @@ mod maps;
 mod output;
 mod plot;
 mod progress;
+mod rule;
 mod run;
 
 use std::process::ExitCode;

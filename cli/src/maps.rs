@@ -13,8 +13,9 @@ pub(crate) struct Maps {
     /// φ: identity, relu, relu-squared, elu, exp, silu, sigmoid, softmax, hedgehog,
     /// hedgehog-joint, taylor, dpfp:NU, or of F features t2r:F, product:F, favor:F,
     /// favor-hyperbolic:F, fourier:F
-    #[arg(long, value_name = "MAP", default_value = "elu")]
-    feature_map: FeatureMap,
+    /// [default: elu with the update rule linear, identity with the others]
+    #[arg(long, value_name = "MAP")]
+    feature_map: Option<FeatureMap>,
     /// Another φ for q, of as many features
     #[arg(long, value_name = "MAP")]
     query_map: Option<FeatureMap>,
@@ -28,7 +29,9 @@ pub(crate) struct Maps {
 
 impl Maps {
     pub(crate) fn apply(&self, config: &mut Config) {
-        config.feature_map = self.feature_map.clone();
+        if let Some(map) = &self.feature_map {
+            config.feature_map = map.clone();
+        }
         config.query_feature_map = self.query_map.clone();
         config.l2_norm = self.l2_norm;
     }
@@ -36,11 +39,11 @@ impl Maps {
 
 impl fmt::Display for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--feature-map {}", self.feature_map)?;
-        match &self.query_map {
-            Some(map) => write!(f, " --query-map {map}"),
-            None => Ok(()),
-        }
+        let map = |map: &Option<FeatureMap>| map.as_ref().map(ToString::to_string);
+        let options =
+            [("--feature-map", map(&self.feature_map)), ("--query-map", map(&self.query_map))];
+        let given = options.into_iter().filter_map(|(name, map)| Some(format!("{name} {}", map?)));
+        write!(f, "{}", given.collect::<Vec<_>>().join(" "))
     }
 }
 

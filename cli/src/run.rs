@@ -4,23 +4,27 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use linear_attention::{
-    Config, Dtype, LinearAttention, Normalization, Packing, States, reference, wgpu::Adapter,
+    Config, Dtype, LinearAttention, Normalization, Packing, States, UpdateRule, reference,
+    wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
 use crate::device;
 use crate::failure::Failure;
-use crate::file::{Input, Results};
+use crate::file::{Input, InputFile, Results};
 use crate::maps::{Maps, Missing};
 use crate::output::OutputFile;
+use crate::rule::RuleName;
 
 /// Tokens up to which the definition, which costs their square, checks the recurrence.
 const NAIVE_TOKENS: u32 = 2048;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,G,V]` and, if wanted, the
-    /// state to begin with, initial_mu `[N,G,F,V]` and initial_nu `[N,G,F]`; N is B, or with
+    /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,E,V]`; with decay `[B,T,E]`,
+    /// `[B,T,E,F]` or `[E]` in log space and beta `[B,T,E]` or `[B,T,1]`, where the update rule has
+    /// them; and, if wanted, the state to begin with, initial_mu `[N,E,F,V]` and, where o is
+    /// normalised, initial_nu `[N,E,F]`; N is B, or with
     /// cu_seqlens `[N+1]` the sequences packed along T. A trained feature map has its weights
     /// there, too: key_weight `[P,K]` or `[G,P,K]` and key_bias `[P]` or `[G,P]`, and where those
     /// of queries are others, query_weight `[P,K]` or `[H,P,K]` and query_bias
@@ -29,9 +33,14 @@ pub(crate) struct Args {
     /// Safetensors file to write: o, final_mu, final_nu
     #[arg(short, long, value_name = "OUT", required_unless_present = "verify")]
     output: Option<PathBuf>,
+    /// The rule by which a token changes the state [default: what the file's tensors imply, decay
+    /// meaning gated and beta delta]
+    #[arg(long, value_name = "RULE")]
+    update_rule: Option<RuleName>,
     #[command(flatten)]
     maps: Maps,
-    /// Divide by the sum of weights (the default for maps whose weights cannot be negative)
+    /// Divide by the sum of weights (the default of the rule linear, for maps whose weights cannot be
+    /// negative)
     #[arg(long)]
     normalize: bool,
     /// Divide by nothing
@@ -55,14 +64,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The config but for its sizes.
-    fn config(&self) -> Result<Config, Failure> {
-        let mut config = Config::new(1, 1);
+    /// The config of a rule but for its sizes.
+    fn config(&self, rule: UpdateRule) -> Result<Config, Failure> {
+        let mut config = Config::of_rule(1, 1, rule);
         self.maps.apply(&mut config);
         config.scale = self.scale;
         let eps = self.eps;
         config.normalization = match config.is_non_negative() {
             _ if self.no_normalize => Normalization::None,
+            _ if rule != UpdateRule::Linear && !self.normalize => Normalization::None,
             true => Normalization::Sum { eps },
             false if self.normalize => Normalization::SignedSum { eps },
             false => {
@@ -83,10 +93,11 @@ impl Args {
 
 /// Computes, verifies if asked to, writes, and says what it did.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let mut config = args.config()?;
     let output_file =
         args.output.as_deref().map(|path| OutputFile::new("--output", path)).transpose()?;
-    let input = Input::read(&args.input, &mut config, Missing::DrawRandom(args.maps.seed))?;
+    let file = InputFile::read(&args.input)?;
+    let mut config = args.config(file.update_rule(args.update_rule)?)?;
+    let input = file.input(&mut config, Missing::DrawRandom(args.maps.seed))?;
     input.inputs().check(&config, &input.shape)?;
     let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
     if adapter.is_none() && !args.reference {
@@ -106,7 +117,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     if let (Some(file), Some(path)) = (&output_file, &args.output) {
         file.write(&input.encode(&output)?)?;
-        println!("wrote o in {}, final_mu and final_nu to {}", input.dtype, path.display());
+        let states = if config.is_normalized() { "final_mu and final_nu" } else { "final_mu" };
+        println!("wrote o in {} and {states} to {}", input.dtype, path.display());
         let overflows = input.overflows(&output);
         if overflows > 0 {
             eprintln!("note: {overflows} outputs are beyond {} and became infinite", input.dtype);

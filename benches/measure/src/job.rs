@@ -161,7 +161,8 @@ impl Job {
         let checked = sizes.b.min(CHECKED_BATCH);
         let mut drawn = Drawn::new(config, self.plan.lens(), true)?;
         let of_one = |x: &[f32]| x.len() / sizes.b as usize;
-        for x in [&mut drawn.q, &mut drawn.k, &mut drawn.v] {
+        let gates = drawn.decay.iter_mut().chain(&mut drawn.beta);
+        for x in [&mut drawn.q, &mut drawn.k, &mut drawn.v].into_iter().chain(gates) {
             let len = of_one(x) * checked as usize;
             x.truncate(len);
         }
@@ -216,6 +217,8 @@ struct Buffers {
     k: Buffer,
     v: Buffer,
     o: Buffer,
+    decay: Option<Buffer>,
+    beta: Option<Buffer>,
     scratch: Buffer,
     weights: Option<WeightsBuffer>,
     /// The states of a step of decoding, and which sequence has which.
@@ -229,13 +232,15 @@ impl Buffers {
         let drawn = Drawn::new(plan.config(), lens, slots.is_some())?;
         let weights = drawn.weights.as_ref().map(|w| WeightsBuffer::new(device, plan.config(), w));
         let dtype = plan.config().dtype;
-        let filled = |data: &[f32]| {
+        let init = |contents: &[u8]| {
             device.create_buffer_init(&BufferInitDescriptor {
                 label: Some("linear-attention.input"),
-                contents: &dtype.encode(data),
+                contents,
                 usage: BufferUsages::STORAGE,
             })
         };
+        let filled = |data: &[f32]| init(&dtype.encode(data));
+        let gates = |data: &Option<Vec<f32>>| data.as_ref().map(|x| init(bytemuck::cast_slice(x)));
         let empty = |size| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("linear-attention.output"),
@@ -250,6 +255,8 @@ impl Buffers {
             k: filled(&drawn.k),
             v: filled(&drawn.v),
             o: empty(dtype.bytes(lens.o)),
+            decay: gates(&drawn.decay),
+            beta: gates(&drawn.beta),
             scratch: empty(plan.scratch_size().max(4)),
             weights: weights.transpose()?,
             pool,
@@ -258,6 +265,8 @@ impl Buffers {
 
     fn bind(&self, attention: &LinearAttention, plan: &Plan) -> Result<Bound, MeasureError> {
         let mut tensors = Tensors::new(&self.q, &self.k, &self.v, &self.o);
+        tensors.decay = self.decay.as_ref().map(Buffer::as_entire_buffer_binding);
+        tensors.beta = self.beta.as_ref().map(Buffer::as_entire_buffer_binding);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         if let Some((pool, batch)) = &self.pool {
             tensors.pool = Some(pool.binding());
@@ -272,7 +281,8 @@ impl Buffers {
 
     fn total_bytes(&self) -> u64 {
         let all = [&self.q, &self.k, &self.v, &self.o, &self.scratch];
-        all.into_iter().map(Buffer::size).sum::<u64>() + self.state_bytes()
+        all.into_iter().chain(&self.decay).chain(&self.beta).map(Buffer::size).sum::<u64>()
+            + self.state_bytes()
     }
 }
 

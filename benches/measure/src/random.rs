@@ -17,11 +17,13 @@ pub(crate) fn random(len: u64, seed: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// q, k, v and, where a state is given, mu and nu, as a call takes them.
+/// q, k, v, the gates of the update rule and, where a state is given, mu and nu, as a call takes them.
 pub(crate) struct Drawn {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
+    pub(crate) decay: Option<Vec<f32>>,
+    pub(crate) beta: Option<Vec<f32>>,
     pub(crate) state: Option<[Vec<f32>; 2]>,
     pub(crate) weights: Option<Weights>,
 }
@@ -35,10 +37,22 @@ impl Drawn {
         let rows = |len, seed| -> Vec<f32> {
             random(len, seed).iter().map(|x| if is_signed { x.abs() } else { *x }).collect()
         };
+        let rule = config.update_rule;
+        let mut k = rows(lens.k, 2);
+        if rule.beta().is_some() {
+            // Keys of any norm make a delta rule diverge.
+            for row in k.chunks_mut(config.key_dim as usize) {
+                let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                row.iter_mut().for_each(|x| *x = config.dtype.round(*x / norm));
+            }
+        }
+        let in_unit = |len, seed| random(len, seed).into_iter().map(|x| 0.5 + 0.5 * x);
         Ok(Self {
             q: rows(lens.q, 1),
-            k: rows(lens.k, 2),
+            k,
             v: random(lens.v, 3),
+            decay: rule.decay().map(|_| in_unit(lens.decay, 7).map(|x| -0.2 * x).collect()),
+            beta: rule.beta().map(|_| in_unit(lens.beta, 8).collect()),
             state: with_state.then(|| [random(lens.mu, 4), nu()]),
             weights: Weights::draw(config, 6)?,
         })
@@ -47,6 +61,7 @@ impl Drawn {
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();
+        (inputs.decay, inputs.beta) = (self.decay.as_deref(), self.beta.as_deref());
         match &self.state {
             Some([mu, nu]) => inputs.with_initial_state(mu, nu),
             None => inputs,

@@ -27,7 +27,8 @@ use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
 ///
 /// | key | what it holds |
 /// | --- | --- |
-/// | `b`, `t`, `h`, `g`, `k`, `v` | the sizes; `dtype` is how q, k, v and o are stored, as safetensors spells it; `feature_map` is φ, as the command line spells it |
+/// | `update_rule` | the rule's name |
+/// | `b`, `t`, `h`, `g`, `e`, `k`, `v` | the sizes, and of a step of decoding `n`, its sequences; `dtype` is how q, k, v and o are stored, as safetensors spells it; `feature_map` is φ, as the command line spells it |
 /// | `ms` | all dispatches of a call, warm |
 /// | `gb_s`, `copy_share` | bytes that the plan moves in that time, the state of a decode step included; over `copy_gb_s` |
 /// | `gflop_s`, `fma_share` | operations of the plan in that time; over `fma_gflop_s` |
@@ -109,6 +110,15 @@ pub struct Row {
     /// What was measured.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// The update rule's name; not in files of earlier versions.
+    #[serde(default = "linear")]
+    pub update_rule: String,
+    /// E, value heads; not in files of earlier versions.
+    #[serde(default)]
+    pub e: u32,
+    /// N, the sequences of a step of decoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
     /// How q, k, v and o are stored.
     pub dtype: String,
     /// The feature map, as the command line spells it.
@@ -148,6 +158,10 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
+fn linear() -> String {
+    "linear".to_owned()
+}
+
 /// A stage timed alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -177,6 +191,9 @@ impl Row {
         let flops = plan.flops() as f64 / seconds;
         Self {
             sizes,
+            update_rule: plan.config().update_rule.name().to_owned(),
+            e: plan.shape().value_heads,
+            n: sizes.is_step().then_some(sizes.b),
             dtype: plan.config().dtype.name().to_owned(),
             feature_map: plan.config().feature_map.to_string(),
             ms: 1e3 * seconds,

@@ -9,7 +9,7 @@ pub fn header(against: bool) -> String {
     let [fma, tokens, scratch, total] = ["of fma", "tokens/s", "scratch B", "total B"];
     let own = format!(
         "{:<20}{:<20}{ms:>10}{gb:>10}{copy:>10}{gflop:>10}{fma:>10}{tokens:>13}{scratch:>12}{total:>14}",
-        "B,T,H,K,V", "map"
+        "B,T,H,K,V", "rule or map"
     );
     if against { format!("{own}{:>8}{:>11}  peer", "ratio", "peer ms") } else { own }
 }
@@ -20,7 +20,7 @@ pub fn line(row: &Row, against: bool) -> String {
     let own = format!(
         "{:<20}{:<20}{:>10.3}{:>10.1}{:>8.0} %{:>10.1}{:>8.0} %{:>13.0}{:>12}{:>14}",
         row.sizes,
-        row.feature_map,
+        if row.update_rule == "linear" { &row.feature_map } else { &row.update_rule },
         row.ms,
         row.gb_s,
         100.0 * row.copy_share,

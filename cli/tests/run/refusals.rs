@@ -41,7 +41,7 @@ fn bad_tensors() {
         (with("q", Tensor::new(Dtype::F64, &[1, 2, 1, 2], &[0; 32])), ["tensor q", "found F64"]),
         (with("k", Tensor::f32(&[1, 2, 1, 2], &numbers[..4]).to_f16()), ["tensor k", "found F16"]),
         (with("q", Tensor::f32(&[2, 2], &numbers[..4])), ["tensor q", "found rank 2 [2, 2]"]),
-        (with("q", Tensor::f32(&[1, 0, 1, 2], &[])), ["tensor q", "found [1, 0, 1, 2]"]),
+        (with("q", Tensor::f32(&[1, 2, 0, 2], &[])), ["tensor q", "found [1, 2, 0, 2]"]),
         (with("v", Tensor::f32(&[1, 3, 1, 2], &numbers[..6])), ["tensor v", "found [1, 3, 1, 2]"]),
         (with("k", Tensor::f32(&[1, 2, 1, 3], &numbers[..6])), ["tensor k", "found [1, 2, 1, 3]"]),
         (with("q", Tensor::f32(&[1, 2, 1, 257], &[0.0; 514])), ["tensor k", "257"]),
@@ -72,7 +72,51 @@ fn heads_that_do_not_divide() {
         ("v", Tensor::f32(&[1, 1, 2, 1], &[0.0; 2])),
     ];
     let line = refused_file(&encode(&tensors), &["--reference"]);
-    assert!(line.contains("tensor k") && line.contains("found 2"), "{line}");
+    assert!(line.contains("tensor v") && line.contains("found 2"), "{line}");
+}
+
+/// Nothing is ignored in silence: a tensor that would not be used is named, with what is used instead.
+#[test]
+fn unused_tensors() {
+    let zeros = |shape: &[usize]| Tensor::f32(shape, &vec![0.0; shape.iter().product()]);
+    let plain = ["--reference", "--feature-map", "identity", "--no-normalize"];
+    for (name, tensor, rule, parts) in [
+        ("g", zeros(&[1, 2, 1]), "linear", ["tensor g: expected none", "takes q, k, v"]),
+        ("decay", zeros(&[1, 2, 1]), "linear", ["tensor decay", "the update rule is linear"]),
+        ("decay", zeros(&[1, 2, 1]), "delta", ["tensor beta", "expected in the file"]),
+        ("beta", zeros(&[1, 2, 1]), "linear", ["tensor beta", "the update rule is linear"]),
+        ("attention_mask", zeros(&[1, 2]), "linear", ["tensor attention_mask", "padding"]),
+        ("initial_nu", zeros(&[1, 1, 2]), "linear", ["tensor initial_nu", "not normalised"]),
+        ("key_weight", zeros(&[2, 2]), "linear", ["tensor key_weight", "would not use"]),
+    ] {
+        let mut arguments = plain.to_vec();
+        arguments.extend(["--update-rule", rule]);
+        let line = refused_file(&with(name, tensor), &arguments);
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
+    }
+}
+
+#[test]
+fn bad_gates() {
+    let reference = &["--reference"];
+    let decay = |shape: &[usize], x: &[f32]| with("decay", Tensor::f32(shape, x));
+    let mut normalised = tiny();
+    normalised.push(("beta", Tensor::f32(&[1, 2, 1], &[0.5; 2])));
+    for (bytes, arguments, parts) in [
+        (decay(&[1, 3, 1], &[0.0; 3]), &reference[..], ["tensor decay", "found [1, 3, 1]"]),
+        (decay(&[1, 2, 1, 3], &[0.0; 6]), reference, ["tensor decay", "found [1, 2, 1, 3]"]),
+        (decay(&[1, 2, 1], &[0.0, f32::NAN]), reference, ["decay", "NaN at token 1, head 0"]),
+        (
+            decay(&[1, 2, 1], &[0.0; 2]),
+            &["--reference", "--update-rule", "gated-delta"],
+            ["tensor beta", "expected in the file"],
+        ),
+        (encode(&normalised), &["--reference", "--normalize"], ["delta", "normalization"]),
+        (with("decay", Tensor::f32(&[1, 2, 1], &[0.0; 2]).to_f16()), reference, ["decay", "F16"]),
+    ] {
+        let line = refused_file(&bytes, arguments);
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
+    }
 }
 
 #[test]

@@ -52,6 +52,68 @@ fn initial_state() {
     assert_eq!(f32s(file.tensor("final_nu").unwrap().data()), [6.0, 3.0]);
 }
 
+/// A decay means gated, a beta delta, both gated-delta; with identity and no quotient, unless asked for.
+/// With a decay of ln 1/2 and a beta of 1/2 at both tokens:
+/// gated: mu_2 = mu_1 / 2 + k_2^T v_2 = [[1.5, 2], [8, 10]], o_2 = [9.5, 12];
+/// delta: u_1 = v_1 / 2, mu_1 = [[1.5, 2], [3, 4]], u_2 = (v_2 - [3, 4]) / 2 = [1, 1], o_2 = [5.5, 7];
+/// gated-delta: u_2 = (v_2 - [1.5, 2]) / 2 = [1.75, 2], mu_2 = [[0.75, 1], [3.25, 4]].
+#[test]
+fn rules_are_implied() {
+    let gate = |x: f32| Tensor::f32(&[1, 2, 1], &[x; 2]);
+    let (decay, beta) = (("decay", gate(0.5f32.ln())), ("beta", gate(0.5)));
+    for (gates, o) in [
+        (vec![decay.clone()], [3.0, 4.0, 9.5, 12.0]),
+        (vec![beta.clone()], [1.5, 2.0, 5.5, 7.0]),
+        (vec![decay, beta], [1.5, 2.0, 4.0, 5.0]),
+    ] {
+        let tensors = [tiny(), gates].concat();
+        for arguments in [&["--reference"][..], &[]] {
+            let bytes = computed(&tensors, arguments);
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let found = f32s(file.tensor("o").unwrap().data());
+            for (found, expected) in found.iter().zip(o) {
+                assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+            }
+            assert!(file.tensor("final_nu").is_err());
+        }
+    }
+}
+
+/// One query and key head, two value heads: o has two heads, and mu has one for each.
+#[test]
+fn grouped_values() {
+    let tensors = [
+        ("q", Tensor::f32(&[1, 1, 1, 1], &[2.0])),
+        ("k", Tensor::f32(&[1, 1, 1, 1], &[3.0])),
+        ("v", Tensor::f32(&[1, 1, 2, 1], &[5.0, 7.0])),
+        ("decay", Tensor::f32(&[1, 1, 2], &[0.0; 2])),
+        ("initial_mu", Tensor::f32(&[1, 2, 1, 1], &[1.0, 2.0])),
+    ];
+    let bytes = computed(&tensors, &["--reference"]);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (o, mu) = (file.tensor("o").unwrap(), file.tensor("final_mu").unwrap());
+    assert_eq!((o.shape(), f32s(o.data())), (&[1, 1, 2, 1][..], vec![32.0, 46.0]));
+    assert_eq!((mu.shape(), f32s(mu.data())), (&[1, 2, 1, 1][..], vec![16.0, 23.0]));
+}
+
+/// A call without tokens has an empty o, and ends with the state that it began with.
+#[test]
+fn no_tokens() {
+    let empty = Tensor::f32(&[1, 0, 1, 2], &[]);
+    let tensors = [
+        ("q", empty.clone()),
+        ("k", empty.clone()),
+        ("v", empty),
+        ("initial_mu", Tensor::f32(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0])),
+    ];
+    for arguments in [&PLAIN[..], &PLAIN[..3]] {
+        let bytes = computed(&tensors, arguments);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("o").unwrap().shape(), [1, 0, 1, 2]);
+        assert_eq!(f32s(file.tensor("final_mu").unwrap().data()), [1.0, 2.0, 3.0, 4.0]);
+    }
+}
+
 /// `tiny` as two sequences of a token, and an empty one before, between and after them, which
 /// leaves its state as it was: o_2 = q_2 (mu_0 + k_2^T v_2) = [5, 6] + [7, 0].
 #[test]
