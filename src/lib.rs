@@ -80,5 +80,9 @@ struct Serving;
 struct ComingFromFla;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/onnx.md")]
+struct Onnx;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/feature-maps.md")]
 struct FeatureMaps;

@@ -11,6 +11,7 @@ mod compile;
 mod half;
 mod maps;
 mod mutations;
+mod onnx;
 mod properties;
 mod runner;
 mod serving;

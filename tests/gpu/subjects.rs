@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
-use crate::{Trial, binding, compile, half, maps, properties, serving, split, trust, tuning};
+use crate::{Trial, binding, compile, half, maps, onnx, properties, serving, split, trust, tuning};
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
 
@@ -24,6 +24,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         split::TESTS,
         trust::TESTS,
         tuning::TESTS,
+        onnx::TESTS,
     ];
     let trial = |(name, test): &(&str, Test)| {
         let (gpu, attention, test) = (Rc::clone(gpu), Rc::clone(&attention), *test);
