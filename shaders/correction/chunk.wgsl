@@ -60,19 +60,26 @@ fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = vec4<f32>(1.0); }
     for (var i = 0u; i < chunk.tokens; i++) {
         let row = value_row(chunk.first + i, item.head);
-        var key = features_at(i * BLOCK_VEC4 + lane.f4);
-        @unroll
-        for (var r = 0u; r < ROWS_VEC4; r++) {
-            if (HAS_DECAY) { kept[r] = decay_nu(kept[r], row, lane.f4 + r); }
-            key[r] *= kept[r];
+        let key = features_at(i * BLOCK_VEC4 + lane.f4);
+        if (HAS_DECAY) {
+            @unroll
+            for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = decay_nu(kept[r], row, lane.f4 + r); }
         }
-        let recalled = apply(mu, key);
+        let recalled = apply(mu, times(key, kept));
         @unroll
         for (var c = 0u; c < COLUMNS_VEC4; c++) {
             let c4 = lane.c4 + c * COLUMN_THREADS;
             partial_sums[(i * LANES + lane_index) * BLOCK_COLUMNS_VEC4 + c4] = recalled[c];
         }
     }
+}
+
+fn times(key: Key, kept: Key) -> Key {
+    if (!HAS_DECAY) { return key; }
+    var product: Key;
+    @unroll
+    for (var r = 0u; r < ROWS_VEC4; r++) { product[r] = key[r] * kept[r]; }
+    return product;
 }
 
 // Each thread decays four features of a key from token to token, and multiplies them with those keys.

@@ -211,6 +211,16 @@ impl UpdateRule {
         }
     }
 
+    /// The rule as a number, in snapshots.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Linear => 0,
+            Self::Gated(_) => 1,
+            Self::Delta(_) => 2,
+            Self::GatedDelta(..) => 3,
+        }
+    }
+
     /// The decays, if it has any.
     #[must_use]
     pub fn decay(self) -> Option<Decay> {

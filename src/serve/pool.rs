@@ -323,7 +323,8 @@ impl StatePool {
         if states(plan.config(), value_heads) != states(&self.config, value_heads) {
             let [required, actual] = [plan.config(), &self.config].map(|config| {
                 let (k, v) = (config.key_dim, config.value_dim);
-                format!("K = {k}, V = {v}, {}", config.feature_map.name())
+                let rule = config.update_rule.name();
+                format!("K = {k}, V = {v}, {}, {rule}", config.feature_map.name())
             });
             return refuse("config", required, actual);
         }

@@ -11,20 +11,21 @@ use crate::problem::feature_map::FeatureMap;
 /// A copy of a state on its way to the host, recorded by
 /// [`StatePool::snapshot`](crate::serve::StatePool::snapshot). Dropping it abandons the copy.
 ///
-/// The bytes that it becomes are little-endian: 44 bytes of header, then mu `[E,F,V]` and, where o is
+/// The bytes that it becomes are little-endian: 48 bytes of header, then mu `[E,F,V]` and, where o is
 /// normalised, nu `[E,F]`, in f32.
 ///
 /// | bytes | what |
 /// | --- | --- |
 /// | 0 .. 8 | `linattn` and a zero |
-/// | 8 .. 12 | the version of this format, 2 |
+/// | 8 .. 12 | the version of this format, 3 |
 /// | 12 .. 16 | CRC-32 of all the other bytes |
 /// | 16 .. 28 | E, F, V |
 /// | 28 .. 32 | the feature map, as a number: a state of one map is nonsense to another |
 /// | 32 .. 36 | 1 where there is a nu, otherwise 0 |
-/// | 36 .. 44 | bytes after the header |
+/// | 36 .. 40 | the update rule: 0 linear, 1 gated, 2 delta, 3 gated-delta |
+/// | 40 .. 48 | bytes after the header |
 ///
-/// Version 1 had a nu in any case, and is refused.
+/// Version 1 had a nu in any case, version 2 knew no rule but linear; both are refused.
 #[derive(Debug)]
 pub struct Snapshot {
     header: Header,
@@ -43,12 +44,13 @@ pub(crate) struct Header {
     value_dim: u32,
     feature_map: u32,
     has_nu: u32,
+    update_rule: u32,
     /// Two words, so that the struct has no padding anywhere.
     len: [u32; 2],
 }
 
 const MAGIC: [u8; 8] = *b"linattn\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_LEN: usize = size_of::<Header>();
 
 impl Snapshot {
@@ -107,6 +109,7 @@ impl Header {
             value_dim: config.value_dim.to_le(),
             feature_map: map_number(config).to_le(),
             has_nu: u32::from(config.is_normalized()).to_le(),
+            update_rule: config.update_rule.number().to_le(),
             len: [0; 2],
         }
     }
@@ -150,6 +153,7 @@ impl Header {
             ("value_dim", expected.value_dim, found.value_dim),
             ("feature map", expected.feature_map, found.feature_map),
             ("has_nu", expected.has_nu, found.has_nu),
+            ("update rule", expected.update_rule, found.update_rule),
         ] {
             if expected != found {
                 let [expected, found] = [expected, found].map(|x| u32::from_le(x).to_string());
@@ -183,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::problem::config::Normalization;
+    use crate::problem::update_rule::{Decay, UpdateRule};
 
     fn header() -> Header {
         Header::new(&Config::new(3, 5), 2)
@@ -196,8 +201,8 @@ mod tests {
     #[test]
     fn opens_what_it_sealed() {
         let bytes = sealed();
-        assert_eq!(bytes.len(), 44 + 4 * 36);
-        assert_eq!(header().open(&bytes, 144).unwrap(), &bytes[44..]);
+        assert_eq!(bytes.len(), 48 + 4 * 36);
+        assert_eq!(header().open(&bytes, 144).unwrap(), &bytes[48..]);
     }
 
     #[test]
@@ -213,12 +218,19 @@ mod tests {
             let error = header.open(&bytes, size).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
-        for version in [1, 3] {
+        for version in [1, 2, 4] {
             let mut other = bytes.clone();
             other[8] = version;
             let error = header().open(&other, 144).unwrap_err().to_string();
-            assert!(error.contains(&format!("version must be 2, found {version}")), "{error}");
+            assert!(error.contains(&format!("version must be 3, found {version}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_state_of_another_rule_is_refused() {
+        let config = Config::new(3, 5).with_update_rule(UpdateRule::Gated(Decay::per_head()));
+        let error = Header::new(&config, 2).open(&sealed(), 144).unwrap_err().to_string();
+        assert!(error.contains("update rule must be 1, found 0"), "{error}");
     }
 
     #[test]
@@ -227,7 +239,7 @@ mod tests {
         config.normalization = Normalization::None;
         let without = Header::new(&config, 2);
         let bytes = without.seal(bytemuck::cast_slice(&[1.0f32; 30]));
-        assert_eq!(without.open(&bytes, 120).unwrap(), &bytes[44..]);
+        assert_eq!(without.open(&bytes, 120).unwrap(), &bytes[48..]);
         let error = header().open(&bytes, 144).unwrap_err().to_string();
         assert!(error.contains("has_nu must be 1, found 0"), "{error}");
         let error = without.open(&sealed(), 120).unwrap_err().to_string();
@@ -237,7 +249,7 @@ mod tests {
     proptest! {
         /// Whatever happens to the bytes is noticed, and nothing panics.
         #[test]
-        fn damage_is_refused(at in 0usize..188, flip in 1u8..=255, cut in 0usize..188) {
+        fn damage_is_refused(at in 0usize..192, flip in 1u8..=255, cut in 0usize..192) {
             let bytes = sealed();
             let mut damaged = bytes.clone();
             damaged[at] ^= flip;

@@ -1,6 +1,12 @@
 //! Shaders made wrong on purpose: the proof that the harness can fail.
 
 use crate::kernel::stage::Stage;
+#[cfg(test)]
+use crate::problem::config::{Config, Normalization};
+#[cfg(test)]
+use crate::problem::feature_map::FeatureMap;
+#[cfg(test)]
+use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
 /// A mistake that a kernel could have and the harness must catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,11 +38,21 @@ pub enum Mutation {
     BiasForgotten,
     /// A row of FAVOR+ is mapped without its L2 norm.
     NormForgotten,
+    /// The state decays after a token is written and not before.
+    DecayAfterWrite,
+    /// A corrected value is not multiplied by beta.
+    BetaForgotten,
+    /// A key recalls the state from before it decays.
+    DeltaFromUndecayed,
+    /// mu decays and nu does not.
+    NuNotDecayed,
+    /// Value head e reads key head e % G and not e / (E/G).
+    HeadsTiled,
 }
 
 impl Mutation {
     /// Every mistake.
-    pub const ALL: [Mutation; 13] = [
+    pub const ALL: [Mutation; 18] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
         Self::LastChunkSkipped,
@@ -50,9 +66,15 @@ impl Mutation {
         Self::BlockForgotten,
         Self::BiasForgotten,
         Self::NormForgotten,
+        Self::DecayAfterWrite,
+        Self::BetaForgotten,
+        Self::DeltaFromUndecayed,
+        Self::NuNotDecayed,
+        Self::HeadsTiled,
     ];
 
-    /// The stage it is made in, the text it replaces and the text in its place.
+    /// The stage it is made in, the text it replaces and the text in its place. A shader may have more
+    /// than one form: see [`Mutation::other_texts`].
     #[must_use]
     pub fn texts(self) -> (Stage, &'static str, &'static str) {
         match self {
@@ -109,12 +131,69 @@ impl Mutation {
             Self::NormForgotten => {
                 (Stage::SegmentOutput, "0.5 * squared_norm(row)", "0.0 * squared_norm(row)")
             }
+            Self::DecayAfterWrite => (
+                Stage::SegmentOutput,
+                "if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }\n    add_outer(mu, key, value);",
+                "add_outer(mu, key, value);\n    decay_tile(mu, load_decay(row, f4));",
+            ),
+            Self::BetaForgotten => (Stage::TokenGates, "gate = beta_of(row);", "gate = 1.0;"),
+            // Where a thread has all features of its columns.
+            Self::DeltaFromUndecayed => (
+                Stage::SegmentOutput,
+                "    if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }\n    \
+                 let beta = load_beta(row);\n    let recalled = apply(mu, key);",
+                "    let beta = load_beta(row);\n    let recalled = apply(mu, key);\n    \
+                 if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }",
+            ),
+            Self::NuNotDecayed => {
+                (Stage::SegmentOutput, "return nu + gates[row].x * nu;", "return nu;")
+            }
+            Self::HeadsTiled => (
+                Stage::SegmentOutput,
+                "return e / params.key_group;",
+                "return e % params.key_heads;",
+            ),
         }
+    }
+
+    /// The texts of a stage's other form, if the mistake can be made in it as well.
+    #[must_use]
+    pub fn other_texts(self) -> Option<(&'static str, &'static str)> {
+        // Where several lanes share a row of the state.
+        (self == Self::DeltaFromUndecayed)
+            .then_some(("apply(mu, times(key, kept))", "apply(mu, key)"))
     }
 
     pub(crate) fn edit(self, stage: Stage, wgsl: String) -> String {
         let (edited, from, to) = self.texts();
-        if stage == edited { wgsl.replace(from, to) } else { wgsl }
+        if stage != edited {
+            return wgsl;
+        }
+        match self.other_texts() {
+            Some((from, to)) if wgsl.contains(from) => wgsl.replace(from, to),
+            _ => wgsl.replace(from, to),
+        }
+    }
+
+    /// A config whose shaders can have the mistake.
+    #[cfg(test)]
+    fn config(self) -> Config {
+        let (decay, beta) = (Decay::per_head(), Beta::per_head());
+        let config = Config::new(64, 64);
+        match self {
+            Self::BiasForgotten | Self::NormForgotten => {
+                config.with_feature_map(FeatureMap::Favor { features: 64 })
+            }
+            Self::BlockForgotten => config.with_feature_map(FeatureMap::Favor { features: 1000 }),
+            Self::EpsDropped => config.with_normalization(Normalization::Sum { eps: 1.0 }),
+            Self::DecayAfterWrite | Self::NuNotDecayed => {
+                config.with_update_rule(UpdateRule::Gated(decay))
+            }
+            Self::BetaForgotten | Self::DeltaFromUndecayed => {
+                Config::of_rule(64, 64, UpdateRule::GatedDelta(decay, beta))
+            }
+            _ => config,
+        }
     }
 }
 
@@ -124,8 +203,6 @@ mod tests {
     use super::Mutation;
     use crate::plan::tuning::Tuning;
     use crate::plan::{Plan, States};
-    use crate::problem::config::{Config, Normalization};
-    use crate::problem::feature_map::FeatureMap;
     use crate::problem::shape::{PackedLimits, Shape};
 
     /// In a plan that has every stage of prompts, and in one of decoding.
@@ -134,18 +211,7 @@ mod tests {
         let limits = wgpu::Limits::default();
         for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
             for mutation in Mutation::ALL {
-                let mut config = Config::new(64, 64);
-                let features = if mutation == Mutation::BlockForgotten { 1000 } else { 64 };
-                let is_of_rows = matches!(
-                    mutation,
-                    Mutation::BiasForgotten | Mutation::NormForgotten | Mutation::BlockForgotten
-                );
-                if is_of_rows {
-                    config.feature_map = FeatureMap::Favor { features };
-                }
-                if mutation == Mutation::EpsDropped {
-                    config.normalization = Normalization::Sum { eps: 1.0 };
-                }
+                let config = mutation.config();
                 let tuning = Tuning::new(&config, &limits, device_type).unwrap();
                 let shape = |max_len| {
                     let limits = PackedLimits { sequences: 4, tokens: 4 * max_len, max_len };
@@ -157,7 +223,8 @@ mod tests {
                     plan.wgsl(stage, States::InPlace)
                 };
                 let wgsl = text(4000).or_else(|| text(2)).unwrap();
-                let count = wgsl.matches(from).count();
+                let mut count = wgsl.matches(from).count();
+                count += mutation.other_texts().map_or(0, |(from, _)| wgsl.matches(from).count());
                 assert_eq!(count, 1, "{mutation:?} on {device_type:?}");
             }
         }

@@ -54,6 +54,10 @@ fn caught(gpu: &Gpu, tuning: Option<Tuning>, mutation: Mutation) -> Result<(), F
             Mutation::BlockForgotten => "blocks",
             Mutation::BiasForgotten => "t2r",
             Mutation::NormForgotten => "favor-hyperbolic",
+            Mutation::DecayAfterWrite => "gated-packed",
+            Mutation::BetaForgotten | Mutation::DeltaFromUndecayed => "gated-delta-alike",
+            Mutation::NuNotDecayed => "gated-sum",
+            Mutation::HeadsTiled => "grouped-values",
             _ => "t63",
         }
         .to_owned(),
