@@ -193,7 +193,7 @@ impl Server {
         let prefix = pool.allocate(&mut encoder)?;
         let mut tokens = Tokens::default();
         (0..PREFIX).for_each(|position| tokens.push(0, position));
-        prompts.write(&queue, &pool, &[Entry { slot: prefix, tokens: PREFIX as u32 }], &tokens)?;
+        prompts.write(&queue, &pool, &[Entry::new(prefix, PREFIX as u32)], &tokens)?;
         attention.record(&mut encoder, &prompts.bound);
         queue.submit([encoder.finish()]);
         Ok(Self { device, queue, attention, pool, prefix, prompts, decode })
@@ -242,7 +242,7 @@ impl Server {
             for (index, count) in parts {
                 let user = &active[*index];
                 let slot = user.slot.ok_or("an active user has a slot")?;
-                entries.push(Entry { slot, tokens: *count as u32 });
+                entries.push(Entry::new(slot, *count as u32));
                 (user.fed()..user.fed() + count)
                     .for_each(|position| tokens.push(user.seed, position));
             }

@@ -26,6 +26,9 @@ import tile::{Tile, Value, apply};
 import tile/unrolled::{load_tile, store_tile};
 import work_item::{Chunk, WorkItem};
 
+// Of the state before the tokens and of the state after them.
+struct StateOffsets { loaded: StateOffset, stored: StateOffset }
+
 const OUTPUT_LEN: u32 = DECODE_ROWS * COLUMNS_VEC4;
 
 @compute @workgroup_size(THREADS)
@@ -36,7 +39,7 @@ fn decode_step(
     let item = decode_item(workgroup, thread);
     let lane = lane_of(thread_of_item(thread));
     let chunk = Chunk(item.begin, min(item.end - item.begin, DECODE_TOKENS));
-    let at = state_offset(item.state, item.head);
+    let at = StateOffsets(state_offset(item.source, item.head), state_offset(item.state, item.head));
     var state: ChunkState;
     if (item.is_active) {
         if (item.has_sequence) { decode_tokens(&state, item, chunk, at, lane); } else { zero_rows(item, lane); }
@@ -44,7 +47,7 @@ fn decode_step(
     if (FINAL_STATE && NORMALIZE) {
         wait_for_readers_of_nu();
         if (item.is_active && item.has_sequence && item.value_block == 0u) {
-            store_chunk_nu(&state, at, item, chunk, lane);
+            store_chunk_nu(&state, at.stored, item, chunk, lane);
         }
     }
 }
@@ -53,11 +56,11 @@ fn decode_tokens(
     state: ptr<function, ChunkState>,
     item: WorkItem,
     chunk: Chunk,
-    at: StateOffset,
+    at: StateOffsets,
     first_lane: Lane,
 ) {
     var lane = first_lane;
-    load_chunk_nu(state, at, item, lane);
+    load_chunk_nu(state, at.loaded, item, lane);
     load_tokens(item, chunk, lane);
     load_queries(item, chunk, lane);
     prepare_chunk(item, chunk, item.heads, lane);
@@ -66,7 +69,7 @@ fn decode_tokens(
     var outputs: array<vec4<f32>, OUTPUT_LEN>;  // [tokens, heads, COLUMNS/4]
     for (var step = 0u; step < LANE_TILES; step++) {
         var mu = Tile();
-        load_tile(&mu, at, item, lane);
+        load_tile(&mu, at.loaded, item, lane);
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
@@ -82,7 +85,7 @@ fn decode_tokens(
                 }
             }
         }
-        if (FINAL_STATE) { store_tile(&mu, at, item, lane); }
+        if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }
         lane.f4 += ROWS_VEC4;
     }
 

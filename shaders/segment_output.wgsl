@@ -9,24 +9,25 @@
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
 // writes  o [T,max(H,E),V], or where F has several blocks their partial sums; in the last segment of a
-//         sequence state_out [states, state]
+//         sequence, and at its checkpoints, state_out [states, state]
 // grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{BLOCK_VEC4, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES};
+import constants::{BLOCK_VEC4, CHECKPOINTS, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES};
 import constants::{THREADS};
-import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, query};
+import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, next_stop, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import correction::{correct_values};
 import heads::{value_row};
-import lane::{lane_of};
+import lane::{Lane, lane_of};
 import params::{params};
 import row_map::{load_queries, prepare_chunk};
 import rule::{update};
+import sequence_entry::{checkpoint_entry};
 import states/offset::{state_offset};
 import tile::{Tile, apply};
 import tile_io::{load_tile, store_tile};
-import work_item::{Chunk};
+import work_item::{Chunk, WorkItem};
 
 @compute @workgroup_size(THREADS)
 fn segment_output(
@@ -43,14 +44,18 @@ fn segment_output(
 
     // Of a segment's own in scratch, or the initial state, or the one that will be overwritten.
     let f4 = item.feature_block * BLOCK_VEC4 + lane.f4;
-    let begin = state_offset(select(item.state, item.segment, SEGMENT_STATES), item.head);
+    let begin = state_offset(select(item.source, item.segment, SEGMENT_STATES), item.head);
     var mu = Tile();
     var state: ChunkState;
     load_tile(&mu, begin, item, lane);
     load_chunk_nu(&state, begin, item, lane);
 
-    for (var t = item.begin; t < item.end; t += params.chunk_len) {
-        let chunk = Chunk(t, min(params.chunk_len, item.end - t));
+    // Chunks end where the state is to be stored on the way.
+    var stop = next_stop(item, item.begin, thread);
+    var tokens = 0u;
+    for (var t = item.begin; t < item.end; t += tokens) {
+        tokens = min(params.chunk_len, stop - t);
+        let chunk = Chunk(t, tokens);
         load_tokens(item, chunk, lane);
         load_queries(item, chunk, lane);
         prepare_chunk(item, chunk, item.heads, lane);
@@ -67,14 +72,39 @@ fn segment_output(
             }
         }
         reduce_outputs(item, chunk, lane);
-    }
-
-    // Blocks of output heads carry the same state; the first stores it.
-    if (FINAL_STATE && item.is_last && item.first_head == item.head * params.group) {
-        let end = state_offset(item.state, item.head);
-        store_tile(&mu, end, item, lane);
-        if (NORMALIZE && item.value_block == 0u) {
-            store_chunk_nu(&state, end, item, Chunk(item.end, 0u), lane);
+        if (CHECKPOINTS > 0u && t + tokens == stop) {
+            store_checkpoints(&mu, &state, item, stop, lane);
+            stop = next_stop(item, stop, thread);
         }
     }
+
+    if (FINAL_STATE && item.is_last) { store_state(&mu, &state, item, item.state, lane); }
+}
+
+// The state after the tokens before `stop`, to each slot that asks for it.
+fn store_checkpoints(
+    mu: ptr<function, Tile>,
+    state: ptr<function, ChunkState>,
+    item: WorkItem,
+    stop: u32,
+    lane: Lane,
+) {
+    for (var c = 0u; c < CHECKPOINTS; c++) {
+        let entry = checkpoint_entry(item.sequence, c);
+        if (entry.is_active != 0u && entry.end == stop) { store_state(mu, state, item, entry.state, lane); }
+    }
+}
+
+// Blocks of output heads carry the same state; the first stores it.
+fn store_state(
+    mu: ptr<function, Tile>,
+    state: ptr<function, ChunkState>,
+    item: WorkItem,
+    to: u32,
+    lane: Lane,
+) {
+    if (item.first_head != item.head * params.group) { return; }
+    let at = state_offset(to, item.head);
+    store_tile(mu, at, item, lane);
+    if (NORMALIZE && item.value_block == 0u) { store_chunk_nu(state, at, item, Chunk(item.end, 0u), lane); }
 }

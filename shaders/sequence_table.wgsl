@@ -1,14 +1,14 @@
 // A table of the sequences that the later stages can trust, from the words of a buffer.
 //
-// reads   sequences: cu_seqlens [N+1], slots [N]
-// writes  table [N+1]; the status counts the sequences that are ignored
+// reads   sequences: cu_seqlens [N+1], slots [N] and what else it has
+// writes  table [N+1] and [N, CHECKPOINTS]; the status counts the sequences that are ignored
 // grid    a thread a sequence, and one for the tokens behind the last; folded
 // memory  none
 
-import constants::{IS_UNTRUSTED, SCAN_THREADS};
+import constants::{CHECKPOINTS, IS_UNTRUSTED, SCAN_THREADS};
 import params::{params, workgroup_index};
 import sequence_entry::{SequenceEntry, table};
-import sequences::{Conflict, add_conflict, checked_sequence, sequences};
+import sequences::{Conflict, add_conflict, checked_sequence, checkpoint_words, sequences};
 
 @compute @workgroup_size(SCAN_THREADS)
 fn sequence_table(
@@ -24,5 +24,16 @@ fn sequence_table(
     let sequence = checked_sequence(n, conflict);
     if (sequence.is_invalid) { atomicAdd(&sequences.status, 1u); }
     let is_active = u32(sequence.is_used && !sequence.is_invalid);
-    table[n] = SequenceEntry(sequence.begin, sequence.end, sequence.state, is_active);
+    table[n] = SequenceEntry(sequence.begin, sequence.end, sequence.source, sequence.state, is_active);
+    if (n == params.sequences) { return; }
+    let words = checkpoint_words(n);
+    for (var c = 0u; c < CHECKPOINTS; c++) {
+        let tokens = sequences.words[words + 2u * c];
+        let slot = sequences.words[words + 2u * c + 1u];
+        let is_used = is_active != 0u && tokens > 0u && tokens <= sequence.end - sequence.begin
+            && slot < params.states;
+        let end = select(0u, sequence.begin + tokens, is_used);
+        table[params.sequences + 1u + n * CHECKPOINTS + c] =
+            SequenceEntry(0u, end, 0u, select(0u, slot, is_used), u32(is_used));
+    }
 }

@@ -6,12 +6,14 @@
 // M_n = max(cu_seqlens[0 ..= n]) the interval of sequence n is M_n .. M_(n+1), which for a valid
 // sequence is cu_seqlens[n] .. cu_seqlens[n+1].
 
-import constants::{HAS_LENGTHS, HAS_SLOTS};
+import constants::{CHECKPOINTS, HAS_LENGTHS, HAS_SLOTS, HAS_SOURCES};
 import params::{params};
 
 struct Sequences {
     status: atomic<u32>,  // sequences ignored since the caller last cleared it
-    words: array<u32>,    // cu_seqlens [N+1] where HAS_LENGTHS, then slots [N] where HAS_SLOTS
+    // cu_seqlens [N+1] where HAS_LENGTHS, slots [N] where HAS_SLOTS, the slots that are read [N] where
+    // HAS_SOURCES, checkpoints [N, CHECKPOINTS]: tokens and a slot each
+    words: array<u32>,
 }
 
 @group(0) @binding(8) var<storage, read_write> sequences: Sequences;
@@ -22,7 +24,8 @@ const NO_SLOT: u32 = 0xFFFFFFFFu;
 struct Sequence {
     begin: u32,        // tokens begin .. end, counted through all sequences
     end: u32,
-    state: u32,        // index of its state, outside scratch
+    source: u32,       // index of its initial state, outside scratch
+    state: u32,        // index of its final state, outside scratch
     is_used: bool,
     is_invalid: bool,  // counted by the status, and ignored
 }
@@ -30,7 +33,7 @@ struct Sequence {
 // What other sequences' words say of sequence n.
 struct Conflict {
     latest: u32,     // the largest of cu_seqlens before its own
-    has_twin: bool,  // another sequence has its slot
+    has_twin: bool,  // another sequence writes its slot, or the one that it reads
 }
 
 fn length_word(n: u32) -> u32 { return sequences.words[n]; }
@@ -39,14 +42,29 @@ fn slot_word(n: u32) -> u32 {
     return sequences.words[n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
 }
 
+// The slot that a sequence reads.
+fn source_word(n: u32) -> u32 {
+    if (!HAS_SOURCES) { return slot_word(n); }
+    return sequences.words[params.sequences + n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
+}
+
+// Where the checkpoints of sequence n begin.
+fn checkpoint_words(n: u32) -> u32 {
+    let slots = select(1u, 2u, HAS_SOURCES) * params.sequences;
+    return slots + select(0u, params.sequences + 1u, HAS_LENGTHS) + 2u * CHECKPOINTS * n;
+}
+
 // Adds what the words of sequence m say of sequence n.
 fn add_conflict(conflict: ptr<function, Conflict>, n: u32, m: u32) {
     if (HAS_LENGTHS) {
         if (m < n) { (*conflict).latest = max((*conflict).latest, length_word(m)); }
     }
     if (HAS_SLOTS) {
-        if (n < params.sequences && m != n && slot_word(m) == slot_word(n)) {
-            (*conflict).has_twin = true;
+        if (n < params.sequences && m != n) {
+            let slot = slot_word(m);
+            let is_shared = slot == slot_word(n) || slot == source_word(n)
+                || source_word(m) == slot_word(n);
+            if (is_shared) { (*conflict).has_twin = true; }
         }
     }
 }
@@ -54,11 +72,13 @@ fn add_conflict(conflict: ptr<function, Conflict>, n: u32, m: u32) {
 // Sequence n of N, or with n = N the tokens behind the last.
 fn checked_sequence(n: u32, conflict: Conflict) -> Sequence {
     let is_rest = n >= params.sequences;
-    var sequence = Sequence(n * params.seq_len, (n + 1u) * params.seq_len, n, !is_rest, false);
+    var sequence = Sequence(n * params.seq_len, (n + 1u) * params.seq_len, n, n, !is_rest, false);
     if (HAS_SLOTS && !is_rest) {
         sequence.state = slot_word(n);
         sequence.is_used = sequence.state != NO_SLOT;
-        sequence.is_invalid = sequence.state >= params.states || conflict.has_twin;
+        sequence.source = source_word(n);
+        let is_in_pool = sequence.state < params.states && sequence.source < params.states;
+        sequence.is_invalid = !is_in_pool || conflict.has_twin;
     }
     if (HAS_LENGTHS) {
         let begin = length_word(n);
@@ -75,6 +95,9 @@ fn checked_sequence(n: u32, conflict: Conflict) -> Sequence {
         sequence.end = params.total_tokens;
     }
     sequence.is_invalid = sequence.is_invalid && sequence.is_used;
-    if (!sequence.is_used || sequence.is_invalid) { sequence.state = 0u; }
+    if (!sequence.is_used || sequence.is_invalid) {
+        sequence.state = 0u;
+        sequence.source = 0u;
+    }
     return sequence;
 }

@@ -29,17 +29,17 @@ fn state_scan(
     if (n >= params.sequences) { return; }
     var first = n * params.segments;
     var last = first + params.segments - 1u;
-    var state = n;
+    var source = n;
     if (HAS_TABLE) {
         let entry = sequence_entry(n);
         if (entry.is_active == 0u) { return; }
         first = first_segment(n, entry.begin);
         last = first + segment_count(entry) - 1u;
-        state = entry.state;
+        source = entry.source;
     }
 
     var sum = Element();
-    if (INITIAL_STATE != STATE_ZERO) { sum = state_in[state * len + element]; }
+    if (INITIAL_STATE != STATE_ZERO) { sum = state_in[source * len + element]; }
     // Kahan's compensation: what rounding took from a sum is given back with the next addition, so that
     // the error does not grow with the number of segments.
     var compensation = Element();

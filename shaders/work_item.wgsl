@@ -11,7 +11,9 @@ struct WorkItem {
     has_sequence: bool,  // false where its tokens belong to no sequence
     segment: u32,        // index among all segments, and of its state in scratch
     is_last: bool,       // the last segment of its sequence
-    state: u32,          // index of its sequence's state, outside scratch
+    sequence: u32,       // index of its sequence
+    source: u32,         // index of its sequence's initial state, outside scratch
+    state: u32,          // index of its sequence's final state, outside scratch
     head: u32,           // value head
     first_head: u32,     // output heads first_head .. first_head + heads
     heads: u32,
@@ -49,6 +51,8 @@ fn work_item(index: u32, head_blocks: u32, segments: u32) -> WorkItem {
     item.has_sequence = true;
     item.segment = n * params.segments + s;
     item.is_last = s + 1u == params.segments;
+    item.sequence = n;
+    item.source = n;
     item.state = n;
     item.begin = first_token + s * params.segment_len;
     item.end = first_token + min((s + 1u) * params.segment_len, params.seq_len);
@@ -66,6 +70,8 @@ fn work_item_in_table(index: u32, head_blocks: u32) -> WorkItem {
     item.is_active = s < segment_count(entry);
     item.has_sequence = entry.is_active != 0u;
     item.is_last = s + 1u == segment_count(entry);
+    item.sequence = n;
+    item.source = entry.source;
     item.state = entry.state;
     item.begin = entry.begin + s * params.segment_len;
     item.end = item.begin + min(params.segment_len, entry.end - item.begin);

@@ -274,6 +274,12 @@ pub enum PlanError {
         /// B T, or 2^32 - 1 where it is larger.
         actual: u32,
     },
+    /// Sources and checkpoints are slots of a pool, which the shape has not.
+    #[error("slots must be given for a shape with {what}, found none")]
+    NoSlots {
+        /// `sources` or `checkpoints`.
+        what: &'static str,
+    },
     /// A sequence of a delta rule, which is one segment, has more tokens than the driver's loops.
     #[error(
         "tokens of a sequence must be at most {required} with this update rule on this device, \
@@ -381,6 +387,11 @@ pub enum BindError {
         /// `config` or `tuning`.
         what: &'static str,
     },
+    /// Checkpoints of a shape come from the host, through a batch that has checked them.
+    #[error(
+        "sequences of a shape with checkpoints must be Sequences::Host, found Sequences::Device"
+    )]
+    Checkpoints,
     /// A binding is smaller than its tensor, or reaches beyond its buffer.
     #[error("{tensor} must bind at least {required} bytes, found {actual}")]
     TooSmall {
@@ -532,6 +543,18 @@ pub enum PoolError {
     Duplicate {
         /// Its number.
         index: u32,
+    },
+    /// A sequence reads a state that another one writes in the same call.
+    #[error("slot {index} must not be read where another sequence of the call writes it")]
+    Source {
+        /// Its number.
+        index: u32,
+    },
+    /// A source or a checkpoint in a step whose plan has none.
+    #[error("{what} must be in the plan's shape before entries have any")]
+    NotInPlan {
+        /// `sources` or `checkpoints`.
+        what: &'static str,
     },
     /// A snapshot is damaged, of another version, or of another state.
     #[error("snapshot: {what} must be {required}, found {actual}")]

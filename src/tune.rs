@@ -125,7 +125,7 @@ impl Metadata {
             let mut entries = Vec::with_capacity(lengths.len());
             for tokens in lengths.into_iter().take(slots as usize) {
                 let slot = pool.allocate(&mut encoder)?;
-                entries.push(Entry { slot, tokens });
+                entries.push(Entry::new(slot, tokens));
             }
             queue.submit([encoder.finish()]);
             let batch = Batch::new(plan, &pool)?;

@@ -6,7 +6,7 @@
 //
 // memory  none
 
-import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
+import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
 import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import gates::{decay_nu};
 import heads::{key_row, output_row, value_row};
@@ -15,6 +15,7 @@ import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure
 import normalise::{row_factor_of};
 import params::{workgroup_index};
 import rows::{load_k, load_q, load_v, store_o};
+import sequence_entry::{next_checkpoint};
 import states/offset::{StateOffset};
 import states::{load_nu, store_nu};
 import tile::{Key, Value};
@@ -31,6 +32,12 @@ fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -
     let index = workgroup_index(workgroup) * THREADS + thread;
     if (HAS_TABLE) { return work_item_in_table(index, head_blocks); }
     return work_item(index, head_blocks, segments);
+}
+
+// The next token behind t at which the state is stored; item.end where there is none.
+fn next_stop(item: WorkItem, t: u32, thread: u32) -> u32 {
+    if (CHECKPOINTS == 0u) { return item.end; }
+    return next_checkpoint(item.sequence, t, item.end);
 }
 
 fn thread_of_item(thread: u32) -> u32 { return 0u; }

@@ -32,7 +32,7 @@ fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkIt
 
 fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
-        var nu = load_nu(at, f4);
+        var nu = load_nu((*state).nu, f4);
         for (var i = 0u; i < chunk.tokens; i++) { nu = next_nu(nu, item, chunk, i, f4); }
         store_nu(at, f4, nu);
     }

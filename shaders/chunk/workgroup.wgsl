@@ -7,7 +7,7 @@
 // memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu, and with several lanes
 //         queries LANES V/4 partial sums; floats: queries F/4 products with nu
 
-import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
 import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import gates::{decay_nu};
@@ -17,6 +17,7 @@ import output::{store_weight, store_zero, write_output};
 import params::{workgroup_index};
 import row_map::{clear_row_max, load_keys};
 import rows::{load_v};
+import sequence_entry::{next_checkpoint};
 import states/offset::{StateOffset};
 import states::{load_nu, store_nu};
 import tile::{Key, Value};
@@ -31,6 +32,7 @@ var<workgroup> nu: array<vec4<f32>, BLOCK_VEC4>;             // nu up to the chu
 var<workgroup> products: array<f32, PRODUCT_LEN>;            // of phi(q) and nu: [queries, F/4]
 var<workgroup> partial_sums: array<vec4<f32>, PARTIAL_LEN>;  // of phi(q) mu: [queries, LANES, columns/4]
 var<workgroup> shared_item: WorkItem;
+var<workgroup> shared_stop: u32;
 
 // All of it is in workgroup memory.
 struct ChunkState { unused: u32 }
@@ -43,6 +45,13 @@ fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -
         return workgroupUniformLoad(&shared_item);
     }
     return work_item(index, head_blocks, segments);
+}
+
+// The next token behind t at which the state is stored; item.end where there is none.
+fn next_stop(item: WorkItem, t: u32, thread: u32) -> u32 {
+    if (CHECKPOINTS == 0u) { return item.end; }
+    if (thread == 0u) { shared_stop = next_checkpoint(item.sequence, t, item.end); }
+    return workgroupUniformLoad(&shared_stop);
 }
 
 fn thread_of_item(thread: u32) -> u32 { return thread; }

@@ -11,6 +11,7 @@ fn item_of_sequence(index: u32, sequence: Sequence) -> WorkItem {
     item.is_active = true;
     item.has_sequence = sequence.is_used && !sequence.is_invalid;
     item.is_last = true;
+    item.source = sequence.source;
     item.state = sequence.state;
     item.head = index % params.value_heads;
     item.first_head = item.head * params.group;

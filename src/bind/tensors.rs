@@ -230,6 +230,9 @@ pub(crate) fn check<'a>(
     {
         return Err(BindError::PoolSize { required, actual: actual.get() });
     }
+    if plan.shape().checkpoints > 0 && matches!(tensors.sequences, Some(Sequences::Device(_))) {
+        return Err(BindError::Checkpoints);
+    }
     if let Some(Sequences::Host(batch)) = &tensors.sequences {
         batch.check(plan, tensors.pool.as_ref())?;
     }

@@ -30,6 +30,10 @@ pub(crate) struct Variant {
     pub(crate) has_lengths: bool,
     /// Whether a buffer says which slot of a pool a sequence has.
     pub(crate) has_slots: bool,
+    /// Whether that buffer says which slot a sequence reads as well.
+    pub(crate) has_sources: bool,
+    /// States of a sequence that are stored on the way.
+    pub(crate) checkpoints: u32,
     /// Whether nobody has checked that buffer, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
     /// Whether a work item that loads its own rows has one output head.
@@ -76,6 +80,8 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("HAS_LENGTHS", Bool(variant.has_lengths)),
         ("HAS_SLOTS", Bool(variant.has_slots)),
         ("HAS_TABLE", Bool(variant.has_lengths || variant.has_slots)),
+        ("HAS_SOURCES", Bool(variant.has_sources)),
+        ("CHECKPOINTS", U32(variant.checkpoints)),
         ("IS_UNTRUSTED", Bool(variant.is_untrusted)),
         // Output heads of a work item where that is known.
         ("ITEM_HEADS", U32(variant.has_one_head.into())),

@@ -94,6 +94,8 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
             final_state: true,
             has_lengths: true,
             has_slots: true,
+            has_sources: true,
+            checkpoints: 2,
             is_untrusted: true,
             has_one_head: layout.row_source == RowSource::Direct,
             decode,

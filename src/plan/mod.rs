@@ -107,7 +107,8 @@ impl Plan {
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
-        if shape.max_len() <= MAX_DECODE_LEN && config.update_rule.beta().is_none() {
+        let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
+        if is_short && config.update_rule.beta().is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
@@ -153,7 +154,9 @@ impl Plan {
                 place(scratch(F32_SIZE * self.segmentation.capacity, len * value_heads)?);
         }
         if self.has_table() {
-            self.scratch_table = place(TABLE_ENTRY_SIZE * (u64::from(shape.sequences()) + 1));
+            let sequences = u64::from(shape.sequences());
+            let entries = sequences + 1 + sequences * u64::from(shape.checkpoints);
+            self.scratch_table = place(TABLE_ENTRY_SIZE * entries);
         }
         if self.feature_blocks() > 1 && self.decode.is_none() {
             // A row has the vec4s of q' mu, and one more for q' . nu.
@@ -495,7 +498,7 @@ impl Plan {
 pub(crate) const F32_SIZE: u64 = 4;
 
 /// Bytes of a sequence's entry in the table that `sequence_table` writes.
-const TABLE_ENTRY_SIZE: u64 = 16;
+const TABLE_ENTRY_SIZE: u64 = 20;
 
 /// A dispatch over `items` work items, `per_workgroup` to a workgroup. Workgroups beyond the
 /// limit of x continue along y.

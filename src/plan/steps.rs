@@ -111,6 +111,11 @@ impl Plan {
             final_state: is_last && states.has_final(),
             has_lengths: if reads_words { lengths } else { self.has_table() },
             has_slots: reads_words && slots,
+            has_sources: reads_words && self.shape().has_sources,
+            checkpoints: match stage {
+                Stage::SequenceTable | Stage::SegmentOutput => self.shape().checkpoints,
+                _ => 0,
+            },
             is_untrusted: reads_words && is_untrusted,
             has_one_head: stage == Stage::SegmentOutput
                 && self.layout().row_source == RowSource::Direct

@@ -26,7 +26,9 @@ impl Plan {
     pub(crate) fn longest_segment(&self) -> u32 {
         let features = u64::from(self.config().features());
         // The search for a sequence; a state is loaded and stored a row at a time.
-        let per_segment = 40 + 2 * features;
+        let checkpoints = u64::from(self.shape().checkpoints);
+        let per_stop = 2 * checkpoints + 2 + features + 2 * self.iterations_per_chunk();
+        let per_segment = 40 + 2 * features + checkpoints * per_stop;
         let iterations = u64::from(self.tuning().max_loop_iterations).saturating_sub(per_segment);
         let chunks = (iterations / self.iterations_per_chunk()).max(1);
         u32::try_from(chunks * u64::from(self.chunk_len())).unwrap_or(u32::MAX)

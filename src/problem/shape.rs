@@ -45,6 +45,12 @@ pub struct Shape {
     /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
     /// read and updated, or `None` where states are `[N,..]`.
     pub slots: Option<u32>,
+    /// True where the state of each sequence is read from a slot of its own, which may be another than
+    /// the one it is written to.
+    pub has_sources: bool,
+    /// C, the most states of a sequence that are stored in slots on the way, each after as many tokens
+    /// as the call says.
+    pub checkpoints: u32,
 }
 
 /// The layout of sequences along T.
@@ -81,7 +87,17 @@ impl Shape {
     #[must_use]
     pub fn new(batch: u32, seq_len: u32, heads: u32) -> Self {
         let packing = Packing::Equal;
-        Self { batch, seq_len, heads, key_heads: heads, value_heads: heads, packing, slots: None }
+        Self {
+            batch,
+            seq_len,
+            heads,
+            key_heads: heads,
+            value_heads: heads,
+            packing,
+            slots: None,
+            has_sources: false,
+            checkpoints: 0,
+        }
     }
 
     /// N sequences of these lengths, contiguous along one axis T, as
@@ -128,6 +144,22 @@ impl Shape {
     #[must_use]
     pub fn with_slots(self, slots: u32) -> Self {
         Self { slots: Some(slots), ..self }
+    }
+
+    /// The same with a slot for each sequence from which its state is read, and the other to which it is
+    /// written: a prompt that continues a shared prefix, say, leaves the prefix as it was.
+    #[must_use]
+    pub fn with_sources(self) -> Self {
+        Self { has_sources: true, ..self }
+    }
+
+    /// The same with up to `checkpoints` states of each sequence stored in slots on the way: those after
+    /// the last tokens of a speculative decode, for a rollback without a replay, or those at some
+    /// tokens of a prompt, for a cache of prefixes. See
+    /// [`Batch::write_with_checkpoints`](crate::serve::Batch::write_with_checkpoints).
+    #[must_use]
+    pub fn with_checkpoints(self, checkpoints: u32) -> Self {
+        Self { checkpoints, ..self }
     }
 
     /// max(H,E), the heads of o.
@@ -214,6 +246,10 @@ impl Shape {
             if size == 0 {
                 return Err(PlanError::Zero { what });
             }
+        }
+        if self.slots.is_none() && (self.has_sources || self.checkpoints > 0) {
+            let what = if self.has_sources { "sources" } else { "checkpoints" };
+            return Err(PlanError::NoSlots { what });
         }
         self.check_heads()?;
         self.check_lengths()?;

@@ -109,7 +109,7 @@ impl Tensor {
             Self::Nu => &["N", "E", "F"],
             Self::InitialState | Self::FinalState => &["N", "state"],
             Self::Pool => &["slots", "state"],
-            Self::Sequences => &["1 + (N+1) + N"],
+            Self::Sequences => &["1 + (N+1) + N + N + 2 N C"],
             Self::Weights => &["heads", "W and b"],
         }
     }
@@ -251,6 +251,8 @@ fn sequences_len(shape: &Shape) -> u64 {
     let n = u64::from(shape.sequences());
     let lengths = if shape.is_packed() { n + 1 } else { 0 };
     let slots = if shape.slots.is_some() { n } else { 0 };
+    let sources = if shape.has_sources { n } else { 0 };
+    let slots = slots + sources + 2 * n * u64::from(shape.checkpoints);
     if lengths + slots > 0 { 1 + lengths + slots } else { 0 }
 }
 

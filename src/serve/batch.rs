@@ -1,5 +1,7 @@
 //! The sequences of a call, as the host writes them.
 
+use std::collections::HashMap;
+
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::device::buffers::init_buffer;
@@ -30,12 +32,41 @@ pub struct Batch {
 
 /// A sequence of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "an entry has a slot and tokens and no more")]
+#[non_exhaustive]
 pub struct Entry {
-    /// The slot of its state.
+    /// The slot to which its state is written.
     pub slot: Slot,
     /// Its tokens in this step; with a shape that is not packed, T.
     pub tokens: u32,
+    /// The slot from which its state is read, where it is another: see
+    /// [`Shape::with_sources`](crate::Shape::with_sources).
+    pub source: Option<Slot>,
+}
+
+impl Entry {
+    /// A sequence of `tokens` tokens, whose state is updated in its slot.
+    #[must_use]
+    pub fn new(slot: Slot, tokens: u32) -> Self {
+        Self { slot, tokens, source: None }
+    }
+
+    /// The same with its state read from another slot, which stays as it was.
+    #[must_use]
+    pub fn with_source(self, source: Slot) -> Self {
+        Self { source: Some(source), ..self }
+    }
+}
+
+/// A state to store on the way: see [`Shape::with_checkpoints`](crate::Shape::with_checkpoints).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a literal names all three, and there are no more")]
+pub struct Checkpoint {
+    /// The sequence, as its entry's index.
+    pub sequence: u32,
+    /// The tokens of the sequence in this step after which its state is stored: 1 to all.
+    pub tokens: u32,
+    /// The slot that it goes to.
+    pub slot: Slot,
 }
 
 impl Batch {
@@ -50,7 +81,7 @@ impl Batch {
         let slots = shape.slots.ok_or(PoolError::NotPooled)?;
         pool.check_plan(plan, slots)?;
         let mut status_and_words = vec![0];
-        status_and_words.extend(words(shape, &[], &[]));
+        status_and_words.extend(words(shape, &Checked::default()));
         let binding = pool.binding();
         Ok(Self {
             buffer: init_buffer(
@@ -103,6 +134,25 @@ impl Batch {
         pool: &StatePool,
         entries: &[Entry],
     ) -> Result<(), PoolError> {
+        self.write_with_checkpoints(queue, pool, entries, &[])
+    }
+
+    /// The same with states of some sequences stored on the way, in any order. A rollback to one of
+    /// them is a call that reads its slot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::write`]; [`PoolError::Duplicate`] where a slot is written twice,
+    /// [`PoolError::Source`] where one sequence reads what another writes, [`PoolError::NotInPlan`],
+    /// or [`PoolError::Entries`] where a checkpoint is of no sequence or token of the step, or a
+    /// sequence has more of them than the shape. Nothing is written then.
+    pub fn write_with_checkpoints(
+        &self,
+        queue: &wgpu::Queue,
+        pool: &StatePool,
+        entries: &[Entry],
+        checkpoints: &[Checkpoint],
+    ) -> Result<(), PoolError> {
         if pool.id() != self.pool {
             let required = "the one that the batch was made for".to_owned();
             let actual = "another".to_owned();
@@ -110,8 +160,7 @@ impl Batch {
         }
         let (sequences, tokens) = (self.shape.sequences(), self.shape.seq_len);
         let (max_len, is_packed) = (self.shape.max_len(), self.shape.is_packed());
-        let slots: Vec<Slot> = entries.iter().map(|entry| entry.slot).collect();
-        let slots = pool.indices(&slots)?;
+        let checked = self.check_slots(pool, entries, checkpoints)?;
         let refuse = |what, required: u32, actual: u64| {
             Err(PoolError::Entries { what, required: required.into(), actual })
         };
@@ -128,18 +177,87 @@ impl Batch {
         if is_packed && all > u64::from(tokens) {
             return refuse("tokens", tokens, all);
         }
-        let lengths: Vec<u32> = entries.iter().map(|entry| entry.tokens).collect();
-        let words = words(&self.shape, &lengths, &slots);
+        let words = words(&self.shape, &checked);
         // The words follow the status, which the shaders write.
         queue.write_buffer(&self.buffer, 4, bytemuck::cast_slice(&words));
         Ok(())
     }
 }
 
-/// `cu_seqlens` where the shape is packed, then slots; entries beyond these are not in use.
-fn words(shape: &Shape, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
-    let n = shape.sequences() as usize;
-    let mut words = Vec::with_capacity(2 * n + 1);
+impl Batch {
+    /// The indices of all slots: each written once, and read by no other sequence where it is written.
+    fn check_slots(
+        &self,
+        pool: &StatePool,
+        entries: &[Entry],
+        checkpoints: &[Checkpoint],
+    ) -> Result<Checked, PoolError> {
+        let has_source = entries.iter().any(|entry| entry.source.is_some());
+        if has_source && !self.shape.has_sources {
+            return Err(PoolError::NotInPlan { what: "sources" });
+        }
+        if !checkpoints.is_empty() && self.shape.checkpoints == 0 {
+            return Err(PoolError::NotInPlan { what: "checkpoints" });
+        }
+        let written = entries.iter().map(|entry| entry.slot);
+        let written: Vec<Slot> =
+            written.chain(checkpoints.iter().map(|checkpoint| checkpoint.slot)).collect();
+        let written = pool.indices(&written)?;
+        let (slots, stored) = written.split_at(entries.len());
+        let mut of_sequences = vec![Vec::new(); entries.len()];
+        let mut owners: HashMap<u32, usize> =
+            slots.iter().enumerate().map(|(n, slot)| (*slot, n)).collect();
+        for (checkpoint, slot) in checkpoints.iter().zip(stored) {
+            let Checkpoint { sequence, tokens, .. } = *checkpoint;
+            let refuse = |what, required: u32, actual: u32| {
+                Err(PoolError::Entries { what, required: required.into(), actual: actual.into() })
+            };
+            let Some(entry) = entries.get(sequence as usize) else {
+                return refuse("sequence of a checkpoint", entries.len() as u32, sequence);
+            };
+            if !(1..=entry.tokens).contains(&tokens) {
+                return refuse("tokens of a checkpoint", entry.tokens, tokens);
+            }
+            let of_sequence = &mut of_sequences[sequence as usize];
+            of_sequence.push([tokens, *slot]);
+            if of_sequence.len() > self.shape.checkpoints as usize {
+                let most = self.shape.checkpoints;
+                return refuse("checkpoints of a sequence", most, of_sequence.len() as u32);
+            }
+            owners.insert(*slot, sequence as usize);
+        }
+        let source = |(n, entry): (usize, &Entry)| {
+            let index = pool.index(entry.source.unwrap_or(entry.slot))?;
+            match owners.get(&index) {
+                Some(owner) if *owner != n => Err(PoolError::Source { index }),
+                _ => Ok(index),
+            }
+        };
+        Ok(Checked {
+            lengths: entries.iter().map(|entry| entry.tokens).collect(),
+            slots: slots.to_vec(),
+            sources: entries.iter().enumerate().map(source).collect::<Result<_, _>>()?,
+            checkpoints: of_sequences,
+        })
+    }
+}
+
+/// Entries and checkpoints that were checked, as indices of slots.
+#[derive(Debug, Default)]
+struct Checked {
+    lengths: Vec<u32>,
+    slots: Vec<u32>,
+    sources: Vec<u32>,
+    /// Of each sequence, tokens and slot.
+    checkpoints: Vec<Vec<[u32; 2]>>,
+}
+
+/// `cu_seqlens` where the shape is packed, then slots, the slots that are read where the shape has
+/// those, and checkpoints; entries beyond these are not in use.
+fn words(shape: &Shape, checked: &Checked) -> Vec<u32> {
+    let Checked { lengths, slots, sources, checkpoints } = checked;
+    let (n, count) = (shape.sequences() as usize, shape.checkpoints as usize);
+    let mut words = Vec::with_capacity((3 + 2 * count) * n + 1);
     if shape.is_packed() {
         words.push(0);
         let ends = lengths.iter().scan(0u32, |end, len| {
@@ -154,5 +272,15 @@ fn words(shape: &Shape, lengths: &[u32], slots: &[u32]) -> Vec<u32> {
     let begin = words.len();
     words.extend_from_slice(slots);
     words.resize(begin + n, u32::MAX);
+    if shape.has_sources {
+        words.extend_from_slice(sources);
+        words.resize(begin + 2 * n, u32::MAX);
+    }
+    for i in 0..n {
+        let begin = words.len();
+        words.extend(checkpoints.get(i).into_iter().flatten().flatten());
+        // After no token, a checkpoint is none.
+        words.resize(begin + 2 * count, 0);
+    }
     words
 }

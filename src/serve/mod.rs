@@ -7,7 +7,7 @@ pub(crate) mod slots;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 
-pub use batch::{Batch, Entry};
+pub use batch::{Batch, Checkpoint, Entry};
 pub use pool::StatePool;
 pub use sequences::Sequences;
 pub use slots::Slot;

@@ -88,8 +88,8 @@ impl Mutation {
             }
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
-                "t < item.end; t += params.chunk_len",
-                "t + max(params.chunk_len, 2u) <= item.end; t += params.chunk_len",
+                "t < item.end; t += tokens",
+                "t + max(params.chunk_len, 2u) <= item.end; t += tokens",
             ),
             Self::StateNotCarried => {
                 (Stage::SegmentOutput, "load_tile(&mu, begin, item, lane);", "")
@@ -105,7 +105,7 @@ impl Mutation {
                 "activate(map, select(vec4<f32>(0.0), x, is_feature(f4)), s)",
             ),
             Self::ScanWithoutInitial => {
-                (Stage::StateScan, "sum = state_in[state * len + element];", "sum = Element();")
+                (Stage::StateScan, "sum = state_in[source * len + element];", "sum = Element();")
             }
             Self::SlotIgnored => {
                 (Stage::DecodeStep, "sequence.state = slot_word(n);", "sequence.state = n;")
@@ -115,9 +115,11 @@ impl Mutation {
                 "end = length_word(n + 1u);",
                 "end = min(length_word(n + 1u) + 1u, params.total_tokens);",
             ),
-            Self::StepNotWritten => {
-                (Stage::DecodeStep, "if (FINAL_STATE) { store_tile(&mu, at, item, lane); }", "")
-            }
+            Self::StepNotWritten => (
+                Stage::DecodeStep,
+                "if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }",
+                "",
+            ),
             Self::BlockForgotten => (
                 Stage::OutputSum,
                 "block < FEATURE_BLOCKS; block++) {\n        let at",

@@ -1,5 +1,6 @@
 //! States in a pool, sequences told by a buffer, and any schedule of calls on them.
 
+mod checkpoints;
 mod entries;
 mod pool;
 mod schedule;
@@ -21,6 +22,9 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::refuses", pool::refuses),
     ("serving::impossible_entries_are_ignored", entries::impossible_entries),
     ("serving::told_by_the_device", entries::told_by_the_device),
+    ("serving::states_on_the_way", checkpoints::states_on_the_way),
+    ("serving::rollback", checkpoints::rollback),
+    ("serving::refused_checkpoints", checkpoints::refusals),
     ("serving::any_schedule", schedule::any_schedule),
 ];
 

@@ -167,7 +167,7 @@ fn ten_thousand_steps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let steps = |count: u32| -> Result<String, Failed> {
         for step in 0..count {
             let order = if step % 2 == 0 { [0, 1] } else { [1, 0] };
-            let entries = order.map(|i| Entry { slot: slots[i], tokens: 1 });
+            let entries = order.map(|i| Entry::new(slots[i], 1));
             batch.write(queue, &pool, &entries)?;
             let mut encoder = device.create_command_encoder(&Default::default());
             attention.record(&mut encoder, &bound);

@@ -304,7 +304,7 @@ fn pool(
     }
     let tokens = plan.shape().seq_len;
     let entries: Vec<Entry> =
-        handles?.into_iter().rev().map(|slot| Entry { slot, tokens }).collect();
+        handles?.into_iter().rev().map(|slot| Entry::new(slot, tokens)).collect();
     let batch = Batch::new(plan, &pool)?;
     batch.write(queue, &pool, &entries)?;
     Ok((pool, batch))

@@ -128,7 +128,7 @@ pub(super) fn refuses(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         &Shape::packed_up_to(PackedLimits { sequences: 2, tokens: 8, max_len: 6 }, 1).with_slots(4),
     )?;
     let batch = Batch::new(&plan, &pool)?;
-    let entry = |slot: usize, tokens| Entry { slot: slots[slot], tokens };
+    let entry = |slot: usize, tokens| Entry::new(slots[slot], tokens);
     let write = |entries: &[Entry]| batch.write(&gpu.queue, &pool, entries).err();
     let entries = |what, required, actual| Some(PoolError::Entries { what, required, actual });
     is(

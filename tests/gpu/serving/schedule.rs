@@ -156,10 +156,8 @@ fn feed(
             all.extend_from_slice(&new);
         }
     }
-    let told: Vec<Entry> = entries
-        .iter()
-        .map(|(user, tokens)| Entry { slot: users[*user].slot, tokens: *tokens })
-        .collect();
+    let told: Vec<Entry> =
+        entries.iter().map(|(user, tokens)| Entry::new(users[*user].slot, *tokens)).collect();
     let batch = caller.batch.as_ref().ok_or("told by the host")?;
     batch.write(&gpu.queue, pool, &told)?;
     let [q, k, v] = &tensors;
