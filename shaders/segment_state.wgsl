@@ -13,6 +13,7 @@
 import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, THREADS};
 import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
 import chunk::{thread_of_item, value};
+import correction::{correct_values};
 import gates::{Decay};
 import heads::{value_row};
 import lane::{lane_of};
@@ -43,6 +44,7 @@ fn segment_state(
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
         load_tokens(item, chunk, lane);
         prepare_chunk(item, chunk, 0u, lane);
+        correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             let row = value_row(chunk.first + i, item.head);

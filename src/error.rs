@@ -280,17 +280,6 @@ pub enum PlanError {
         /// `sources` or `checkpoints`.
         what: &'static str,
     },
-    /// A sequence of a delta rule, which is one segment, has more tokens than the driver's loops.
-    #[error(
-        "tokens of a sequence must be at most {required} with this update rule on this device, \
-         found {actual}"
-    )]
-    SegmentLen {
-        /// The most that one segment may have.
-        required: u32,
-        /// The tokens of the longest sequence.
-        actual: u32,
-    },
     /// Packed sequences lie along T, so there is no batch beside them.
     #[error("batch must be 1 where sequences are packed, found {actual}")]
     PackedBatch {

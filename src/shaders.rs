@@ -51,6 +51,7 @@ files![
     "rule/gated",
     "segment_output",
     "segment_state",
+    "segment_transition",
     "sequence_entry",
     "sequence_table",
     "sequences",
@@ -62,6 +63,7 @@ files![
     "tile/looped",
     "tile/unrolled",
     "token_gates",
+    "transition_scan",
     "work_item",
 ];
 

@@ -6,7 +6,8 @@
 //
 // memory  none
 
-import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, KEY_MAP, NORMALIZE};
+import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, HAS_VALUES, KEY_MAP};
+import constants::{NORMALIZE};
 import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import gates::{decay_nu};
 import heads::{key_row, output_row, value_row};
@@ -82,7 +83,7 @@ fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
     var value = Value();
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c);
+        if (HAS_VALUES) { value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c); }
     }
     return value;
 }

@@ -8,7 +8,7 @@
 //         queries LANES V/4 partial sums; floats: queries F/4 products with nu
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
-import constants::{COLUMN_THREADS, HAS_TABLE, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
+import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import gates::{decay_nu};
 import heads::{output_row, value_row};
@@ -81,7 +81,8 @@ fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
     load_keys(item, chunk, lane);
     for (var i = lane.thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
-        values[i] = load_v(value_row(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4);
+        values[i] = vec4<f32>(0.0);
+        if (HAS_VALUES) { values[i] = load_v(value_row(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4); }
     }
 }
 

@@ -15,6 +15,8 @@ const ELEMENT_LEN: u32 = 1u;
 @group(0) @binding(5) var<storage, read_write> state_in: array<Element>;   // [states, state]
 @group(0) @binding(6) var<storage, read_write> state_out: array<Element>;  // [states, state]
 
+fn component(x: Element, i: u32) -> f32 { return x; }
+
 // The element of nu that is number i of four.
 fn element_of(x: vec4<f32>, i: u32) -> Element { return x[i]; }
 

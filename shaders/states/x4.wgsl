@@ -16,6 +16,8 @@ const STATE_VEC4: u32 = VALUE_DIM / 4u;
 @group(0) @binding(5) var<storage, read_write> state_in: array<Element>;   // [states, state]
 @group(0) @binding(6) var<storage, read_write> state_out: array<Element>;  // [states, state]
 
+fn component(x: Element, i: u32) -> f32 { return x[i]; }
+
 // The element of nu that has these four.
 fn element_of(x: vec4<f32>, i: u32) -> Element { return x; }
 

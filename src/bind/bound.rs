@@ -60,7 +60,7 @@ pub(crate) fn bind_group(
         let of_dummy = || (dummy.clone(), *binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
         let buffer = match source {
             Source::Params => {
-                let params = params(plan, checked.weight_heads, step.workgroups[0]);
+                let params = params(plan, checked.weight_heads, step);
                 let (label, bytes) = ("linear_attention.params", bytemuck::bytes_of(&params));
                 let buffer = init_buffer(device, label, bytes, BufferUsages::UNIFORM)?;
                 (buffer, 0, size_of::<Params>() as u64)
@@ -111,7 +111,7 @@ pub(crate) fn bind_group(
 }
 
 /// The uniform of one step.
-fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
+fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
     let shape = plan.shape();
     let weights = weights.offsets(plan.config());
     Params {
@@ -129,7 +129,10 @@ fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
         group: shape.value_group(),
         head_tile: plan.head_tile(),
         head_blocks: plan.head_blocks(),
-        value_blocks: plan.value_blocks(),
+        value_blocks: match step.stage {
+            Stage::SegmentTransition => plan.transition_blocks(),
+            _ => plan.value_blocks(),
+        },
         segments: plan.segments(),
         segment_len: plan.segment_len(),
         chunk_len: plan.chunk_len(),
@@ -138,7 +141,7 @@ fn params(plan: &Plan, weights: WeightHeads, grid_width: u32) -> Params {
         query_weights_begin: weights.query_begin,
         query_weights: weights.query_stride,
         shares_key_weights: u32::from(weights.is_shared),
-        grid_width,
+        grid_width: step.workgroups[0],
     }
 }
 

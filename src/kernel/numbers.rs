@@ -59,12 +59,16 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
     use Number::{Bool, F32, U32};
     let eps = config.normalization.eps();
     let tile = tile_of(stage, config, layout, variant);
+    // A matrix has as many columns as mu has rows.
+    let is_transition = stage == Stage::SegmentTransition;
+    let value_dim = if is_transition { config.features() } else { config.value_dim };
     let block_features = tile.rows * tile.lanes * tile.lane_tiles;
     let block_columns = tile.columns * tile.column_threads;
     let mut numbers = vec![
         ("KEY_DIM", U32(config.key_dim)),
-        ("VALUE_DIM", U32(config.value_dim)),
+        ("VALUE_DIM", U32(value_dim)),
         ("FEATURE_DIM", U32(config.features())),
+        ("HAS_VALUES", Bool(!is_transition)),
         ("FEATURE_BLOCKS", U32(layout.feature_blocks(config))),
         ("NORMALIZE", Bool(eps.is_some())),
         ("SCALES_QUERIES", Bool(config.scales_queries())),
@@ -99,7 +103,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("BLOCK_VEC4", U32(block_features / 4)),
         ("BLOCK_COLUMNS_VEC4", U32(block_columns / 4)),
         ("FULL_ROWS", Bool(config.features().is_multiple_of(block_features.max(1)))),
-        ("FULL_COLUMNS", Bool(config.value_dim.is_multiple_of(block_columns.max(1)))),
+        ("FULL_COLUMNS", Bool(value_dim.is_multiple_of(block_columns.max(1)))),
     ];
     numbers.extend(gate_numbers(config));
     if let Some(decode) = variant.decode {

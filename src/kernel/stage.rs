@@ -16,8 +16,12 @@ pub enum Stage {
     TokenGates,
     /// The part of the state that each segment adds.
     SegmentState,
+    /// The matrix by which each segment of a delta rule multiplies the state before it.
+    SegmentTransition,
     /// The state that each segment starts from.
     StateScan,
+    /// The same with a delta rule, from those matrices.
+    TransitionScan,
     /// The outputs of each segment; where F has several blocks, their partial sums.
     SegmentOutput,
     /// The outputs, from those partial sums.
@@ -45,10 +49,11 @@ pub(crate) enum Binding {
     Beta = 13,
     GateWeights = 14,
     SegmentDecays = 15,
+    Transitions = 16,
 }
 
 impl Binding {
-    pub(crate) const LAST: Self = Self::SegmentDecays;
+    pub(crate) const LAST: Self = Self::Transitions;
 }
 
 /// A stage as a row of the table.
@@ -65,10 +70,10 @@ pub(crate) struct Kernel {
 
 use Binding::{
     Beta, Decay, GateWeights, Gates, K, O, Params, Partials, Q, SegmentDecays, Sequences, StateIn,
-    StateOut, Table, V, Weights,
+    StateOut, Table, Transitions, V, Weights,
 };
 
-const KERNELS: [Kernel; 7] = [
+const KERNELS: [Kernel; 9] = [
     Kernel {
         name: "sequence_table",
         label: "linear_attention.sequence_table",
@@ -88,9 +93,21 @@ const KERNELS: [Kernel; 7] = [
         has_tile: true,
     },
     Kernel {
+        name: "segment_transition",
+        label: "linear_attention.segment_transition",
+        binds: &[Params, K, V, StateOut, Table],
+        has_tile: true,
+    },
+    Kernel {
         name: "state_scan",
         label: "linear_attention.state_scan",
         binds: &[Params, StateIn, StateOut, Table],
+        has_tile: false,
+    },
+    Kernel {
+        name: "transition_scan",
+        label: "linear_attention.transition_scan",
+        binds: &[Params, StateIn, StateOut, Table, Transitions],
         has_tile: false,
     },
     Kernel {
@@ -115,11 +132,13 @@ const KERNELS: [Kernel; 7] = [
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 7] = [
+    pub const ALL: [Stage; 9] = [
         Self::SequenceTable,
         Self::TokenGates,
         Self::SegmentState,
+        Self::SegmentTransition,
         Self::StateScan,
+        Self::TransitionScan,
         Self::SegmentOutput,
         Self::OutputSum,
         Self::DecodeStep,
@@ -146,7 +165,7 @@ impl Stage {
         if kernel.has_tile && config.gates().is_some() {
             binds.push(Gates);
         }
-        if matches!(self, Self::SegmentState | Self::StateScan) && config.decay_rows() > 0 {
+        if matches!(self, Self::SegmentState | Self::StateScan) && config.has_segment_decays() {
             binds.push(SegmentDecays);
         }
         if self == Self::SegmentOutput && layout.feature_blocks(config) > 1 {
@@ -186,7 +205,7 @@ impl Stage {
             ),
             (
                 "segment_decay",
-                match config.gates().filter(|_| config.decay_rows() > 0) {
+                match config.gates().filter(|_| config.has_segment_decays()) {
                     None => "gates/segment_none",
                     Some(Gating::PerHead) => "gates/segment_head",
                     Some(Gating::PerRow) => "gates/segment_row",

@@ -81,7 +81,7 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     let corrects = config.update_rule.beta().is_some();
     if (stage == Stage::DecodeStep && (decode.is_none() || corrects))
         || (stage == Stage::TokenGates && config.gates().is_none())
-        || (stage == Stage::SegmentState && corrects)
+        || (matches!(stage, Stage::SegmentTransition | Stage::TransitionScan) && !corrects)
         || (stage == Stage::OutputSum && layout.feature_blocks(config) == 1)
     {
         return None;

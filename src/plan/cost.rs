@@ -37,7 +37,12 @@ impl Plan {
             let states = 4 * self.segmentation.count - 2 * u64::from(self.shape.sequences());
             bytes += states * self.state_size();
         }
-        bytes + of_gates + 2 * (self.scratch_partials.end - self.scratch_partials.start)
+        // Written by segment_transition, read by transition_scan.
+        let transitions = 2 * (self.scratch_transitions.end - self.scratch_transitions.start);
+        bytes
+            + transitions
+            + of_gates
+            + 2 * (self.scratch_partials.end - self.scratch_partials.start)
     }
 
     /// Floating-point operations; a multiply-add counts as two. Of φ only the projections count,
@@ -67,6 +72,12 @@ impl Plan {
             + v
             + project(config.query_map());
         let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
+        if self.has_transitions() {
+            // M, and its product with the state before.
+            let per_token = 4 * f * f + decays * f / v.max(1);
+            flops += self.segmentation.recomputed * kv_heads * per_token;
+            flops += 2 * f * u64::from(self.state_len) * self.segmentation.count;
+        }
         if self.segmentation.max_segments > 1 {
             flops += self.segmentation.recomputed * kv_heads * add_token;
             flops += u64::from(self.state_len) * self.segmentation.count;

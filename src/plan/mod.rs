@@ -67,6 +67,7 @@ pub struct Plan {
     scratch_partials: Range<u64>,
     scratch_gates: Range<u64>,
     scratch_decays: Range<u64>,
+    scratch_transitions: Range<u64>,
     scratch_size: u64,
     dispatches: Vec<Dispatch>,
 }
@@ -103,6 +104,7 @@ impl Plan {
             scratch_partials: 0..0,
             scratch_gates: 0..0,
             scratch_decays: 0..0,
+            scratch_transitions: 0..0,
             scratch_size: 0,
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
@@ -113,21 +115,10 @@ impl Plan {
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
         plan.segmentation = plan.choose_segmentation();
-        plan.check_segment()?;
         plan.place_scratch(limits)?;
         plan.check_sizes(limits)?;
         plan.add_dispatches(limits)?;
         Ok(plan)
-    }
-
-    /// Refuses a segment of more tokens than an invocation can go through. Only the segments of a delta
-    /// rule can be as long, which are whole sequences.
-    fn check_segment(&self) -> Result<(), PlanError> {
-        let (required, actual) = (self.longest_segment(), self.segmentation.len);
-        if self.decode.is_none() && actual > required {
-            return Err(PlanError::SegmentLen { required, actual });
-        }
-        Ok(())
     }
 
     /// Gives each tensor between the stages its range of scratch.
@@ -152,6 +143,11 @@ impl Plan {
             };
             self.scratch_decays =
                 place(scratch(F32_SIZE * self.segmentation.capacity, len * value_heads)?);
+        }
+        if self.has_transitions() {
+            let matrix = u64::from(config.features()) * u64::from(config.features());
+            let matrices = self.segmentation.capacity * value_heads;
+            self.scratch_transitions = place(scratch(F32_SIZE * matrix, matrices)?);
         }
         if self.has_table() {
             let sequences = u64::from(shape.sequences());
@@ -210,6 +206,7 @@ impl Plan {
             ("scratch", len(&self.scratch_states), required),
             ("table", len(&self.scratch_table), required),
             ("partials", len(&self.scratch_partials), required),
+            ("transitions", len(&self.scratch_transitions), required),
             ("gates", len(&self.scratch_gates), required),
             ("scratch", self.scratch_size(), limits.max_buffer_size),
         ];
@@ -255,8 +252,16 @@ impl Plan {
             let adding = self.segmentation.capacity - if self.has_table() { 0 } else { sequences };
             let work = adding.saturating_mul(per_segment);
             self.dispatches.push(fold(Stage::SegmentState, work, items, limits)?);
+            if self.has_transitions() {
+                let work = adding * heads * u64::from(self.transition_blocks());
+                self.dispatches.push(fold(Stage::SegmentTransition, work, items, limits)?);
+            }
         }
-        if self.has_segment_states() {
+        if self.has_transitions() {
+            let width = if self.config.is_vec4() { 4 } else { 1 };
+            let columns = sequences * heads * u64::from(self.config.value_dim / width);
+            self.dispatches.push(fold(Stage::TransitionScan, columns, 1, limits)?);
+        } else if self.has_segment_states() {
             let elements =
                 sequences * u64::from(self.state_len) / if self.config.is_vec4() { 4 } else { 1 };
             self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
@@ -307,7 +312,23 @@ impl Plan {
 
     /// True if the decays of segments are in scratch.
     fn has_segment_decays(&self) -> bool {
-        self.has_segment_states() && self.config.decay_rows() > 0
+        self.has_segment_states() && self.config.has_segment_decays()
+    }
+
+    /// True if the matrices of segments are in scratch.
+    pub(crate) fn has_transitions(&self) -> bool {
+        self.decode.is_none()
+            && self.segmentation.max_segments > 1
+            && self.config.update_rule.beta().is_some()
+    }
+
+    /// Blocks of the columns of such a matrix, of which there are F.
+    pub(crate) fn transition_blocks(&self) -> u32 {
+        self.config.features().div_ceil(self.layout().block_columns())
+    }
+
+    pub(crate) fn scratch_transitions(&self) -> Range<u64> {
+        self.scratch_transitions.clone()
     }
 
     fn total_tokens(&self) -> u64 {

@@ -116,11 +116,13 @@ impl Plan {
 
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.
     fn segment_bounds(&self, seq_len: u32) -> (u32, u32) {
-        if self.config().update_rule.beta().is_some() {
-            // A segment of a delta rule multiplies the state before it by a matrix: it is none.
-            return (1, 1);
-        }
         let t = self.tuning();
+        if self.config().update_rule.beta().is_some() {
+            // The state of a delta rule is no running sum: what is corrected does not drift.
+            let longest = t.max_delta_segment_len.min(self.longest_segment()).max(1);
+            let min_segments = seq_len.div_ceil(longest).max(1);
+            return (min_segments, (seq_len / t.min_segment_len).max(min_segments));
+        }
         let mut longest = t.max_segment_len.min(self.longest_segment());
         if seq_len > t.max_segment_len {
             longest = longest.min(t.cut_segment_len);
@@ -134,9 +136,22 @@ impl Plan {
         u64::from(self.tuning().workgroups) * u64::from(self.layout().items())
     }
 
+    /// The costs of a token in `segment_output` and in the stages before it, relative to one another:
+    /// one pass over the tile enters a value, one reads it, and a delta rule reads it for the key too.
+    fn token_costs(&self) -> [u64; 2] {
+        if self.config().update_rule.beta().is_some() { [3, 2] } else { [2, 1] }
+    }
+
+    /// Work items of a token in `segment_transition`.
+    fn transition_items_per_token(&self) -> u64 {
+        match self.config().update_rule.beta() {
+            Some(_) => u64::from(self.shape().value_heads) * u64::from(self.transition_blocks()),
+            None => 0,
+        }
+    }
+
     /// An upper bound of the time at which the last work item ends, in half tokens: any greedy
-    /// schedule ends at most one segment after a perfectly even one. A token costs half as much in
-    /// `segment_state` as in `segment_output`.
+    /// schedule ends at most one segment after a perfectly even one.
     fn packed_cost(&self, segmentation: &Segmentation) -> u64 {
         let per_token = u64::from(self.shape().value_heads)
             * u64::from(self.value_blocks())
@@ -148,11 +163,12 @@ impl Plan {
         let tokens = u64::from(self.shape().seq_len);
         let output = time(tokens, per_token * u64::from(self.head_blocks()));
         let state = if segmentation.max_segments > 1 {
-            time(segmentation.recomputed, per_token)
+            time(segmentation.recomputed, per_token + self.transition_items_per_token())
         } else {
             0
         };
-        output.saturating_mul(2).saturating_add(state)
+        let [of_output, of_state] = self.token_costs();
+        output.saturating_mul(of_output).saturating_add(state.saturating_mul(of_state))
     }
 
     /// S where all sequences have equal lengths: the fewest segments with which the last workgroup
@@ -166,14 +182,16 @@ impl Plan {
             * u64::from(self.value_blocks())
             * u64::from(self.feature_blocks());
         let output_items = state_items * u64::from(self.head_blocks());
+        let transition_items = u64::from(self.shape().batch) * self.transition_items_per_token();
+        let [of_output, of_state] = self.token_costs();
         let half_time = |segments: u32| {
             let len = u64::from(seq_len.div_ceil(segments));
             let waves = |items: u64, segments: u32| {
                 items.saturating_mul(segments.into()).div_ceil(occupancy)
             };
-            let output = waves(output_items, segments).saturating_mul(2);
-            let state = waves(state_items, segments - 1);
-            output.saturating_add(state).saturating_mul(len)
+            let output = waves(output_items, segments).saturating_mul(of_output);
+            let state = waves(state_items + transition_items, segments - 1);
+            output.saturating_add(state.saturating_mul(of_state)).saturating_mul(len)
         };
         // More segments pay only where they fill another whole wave.
         let full = (1..=4).map(|waves| waves * occupancy / output_items);

@@ -62,7 +62,6 @@ impl Split {
             refused,
             PlanError::TooLarge { .. }
                 | PlanError::SeqLen { .. }
-                | PlanError::SegmentLen { .. }
                 | PlanError::TooManyElements { .. }
                 | PlanError::TooManyWorkgroups { .. }
         );

@@ -94,9 +94,11 @@ impl Plan {
         let is_last = Self::is_last(stage);
         let segment_states = stage == Stage::SegmentOutput && self.has_segment_states();
         let initial_state = match stage {
-            Stage::SegmentState | Stage::SequenceTable | Stage::TokenGates | Stage::OutputSum => {
-                InitialState::Zero
-            }
+            Stage::SegmentState
+            | Stage::SegmentTransition
+            | Stage::SequenceTable
+            | Stage::TokenGates
+            | Stage::OutputSum => InitialState::Zero,
             _ if segment_states => InitialState::Given,
             _ if states == States::InPlace && is_last => InitialState::InPlace,
             _ if states.has_initial() => InitialState::Given,
@@ -156,6 +158,10 @@ impl Plan {
             Binding::StateIn if states == States::InPlace => Source::Tensor(self.final_state()),
             Binding::StateIn if states.has_initial() => Source::Tensor(Tensor::InitialState),
             Binding::StateIn => Source::Dummy,
+            Binding::Transitions => scratch(self.scratch_transitions()),
+            Binding::StateOut if stage == Stage::SegmentTransition => {
+                scratch(self.scratch_transitions())
+            }
             Binding::StateOut if !is_last => scratch(self.scratch_states()),
             Binding::StateOut if states.has_final() => Source::Tensor(self.final_state()),
             Binding::StateOut => Source::Dummy,

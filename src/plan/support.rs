@@ -56,7 +56,13 @@ pub fn kernels(
         let fits = checked.clone().find(|(_, obstacle)| obstacle.is_none());
         let Some((layout, obstacle)) = fits.or_else(|| checked.next_back()) else { continue };
         let is_chosen = chosen.is_some_and(|chosen: Layout| chosen.is_like(layout));
-        for stage in [Stage::SegmentState, Stage::SegmentOutput, Stage::DecodeStep] {
+        let tiled = [
+            Stage::SegmentState,
+            Stage::SegmentTransition,
+            Stage::SegmentOutput,
+            Stage::DecodeStep,
+        ];
+        for stage in tiled {
             kernels.push(Kernel {
                 stage,
                 layout: Some(layout),
@@ -68,7 +74,14 @@ pub fn kernels(
     // They need less than any other.
     let obstacle = kernels.iter().map(|kernel| &kernel.obstacle).min_by_key(|o| o.is_some());
     let obstacle = obstacle.cloned().flatten();
-    for stage in [Stage::SequenceTable, Stage::TokenGates, Stage::StateScan, Stage::OutputSum] {
+    let untiled = [
+        Stage::SequenceTable,
+        Stage::TokenGates,
+        Stage::StateScan,
+        Stage::TransitionScan,
+        Stage::OutputSum,
+    ];
+    for stage in untiled {
         let is_chosen = chosen.is_some();
         kernels.push(Kernel { stage, layout: None, obstacle: obstacle.clone(), is_chosen });
     }

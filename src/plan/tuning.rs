@@ -26,6 +26,10 @@ pub struct Tuning {
     /// Most tokens of a segment of such a sequence. The rounding error of a running sum grows with
     /// the tokens that are added to it one by one.
     pub cut_segment_len: u32,
+    /// Most tokens of a segment with a delta rule, whose segments cost more than twice as much: it has
+    /// several where workgroups are missing, or where a driver's loops are too short for one.
+    #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
+    pub max_delta_segment_len: u32,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub(crate) max_loop_iterations: u32,
@@ -65,6 +69,7 @@ impl Tuning {
                 min_segment_len: 128,
                 max_segment_len: 16_384,
                 cut_segment_len: 1024,
+                max_delta_segment_len: u32::MAX,
                 max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {

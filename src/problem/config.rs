@@ -321,6 +321,11 @@ impl Config {
         self.update_rule.decay().is_some_and(|decay| decay.dims == DecayDims::Constant)
     }
 
+    /// True if a segment multiplies the state before it by its decays; a delta rule does by a matrix.
+    pub(crate) fn has_segment_decays(&self) -> bool {
+        self.decay_rows() > 0 && self.update_rule.beta().is_none()
+    }
+
     /// Decays of a token and value head as shaders have them: 0, 1, or F.
     pub(crate) fn decay_rows(&self) -> u32 {
         match self.update_rule.decay().map(|decay| decay.dims) {

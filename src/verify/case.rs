@@ -104,6 +104,7 @@ impl Case {
         if self.segments > 0 {
             tuning.min_segment_len = u32::MAX;
             tuning.max_segment_len = self.shape.max_len().div_ceil(self.segments);
+            tuning.max_delta_segment_len = tuning.max_segment_len;
         }
     }
 

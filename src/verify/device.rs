@@ -14,9 +14,10 @@ use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
+use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
-use crate::problem::state;
+use crate::problem::state::{self, StateSlices};
 use crate::problem::tensor::Tensor;
 use crate::reference::{self, Kept, Output64};
 use crate::serve::sequences::Sequences;
@@ -98,14 +99,32 @@ impl Run<'_> {
         rows.push(Row::new(case, name, "states", &truths, &of(&added), &of(&scratch)));
 
         let mut states = added.clone();
-        reference::state_scan(&self.plan, inputs, &mut states);
-        let (_, scratch) = self.run(&stages(&[Stage::StateScan]), Some(&added)).await?;
+        let mut scan = Stage::StateScan;
+        if self.plan.has_transitions() {
+            scan = Stage::TransitionScan;
+            let transitions = reference::segment_transition(&self.plan, inputs);
+            reference::transition_scan(&self.plan, inputs, &transitions, &mut states);
+            let (_, scratch) = self.run(&stages(&[Stage::SegmentTransition]), None).await?;
+            let truths = adding.iter().map(|segment| self.transition_truth(segment));
+            let truths = truths.collect::<Result<Vec<_>, Error>>()?.concat();
+            let begin = (self.plan.scratch_transitions().start / F32_SIZE) as usize;
+            let len = truths.len() / adding.len().max(1);
+            let of = |all: &[f32]| -> Vec<f32> {
+                let of_one = |s: &&Segment| all.chunks(len).nth(s.number).unwrap_or_default();
+                adding.iter().flat_map(of_one).copied().collect()
+            };
+            let name = Stage::SegmentTransition.name();
+            let found = of(scratch.get(begin..).unwrap_or_default());
+            rows.push(Row::new(case, name, "transitions", &truths, &of(&transitions), &found));
+        } else {
+            reference::state_scan(&self.plan, inputs, &mut states);
+        }
+        let (_, scratch) = self.run(&stages(&[scan]), Some(&added)).await?;
         let of = |states: &[f32]| -> Vec<f32> {
             segments.iter().flat_map(|s| self.state(states, s.number)).copied().collect()
         };
         let truths = self.scan_truth(&segments, &added);
-        let name = Stage::StateScan.name();
-        rows.push(Row::new(case, name, "states", &truths, &of(&states), &of(&scratch)));
+        rows.push(Row::new(case, scan.name(), "states", &truths, &of(&states), &of(&scratch)));
 
         let last = stages(&[Stage::SegmentOutput, Stage::OutputSum]);
         let (found, _) = self.run(&last, Some(&states)).await?;
@@ -160,8 +179,7 @@ impl Run<'_> {
         let mut next = || tensors.next().unwrap_or_default();
         let o = self.plan.config().dtype.decode(&next(), self.plan.lens().o as usize);
         let output = self.output(o, bytemuck::pod_collect_to_vec(&next()));
-        let mut scratch: Vec<f32> = bytemuck::pod_collect_to_vec(&next());
-        scratch.truncate((self.plan.scratch_states().end / F32_SIZE) as usize);
+        let scratch: Vec<f32> = bytemuck::pod_collect_to_vec(&next());
         let ignored = next().first_chunk().map_or(0, |status| u32::from_ne_bytes(*status));
         if ignored > 0 {
             let message = format!("the shaders ignored {ignored} valid entries");
@@ -242,11 +260,19 @@ impl Run<'_> {
         let weights =
             weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
         let mut scratch = scratch.unwrap_or_default().to_vec();
-        if !scratch.is_empty() && !self.plan.scratch_decays().is_empty() {
-            // The decays of segments beside their states.
-            let decays = reference::segment_decays(&self.plan, self.sample.inputs());
-            scratch.resize((self.plan.scratch_decays().start / F32_SIZE) as usize, f32::NAN);
-            scratch.extend(decays);
+        if !scratch.is_empty() {
+            // What the scan reads beside the states of segments.
+            let inputs = self.sample.inputs();
+            let (decays, transitions) =
+                (self.plan.scratch_decays(), self.plan.scratch_transitions());
+            if !decays.is_empty() {
+                scratch.resize((decays.start / F32_SIZE) as usize, f32::NAN);
+                scratch.extend(reference::segment_decays(&self.plan, inputs));
+            }
+            if !transitions.is_empty() {
+                scratch.resize((transitions.start / F32_SIZE) as usize, f32::NAN);
+                scratch.extend(reference::segment_transition(&self.plan, inputs));
+            }
         }
         scratch.resize(((self.plan.scratch_size() / F32_SIZE) as usize).max(1), f32::NAN);
         Ok(Buffers {
@@ -285,7 +311,35 @@ impl Run<'_> {
 
     /// The state after a segment that starts from zero, in f64.
     fn added_truth(&self, segment: &Segment) -> Result<Vec<f64>, Error> {
-        let (config, shape) = (&self.case.config, &self.case.shape);
+        let Output64 { mut mu, nu, .. } =
+            self.segment_truth(&self.case.config, segment, &self.sample.v, None)?;
+        mu.extend(nu);
+        Ok(mu)
+    }
+
+    /// The matrices of a segment in f64: what the rule makes of I, without values.
+    fn transition_truth(&self, segment: &Segment) -> Result<Vec<f64>, Error> {
+        let features = self.case.config.features();
+        let config = Config { value_dim: features, ..self.case.config.clone() };
+        let heads = self.case.shape.value_heads as usize;
+        let tokens = self.sample.v.len() / self.case.config.value_dim as usize;
+        let v = vec![0.0; tokens * features as usize];
+        let (f, len) = (features as usize, (features * features) as usize);
+        let mut identity = vec![0.0; heads * len];
+        (0..heads * f).for_each(|i| identity[i * f + i % f] = 1.0);
+        let initial = StateSlices { mu: &identity, nu: &[] };
+        Ok(self.segment_truth(&config, segment, &v, Some(initial))?.mu)
+    }
+
+    /// What a segment computes by itself from a state, in f64.
+    fn segment_truth(
+        &self,
+        config: &Config,
+        segment: &Segment,
+        v: &[f32],
+        initial_state: Option<StateSlices<'_>>,
+    ) -> Result<Output64, Error> {
+        let shape = &self.case.shape;
         let one = Shape::new(1, segment.tokens.len() as u32, shape.heads)
             .with_key_heads(shape.key_heads)
             .with_value_heads(shape.value_heads);
@@ -295,7 +349,7 @@ impl Run<'_> {
         };
         let q = rows(Tensor::Q, &self.sample.q)?;
         let k = rows(Tensor::K, &self.sample.k)?;
-        let v = rows(Tensor::V, &self.sample.v)?;
+        let v = rows(Tensor::V, v)?;
         let inputs = self.sample.inputs();
         let decay = match inputs.decay {
             Some(decay) if !config.has_constant_decay() => Some(rows(Tensor::Decay, decay)?),
@@ -308,12 +362,10 @@ impl Run<'_> {
             v: &v,
             decay: decay.as_deref(),
             beta: beta.as_deref(),
-            initial_state: None,
+            initial_state,
             ..inputs
         };
-        let Output64 { mut mu, nu, .. } = reference::recurrent(config, &one, inputs)?;
-        mu.extend(nu);
-        Ok(mu)
+        reference::recurrent(config, &one, inputs)
     }
 
     /// The state before each segment in f64, from the states of segments in f32.
@@ -323,6 +375,10 @@ impl Run<'_> {
         let initial = self.sample.initial_state.as_ref();
         let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
         let kept = Kept::new(&self.case.config, &self.case.shape, self.sample.inputs());
+        let transitions = match self.plan.has_transitions() {
+            true => reference::segment_transition(&self.plan, self.sample.inputs()),
+            false => Vec::new(),
+        };
         let mut sum = vec![0.0; len];
         let mut truth = Vec::with_capacity(segments.len() * len);
         let mut current = usize::MAX;
@@ -334,11 +390,37 @@ impl Run<'_> {
             }
             truth.extend_from_slice(&sum);
             let added = self.state(added, segment.number);
+            if self.plan.has_transitions() {
+                sum = self.product_truth(segment.number, &transitions, &sum);
+            }
             for (i, (sum, added)) in sum.iter_mut().zip(added).enumerate() {
-                *sum = *sum * kept.of_element(i, segment.tokens.clone()) + f64::from(*added);
+                if !self.plan.has_transitions() {
+                    *sum *= kept.of_element(i, segment.tokens.clone());
+                }
+                *sum += f64::from(*added);
             }
         }
         truth
+    }
+}
+
+impl Run<'_> {
+    /// The matrices of a segment in f32, times the state before it in f64.
+    fn product_truth(&self, segment: usize, transitions: &[f32], before: &[f64]) -> Vec<f64> {
+        let config = &self.case.config;
+        let (features, value_dim) = (config.features() as usize, config.value_dim as usize);
+        let heads = self.case.shape.value_heads as usize;
+        let element = |i: usize| {
+            let (row, column) = (i / value_dim, i % value_dim);
+            let e = row / features;
+            let row = (segment * heads * features + row) * features;
+            let of = |j: usize| {
+                let x = before[(e * features + j) * value_dim + column];
+                f64::from(transitions[row + j]) * x
+            };
+            (0..features).map(of).sum()
+        };
+        (0..before.len()).map(element).collect()
     }
 }
 

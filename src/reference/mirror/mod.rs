@@ -9,7 +9,9 @@
 
 pub(super) mod segment_output;
 pub(super) mod segment_state;
+pub(super) mod segment_transition;
 pub(super) mod state_scan;
+pub(super) mod transition_scan;
 
 use std::ops::Range;
 
@@ -55,7 +57,12 @@ pub fn mirror_with_plan(plan: &Plan, inputs: Inputs<'_>) -> Result<Output, Error
     let [q, k, v] = inputs.rounded(plan.config().dtype);
     let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let mut states = segment_state::segment_state(plan, inputs);
-    state_scan::state_scan(plan, inputs, &mut states);
+    if plan.has_transitions() {
+        let transitions = segment_transition::segment_transition(plan, inputs);
+        transition_scan::transition_scan(plan, inputs, &transitions, &mut states);
+    } else {
+        state_scan::state_scan(plan, inputs, &mut states);
+    }
     Ok(segment_output::segment_output(plan, inputs, &states))
 }
 
@@ -180,6 +187,17 @@ impl State {
     /// `mu += m mu`, `u = v` or `beta (v - k' mu)`, `mu += k'^T u`; and nu alike.
     fn update(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, e: usize) {
         let value = &inputs.v[sizes.heads.value_row(t, e) * sizes.value_dim..][..sizes.value_dim];
+        self.update_with(sizes, inputs, [t, e], value.to_vec());
+    }
+
+    /// The same with another value.
+    fn update_with(
+        &mut self,
+        sizes: &Sizes<'_>,
+        inputs: Inputs<'_>,
+        [t, e]: [usize; 2],
+        mut value: Vec<f32>,
+    ) {
         let x = &inputs.k[sizes.heads.key_row(t, e) * sizes.key_dim..][..sizes.key_dim];
         let mut key = vec![0.0; sizes.features];
         sizes.of_keys.row(x, sizes.heads.key_head(e), &mut key);
@@ -190,7 +208,6 @@ impl State {
                 *nu += m * *nu;
             }
         }
-        let mut value = value.to_vec();
         if let Some(beta) = sizes.gates.beta(t, e) {
             let recalled = self.sums_over_features(sizes, &key);
             for (u, recalled) in value.iter_mut().zip(recalled) {
