@@ -78,11 +78,12 @@ def relative_error(found, expected):
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-def row(peer, shape, dtype, computes="linear", **rest):
-    """A row as `linear-attention bench --against` reads it."""
+def row(peer, shape, dtype, computes="linear", update_rule="linear", value_heads=None, **rest):
+    """A row as `linear-attention bench --against` reads it, with H value heads unless given."""
     b, t, h, k, v = shape
-    sizes = {"b": b, "t": t, "h": h, "g": h, "k": k, "v": v}
-    made = {"peer": peer, **sizes, "dtype": dtype, "computes": computes, **rest}
+    sizes = {"b": b, "t": t, "h": h, "g": h, "e": value_heads or h, "k": k, "v": v}
+    made = {"peer": peer, "update_rule": update_rule, **sizes, "dtype": dtype,
+            "computes": computes, **rest}
     if "ms" in made:
         made["tokens_s"] = 1e3 * b * t / made["ms"]
     return made

@@ -14,6 +14,10 @@ Peers, in f32 and bf16, layout [B, T, H, D], forward alone:
   A single token is timed with a state that goes in and comes out.
 - `scaled_dot_product_attention(is_causal=True)` of PyTorch: softmax attention, without a map.
 
+With --update-rule, its functions of the rules gated and gated-delta in their place, which
+fla_rules.py names, with a decay for each head and for each row of the state; --shape is then
+B,T,H:E,K,V, with E value heads. Decays are f32, q, k, v and beta of the row's type.
+
 `ms` is the median and `min_ms` the least by CUDA events around each call, warm, with the calls
 enqueued one after the other: where a call is shorter than its launch, the launch is what is
 measured, as a caller would see it. Each peer is first checked against the definition in f64 on
@@ -23,6 +27,7 @@ of its times, and the others go on.
 """
 
 import argparse
+import importlib
 import statistics
 
 try:
@@ -30,6 +35,8 @@ try:
 except ImportError:
     raise SystemExit("PyTorch is not installed: pip install torch flash-linear-attention") from None
 
+import fla_rules
+import rules
 from common import (
     CHECKED_TOKENS, definition, feature_map, feature_map_exact, note, parse_shapes, print_report,
     relative_error, row,
@@ -58,11 +65,11 @@ class Inputs:
         if t == 1:
             self.state = draw(b, h, key_dim, value_dim), draw(b, h, key_dim).abs() + 0.5
 
-    def first_tokens(self):
+    def first_tokens(self, count):
         """The same, cut to the tokens that are checked; tokens before the cut see no others."""
         cut = object.__new__(Inputs)
-        cut.q, cut.k, cut.v = (x[:, :CHECKED_TOKENS].contiguous() for x in (self.q, self.k, self.v))
-        cut.mapped = tuple(x[:, :CHECKED_TOKENS].contiguous() for x in self.mapped)
+        cut.q, cut.k, cut.v = (x[:, :count].contiguous() for x in (self.q, self.k, self.v))
+        cut.mapped = tuple(x[:, :count].contiguous() for x in self.mapped)
         cut.state = self.state
         return cut
 
@@ -140,19 +147,34 @@ def time_ms(run, seconds=SECONDS):
     return {"ms": statistics.median(times), "min_ms": min(times)}
 
 
-def measured(name, computes, call, expect, inputs, shape, dtype_name, tolerance):
+def measured(name, computes, call, expect, inputs, shape, dtype_name, tolerance, **said):
     """The row of a peer; of a failure what went wrong, for the others go on."""
     try:
-        first = inputs.first_tokens()
+        first = inputs.first_tokens(CHECKED_TOKENS)
         error = relative_error(call(first), expect(first))
         if not error <= tolerance:
             raise ValueError(f"expected an error of at most {tolerance:.0e}, found {error:.1e}")
-        return row(name, shape, dtype_name, computes, max_error=error,
+        return row(name, shape, dtype_name, computes, max_error=error, **said,
                    **time_ms(lambda: call(inputs)))
     except Exception as error:  # Whatever a peer may raise is its row's, not this script's.
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         note(f"{name}, {shape}, {dtype_name}: {text}")
-        return row(name, shape, dtype_name, computes, error=text)
+        return row(name, shape, dtype_name, computes, error=text, **said)
+
+
+def rule_rows(functions, rule, shape, dtype_name, device="cuda"):
+    """A row for each function of a rule, for a shape (B,T,H,E,K,V)."""
+    dtype, tolerance = DTYPES[dtype_name]
+    b, t, h, e, key_dim, value_dim = shape
+    expect = lambda inputs: rules.recurrence(inputs)[0]
+    of = lambda per_row: rules.Inputs(shape, rule, dtype, device, per_row)
+    sizes, said = (b, t, h, key_dim, value_dim), {"update_rule": rule, "value_heads": e}
+    try:
+        for name, call, inputs in fla_rules.peers(functions, rule, shape, of):
+            yield measured(name, "linear", call, expect, inputs, sizes, dtype_name, tolerance,
+                           **said)
+    except torch.cuda.OutOfMemoryError as error:
+        yield row("inputs", sizes, dtype_name, error=str(error)[:300], **said)
 
 
 def ceilings():
@@ -197,7 +219,8 @@ def self_test():
         assert relative_error(expected_linear(inputs, True, map_timed).transpose(1, 2),
                               definition(q, k, v)) < 1e-12
     assert relative_error(softmax(inputs), expected_softmax(inputs)) < 1e-12
-    first = Inputs((1, CHECKED_TOKENS + 1, 1, 2, 2), torch.float32, "cpu").first_tokens()
+    long = Inputs((1, CHECKED_TOKENS + 1, 1, 2, 2), torch.float32, "cpu")
+    first = long.first_tokens(CHECKED_TOKENS)
     assert first.q.shape == (1, CHECKED_TOKENS, 1, 2) and first.state is None
     decode = Inputs((2, 1, 3, 8, 5), torch.float32, "cpu")
 
@@ -212,13 +235,72 @@ def self_test():
 
     for name, computes, call, expect in peers({"one token": one_token}, (2, 1, 3, 8, 5)):
         assert computes == "linear" and relative_error(call(decode), expect(decode)) < 1e-5, name
+    rules_self_test()
     print("self-test: 1 passed")
+
+
+def rules_self_test():
+    """The chunked form and the step against the recurrence, and calls of functions that take what
+    flash-linear-attention's take."""
+
+    def stand_in(q, k, v, scale, g=None, gk=None, beta=None, initial_state=None,
+                 output_final_state=False):
+        made = object.__new__(rules.Inputs)
+        made.q, made.k, made.v, made.beta, made.state = q, k, v, beta, initial_state
+        made.decay = gk if g is None else g
+        return rules.recurrence(made, scale)[0], output_final_state
+
+    functions = {name: stand_in for _, _, _, name, _ in fla_rules.FUNCTIONS}
+    for rule in rules.RULES:
+        shape = 2, 64, 2, 6, 8, 5
+        inputs = rules.Inputs(shape, rule, torch.float64)
+        inputs.decay = inputs.decay.double()
+        o, state = rules.recurrence(inputs)
+        for size in (16, 64):
+            found = rules.chunked(*inputs.heads_first(), size).transpose(1, 2)
+            assert relative_error(found, o) < 1e-12, (rule, size)
+        # Each token as a step from the state that the tokens before it left.
+        before = inputs.first_tokens(63)
+        flat = [x if x is None else rules.for_value_heads(x[:, 63], 6).flatten(0, 1)
+                for x in (inputs.q, inputs.k, inputs.v, inputs.decay, inputs.beta)]
+        for in_place in (True, False):
+            kept = rules.recurrence(before)[1].flatten(0, 1)
+            found, last = rules.step(*flat, kept, in_place)
+            assert relative_error(found, o[:, 63].flatten(0, 1)) < 1e-12, (rule, in_place)
+            assert relative_error(last, state.flatten(0, 1)) < 1e-12, (rule, in_place)
+        for shape in ((1, 9, 2, 4, 8, 5), (2, 1, 2, 4, 8, 5)):
+            calls = list(fla_rules.peers(functions, rule, shape, lambda per_row: rules.Inputs(
+                shape, rule, per_row=per_row)))
+            assert len(calls) == (2 if shape[1] == 1 else 4), (rule, shape)
+            for name, call, inputs in calls:
+                assert relative_error(call(inputs), rules.recurrence(inputs)[0]) < 1e-12, name
+
+
+def fla_functions(rule):
+    """flash-linear-attention's functions by name, as far as they can be imported; versions."""
+    functions, versions = {}, f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
+    wanted = [("fla.ops.linear_attn", name)
+              for name in ("chunk_linear_attn", "fused_recurrent_linear_attn")]
+    if rule != "linear":
+        wanted = [(module, name) for of, _, module, name, _ in fla_rules.FUNCTIONS if of == rule]
+    for module, name in wanted:
+        try:
+            key = f"fla {name}" if rule == "linear" else name
+            functions[key] = getattr(importlib.import_module(module), name)
+        except Exception as error:  # Triton, which it imports, raises more than ImportError.
+            note(f"{name} is not measured, for it cannot be imported: {error}")
+            note("pip install flash-linear-attention")
+    if functions:
+        version = getattr(importlib.import_module("fla"), "__version__", "unknown")
+        versions += f", flash-linear-attention {version}"
+    return functions, versions
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", action="append", metavar="B,T,H,K[,V]",
                         help="any number of times; T may be FIRST..LAST, which doubles")
+    parser.add_argument("--update-rule", choices=["linear", *rules.RULES], default="linear")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="default: both")
     parser.add_argument("--self-test", action="store_true",
                         help="check what needs no GPU, on the CPU, and measure nothing")
@@ -226,21 +308,15 @@ def main():
     if args.self_test:
         self_test()
         return
-    shapes = parse_shapes(args.shape or DEFAULT_SHAPES)
+    rule = args.update_rule
+    if rule == "linear":
+        shapes = parse_shapes(args.shape or DEFAULT_SHAPES)
+    else:
+        shapes = [rules.parse_shape(text) for text in args.shape or rules.DEFAULT_SHAPES[rule]]
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device: expected an NVIDIA GPU and a PyTorch built for it; "
                          "benches/peers/torch_cpu.py measures on the CPU")
-    functions, versions = {}, f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
-    try:
-        import fla
-        from fla.ops.linear_attn import chunk_linear_attn, fused_recurrent_linear_attn
-
-        versions += f", flash-linear-attention {getattr(fla, '__version__', 'unknown')}"
-        functions = {"fla chunk_linear_attn": chunk_linear_attn,
-                     "fla fused_recurrent_linear_attn": fused_recurrent_linear_attn}
-    except Exception as error:  # Triton, which it imports, raises more than ImportError.
-        note(f"only PyTorch is measured, for flash-linear-attention cannot be imported: {error}")
-        note("pip install flash-linear-attention")
+    functions, versions = fla_functions(rule)
     torch.manual_seed(0)
     rows = []
     with torch.inference_mode():
@@ -253,6 +329,9 @@ def main():
             for dtype_name in args.dtype or DTYPES:
                 dtype, tolerance = DTYPES[dtype_name]
                 note(f"measuring {shape}, {dtype_name}")
+                if rule != "linear":
+                    rows += rule_rows(functions, rule, shape, dtype_name)
+                    continue
                 try:
                     inputs = Inputs(shape, dtype, "cuda")
                 except torch.cuda.OutOfMemoryError as error:

@@ -12,6 +12,8 @@ matrix product for each of scores, outputs and chunk states, `cumsum` over the c
 A single token is timed as a step of decoding: `baddbmm` for mu, a sum for nu, `bmm` for o, once
 with the state updated in place and once with a new state, as `torch.baddbmm` gives it. --decode
 adds such shapes.
+With --update-rule, the rules gated and gated-delta are timed in place of linear attention: chunked,
+and a step of decoding, as rules.py has them; --shape is then B,T,H:E,K,V, with E value heads.
 With --softmax, causal softmax attention (scaled_dot_product_attention) is timed too, where
 a call takes at most a few seconds. Each shape is first checked against the definition in f64
 on its first tokens.
@@ -26,6 +28,7 @@ import time
 
 import torch
 
+import rules
 from common import (
     CHECKED_TOKENS, EPS, definition, feature_map, feature_map_exact, note, parse_shapes, parse_step,
     print_report, relative_error, row,
@@ -33,6 +36,7 @@ from common import (
 
 DEFAULT_SHAPES = ["1,4096,8,64", "1,16384,8,64", "1,8192,4,128", "1,1,32,128", "32,1,32,128"]
 CHUNKS = [64, 128]
+RULE_CHUNKS = [32, 64]
 TOLERANCE = 2e-5
 WARM_UPS = 3
 # Tokens from whose time that of softmax attention on more of them is foretold.
@@ -139,12 +143,46 @@ def softmax_rows(shape, q, k, v, iterations, limit_s):
               **time_ms(lambda: softmax(q, k, v), iterations))
 
 
+def rule_rows(shape, rule, iterations):
+    """The rows of a rule with decays, for a shape (B,T,H,E,K,V)."""
+    b, t, h, e, key_dim, value_dim = shape
+    inputs = rules.Inputs(shape, rule)
+    first = inputs.first_tokens(CHECKED_TOKENS)
+    expected = rules.recurrence(first)[0].transpose(1, 2)
+    made = lambda name, run: row(
+        f"PyTorch CPU, {name}", (b, t, h, key_dim, value_dim), "F32", update_rule=rule,
+        value_heads=e, **time_ms(run, iterations))
+    if t == 1:
+        q, k, v, decay, beta = inputs.heads_first()
+        q, k = (rules.for_value_heads(x, e) for x in (q, k))
+        flat = [x if x is None else x.reshape(b * e, *x.shape[3:]) for x in (q, k, v, decay, beta)]
+        state = inputs.state.reshape(b * e, key_dim, value_dim)
+        for name, in_place in (("step in place", True), ("step", False)):
+            found, _ = rules.step(*flat, state.clone(), in_place)
+            checked(name, found, expected.reshape(b * e, value_dim))
+            kept = [state.clone()]
+
+            def run():
+                kept[0] = rules.step(*flat, kept[0], in_place)[1]
+
+            yield made(name, run)
+        return
+    whole = inputs.heads_first()
+    for chunk in RULE_CHUNKS:
+        if t % chunk:
+            note(f"{shape}: no row of chunks of {chunk}, which do not divide T")
+            continue
+        checked(f"chunk {chunk}", rules.chunked(*first.heads_first(), chunk), expected)
+        yield made(f"C = {chunk}", lambda: rules.chunked(*whole, chunk))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", action="append", metavar="B,T,H,K[,V]",
                         help="any number of times; T may be FIRST..LAST, which doubles")
     parser.add_argument("--decode", action="append", metavar="N,H,K[,V]", default=[],
                         help="a step of decoding, any number of times")
+    parser.add_argument("--update-rule", choices=["linear", *rules.RULES], default="linear")
     parser.add_argument("--softmax", action="store_true", help="causal softmax attention too")
     parser.add_argument("--softmax-limit", type=float, default=3.0, metavar="SECONDS",
                         help="no row of softmax attention where a call takes longer")
@@ -153,21 +191,31 @@ def main():
     args = parser.parse_args()
     if args.iterations < 1 or args.threads < 1:
         raise SystemExit("--iterations and --threads: expected at least 1")
-    steps = [parse_step(text) for text in args.decode]
-    shapes = parse_shapes(args.shape or ([] if steps else DEFAULT_SHAPES)) + steps
+    if args.softmax and args.update_rule != "linear":
+        raise SystemExit("--softmax: expected the rule linear beside it")
+    if args.update_rule == "linear":
+        steps = [parse_step(text) for text in args.decode]
+        shapes = parse_shapes(args.shape or ([] if steps else DEFAULT_SHAPES)) + steps
+    else:
+        steps = [rules.parse_step(text) for text in args.decode]
+        texts = args.shape or ([] if steps else rules.DEFAULT_SHAPES[args.update_rule])
+        shapes = [rules.parse_shape(text) for text in texts] + steps
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = []
     with torch.inference_mode():
         for shape in shapes:
+            note(f"measuring {shape}")
+            if args.update_rule != "linear":
+                rows += rule_rows(shape, args.update_rule, args.iterations)
+                continue
             b, t, h, k, v = shape
             inputs = [torch.rand(b, h, t, d) * 2 - 1 for d in (k, k, v)]
-            note(f"measuring {shape}")
             rows += linear_rows(shape, *inputs, args.iterations)
             if args.softmax and t > 1:
                 rows += softmax_rows(shape, *inputs, args.iterations, args.softmax_limit)
     if not rows:
-        raise SystemExit("--shape: expected a T that 64 or 128 divides, found none")
+        raise SystemExit("--shape: expected a T that a chunk divides, found none")
     device = f"PyTorch {torch.__version__}, CPU, {args.threads} threads"
     print_report(device, torch.__version__, rows)
 
