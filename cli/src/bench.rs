@@ -123,10 +123,12 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     for job in &jobs {
         progress.step(&format!("measuring {}", job.sizes()));
         let mut row = job.measure(&timer, &ceilings, iterations)?;
-        // The peers have elu + 1.
+        // The peers have elu + 1 with the rule linear, and no map with the others.
         let config = job.config();
         row.against = match (config.update_rule, &config.feature_map) {
-            (UpdateRule::Linear, FeatureMap::Elu) => fastest(&peers, &row.sizes, row.ms),
+            (UpdateRule::Linear, FeatureMap::Elu) => fastest(&peers, &row),
+            (UpdateRule::Linear, _) => None,
+            (_, FeatureMap::Identity) => fastest(&peers, &row),
             _ => None,
         };
         progress.print(&table::line(&row, against));

@@ -168,7 +168,9 @@ impl Job {
         }
         // Sequence n has the slot that was allocated n-th from the end.
         drawn.state = drawn.state.map(|state| {
-            state.map(|x| x.rchunks(of_one(&x)).take(checked as usize).flatten().copied().collect())
+            state.map(|x| {
+                x.rchunks(of_one(&x).max(1)).take(checked as usize).flatten().copied().collect()
+            })
         });
         let mut encoder = device.create_command_encoder(&Default::default());
         let len = u64::from(checked) * self.plan.lens().o / u64::from(sizes.b);

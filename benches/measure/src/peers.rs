@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{ReadError, Sizes};
+use crate::{ReadError, Row, Sizes};
 
 /// Rows of one run of a script in `benches/peers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct PeerRow {
     /// The shape.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// The update rule, and linear where a row does not say.
+    #[serde(default = "crate::report::linear")]
+    pub update_rule: String,
+    /// E, where the row has another number of value heads than of key heads.
+    #[serde(default)]
+    pub e: Option<u32>,
     /// How q, k, v and o are stored.
     pub dtype: String,
     /// What it computes; linear attention where a row does not say.
@@ -87,17 +93,23 @@ impl Peers {
     }
 }
 
-/// The fastest row of these sizes, of any dtype and any function: its name says which.
+/// The fastest row of this rule, these sizes and as many value heads, of any dtype and any function:
+/// its name says which.
 #[must_use]
-pub fn fastest(peers: &[Peers], sizes: &Sizes, our_ms: f64) -> Option<Against> {
-    let rows = peers.iter().flat_map(|peers| &peers.rows).filter(|row| row.sizes == *sizes);
+pub fn fastest(peers: &[Peers], ours: &Row) -> Option<Against> {
+    let is_alike = |row: &&PeerRow| {
+        row.sizes == ours.sizes
+            && row.update_rule == ours.update_rule
+            && row.e.unwrap_or(row.sizes.g) == ours.e
+    };
+    let rows = peers.iter().flat_map(|peers| &peers.rows).filter(is_alike);
     let timed = rows.filter_map(|row| Some((row, row.ms?)));
     let (row, peer_ms) = timed.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
     Some(Against {
         peer: row.peer.clone(),
         peer_dtype: row.dtype.clone(),
         peer_ms,
-        ratio: peer_ms / our_ms,
+        ratio: peer_ms / ours.ms,
     })
 }
 

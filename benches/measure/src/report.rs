@@ -158,7 +158,7 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
-fn linear() -> String {
+pub(crate) fn linear() -> String {
     "linear".to_owned()
 }
 
