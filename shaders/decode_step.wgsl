@@ -3,7 +3,7 @@
 //     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// where a_i is 1 unless the update rule has decays. A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
+// where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
 // four rows are loaded, take in the tokens, are read by the queries and stored, so that the state is
 // read once and written once.
 //
@@ -15,8 +15,9 @@
 import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, LANE_TILES};
 import constants::{NORMALIZE, ROWS_VEC4, THREADS};
 import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
-import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
+import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
+import decode_values::{entering_value, entering_values};
 import heads::{value_row};
 import lane::{Lane, lane_of};
 import row_map::{load_queries, prepare_chunk};
@@ -66,6 +67,7 @@ fn decode_tokens(
     prepare_chunk(item, chunk, item.heads, lane);
     weigh_rows(state, item, chunk, lane);
 
+    let values = entering_values(state, item, chunk, at.loaded, lane);
     var outputs: array<vec4<f32>, OUTPUT_LEN>;  // [tokens, heads, COLUMNS/4]
     for (var step = 0u; step < LANE_TILES; step++) {
         var mu = Tile();
@@ -74,7 +76,8 @@ fn decode_tokens(
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
                 let row = value_row(chunk.first + i, item.head);
-                update(&mu, row, lane.f4, key(state, item, chunk, i, lane), value(item, chunk, i, lane));
+                let entering = entering_value(values, item, chunk, i, lane);
+                update(&mu, row, lane.f4, key(state, item, chunk, i, lane), entering);
                 @unroll
                 for (var h = 0u; h < DECODE_HEADS; h++) {
                     let o = apply(&mu, query(state, item, chunk, i, h, lane));

@@ -311,6 +311,10 @@ const MAX_DECODE_ROWS: u32 = 32;
 /// Bytes of workgroup memory of a `decode_step` of which many run at once.
 const DECODE_MEMORY: u32 = 16 << 10;
 
+/// Tokens of a delta rule in `decode_step`, whose keys a thread multiplies with one another. Where
+/// lanes share a row, `segment_output` corrects values and decodes as well.
+const MAX_DELTA_TOKENS: u32 = 8;
+
 impl DecodeLayout {
     /// For sequences of up to `tokens` tokens, `None` where there is no room for their query rows.
     pub(crate) fn new(
@@ -319,6 +323,10 @@ impl DecodeLayout {
         [tokens, heads]: [u32; 2],
         limits: &wgpu::Limits,
     ) -> Option<Self> {
+        let corrects = config.update_rule.beta().is_some();
+        if corrects && (layout.row_source != RowSource::Direct || tokens > MAX_DELTA_TOKENS) {
+            return None;
+        }
         let tokens = tokens.max(1).next_power_of_two();
         if tokens.checked_mul(heads)? > MAX_DECODE_ROWS || layout.feature_blocks(config) > 1 {
             return None;

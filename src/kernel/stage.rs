@@ -184,7 +184,8 @@ impl Stage {
             (_, false, true) => "chunk/element_wise",
             (_, false, false) => "chunk/row_wise",
         };
-        let has_one_lane = is_direct || layout.lanes(config) == 1;
+        // decode_step has corrected values by the time they enter the state.
+        let has_one_lane = (is_direct || layout.lanes(config) == 1) && self != Self::DecodeStep;
         let corrects = config.update_rule.beta().is_some();
         let interfaces = [
             (
@@ -217,6 +218,7 @@ impl Stage {
             ),
             ("row_map", row_map),
             ("chunk", if is_direct { row_map } else { "chunk/workgroup" }),
+            ("decode_values", if corrects { "decode/corrected_values" } else { "decode/values" }),
             ("tile_io", if is_direct { "tile/looped" } else { "tile/unrolled" }),
             ("decode_item", if is_direct { "decode/direct" } else { "decode/workgroup" }),
             (

@@ -79,7 +79,7 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
     let corrects = config.update_rule.beta().is_some();
-    if (stage == Stage::DecodeStep && (decode.is_none() || corrects))
+    if (stage == Stage::DecodeStep && decode.is_none())
         || (stage == Stage::TokenGates && config.gates().is_none())
         || (matches!(stage, Stage::SegmentTransition | Stage::TransitionScan) && !corrects)
         || (stage == Stage::OutputSum && layout.feature_blocks(config) == 1)

@@ -110,7 +110,7 @@ impl Plan {
         };
         plan.check_sequences()?;
         let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
-        if is_short && config.update_rule.beta().is_none() {
+        if is_short {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
