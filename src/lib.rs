@@ -80,6 +80,10 @@ struct Serving;
 struct ComingFromFla;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/update-rules.md")]
+struct UpdateRules;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/onnx.md")]
 struct Onnx;
 
