@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::rollback", checkpoints::rollback),
     ("serving::refused_checkpoints", checkpoints::refusals),
     ("serving::any_schedule", schedule::any_schedule),
+    ("serving::any_schedule_of_rules", schedule::any_schedule_of_rules),
 ];
 
 const D: usize = 16;
@@ -97,6 +98,8 @@ struct Caller {
     plan: Plan,
     bound: Bound,
     tensors: [wgpu::Buffer; 4],
+    /// decay and beta, where the update rule has them.
+    gates: [wgpu::Buffer; 2],
     /// Who tells it: a batch, or a buffer.
     batch: Option<Batch>,
     sequences: wgpu::Buffer,
@@ -114,6 +117,9 @@ impl Caller {
         let lens = plan.lens();
         let tensors =
             [lens.q, lens.k, lens.v, lens.o].map(|len| buffer(gpu, &vec![0; 4 * len as usize]));
+        let gates =
+            [lens.decay, lens.beta].map(|len| buffer(gpu, &vec![0; 4 * (len as usize).max(1)]));
+        let rule = plan.config().update_rule;
         let scratch = buffer(gpu, &vec![0xFF; plan.scratch_size().max(4) as usize]);
         let sequences = buffer(gpu, &vec![0; plan.sequences_size() as usize]);
         let batch = by_host.then(|| Batch::new(&plan, pool)).transpose()?;
@@ -122,10 +128,13 @@ impl Caller {
             Some(batch) => Sequences::Host(batch),
             None => Sequences::Device(sequences.as_entire_buffer_binding()),
         };
-        let tensors_of = Tensors::new(q, k, v, o).with_pool(pool.binding()).with_sequences(told);
+        let mut tensors_of =
+            Tensors::new(q, k, v, o).with_pool(pool.binding()).with_sequences(told);
+        tensors_of.decay = rule.decay().map(|_| gates[0].as_entire_buffer_binding());
+        tensors_of.beta = rule.beta().map(|_| gates[1].as_entire_buffer_binding());
         let scratch = Some(scratch.as_entire_buffer_binding());
         let bound = a.bind(&plan, &tensors_of, scratch)?;
-        Ok(Self { plan, bound, tensors, batch, sequences })
+        Ok(Self { plan, bound, tensors, gates, batch, sequences })
     }
 
     /// o of a call, NaN where nothing wrote it, and the status.
@@ -135,7 +144,19 @@ impl Caller {
         a: &LinearAttention,
         inputs: [&[f32]; 3],
     ) -> Result<(Vec<f32>, u32), Failed> {
-        for (buffer, data) in self.tensors.iter().zip(inputs) {
+        self.run_with_gates(gpu, a, inputs, [&[], &[]])
+    }
+
+    /// The same with decays and betas.
+    fn run_with_gates(
+        &self,
+        gpu: &Gpu,
+        a: &LinearAttention,
+        inputs: [&[f32]; 3],
+        gates: [&[f32]; 2],
+    ) -> Result<(Vec<f32>, u32), Failed> {
+        let all = self.tensors.iter().zip(inputs).chain(self.gates.iter().zip(gates));
+        for (buffer, data) in all {
             gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(data));
         }
         let poison = vec![f32::NAN; self.plan.lens().o as usize];

@@ -3,7 +3,8 @@
 use libtest_mimic::Failed;
 use linear_attention::serve::{Entry, Slot, StatePool};
 use linear_attention::shape::PackedLimits;
-use linear_attention::{Inputs, LinearAttention, Shape, reference};
+use linear_attention::update_rule::{Beta, Decay, UpdateRule};
+use linear_attention::{Config, Inputs, LinearAttention, Shape, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Proptest, TestCaseError, TestRunner};
 
@@ -44,14 +45,30 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 #[derive(Clone)]
 struct User {
     slot: Slot,
-    tensors: [Vec<f32>; 3],
+    /// q, k, v, decay and beta.
+    tensors: [Vec<f32>; 5],
     o: Vec<f32>,
 }
 
 /// Whatever is called in which order, every user's outputs are those of the whole sequence.
 pub(super) fn any_schedule(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    any(gpu, a, 12)
+}
+
+/// The same with states that decay and are corrected.
+pub(super) fn any_schedule_of_rules(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let (k, v) = (a.config().key_dim, a.config().value_dim);
+    let gated = a.config().clone().with_update_rule(UpdateRule::Gated(Decay::per_head()));
+    let delta = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+    for config in [gated, Config::of_rule(k, v, delta)] {
+        any(gpu, &LinearAttention::new(&gpu.device, config)?, 6)?;
+    }
+    Ok(())
+}
+
+fn any(gpu: &Gpu, a: &LinearAttention, cases: u32) -> Result<(), Failed> {
     let mut runner =
-        TestRunner::new(Proptest { cases: 12, failure_persistence: None, ..Proptest::default() });
+        TestRunner::new(Proptest { cases, failure_persistence: None, ..Proptest::default() });
     let held = runner.run(&acts(), |acts| {
         follow(gpu, a, &acts).map_err(|error| TestCaseError::fail(format!("{error:?}")))
     });
@@ -129,13 +146,23 @@ fn follow(gpu: &Gpu, a: &LinearAttention, acts: &[Act]) -> Result<(), Failed> {
         if tokens == 0 {
             continue;
         }
-        let [q, k, v] = &user.tensors;
+        let [q, k, v, decay, beta] = &user.tensors;
         let shape = Shape::new(1, tokens as u32, 1);
-        let truth = reference::recurrent(a.config(), &shape, Inputs::new(q, k, v))?;
+        let mut inputs = Inputs::new(q, k, v);
+        inputs.decay = a.config().update_rule.decay().map(|_| &decay[..]);
+        inputs.beta = a.config().update_rule.beta().map(|_| &beta[..]);
+        let truth = reference::recurrent(a.config(), &shape, inputs)?;
         let truth: Vec<f32> = truth.o.iter().map(|x| *x as f32).collect();
         close("o", &truth, &user.o)?;
     }
     Ok(())
+}
+
+fn normalise(rows: &mut [f32]) {
+    for row in rows.chunks_mut(D) {
+        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= norm);
+    }
 }
 
 fn feed(
@@ -147,11 +174,20 @@ fn feed(
     entries: &[(usize, u32)],
     salt: &mut u32,
 ) -> Result<(), Failed> {
-    let mut tensors: [Vec<f32>; 3] = Default::default();
+    let mut tensors: [Vec<f32>; 5] = Default::default();
     for (user, tokens) in entries {
-        for (all, own) in tensors.iter_mut().zip(&mut users[*user].tensors) {
+        let own = &mut users[*user].tensors;
+        for (i, (all, own)) in tensors.iter_mut().zip(own).enumerate() {
             *salt += 1;
-            let new = numbers(*tokens as usize * D, *salt);
+            let width = if i < 3 { D } else { 1 };
+            let mut new = numbers(*tokens as usize * width, *salt);
+            match i {
+                // Keys of any norm make a delta rule diverge.
+                1 if a.config().update_rule.beta().is_some() => normalise(&mut new),
+                3 => new.iter_mut().for_each(|x| *x = -0.2 * x.abs()),
+                4 => new.iter_mut().for_each(|x| *x = 0.5 * x.abs()),
+                _ => {}
+            }
             own.extend_from_slice(&new);
             all.extend_from_slice(&new);
         }
@@ -160,8 +196,13 @@ fn feed(
         entries.iter().map(|(user, tokens)| Entry::new(users[*user].slot, *tokens)).collect();
     let batch = caller.batch.as_ref().ok_or("told by the host")?;
     batch.write(&gpu.queue, pool, &told)?;
-    let [q, k, v] = &tensors;
-    let (o, _) = caller.run(gpu, a, [q, k, v])?;
+    let [q, k, v, decay, beta] = &tensors;
+    let rule = a.config().update_rule;
+    let gates = [
+        if rule.decay().is_some() { &decay[..] } else { &[] },
+        if rule.beta().is_some() { &beta[..] } else { &[] },
+    ];
+    let (o, _) = caller.run_with_gates(gpu, a, [q, k, v], gates)?;
     let mut begin = 0;
     for (user, tokens) in entries {
         let end = begin + *tokens as usize * D;
