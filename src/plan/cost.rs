@@ -14,7 +14,7 @@ impl Plan {
     pub fn bytes_moved(&self) -> u64 {
         let size = self.config.dtype.size();
         let lens = &self.lens;
-        let gates = self.scratch_gates.end - self.scratch_gates.start;
+        let gates = self.scratch.gates.end - self.scratch.gates.start;
         // Read and written by token_gates; a row for each token and value head by the rest.
         let of_gates = self.bytes(Tensor::Decay) + self.bytes(Tensor::Beta) + 2 * gates;
         if self.decode.is_some() {
@@ -38,11 +38,11 @@ impl Plan {
             bytes += states * self.state_size();
         }
         // Written by segment_transition, read by transition_scan.
-        let transitions = 2 * (self.scratch_transitions.end - self.scratch_transitions.start);
+        let transitions = 2 * (self.scratch.transitions.end - self.scratch.transitions.start);
         bytes
             + transitions
             + of_gates
-            + 2 * (self.scratch_partials.end - self.scratch_partials.start)
+            + 2 * (self.scratch.partials.end - self.scratch.partials.start)
     }
 
     /// Floating-point operations; a multiply-add counts as two. Of φ only the projections count,

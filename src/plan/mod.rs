@@ -1,6 +1,8 @@
 //! From a shape to dispatches, scratch and traffic; arithmetic alone, no device.
 
 mod cost;
+mod dispatches;
+pub(crate) mod scratch;
 pub(crate) mod segments;
 pub(crate) mod split;
 pub(crate) mod steps;
@@ -12,13 +14,12 @@ pub use crate::kernel::stage::Stage;
 pub use split::{Part, Split};
 pub use steps::States;
 
-use std::ops::Range;
-
 use crate::error::PlanError;
-use crate::kernel::layout::{DecodeLayout, Layout, RowSource, SCAN_THREADS};
+use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
+use crate::plan::scratch::Scratch;
 use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
-use crate::problem::config::{Config, Gating};
+use crate::problem::config::Config;
 use crate::problem::shape::{Lens, Packing, Shape};
 use crate::problem::tensor::{Tensor, state_len};
 
@@ -62,13 +63,7 @@ pub struct Plan {
     segmentation: Segmentation,
     /// Elements of the state of one sequence.
     state_len: u32,
-    scratch_states: Range<u64>,
-    scratch_table: Range<u64>,
-    scratch_partials: Range<u64>,
-    scratch_gates: Range<u64>,
-    scratch_decays: Range<u64>,
-    scratch_transitions: Range<u64>,
-    scratch_size: u64,
+    scratch: Scratch,
     dispatches: Vec<Dispatch>,
 }
 
@@ -99,13 +94,7 @@ impl Plan {
             decode: None,
             segmentation: Segmentation::default(),
             state_len,
-            scratch_states: 0..0,
-            scratch_table: 0..0,
-            scratch_partials: 0..0,
-            scratch_gates: 0..0,
-            scratch_decays: 0..0,
-            scratch_transitions: 0..0,
-            scratch_size: 0,
+            scratch: Scratch::default(),
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
@@ -115,58 +104,10 @@ impl Plan {
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
         plan.segmentation = plan.choose_segmentation();
-        plan.place_scratch(limits)?;
+        plan.scratch = Scratch::place(&plan, limits)?;
         plan.check_sizes(limits)?;
         plan.add_dispatches(limits)?;
         Ok(plan)
-    }
-
-    /// Gives each tensor between the stages its range of scratch.
-    fn place_scratch(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
-        let mut end = 0u64;
-        let mut place = |bytes: u64| {
-            let begin = end.next_multiple_of(align);
-            end = begin + bytes;
-            begin..end
-        };
-        let (config, shape) = (&self.config, &self.shape);
-        let value_heads = u64::from(shape.value_heads);
-        if self.has_segment_states() {
-            let len = u64::from(self.state_len);
-            self.scratch_states = place(scratch(F32_SIZE * self.segmentation.capacity, len)?);
-        }
-        if self.has_segment_decays() {
-            let len = match config.gates() {
-                Some(Gating::PerRow) => u64::from(config.features().next_multiple_of(4)),
-                _ => 1,
-            };
-            self.scratch_decays =
-                place(scratch(F32_SIZE * self.segmentation.capacity, len * value_heads)?);
-        }
-        if self.has_transitions() {
-            let matrix = u64::from(config.features()) * u64::from(config.features());
-            let matrices = self.segmentation.capacity * value_heads;
-            self.scratch_transitions = place(scratch(F32_SIZE * matrix, matrices)?);
-        }
-        if self.has_table() {
-            let sequences = u64::from(shape.sequences());
-            let entries = sequences + 1 + sequences * u64::from(shape.checkpoints);
-            self.scratch_table = place(TABLE_ENTRY_SIZE * entries);
-        }
-        if self.feature_blocks() > 1 && self.decode.is_none() {
-            // A row has the vec4s of q' mu, and one more for q' . nu.
-            let is_divided = config.normalization.eps().is_some();
-            let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
-            let rows = self.o_rows() * u64::from(self.feature_blocks());
-            self.scratch_partials = place(scratch(F32_SIZE * len, rows)?);
-        }
-        if config.gates().is_some() {
-            let rows = self.total_tokens() * value_heads;
-            self.scratch_gates = place(scratch(F32_SIZE * u64::from(config.gate_row()), rows)?);
-        }
-        self.scratch_size = end;
-        Ok(())
     }
 
     /// Refuses more sequences than an invocation can compare, since a driver may exit loops that are
@@ -201,15 +142,10 @@ impl Plan {
             Tensor::Sequences,
         ];
         let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
-        let len = |range: &Range<u64>| range.end - range.start;
-        let scratch = [
-            ("scratch", len(&self.scratch_states), required),
-            ("table", len(&self.scratch_table), required),
-            ("partials", len(&self.scratch_partials), required),
-            ("transitions", len(&self.scratch_transitions), required),
-            ("gates", len(&self.scratch_gates), required),
-            ("scratch", self.scratch_size(), limits.max_buffer_size),
-        ];
+        let parts =
+            self.scratch.parts().map(|(what, range)| (what, range.end - range.start, required));
+        let scratch =
+            parts.into_iter().chain([("scratch", self.scratch_size(), limits.max_buffer_size)]);
         for (what, actual, required) in tensors.into_iter().chain(scratch) {
             if actual <= required {
                 continue;
@@ -224,54 +160,6 @@ impl Plan {
                 true => None,
             };
             return Err(PlanError::TooLarge { what, required, actual, largest_batch });
-        }
-        Ok(())
-    }
-
-    fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let items = self.tuning.layout.items();
-        let sequences = u64::from(self.shape.sequences());
-        // The tokens after the last sequence are one more entry.
-        let entries = sequences + u64::from(self.has_entries());
-        let heads = u64::from(self.shape.value_heads);
-        if self.config.gates().is_some() {
-            let elements =
-                (self.total_tokens() * heads).saturating_mul(self.config.gate_row().into());
-            self.dispatches.push(fold(Stage::TokenGates, elements, SCAN_THREADS, limits)?);
-        }
-        if let Some(decode) = self.decode {
-            self.dispatches.push(fold(Stage::DecodeStep, entries * heads, decode.items, limits)?);
-            return Ok(());
-        }
-        if self.has_table() {
-            self.dispatches.push(fold(Stage::SequenceTable, entries, SCAN_THREADS, limits)?);
-        }
-        let per_segment = heads * u64::from(self.value_blocks()) * u64::from(self.feature_blocks());
-        if self.segmentation.max_segments > 1 {
-            // With equal lengths, the last segment of each sequence has no work item here.
-            let adding = self.segmentation.capacity - if self.has_table() { 0 } else { sequences };
-            let work = adding.saturating_mul(per_segment);
-            self.dispatches.push(fold(Stage::SegmentState, work, items, limits)?);
-            if self.has_transitions() {
-                let work = adding * heads * u64::from(self.transition_blocks());
-                self.dispatches.push(fold(Stage::SegmentTransition, work, items, limits)?);
-            }
-        }
-        if self.has_transitions() {
-            let width = if self.config.is_vec4() { 4 } else { 1 };
-            let columns = sequences * heads * u64::from(self.config.value_dim / width);
-            self.dispatches.push(fold(Stage::TransitionScan, columns, 1, limits)?);
-        } else if self.has_segment_states() {
-            let elements =
-                sequences * u64::from(self.state_len) / if self.config.is_vec4() { 4 } else { 1 };
-            self.dispatches.push(fold(Stage::StateScan, elements, SCAN_THREADS, limits)?);
-        }
-        let blocks = u64::from(self.head_blocks());
-        let outputs = self.segmentation.capacity.saturating_mul(per_segment).saturating_mul(blocks);
-        self.dispatches.push(fold(Stage::SegmentOutput, outputs, items, limits)?);
-        if self.feature_blocks() > 1 && self.o_rows() > 0 {
-            let vec4s = self.o_rows() * u64::from(self.config.value_dim.div_ceil(4));
-            self.dispatches.push(fold(Stage::OutputSum, vec4s, SCAN_THREADS, limits)?);
         }
         Ok(())
     }
@@ -325,10 +213,6 @@ impl Plan {
     /// Blocks of the columns of such a matrix, of which there are F.
     pub(crate) fn transition_blocks(&self) -> u32 {
         self.config.features().div_ceil(self.layout().block_columns())
-    }
-
-    pub(crate) fn scratch_transitions(&self) -> Range<u64> {
-        self.scratch_transitions.clone()
     }
 
     fn total_tokens(&self) -> u64 {
@@ -388,7 +272,7 @@ impl Plan {
     /// between calls, so plans that run one after the other can share it.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
-        self.scratch_size
+        self.scratch.size
     }
 
     /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
@@ -453,24 +337,8 @@ impl Plan {
         self.segmentation.capacity
     }
 
-    pub(crate) fn scratch_states(&self) -> Range<u64> {
-        self.scratch_states.clone()
-    }
-
-    pub(crate) fn scratch_partials(&self) -> Range<u64> {
-        self.scratch_partials.clone()
-    }
-
-    pub(crate) fn scratch_gates(&self) -> Range<u64> {
-        self.scratch_gates.clone()
-    }
-
-    pub(crate) fn scratch_decays(&self) -> Range<u64> {
-        self.scratch_decays.clone()
-    }
-
-    pub(crate) fn scratch_table(&self) -> Range<u64> {
-        self.scratch_table.clone()
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     /// Output heads of a work item.
@@ -517,37 +385,3 @@ impl Plan {
 
 /// Bytes of an f32, which every state is made of.
 pub(crate) const F32_SIZE: u64 = 4;
-
-/// Bytes of a sequence's entry in the table that `sequence_table` writes.
-const TABLE_ENTRY_SIZE: u64 = 20;
-
-/// A dispatch over `items` work items, `per_workgroup` to a workgroup. Workgroups beyond the
-/// limit of x continue along y.
-fn fold(
-    stage: Stage,
-    items: u64,
-    per_workgroup: u32,
-    limits: &wgpu::Limits,
-) -> Result<Dispatch, PlanError> {
-    let workgroups = items.div_ceil(per_workgroup.into()).max(1);
-    let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
-    let x = workgroups.min(widest);
-    let y = workgroups.div_ceil(x);
-    let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(per_workgroup));
-    if y > widest || x * y > required {
-        return Err(PlanError::TooManyWorkgroups {
-            stage: stage.name(),
-            required,
-            actual: workgroups,
-        });
-    }
-    Ok(Dispatch { stage, workgroups: [x as u32, y as u32, 1] })
-}
-
-fn scratch(size: u64, len: u64) -> Result<u64, PlanError> {
-    let bytes = size.checked_mul(len).filter(|bytes| bytes / F32_SIZE <= u64::from(u32::MAX));
-    bytes.ok_or(PlanError::TooManyElements {
-        what: "scratch",
-        actual: len.saturating_mul(size) / F32_SIZE,
-    })
-}

@@ -138,10 +138,10 @@ impl Plan {
             Binding::V => Source::Tensor(Tensor::V),
             Binding::O => Source::Tensor(Tensor::O),
             Binding::Weights => Source::Tensor(Tensor::Weights),
-            Binding::Table => scratch(self.scratch_table()),
-            Binding::Partials => scratch(self.scratch_partials()),
-            Binding::Gates => scratch(self.scratch_gates()),
-            Binding::SegmentDecays => scratch(self.scratch_decays()),
+            Binding::Table => scratch(self.scratch().table.clone()),
+            Binding::Partials => scratch(self.scratch().partials.clone()),
+            Binding::Gates => scratch(self.scratch().gates.clone()),
+            Binding::SegmentDecays => scratch(self.scratch().decays.clone()),
             Binding::Decay => Source::Tensor(Tensor::Decay),
             Binding::Beta => Source::Tensor(Tensor::Beta),
             Binding::GateWeights => Source::Tensor(Tensor::GateWeights),
@@ -151,18 +151,18 @@ impl Plan {
             // segment_state stores the sum of each segment in scratch, state_scan turns it into the
             // state before the segment, and segment_output reads that.
             Binding::StateIn if stage == Stage::SegmentOutput && self.has_segment_states() => {
-                scratch(self.scratch_states())
+                scratch(self.scratch().states.clone())
             }
             // Read where it is written, through the other binding.
             Binding::StateIn if is_last && states == States::InPlace => Source::Dummy,
             Binding::StateIn if states == States::InPlace => Source::Tensor(self.final_state()),
             Binding::StateIn if states.has_initial() => Source::Tensor(Tensor::InitialState),
             Binding::StateIn => Source::Dummy,
-            Binding::Transitions => scratch(self.scratch_transitions()),
+            Binding::Transitions => scratch(self.scratch().transitions.clone()),
             Binding::StateOut if stage == Stage::SegmentTransition => {
-                scratch(self.scratch_transitions())
+                scratch(self.scratch().transitions.clone())
             }
-            Binding::StateOut if !is_last => scratch(self.scratch_states()),
+            Binding::StateOut if !is_last => scratch(self.scratch().states.clone()),
             Binding::StateOut if states.has_final() => Source::Tensor(self.final_state()),
             Binding::StateOut => Source::Dummy,
         }

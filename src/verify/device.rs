@@ -107,7 +107,7 @@ impl Run<'_> {
             let (_, scratch) = self.run(&stages(&[Stage::SegmentTransition]), None).await?;
             let truths = adding.iter().map(|segment| self.transition_truth(segment));
             let truths = truths.collect::<Result<Vec<_>, Error>>()?.concat();
-            let begin = (self.plan.scratch_transitions().start / F32_SIZE) as usize;
+            let begin = (self.plan.scratch().transitions.clone().start / F32_SIZE) as usize;
             let len = truths.len() / adding.len().max(1);
             let of = |all: &[f32]| -> Vec<f32> {
                 let of_one = |s: &&Segment| all.chunks(len).nth(s.number).unwrap_or_default();
@@ -264,7 +264,7 @@ impl Run<'_> {
             // What the scan reads beside the states of segments.
             let inputs = self.sample.inputs();
             let (decays, transitions) =
-                (self.plan.scratch_decays(), self.plan.scratch_transitions());
+                (self.plan.scratch().decays.clone(), self.plan.scratch().transitions.clone());
             if !decays.is_empty() {
                 scratch.resize((decays.start / F32_SIZE) as usize, f32::NAN);
                 scratch.extend(reference::segment_decays(&self.plan, inputs));

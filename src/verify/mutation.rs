@@ -1,12 +1,6 @@
 //! Shaders made wrong on purpose: the proof that the harness can fail.
 
 use crate::kernel::stage::Stage;
-#[cfg(test)]
-use crate::problem::config::{Config, Normalization};
-#[cfg(test)]
-use crate::problem::feature_map::FeatureMap;
-#[cfg(test)]
-use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
 /// A mistake that a kernel could have and the harness must catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,27 +170,6 @@ impl Mutation {
             _ => wgsl.replace(from, to),
         }
     }
-
-    /// A config whose shaders can have the mistake.
-    #[cfg(test)]
-    fn config(self) -> Config {
-        let (decay, beta) = (Decay::per_head(), Beta::per_head());
-        let config = Config::new(64, 64);
-        match self {
-            Self::BiasForgotten | Self::NormForgotten => {
-                config.with_feature_map(FeatureMap::Favor { features: 64 })
-            }
-            Self::BlockForgotten => config.with_feature_map(FeatureMap::Favor { features: 1000 }),
-            Self::EpsDropped => config.with_normalization(Normalization::Sum { eps: 1.0 }),
-            Self::DecayAfterWrite | Self::NuNotDecayed => {
-                config.with_update_rule(UpdateRule::Gated(decay))
-            }
-            Self::BetaForgotten | Self::DeltaFromUndecayed => {
-                Config::of_rule(64, 64, UpdateRule::GatedDelta(decay, beta))
-            }
-            _ => config,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -205,7 +178,32 @@ mod tests {
     use super::Mutation;
     use crate::plan::tuning::Tuning;
     use crate::plan::{Plan, States};
+    use crate::problem::config::{Config, Normalization};
+    use crate::problem::feature_map::FeatureMap;
     use crate::problem::shape::{PackedLimits, Shape};
+    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
+
+    /// A config whose shaders can have the mistake.
+    fn config_of(mutation: Mutation) -> Config {
+        let (decay, beta) = (Decay::per_head(), Beta::per_head());
+        let config = Config::new(64, 64);
+        match mutation {
+            Mutation::BiasForgotten | Mutation::NormForgotten => {
+                config.with_feature_map(FeatureMap::Favor { features: 64 })
+            }
+            Mutation::BlockForgotten => {
+                config.with_feature_map(FeatureMap::Favor { features: 1000 })
+            }
+            Mutation::EpsDropped => config.with_normalization(Normalization::Sum { eps: 1.0 }),
+            Mutation::DecayAfterWrite | Mutation::NuNotDecayed => {
+                config.with_update_rule(UpdateRule::Gated(decay))
+            }
+            Mutation::BetaForgotten | Mutation::DeltaFromUndecayed => {
+                Config::of_rule(64, 64, UpdateRule::GatedDelta(decay, beta))
+            }
+            _ => config,
+        }
+    }
 
     /// In a plan that has every stage of prompts, and in one of decoding.
     #[test]
@@ -213,7 +211,7 @@ mod tests {
         let limits = wgpu::Limits::default();
         for device_type in [wgpu::DeviceType::Other, wgpu::DeviceType::Cpu] {
             for mutation in Mutation::ALL {
-                let config = mutation.config();
+                let config = config_of(mutation);
                 let tuning = Tuning::new(&config, &limits, device_type).unwrap();
                 let shape = |max_len| {
                     let limits = PackedLimits { sequences: 4, tokens: 4 * max_len, max_len };

@@ -1,0 +1,112 @@
+//! One error type a step. Each message says what, what was required, what was found.
+
+mod bind;
+mod config;
+mod device;
+mod plan;
+mod pool;
+
+pub use bind::BindError;
+pub use config::{ConfigError, WeightsError};
+pub use device::DeviceError;
+pub use plan::PlanError;
+pub use pool::PoolError;
+
+use thiserror::Error;
+
+/// Why a call on host slices failed; every step it goes through has its own variant.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// See [`ConfigError`].
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See [`PlanError`].
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// See [`BindError`].
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// See [`WeightsError`].
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// See [`PoolError`].
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A shape whose sequences only buffers have: see
+    /// [`Shape::with_slots`](crate::Shape::with_slots) and [`Shape::packed_up_to`](crate::Shape::packed_up_to).
+    #[error("{what}: a call on host slices must have lengths of its own and no pool")]
+    HostShape {
+        /// `slots` or `packed_up_to`.
+        what: &'static str,
+    },
+    /// A slice has the wrong length.
+    #[error("{tensor} must have {required} elements, found {actual}")]
+    Len {
+        /// The tensor.
+        tensor: &'static str,
+        /// Elements the shape asks for.
+        required: u64,
+        /// Elements of the slice.
+        actual: u64,
+    },
+    /// An input is infinite or NaN.
+    #[error("{tensor} must be finite, found {actual} at element {index}")]
+    NonFinite {
+        /// The tensor.
+        tensor: &'static str,
+        /// The first such element.
+        index: u64,
+        /// Its value, printed.
+        actual: String,
+    },
+    /// A tensor that the update rule needs is missing, or one was given that it does not use.
+    #[error("update rule {rule}: {tensor} must be {required}, found {actual}")]
+    RuleTensor {
+        /// The rule's name.
+        rule: &'static str,
+        /// `decay`, `beta` or `gate_weights`.
+        tensor: &'static str,
+        /// `given` or `absent`.
+        required: &'static str,
+        /// `none` or `some`.
+        actual: &'static str,
+    },
+    /// A decay or beta is out of range.
+    #[error("{tensor} must be {required}, found {actual} at token {token}, head {head}")]
+    Gate {
+        /// `decay` or `beta`.
+        tensor: &'static str,
+        /// The condition it fails.
+        required: &'static str,
+        /// Its value, printed.
+        actual: String,
+        /// The token, counted through all sequences.
+        token: u64,
+        /// The value head.
+        head: u64,
+    },
+    /// wgpu or the driver refused an object, or the device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::fmt;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_source() {
+        let refused = BindError::from(DeviceError::from_source("linear_attention.q", fmt::Error));
+        assert_eq!(
+            refused.to_string(),
+            format!("the device refused linear_attention.q: {}", fmt::Error)
+        );
+        assert!(refused.source().is_some_and(|source| source.is::<fmt::Error>()));
+        let message = fmt::Error.to_string();
+        assert_eq!(refused, BindError::Device(DeviceError::new("linear_attention.q", message)));
+    }
+}
