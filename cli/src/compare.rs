@@ -20,7 +20,8 @@ use measure::{Compared, Device};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,G,V]`
+    /// Safetensors file with q `[B,T,H,K]`, k `[B,T,G,K]`, v `[B,T,E,V]`, and
+    /// if wanted cu_seqlens `[N+1]`
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Draw the errors to this SVG file
@@ -105,6 +106,10 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
     let mut config = Config::new(1, 1);
     let input = read(&mut config)?;
     input.inputs().check(&config, &input.shape)?;
+    if input.shape.max_len() == 0 {
+        let found = "expected at least one token to compare, found T = 0";
+        return Err(Failure::Input(format!("{}: tensor q: {found}", args.input.display())));
+    }
     let adapter = device::pick(args.adapter.as_deref())?;
     let opened = adapter.as_ref().map(device::open).transpose()?;
     let timer = opened.as_ref().map(|(device, queue)| Timer::new(device, queue));

@@ -108,19 +108,20 @@ impl Compared {
 /// nearer than this has found out nothing about which token matters.
 pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Compared {
     let shape = &input.shape;
-    let (heads, kv_heads) = (shape.heads as usize, shape.value_heads as usize);
+    let [query_heads, value_heads] = [shape.heads, shape.value_heads].map(|n| n as usize);
+    let heads = query_heads.max(value_heads);
     let width = config.value_dim as usize;
     let v = input.inputs().v;
     let mut o = Vec::with_capacity(truth.len());
     for tokens in shape.token_ranges().unwrap_or_default() {
-        let mut sums = vec![0.0; kv_heads * width];
+        let mut sums = vec![0.0; value_heads * width];
         for (t, count) in tokens.zip(1u32..) {
-            for (sum, v) in sums.iter_mut().zip(&v[t * kv_heads * width..]) {
+            for (sum, v) in sums.iter_mut().zip(&v[t * value_heads * width..]) {
                 *sum += f64::from(*v);
             }
             for h in 0..heads {
-                let g = h / (heads / kv_heads);
-                let of_head = &sums[g * width..][..width];
+                let e = h / (heads / value_heads);
+                let of_head = &sums[e * width..][..width];
                 o.extend(of_head.iter().map(|sum| sum / f64::from(count)));
             }
         }
@@ -129,7 +130,7 @@ pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Co
         map: "(equal weights)".to_owned(),
         features: 1,
         weights: "none",
-        state_bytes: 4 * (kv_heads * (width + 1)) as u64,
+        state_bytes: 4 * (value_heads * (width + 1)) as u64,
         scratch_bytes: None,
         error: relative_error(&o, truth, |_| true, input),
         over_position: over_position(&o, truth, input),

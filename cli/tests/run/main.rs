@@ -5,6 +5,7 @@
 
 mod common;
 mod conformance;
+mod heads;
 mod maps;
 mod measured;
 mod refusals;
