@@ -88,8 +88,10 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         path.as_deref().map(|path| OutputFile::new(option, path)).transpose()
     };
     let (plot, json_file) = (output("--plot", &args.plot)?, output("--json", &args.json)?);
+    let file = InputFile::read(&args.input)?;
+    file.check_compare()?;
     let read = |config: &mut Config| {
-        let mut input = InputFile::read(&args.input)?.input(config, Missing::DrawAll(args.seed))?;
+        let mut input = file.input(config, Missing::DrawAll(args.seed))?;
         if let Some(norm) = args.norm {
             let [_, largest] = measure::norms(config, &input);
             if largest == 0.0 {

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::header;
 use crate::maps::{self, Missing};
 use crate::rule::{self, RuleName};
+use crate::taken;
 
 /// The tensors of an input file.
 pub(crate) struct Input {
@@ -80,9 +81,22 @@ impl InputFile {
         rule::update_rule(&self.tensors()?, named).map_err(|message| self.refuse(&message))
     }
 
-    /// The checked tensors of the file, whose sizes and dtype `config` gets. What is only compared
-    /// leaves tensors unused; `missing` says so, and what to do about weights that the file does not
-    /// have.
+    /// Refuses a tensor that `run` would not use: its result would not be what the file asks for.
+    pub(crate) fn check_run(
+        &self,
+        config: &Config,
+        named: Option<RuleName>,
+    ) -> Result<(), Failure> {
+        taken::check_run(&self.tensors()?, config, named).map_err(|message| self.refuse(&message))
+    }
+
+    /// The same of `compare`.
+    pub(crate) fn check_compare(&self) -> Result<(), Failure> {
+        taken::check_compare(&self.tensors()?).map_err(|message| self.refuse(&message))
+    }
+
+    /// The checked tensors of the file, whose sizes and dtype `config` gets. `missing` says what to
+    /// do about weights that the file does not have.
     pub(crate) fn input(&self, config: &mut Config, missing: Missing) -> Result<Input, Failure> {
         Input::new(&self.tensors()?, config, missing).map_err(|message| self.refuse(&message))
     }
@@ -142,17 +156,8 @@ impl Input {
         let features = config.features();
         let shape = shape.with_key_heads(g).with_value_heads(e);
         let [decay, beta] = rule::gates(tensors, config, &shape, dtype)?;
-        if let Missing::DrawRandom(_) = missing {
-            rule::check_all_used(tensors, config)?;
-        }
-        // What is only compared has no state to begin with.
-        let initial = match missing {
-            Missing::DrawAll(_) => None,
-            Missing::DrawRandom(_) => {
-                let sizes = [shape.sequences(), e, features, value_dim];
-                initial_state(tensors, sizes, config.is_normalized())?
-            }
-        };
+        let sizes = [shape.sequences(), e, features, value_dim];
+        let initial = initial_state(tensors, sizes, config.is_normalized())?;
         let weights = maps::weights(tensors, config, [h, g], missing)?;
         if let Some(weights) = &weights {
             weights.check(config, &shape).map_err(|error| error.to_string())?;

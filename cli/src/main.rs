@@ -19,6 +19,7 @@ mod plot;
 mod progress;
 mod rule;
 mod run;
+mod taken;
 
 use std::process::ExitCode;
 

@@ -116,36 +116,3 @@ pub(crate) fn gates(
 fn beta_dtype(config: &Config) -> linear_attention::Dtype {
     config.update_rule.beta().map_or(linear_attention::Dtype::F32, |beta| beta.dtype)
 }
-
-/// Refuses a tensor that a run would not use, and says what it uses.
-pub(crate) fn check_all_used(tensors: &SafeTensors<'_>, config: &Config) -> Result<(), String> {
-    let rule = config.update_rule;
-    let mut used = vec!["q", "k", "v", "cu_seqlens"];
-    used.extend(rule.decay().map(|_| "decay"));
-    used.extend(rule.beta().map(|_| "beta"));
-    used.push("initial_mu");
-    if config.is_normalized() {
-        used.push("initial_nu");
-    }
-    let projects =
-        [config.key_map(), config.query_map()].map(|map| map.projections(config.key_dim) > 0);
-    if projects[0] {
-        used.extend(["key_weight", "key_bias"]);
-    }
-    if projects[1] {
-        used.extend(["query_weight", "query_bias"]);
-    }
-    let mut names = tensors.names();
-    names.sort_unstable();
-    let Some(unused) = names.into_iter().find(|name| !used.contains(name)) else { return Ok(()) };
-    let why = match unused {
-        "attention_mask" => "padding is not built yet".to_owned(),
-        "initial_nu" => "o is not normalised".to_owned(),
-        "decay" | "beta" => format!("the update rule is {}", rule.name()),
-        _ => "a run would not use it".to_owned(),
-    };
-    Err(format!(
-        "tensor {unused}: expected none, since {why} (it takes {}), found one",
-        used.join(", ")
-    ))
-}

@@ -98,6 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let file = InputFile::read(&args.input)?;
     let mut config = args.config(file.update_rule(args.update_rule)?)?;
     let input = file.input(&mut config, Missing::DrawRandom(args.maps.seed))?;
+    file.check_run(&config, args.update_rule)?;
     input.inputs().check(&config, &input.shape)?;
     let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
     if adapter.is_none() && !args.reference {

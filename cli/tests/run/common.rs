@@ -1,6 +1,6 @@
 //! Files made in tests, and the program run on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use half::f16;
@@ -85,6 +85,31 @@ pub(crate) fn refused(arguments: &[&str]) -> String {
     assert_eq!(found.status, 2, "{arguments:?}: {}{}", found.stdout, found.stderr);
     assert_eq!(found.stderr.lines().count(), 1, "{arguments:?}: {}", found.stderr);
     found.stderr
+}
+
+/// Runs a file that `run` must refuse, and returns the line that says why.
+pub(crate) fn refused_file(bytes: &[u8], arguments: &[&str]) -> String {
+    let (_guard, directory) = scratch();
+    let (input, output) = (directory.join("in"), directory.join("out"));
+    std::fs::write(&input, bytes).unwrap();
+    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    all.extend(arguments);
+    let line = refused(&all);
+    assert_eq!(names(&directory), ["in"], "no output appears, nor a part of one");
+    line
+}
+
+/// The names of the files in a directory.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The file of `tiny` with one tensor replaced or added.
+pub(crate) fn with(name: &'static str, tensor: Tensor) -> Vec<u8> {
+    let mut tensors: Vec<_> = tiny().into_iter().filter(|(other, _)| *other != name).collect();
+    tensors.push((name, tensor));
+    encode(&tensors)
 }
 
 /// The file that `run` makes of these tensors.

@@ -10,3 +10,4 @@ mod maps;
 mod measured;
 mod refusals;
 mod results;
+mod unused;

@@ -1,35 +1,10 @@
 //! What is refused, with status 2 and one line that names it.
 
 use std::fs;
-use std::path::Path;
 
 use safetensors::Dtype;
 
-use crate::common::{Tensor, encode, refused, scratch, tiny};
-
-/// Runs a file that must be refused, and returns the line that says why.
-fn refused_file(bytes: &[u8], arguments: &[&str]) -> String {
-    let (_guard, directory) = scratch();
-    let (input, output) = (directory.join("in"), directory.join("out"));
-    fs::write(&input, bytes).unwrap();
-    let mut all = vec!["run", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
-    all.extend(arguments);
-    let line = refused(&all);
-    assert_eq!(names(&directory), ["in"], "no output appears, nor a part of one");
-    line
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// `tiny` with one tensor replaced.
-fn with(name: &'static str, tensor: Tensor) -> Vec<u8> {
-    let mut tensors: Vec<_> = tiny().into_iter().filter(|(other, _)| *other != name).collect();
-    tensors.push((name, tensor));
-    encode(&tensors)
-}
+use crate::common::{Tensor, encode, names, refused, refused_file, scratch, tiny, with};
 
 #[test]
 fn bad_tensors() {
@@ -73,27 +48,6 @@ fn heads_that_do_not_divide() {
     ];
     let line = refused_file(&encode(&tensors), &["--reference"]);
     assert!(line.contains("tensor v") && line.contains("found 2"), "{line}");
-}
-
-/// Nothing is ignored in silence: a tensor that would not be used is named, with what is used instead.
-#[test]
-fn unused_tensors() {
-    let zeros = |shape: &[usize]| Tensor::f32(shape, &vec![0.0; shape.iter().product()]);
-    let plain = ["--reference", "--feature-map", "identity", "--no-normalize"];
-    for (name, tensor, rule, parts) in [
-        ("g", zeros(&[1, 2, 1]), "linear", ["tensor g: expected none", "takes q, k, v"]),
-        ("decay", zeros(&[1, 2, 1]), "linear", ["tensor decay", "the update rule is linear"]),
-        ("decay", zeros(&[1, 2, 1]), "delta", ["tensor beta", "expected in the file"]),
-        ("beta", zeros(&[1, 2, 1]), "linear", ["tensor beta", "the update rule is linear"]),
-        ("attention_mask", zeros(&[1, 2]), "linear", ["tensor attention_mask", "padding"]),
-        ("initial_nu", zeros(&[1, 1, 2]), "linear", ["tensor initial_nu", "not normalised"]),
-        ("key_weight", zeros(&[2, 2]), "linear", ["tensor key_weight", "would not use"]),
-    ] {
-        let mut arguments = plain.to_vec();
-        arguments.extend(["--update-rule", rule]);
-        let line = refused_file(&with(name, tensor), &arguments);
-        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
-    }
 }
 
 #[test]
