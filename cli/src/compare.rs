@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::device;
 use crate::failure::Failure;
 use crate::file::InputFile;
-use crate::maps::Missing;
+use crate::maps::{self, Missing};
 use crate::output::OutputFile;
 use crate::progress::Progress;
 use measure::{Compared, Device};
@@ -112,19 +112,18 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         let found = "expected at least one token to compare, found T = 0";
         return Err(Failure::Input(format!("{}: tensor q: {found}", args.input.display())));
     }
+    let maps = if args.maps.is_empty() { all(config.key_dim) } else { args.maps.clone() };
+    // A map that cannot be is refused before anyone waits.
+    for map in &maps {
+        let config = measure::config(map.clone(), config.key_dim, config.value_dim);
+        config.validate().map_err(|error| Failure::Input(maps::explain(&config, &error)))?;
+    }
     let adapter = device::pick(args.adapter.as_deref())?;
     let opened = adapter.as_ref().map(device::open).transpose()?;
     let timer = opened.as_ref().map(|(device, queue)| Timer::new(device, queue));
     if adapter.is_none() {
         eprintln!("NO ADAPTER can run this here: the CPU reference computes, and nothing is timed");
         eprintln!("{}", device::DRIVER_HINT);
-    }
-
-    let maps = if args.maps.is_empty() { all(config.key_dim) } else { args.maps.clone() };
-    // A map that cannot be is refused before anyone waits.
-    for map in &maps {
-        let config = measure::config(map.clone(), config.key_dim, config.value_dim);
-        config.validate().map_err(|error| Failure::Input(format!("--{error}")))?;
     }
     let progress = Progress::new(maps.len() + 1);
     progress.step("softmax attention in f64");

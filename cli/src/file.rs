@@ -152,7 +152,7 @@ impl Input {
         };
         (config.key_dim, config.value_dim) = (key_dim, value_dim);
         config.dtype = linear_attention::Dtype::from_name(&dtype.to_string()).unwrap_or_default();
-        config.validate().map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| maps::explain(config, &error))?;
         let features = config.features();
         let shape = shape.with_key_heads(g).with_value_heads(e);
         let [decay, beta] = rule::gates(tensors, config, &shape, dtype)?;
@@ -282,8 +282,9 @@ pub(crate) fn expect_dtype(
     if found == expected {
         return Ok(());
     }
-    let whose = if name.starts_with("initial") { "" } else { " as q" };
-    Err(format!("tensor {name}: expected dtype {expected}{whose}, found {found}"))
+    // The dtype of these is that of q; states and weights are of f32 in any file.
+    let as_q = if ["k", "v"].contains(&name) { " as q" } else { "" };
+    Err(format!("tensor {name}: expected dtype {expected}{as_q}, found {found}"))
 }
 
 /// The four sizes of a tensor, each but T at least 1 and no more than 32 bits hold.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use linear_attention::error::ConfigError;
 use linear_attention::feature_map::{Projection, Weights};
 use linear_attention::{Config, FeatureMap};
 use safetensors::{Dtype, SafeTensors};
@@ -45,6 +46,20 @@ impl fmt::Display for Maps {
         let given = options.into_iter().filter_map(|(name, map)| Some(format!("{name} {}", map?)));
         write!(f, "{}", given.collect::<Vec<_>>().join(" "))
     }
+}
+
+/// Why `config` cannot be, by the option that names the map which cannot.
+pub(crate) fn explain(config: &Config, error: &ConfigError) -> String {
+    let text = error.to_string();
+    let (ConfigError::FeatureMap { feature_map, .. } | ConfigError::Phi { feature_map, .. }) =
+        error
+    else {
+        return text;
+    };
+    // A map of queries that does not go with the map of keys may have its name.
+    let of_queries = text.contains("keys' map") || config.feature_map.name() != feature_map;
+    let option = if of_queries { "--query-map" } else { "--feature-map" };
+    format!("{option} {}", text.trim_start_matches("feature map "))
 }
 
 /// What to do where a map needs weights that the file does not have.

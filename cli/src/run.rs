@@ -70,6 +70,13 @@ impl Args {
         self.maps.apply(&mut config);
         config.scale = self.scale;
         let eps = self.eps;
+        if self.normalize && rule.beta().is_some() {
+            return Err(Failure::Input(format!(
+                "--normalize: expected --no-normalize or neither with the update rule {}, \
+                 whose weights have no sum to divide by, found --normalize",
+                rule.name()
+            )));
+        }
         config.normalization = match config.is_non_negative() {
             _ if self.no_normalize => Normalization::None,
             _ if rule != UpdateRule::Linear && !self.normalize => Normalization::None,

@@ -49,6 +49,13 @@ fn weights_of_another_shape_are_refused() {
     };
     let said = refused_with("t2r:3");
     assert!(said.contains("tensor key_weight: expected shape [3, 2], found [2, 2]"), "{said}");
+    // Weights are of f32 beside q of any type.
+    let mut narrow: Vec<_> = tensors.iter().map(|(name, x)| (*name, x.to_f16())).collect();
+    fs::write(&input, encode(&narrow)).unwrap();
+    let said = refused_with("t2r:2");
+    assert!(said.contains("tensor key_weight: expected dtype F32, found F16"), "{said}");
+    narrow[3] = tensors[3].clone();
+    computed(&narrow, &["--reference", "--feature-map", "t2r:2"]);
 }
 
 /// The same seed draws the same features, another draws others, and all are near one another.

@@ -65,7 +65,11 @@ fn bad_gates() {
             &["--reference", "--update-rule", "gated-delta"],
             ["tensor beta", "expected in the file"],
         ),
-        (encode(&normalised), &["--reference", "--normalize"], ["delta", "normalization"]),
+        (
+            encode(&normalised),
+            &["--reference", "--normalize"],
+            ["--normalize: expected --no-normalize", "the update rule delta"],
+        ),
         (with("decay", Tensor::f32(&[1, 2, 1], &[0.0; 2]).to_f16()), reference, ["decay", "F16"]),
     ] {
         let line = refused_file(&bytes, arguments);
@@ -138,9 +142,20 @@ fn bad_arguments() {
         (&["--feature-map", "relu", "--query-map", "silu"], "--query-map silu"),
         (&["--feature-map", "softplus"], "identity, relu, relu-squared"),
         (&["--feature-map", "favor"], "favor:F"),
-        (&["--feature-map", "fourier:12", "--no-normalize"], "a multiple of 8"),
-        (&["--feature-map", "dpfp:4"], "nu must be 1 to 3"),
-        (&["--query-map", "dpfp:1"], "the 2 of the keys' map elu"),
+        (
+            &["--feature-map", "fourier:12", "--no-normalize"],
+            "--feature-map fourier: features must be a multiple of 8, found 12",
+        ),
+        (&["--feature-map", "dpfp:4"], "--feature-map dpfp: nu must be 1 to 3"),
+        (
+            &["--query-map", "dpfp:1"],
+            "--query-map dpfp: features must be the 2 of the keys' map elu, found 4",
+        ),
+        (
+            &["--feature-map", "dpfp:1", "--query-map", "dpfp:2"],
+            "--query-map dpfp: features must be the 4 of the keys' map dpfp:1, found 8",
+        ),
+        (&["--update-rule", "fixed"], "linear, gated, delta, gated-delta"),
         // Weights that the file does not have.
         (&["--feature-map", "t2r:3"], "tensor key_weight"),
         (&["--feature-map", "hedgehog"], "tensor key_weight"),
@@ -156,6 +171,15 @@ fn bad_arguments() {
     let line = refused(&["run", "/no/such/file", "--verify"]);
     assert!(line.contains("/no/such/file"), "{line}");
     assert!(refused(&[]).contains("expected a command"));
+}
+
+#[test]
+fn bad_maps_to_compare() {
+    let (_guard, directory) = scratch();
+    let input = directory.join("in");
+    fs::write(&input, encode(&tiny())).unwrap();
+    let line = refused(&["compare", input.to_str().unwrap(), "--feature-map", "fourier:12"]);
+    assert!(line.contains("--feature-map fourier: features must be a multiple of 8"), "{line}");
 }
 
 #[test]
