@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// Divide by nothing
     #[arg(long, conflicts_with = "normalize")]
     no_normalize: bool,
-    /// Added to the sum of weights
+    /// Added to the sum of weights, where o is divided by it
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eps: f32,
     /// Multiplies q after the feature map
@@ -90,6 +90,11 @@ impl Args {
                 )));
             }
         };
+        if !config.is_normalized() && eps != 0.0 {
+            return Err(Failure::Input(format!(
+                "--eps: expected 0 where o is not normalised, found {eps}"
+            )));
+        }
         // What the maps need of K is known with the file.
         let mut numbers = Config::new(1, 1);
         (numbers.scale, numbers.normalization) = (config.scale, config.normalization);

@@ -38,6 +38,32 @@ fn normalized_by_name() {
     assert_eq!(f32s(nu.data()), [1.0, 3.0]);
 }
 
+/// Without --eps nothing is added to the sum of weights, so the average of ones is 1 where every
+/// weight is e^-16; without --scale q is taken as it stands.
+#[test]
+fn defaults() {
+    let same = |x: f32| Tensor::f32(&[1, 2, 1, 1], &[x; 2]);
+    let small = [("q", same(-8.0)), ("k", same(-8.0)), ("v", same(1.0))];
+    for (arguments, expected) in [
+        (&["--reference"][..], 1.0),
+        (&["--reference", "--eps", "0", "--scale", "1"], 1.0),
+        (&["--reference", "--eps", "1"], 0.0),
+        (&[], 1.0),
+    ] {
+        let bytes = computed(&small, arguments);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for found in f32s(file.tensor("o").unwrap().data()) {
+            assert!((found - expected).abs() < 1e-5, "{arguments:?}: {found}");
+        }
+    }
+    let scaled = |scale| {
+        let bytes = computed(&tiny(), &[&PLAIN[..], &["--scale", scale]].concat());
+        f32s(SafeTensors::deserialize(&bytes).unwrap().tensor("o").unwrap().data())
+    };
+    assert_eq!(scaled("1"), BY_HAND);
+    assert_eq!(scaled("2"), BY_HAND.map(|x| 2.0 * x));
+}
+
 #[test]
 fn initial_state() {
     let mut tensors = tiny();
