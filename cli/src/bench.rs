@@ -61,19 +61,48 @@ pub(crate) struct Args {
     iterations: u32,
 }
 
+/// The option that asks for a shape; without one, the shapes of the docs are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Shape,
+    Decode,
+    Sweep,
+    Nothing,
+}
+
+impl Asked {
+    /// One that a caller spelt out must fit the device; of the others those that fit are measured.
+    fn must_fit(self) -> bool {
+        matches!(self, Self::Shape | Self::Decode)
+    }
+
+    /// The option and the shape, as the caller would write them.
+    fn named(self, sizes: &Sizes) -> String {
+        let Sizes { b, h, k, v, .. } = sizes;
+        match self {
+            Self::Shape => format!("--shape {sizes}"),
+            Self::Decode => format!("--decode {b},{h},{k},{v}"),
+            Self::Sweep => format!("--sweep at {sizes}"),
+            Self::Nothing => sizes.to_string(),
+        }
+    }
+}
+
 impl Args {
-    /// Every shape to measure, each once, and whether it must fit the device.
-    fn sizes(&self, device_type: DeviceType) -> Vec<(Sizes, bool)> {
-        let mut all: Vec<_> =
-            self.shapes.iter().chain(&self.steps).map(|sizes| (*sizes, true)).collect();
-        let others: Vec<Sizes> = if all.is_empty() && self.sweeps.is_empty() {
-            standard_sizes(device_type)
+    /// Every shape to measure, each once, and the option that asks for it.
+    fn sizes(&self, device_type: DeviceType) -> Vec<(Sizes, Asked)> {
+        let of = |asked| move |sizes: &Sizes| (*sizes, asked);
+        let mut all: Vec<_> = self.shapes.iter().map(of(Asked::Shape)).collect();
+        all.extend(self.steps.iter().map(of(Asked::Decode)));
+        let others: Vec<(Sizes, Asked)> = if all.is_empty() && self.sweeps.is_empty() {
+            standard_sizes(device_type).iter().map(of(Asked::Nothing)).collect()
         } else {
-            self.sweeps.iter().flat_map(|sweep| sweep.sizes()).collect()
+            let swept = self.sweeps.iter().flat_map(|sweep| sweep.sizes());
+            swept.map(|sizes| (sizes, Asked::Sweep)).collect()
         };
-        for sizes in others {
+        for (sizes, asked) in others {
             if all.iter().all(|(known, _)| *known != sizes) {
-                all.push((sizes, false));
+                all.push((sizes, asked));
             }
         }
         all
@@ -185,27 +214,53 @@ fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
     format!("{sizes:<20}{ms:>10.3} ms  {:?}, {} workgroups", tuning.layout, tuning.workgroups)
 }
 
-/// The shapes that fit the device. One that was asked for by name must; the others are
-/// passed over visibly.
-fn plan(device: &Device, sizes: &[(Sizes, bool)], configs: &[Config]) -> Result<Vec<Job>, Failure> {
+/// The shapes that fit the device, of which there must be one. A shape that must fit and does not
+/// is refused; the others are passed over visibly.
+fn plan(
+    device: &Device,
+    sizes: &[(Sizes, Asked)],
+    configs: &[Config],
+) -> Result<Vec<Job>, Failure> {
     let mut jobs = Vec::with_capacity(sizes.len());
+    let mut skipped = Vec::new();
     let each = sizes.iter().flat_map(|sizes| configs.iter().map(move |config| (sizes, config)));
-    for ((sizes, must_fit), config) in each {
+    for ((sizes, asked), config) in each {
         match Job::new(device, sizes, config) {
             Ok(job) => jobs.push(job),
-            Err(MeasureError::Plan(error)) if !must_fit => {
-                eprintln!("SKIPPED {sizes}: {error}");
+            Err(MeasureError::Plan(error)) if !asked.must_fit() => {
+                skipped.push((asked, asked.named(sizes), error));
             }
             Err(error) => {
                 return Err(match Failure::from(error) {
                     Failure::Input(message) => {
-                        let option = if sizes.is_step() { "--decode" } else { "--shape" };
-                        Failure::Input(format!("{option} {sizes}: {message}"))
+                        Failure::Input(format!("{}: {message}", asked.named(sizes)))
                     }
                     other => other,
                 });
             }
         }
     }
-    Ok(jobs)
+    match (jobs.is_empty(), skipped.first()) {
+        (true, Some((Asked::Nothing, name, error))) => {
+            Err(Failure::Device(format!("none of the usual shapes fits: {name}: {error}")))
+        }
+        (true, Some((_, name, error))) => Err(Failure::Input(format!("{name}: {error}"))),
+        _ => {
+            skipped.iter().for_each(|(_, name, error)| eprintln!("SKIPPED {name}: {error}"));
+            Ok(jobs)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_named_as_their_options_take_them() {
+        let (sizes, step) = (Sizes::new([2, 9, 3, 4, 5]), Sizes::new([7, 1, 3, 4, 5]));
+        assert_eq!(Asked::Shape.named(&sizes), "--shape 2,9,3,4,5");
+        assert_eq!(Asked::Shape.named(&step), "--shape 7,1,3,4,5");
+        assert_eq!(Asked::Decode.named(&step), "--decode 7,3,4,5");
+    }
 }

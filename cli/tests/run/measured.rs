@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{refused, run, scratch};
+use crate::common::{Found, refused, run, scratch};
 
 const SIZES: [&str; 6] = ["b", "t", "h", "g", "k", "v"];
 
@@ -26,14 +26,22 @@ fn peers(rows: &[Value]) -> String {
 /// Runs `bench` to its end; none where there is no adapter.
 fn bench(arguments: &[&str]) -> Option<String> {
     let found = run(&[&["bench", "--iterations", "1"], arguments].concat());
-    if found.stderr.contains("no adapter to measure") {
-        let required = std::env::var_os("LINEAR_ATTENTION_REQUIRE_GPU").is_some_and(|v| v == "1");
-        assert!(!required, "LINEAR_ATTENTION_REQUIRE_GPU asks for an adapter");
-        eprintln!("SKIPPED bench {arguments:?}: no adapter");
+    if skips(&found, arguments) {
         return None;
     }
     assert_eq!(found.status, 0, "{}", found.stderr);
     Some(found.stdout)
+}
+
+/// Whether there was no adapter to measure, which is said, or is wrong where one is required.
+fn skips(found: &Found, arguments: &[&str]) -> bool {
+    if !found.stderr.contains("no adapter to measure") {
+        return false;
+    }
+    let required = std::env::var_os("LINEAR_ATTENTION_REQUIRE_GPU").is_some_and(|v| v == "1");
+    assert!(!required, "LINEAR_ATTENTION_REQUIRE_GPU asks for an adapter");
+    eprintln!("SKIPPED {arguments:?}: no adapter");
+    true
 }
 
 fn read(path: &Path) -> Value {
@@ -85,6 +93,65 @@ fn sweeps_double_t() {
     let expected =
         [[1, 8, 2, 2, 4, 4], [1, 16, 2, 2, 4, 4], [1, 32, 2, 2, 4, 4], [2, 3, 1, 1, 4, 8]];
     assert_eq!(measured, expected);
+}
+
+/// A sweep of which nothing fits is no measurement, and writes no rows.
+#[test]
+fn shapes_that_no_device_has_room_for() {
+    let (_guard, directory) = scratch();
+    let rows = directory.join("rows");
+    for (option, value, named) in [
+        ("--sweep", "1,3000000000..3000000000,1,1", "--sweep at 1,3000000000,1,1,1: tokens"),
+        ("--shape", "1,3000000000,1,1", "--shape 1,3000000000,1,1,1: tokens"),
+    ] {
+        let arguments = ["bench", option, value, "--json", rows.to_str().unwrap()];
+        let found = run(&arguments);
+        if skips(&found, &arguments) {
+            return;
+        }
+        assert_eq!(found.status, 2, "{}", found.stderr);
+        let [line] = found.stderr.lines().collect::<Vec<_>>()[..] else {
+            panic!("{}", found.stderr)
+        };
+        assert!(line.contains(named), "{named} in {line}");
+        assert!(!rows.exists());
+    }
+}
+
+/// Whoever reads the file finds these keys, whatever others join them.
+#[test]
+fn the_keys_of_rows() {
+    let (_guard, directory) = scratch();
+    let rows = directory.join("rows");
+    let shapes = ["--shape", "2,24,2,4,8", "--decode", "3,2,4"];
+    let rules = ["--update-rule", "linear", "--update-rule", "gated-delta", "--dtype", "f16"];
+    let files = ["--json", rows.to_str().unwrap()];
+    let Some(_) = bench(&[&shapes[..], &rules, &files].concat()) else { return };
+    let report = read(&rows);
+    for key in ["adapter", "driver", "backend"] {
+        assert!(report[key].is_string(), "{key} in {report}");
+    }
+    let expected = [
+        ("linear", [2, 24, 2, 2, 2, 4, 8]),
+        ("gated-delta", [2, 24, 2, 2, 2, 4, 8]),
+        ("linear", [3, 1, 2, 2, 2, 4, 4]),
+        ("gated-delta", [3, 1, 2, 2, 2, 4, 4]),
+    ];
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), expected.len());
+    for (row, (rule, sizes)) in rows.iter().zip(expected) {
+        assert_eq!((row["update_rule"].as_str(), row["dtype"].as_str()), (Some(rule), Some("F16")));
+        let found = ["b", "t", "h", "g", "e", "k", "v"].map(|key| row[key].as_u64().unwrap());
+        assert_eq!(found, sizes);
+        for key in ["ms", "gb_s", "copy_share", "gflop_s", "fma_share", "tokens_s"] {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key} in {row}");
+        }
+        assert!(row["scratch_bytes"].is_u64(), "{row}");
+        let tokens_s = (sizes[0] * sizes[1]) as f64 / (1e-3 * row["ms"].as_f64().unwrap());
+        assert!((row["tokens_s"].as_f64().unwrap() / tokens_s - 1.0).abs() < 1e-9, "{row}");
+        // A step of decoding says how many sequences it has a token of.
+        assert_eq!(row.get("n").and_then(Value::as_u64), (sizes[1] == 1).then_some(3));
+    }
 }
 
 #[test]
