@@ -11,7 +11,7 @@ pub(crate) enum Failure {
     /// The caller's: an argument, a file.
     #[error("{0}")]
     Input(String),
-    /// The machine's: no adapter, a device that failed.
+    /// The machine's: no adapter, a device that failed, a disk that is full.
     #[error("{0}")]
     Device(String),
     /// A result that is not what it must be.

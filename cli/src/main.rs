@@ -1,7 +1,7 @@
 //! The program `linear-attention`: linear causal attention on safetensors files.
 //!
 //! Exit status 0 where everything asked for was done and held; 2 for bad arguments or bad
-//! input, with one line on stderr; 1 where a device failed or a check did not hold.
+//! input, with one line on stderr; 1 where the machine failed or a check did not hold.
 
 mod adapters;
 mod bench;

@@ -8,7 +8,8 @@ use crate::failure::Failure;
 
 /// A file to be written later, of which is known that it can be.
 pub(crate) struct OutputFile {
-    shown: PathBuf,
+    /// The option and the path, as the caller gave them.
+    shown: String,
     target: PathBuf,
 }
 
@@ -25,13 +26,11 @@ impl OutputFile {
         } else {
             temporary(&target).err().map(|error| error.to_string())
         };
+        let shown = format!("{option} {}", path.display());
         match found {
-            None => Ok(Self { shown: path.to_owned(), target }),
+            None => Ok(Self { shown, target }),
             Some(found) => {
-                let path = path.display();
-                Err(Failure::Input(format!(
-                    "{option} {path}: expected a writable file, found {found}"
-                )))
+                Err(Failure::Input(format!("{shown}: expected a writable file, found {found}")))
             }
         }
     }
@@ -44,9 +43,9 @@ impl OutputFile {
             file.as_file().sync_all()?;
             file.persist(&self.target).map(drop).map_err(|error| error.error)
         });
-        written.map_err(|error| {
-            Failure::Input(format!("{}: cannot be written: {error}", self.shown.display()))
-        })
+        // The arguments were good: it is the machine that has no room, say.
+        written
+            .map_err(|error| Failure::Device(format!("{}: cannot be written: {error}", self.shown)))
     }
 }
 

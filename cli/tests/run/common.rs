@@ -26,6 +26,10 @@ impl Tensor {
         Self::new(Dtype::F32, shape, &data)
     }
 
+    pub(crate) fn zeros(shape: &[usize]) -> Self {
+        Self::f32(shape, &vec![0.0; shape.iter().product()])
+    }
+
     pub(crate) fn to_f16(&self) -> Self {
         let numbers = f32s(&self.data);
         let data: Vec<u8> = numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
@@ -68,15 +72,21 @@ pub(crate) struct Found {
     pub(crate) stderr: String,
 }
 
+impl Found {
+    /// Runs a command to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        Self {
+            status: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
 /// Runs the program to its end.
 pub(crate) fn run(arguments: &[&str]) -> Found {
-    let program = env!("CARGO_BIN_EXE_linear-attention");
-    let output = Command::new(program).args(arguments).output().unwrap();
-    Found {
-        status: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Found::of(Command::new(env!("CARGO_BIN_EXE_linear-attention")).args(arguments))
 }
 
 /// Runs what must end with status 2 and one line on stderr; returns the line.

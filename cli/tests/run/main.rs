@@ -8,6 +8,9 @@ mod conformance;
 mod heads;
 mod maps;
 mod measured;
+// A shell limits the size of files, and links are made.
+#[cfg(unix)]
+mod outputs;
 mod refusals;
 mod results;
 mod unused;

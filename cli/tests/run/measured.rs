@@ -118,7 +118,7 @@ fn shapes_that_no_device_has_room_for() {
     }
 }
 
-/// Whoever reads the file finds these keys, whatever others join them.
+/// A reader of the file finds these keys, and may find others.
 #[test]
 fn the_keys_of_rows() {
     let (_guard, directory) = scratch();

@@ -6,15 +6,11 @@ use safetensors::Dtype;
 
 use crate::common::{Tensor, encode, refused, refused_file, scratch, tiny, with};
 
-fn zeros(shape: &[usize]) -> Tensor {
-    Tensor::f32(shape, &vec![0.0; shape.iter().product()])
-}
-
 const PLAIN: [&str; 4] = ["--reference", "--feature-map", "identity", "--no-normalize"];
 
 #[test]
 fn tensors_of_another_rule() {
-    let gate = || zeros(&[1, 2, 1]);
+    let gate = || Tensor::zeros(&[1, 2, 1]);
     let both = encode(&[tiny(), vec![("beta", gate()), ("decay", gate())]].concat());
     for (bytes, rule, parts) in [
         (with("decay", gate()), "linear", ["tensor decay", "the update rule is linear"]),
@@ -34,14 +30,14 @@ fn tensors_of_another_rule() {
 fn names_that_are_not_taken() {
     let any_rule = "takes q, k, v, cu_seqlens, decay, beta, initial_mu";
     for (name, tensor, part) in [
-        ("g", zeros(&[1, 2, 1]), "here g is called decay"),
-        ("gk", zeros(&[1, 2, 1, 2]), "here gk is called decay"),
-        ("Decay", zeros(&[1, 2, 1]), any_rule),
-        ("betas", zeros(&[1, 2, 1]), any_rule),
-        ("final_mu", zeros(&[1, 1, 2, 2]), any_rule),
-        ("initial_state", zeros(&[1, 1, 2, 2]), "here initial_state is called initial_mu"),
-        ("key_weight", zeros(&[2, 2]), "the feature map has no weights"),
-        ("query_bias", zeros(&[2]), "the feature map has no weights"),
+        ("g", Tensor::zeros(&[1, 2, 1]), "here g is called decay"),
+        ("gk", Tensor::zeros(&[1, 2, 1, 2]), "here gk is called decay"),
+        ("Decay", Tensor::zeros(&[1, 2, 1]), any_rule),
+        ("betas", Tensor::zeros(&[1, 2, 1]), any_rule),
+        ("final_mu", Tensor::zeros(&[1, 1, 2, 2]), any_rule),
+        ("initial_state", Tensor::zeros(&[1, 1, 2, 2]), "here initial_state is called initial_mu"),
+        ("key_weight", Tensor::zeros(&[2, 2]), "the feature map has no weights"),
+        ("query_bias", Tensor::zeros(&[2]), "the feature map has no weights"),
     ] {
         let line = refused_file(&with(name, tensor), &PLAIN);
         let named = format!("tensor {name}: expected none");
@@ -49,7 +45,7 @@ fn names_that_are_not_taken() {
     }
     // With a rule that has no decay there is nothing that g could be called.
     let line = refused_file(
-        &with("g", zeros(&[1, 2, 1])),
+        &with("g", Tensor::zeros(&[1, 2, 1])),
         &[&PLAIN[..], &["--update-rule", "linear"]].concat(),
     );
     assert!(line.contains("tensor g") && !line.contains("decay"), "{line}");
@@ -67,8 +63,11 @@ fn padding() {
 /// A file from a normalised call has a nu, which goes nowhere where nothing is divided.
 #[test]
 fn nu_where_nothing_is_divided() {
-    let state = vec![("initial_mu", zeros(&[1, 1, 2, 2])), ("initial_nu", zeros(&[1, 1, 2]))];
-    let gate = vec![("decay", zeros(&[1, 2, 1]))];
+    let state = vec![
+        ("initial_mu", Tensor::zeros(&[1, 1, 2, 2])),
+        ("initial_nu", Tensor::zeros(&[1, 1, 2])),
+    ];
+    let gate = vec![("decay", Tensor::zeros(&[1, 2, 1]))];
     let linear = encode(&[tiny(), state.clone()].concat());
     let gated = encode(&[tiny(), state, gate].concat());
     for (bytes, arguments) in [(linear, &PLAIN[..]), (gated, &["--reference"])] {
@@ -80,9 +79,9 @@ fn nu_where_nothing_is_divided() {
 
 #[test]
 fn a_bias_without_its_weight() {
-    let weight = ("key_weight", zeros(&[2, 2]));
-    let lonely = encode(&[tiny(), vec![weight, ("query_bias", zeros(&[2]))]].concat());
-    let drawn = with("key_bias", zeros(&[8]));
+    let weight = ("key_weight", Tensor::zeros(&[2, 2]));
+    let lonely = encode(&[tiny(), vec![weight, ("query_bias", Tensor::zeros(&[2]))]].concat());
+    let drawn = with("key_bias", Tensor::zeros(&[8]));
     for (bytes, map, parts) in [
         (lonely, "t2r:2", ["tensor query_bias: expected none", "the file has no query_weight"]),
         (drawn, "favor:8", ["tensor key_bias: expected none", "the file has no key_weight"]),
@@ -99,12 +98,12 @@ fn compare_takes_less() {
     let (_guard, directory) = scratch();
     let (input, json) = (directory.join("in"), directory.join("rows.json"));
     for (name, tensor, part) in [
-        ("decay", zeros(&[1, 2, 1]), "softmax attention has no update rule"),
-        ("beta", zeros(&[1, 2, 1]), "softmax attention has no update rule"),
-        ("g", zeros(&[1, 2, 1]), "takes q, k, v, cu_seqlens)"),
-        ("attention_mask", zeros(&[1, 2]), "takes q, k, v, cu_seqlens)"),
-        ("initial_mu", zeros(&[1, 1, 2, 2]), "softmax attention begins with no state"),
-        ("key_weight", zeros(&[2, 2]), "weights are drawn"),
+        ("decay", Tensor::zeros(&[1, 2, 1]), "softmax attention has no update rule"),
+        ("beta", Tensor::zeros(&[1, 2, 1]), "softmax attention has no update rule"),
+        ("g", Tensor::zeros(&[1, 2, 1]), "takes q, k, v, cu_seqlens)"),
+        ("attention_mask", Tensor::zeros(&[1, 2]), "takes q, k, v, cu_seqlens)"),
+        ("initial_mu", Tensor::zeros(&[1, 1, 2, 2]), "softmax attention begins with no state"),
+        ("key_weight", Tensor::zeros(&[2, 2]), "weights are drawn"),
     ] {
         fs::write(&input, with(name, tensor)).unwrap();
         let files = [input.to_str().unwrap(), "--json", json.to_str().unwrap()];
