@@ -41,13 +41,23 @@ fn bad_tensors() {
 
 #[test]
 fn heads_that_do_not_divide() {
-    let tensors = [
-        ("q", Tensor::f32(&[1, 1, 3, 1], &[0.0; 3])),
-        ("k", Tensor::f32(&[1, 1, 2, 1], &[0.0; 2])),
-        ("v", Tensor::f32(&[1, 1, 2, 1], &[0.0; 2])),
-    ];
-    let line = refused_file(&encode(&tensors), &["--reference"]);
-    assert!(line.contains("tensor v") && line.contains("found 2"), "{line}");
+    for ([h, g, e], part) in [
+        (
+            [3, 2, 2],
+            "tensor v: expected heads E that divide q's H = 3 or are a multiple of it, found 2",
+        ),
+        (
+            [2, 1, 3],
+            "tensor v: expected heads E that divide q's H = 2 or are a multiple of it, found 3",
+        ),
+        ([2, 2, 1], "tensor k: expected heads G that divide v's E = 1, found 2"),
+        ([4, 3, 4], "tensor k: expected heads G that divide v's E = 4, found 3"),
+    ] {
+        let tensors = [("q", h), ("k", g), ("v", e)];
+        let tensors = tensors.map(|(name, heads)| (name, Tensor::zeros(&[1, 1, heads, 1])));
+        let line = refused_file(&encode(&tensors), &["--reference"]);
+        assert!(line.contains(part), "{part} in {line}");
+    }
 }
 
 #[test]
