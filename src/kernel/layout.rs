@@ -308,6 +308,8 @@ pub(crate) struct DecodeLayout {
 
 /// Query rows of a value head whose sums a thread of `decode_step` can hold.
 const MAX_DECODE_ROWS: u32 = 32;
+/// The same where rows are loaded directly.
+const MAX_DIRECT_DECODE_ROWS: u32 = 16;
 /// Bytes of workgroup memory of a `decode_step` of which many run at once.
 const DECODE_MEMORY: u32 = 16 << 10;
 
@@ -333,6 +335,10 @@ impl DecodeLayout {
         }
         let features_vec4 = config.features().div_ceil(4);
         if layout.row_source == RowSource::Direct {
+            // Rows are unrolled, and every load compiles to a loop over lanes.
+            if tokens * heads > MAX_DIRECT_DECODE_ROWS {
+                return None;
+            }
             let columns = if config.is_vec4() { 16 } else { 4 };
             let blocks = config.value_dim.div_ceil(columns);
             // CPU adapters run threads in eights or so.
