@@ -2,6 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::error::{BindError, PlanError};
+use linear_attention::update_rule::{Beta, Decay, UpdateRule};
 use linear_attention::wgpu::{self, Limits};
 use linear_attention::{Config, Dtype, Inputs, LinearAttention, Shape, Tensors, reference};
 
@@ -26,8 +27,15 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         ..Default::default()
     });
     let (device, queue) = pollster::block_on(opened)?;
-    for dtype in [Dtype::F32, Dtype::F16] {
-        let config = Config::new(16, 16).with_dtype(dtype);
+    let (decay, beta) = (Decay::per_head(), Beta::per_head());
+    let linear = Config::new(16, 16);
+    for config in [
+        linear.clone(),
+        linear.clone().with_dtype(Dtype::F16),
+        linear.with_update_rule(UpdateRule::Gated(Decay::constant())),
+        Config::of_rule(16, 16, UpdateRule::GatedDelta(decay, beta)),
+    ] {
+        let dtype = config.dtype;
         let a = LinearAttention::new(&device, config.clone())?;
         // Part of the batch at a time; part of a sequence; both, with heads in groups and states
         // whose size is a multiple of every device's alignment.
@@ -45,11 +53,23 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 return Err(format!("{shape:?}: {:?}", split.parts()).into());
             }
             let lens = shape.lens(&config)?;
-            let [q, k, v] = [(lens.q, 1), (lens.k, 2), (lens.v, 3)]
+            let [q, mut k, v] = [(lens.q, 1), (lens.k, 2), (lens.v, 3)]
                 .map(|(len, salt)| numbers(len as usize, salt));
             let mu = numbers(lens.mu as usize, 4);
             let nu: Vec<f32> = numbers(lens.nu as usize, 5).iter().map(|x| x.abs() + 1.0).collect();
-            let inputs = Inputs::new(&q, &k, &v).with_initial_state(&mu, &nu);
+            let rule = config.update_rule;
+            if rule.beta().is_some() {
+                k.chunks_mut(16).for_each(|row| {
+                    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                    row.iter_mut().for_each(|x| *x /= norm);
+                });
+            }
+            let unit = |len: u64, salt| numbers(len as usize, salt).into_iter().map(|x| x.abs());
+            let decay: Vec<f32> = unit(lens.decay, 6).map(|x| -0.05 * x).collect();
+            let beta: Vec<f32> = unit(lens.beta, 7).map(|x| 0.5 * x).collect();
+            let mut inputs = Inputs::new(&q, &k, &v).with_initial_state(&mu, &nu);
+            inputs.decay = rule.decay().map(|_| &decay[..]);
+            inputs.beta = rule.beta().map(|_| &beta[..]);
             // `run` splits by itself.
             let found = a.run(&queue, &shape, inputs)?;
             let truth = reference::recurrent(&config, &shape, inputs)?;
@@ -74,6 +94,9 @@ fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 usage: wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
             });
+            if rule != UpdateRule::Linear {
+                continue;
+            }
             let at = |n: u64| wgpu::BufferBinding { buffer: &buffer, offset: n << 20, size: None };
             let tensors = Tensors::from_bindings(at(0), at(1), at(2), at(3));
             let bound = a.bind_split(&split, &tensors, Some(at(0)));
