@@ -2,6 +2,8 @@
 
 mod attention;
 mod bind;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 mod device;
 pub mod error;
 mod kernel;

@@ -3,6 +3,8 @@
 pub(crate) mod config;
 pub(crate) mod dtype;
 pub(crate) mod feature_map;
+pub(crate) mod gates;
+pub(crate) mod heads;
 pub(crate) mod io;
 pub(crate) mod shape;
 pub(crate) mod state;

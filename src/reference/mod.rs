@@ -9,14 +9,11 @@
 //! zero. All scale a query's features by its row scale where o is normalised, so that no factor that
 //! cancels in the quotient overflows or vanishes on the way.
 
-mod gates;
-mod heads;
 mod mirror;
 mod naive;
 mod recurrent;
 mod softmax;
 
-pub(crate) use gates::Kept;
 pub(crate) use mirror::segment_decays;
 pub use mirror::segment_output::segment_output;
 pub use mirror::segment_state::segment_state;

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::gates::Gates;
-use super::heads::Heads;
 use super::{Output64, normalized, token_ranges};
 use crate::error::Error;
 use crate::problem::config::Config;
 use crate::problem::feature_map::phi::Phi;
+use crate::problem::gates::Gates;
+use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 

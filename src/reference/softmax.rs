@@ -1,10 +1,10 @@
 //! Softmax attention, which linear attention approximates.
 
-use super::heads::Heads;
 use super::token_ranges;
 use crate::error::Error;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 

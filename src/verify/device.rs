@@ -15,11 +15,12 @@ use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::config::Config;
+use crate::problem::gates::Kept;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
 use crate::problem::state::{self, StateSlices};
 use crate::problem::tensor::Tensor;
-use crate::reference::{self, Kept, Output64};
+use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
 
 /// Every tensor of a case on the device, and the scratch between its stages.
@@ -429,7 +430,7 @@ fn slot(n: usize, slots: u32) -> usize {
     slots as usize - 1 - n
 }
 
-fn compare(
+pub(super) fn compare(
     case: &Case,
     stage: &'static str,
     truth: &Output64,

@@ -11,6 +11,7 @@ mod case;
 mod cases;
 mod compare;
 mod device;
+mod host;
 #[cfg(feature = "mutation")]
 mod mutation;
 mod rule_cases;
@@ -25,9 +26,11 @@ use crate::attention::LinearAttention;
 use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
 #[cfg(feature = "mutation")]
 use crate::bind::pipelines::Edit;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Error};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
+use crate::problem::io::{Inputs, Output};
+use crate::problem::shape::Shape;
 
 /// The options of a run.
 #[derive(Clone, Debug)]
@@ -184,6 +187,17 @@ async fn run_cases(
         }
     }
     report
+}
+
+/// Compares another implementation that takes slices with f64, as [`run`] does adapters: `compute` gets
+/// the case's shape and inputs.
+pub fn check_host(
+    case: &Case,
+    seed: u64,
+    compute: &dyn Fn(&Shape, Inputs<'_>) -> Result<Output, Error>,
+) -> Vec<Row> {
+    host::check(case, seed, compute)
+        .unwrap_or_else(|error| vec![Row::failed(case, "whole", error.to_string())])
 }
 
 /// The harness on one device, a case at a time, in any order.

@@ -15,14 +15,14 @@ pub(super) mod transition_scan;
 
 use std::ops::Range;
 
-use super::gates::{Gates, row_of_element};
-use super::heads::Heads;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::{Config, Gating};
 use crate::problem::feature_map::phi::Phi;
+use crate::problem::gates::{Gates, row_of_element};
+use crate::problem::heads::Heads;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
 

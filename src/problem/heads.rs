@@ -4,24 +4,24 @@
 use crate::problem::shape::Shape;
 
 #[derive(Clone, Copy)]
-pub(super) struct Heads {
+pub(crate) struct Heads {
     /// H.
-    query: usize,
+    pub(crate) query: usize,
     /// G.
-    pub(super) key: usize,
+    pub(crate) key: usize,
     /// E.
-    pub(super) value: usize,
+    pub(crate) value: usize,
     /// max(H,E).
-    pub(super) output: usize,
+    pub(crate) output: usize,
     /// Output heads of a value head.
-    pub(super) value_group: usize,
+    pub(crate) value_group: usize,
     query_group: usize,
     key_group: usize,
 }
 
 impl Heads {
     /// Of a shape that `lens` accepts.
-    pub(super) fn new(shape: &Shape) -> Self {
+    pub(crate) fn new(shape: &Shape) -> Self {
         Self {
             query: shape.heads as usize,
             key: shape.key_heads as usize,
@@ -34,37 +34,37 @@ impl Heads {
     }
 
     /// Row of q of token t, for output head h.
-    pub(super) fn query_row(&self, t: usize, h: usize) -> usize {
+    pub(crate) fn query_row(&self, t: usize, h: usize) -> usize {
         t * self.query + self.query_head(h)
     }
 
     /// Row of k of token t, for value head e.
-    pub(super) fn key_row(&self, t: usize, e: usize) -> usize {
+    pub(crate) fn key_row(&self, t: usize, e: usize) -> usize {
         t * self.key + self.key_head(e)
     }
 
     /// Row of v of token t and value head e.
-    pub(super) fn value_row(&self, t: usize, e: usize) -> usize {
+    pub(crate) fn value_row(&self, t: usize, e: usize) -> usize {
         t * self.value + e
     }
 
     /// Row of o of token t and output head h.
-    pub(super) fn output_row(&self, t: usize, h: usize) -> usize {
+    pub(crate) fn output_row(&self, t: usize, h: usize) -> usize {
         t * self.output + h
     }
 
     /// The query head of output head h.
-    pub(super) fn query_head(&self, h: usize) -> usize {
+    pub(crate) fn query_head(&self, h: usize) -> usize {
         h / self.query_group
     }
 
     /// The value head that output head h reads.
-    pub(super) fn value_head(&self, h: usize) -> usize {
+    pub(crate) fn value_head(&self, h: usize) -> usize {
         h / self.value_group
     }
 
     /// The key head of value head e.
-    pub(super) fn key_head(&self, e: usize) -> usize {
+    pub(crate) fn key_head(&self, e: usize) -> usize {
         e / self.key_group
     }
 }

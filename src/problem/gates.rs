@@ -10,7 +10,7 @@ use crate::problem::tensor::Tensor;
 use crate::problem::update_rule::BetaDims;
 
 /// The decays, in log space, and the betas of a call.
-pub(super) struct Gates<R> {
+pub(crate) struct Gates<R> {
     value_heads: usize,
     /// Decays of a token and value head: 0, 1, or F.
     rows: usize,
@@ -24,7 +24,7 @@ pub(super) struct Gates<R> {
 
 impl<R: Real> Gates<R> {
     /// Of inputs that `Inputs::check` accepts.
-    pub(super) fn new(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Self {
+    pub(crate) fn new(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Self {
         let (rule, rows) = (config.update_rule, config.decay_rows() as usize);
         let value_heads = shape.value_heads as usize;
         let decays = rule.decay().zip(inputs.decay).map_or_else(Vec::new, |(decay, x)| {
@@ -48,7 +48,7 @@ impl<R: Real> Gates<R> {
     }
 
     /// The decay of row f of mu, in log space; `None` where the rule has none.
-    pub(super) fn decay(&self, t: usize, e: usize, f: usize) -> Option<R> {
+    pub(crate) fn decay(&self, t: usize, e: usize, f: usize) -> Option<R> {
         let head = if self.is_constant { e } else { t * self.value_heads + e };
         match self.rows {
             0 => None,
@@ -58,7 +58,7 @@ impl<R: Real> Gates<R> {
     }
 
     /// beta; `None` where the rule has none.
-    pub(super) fn beta(&self, t: usize, e: usize) -> Option<R> {
+    pub(crate) fn beta(&self, t: usize, e: usize) -> Option<R> {
         if self.betas.is_empty() {
             return None;
         }
@@ -98,7 +98,7 @@ impl Kept {
 }
 
 /// The value head and the feature of an element of a state: mu `[E,F,V]`, then nu `[E,F]`.
-pub(super) fn row_of_element(
+pub(crate) fn row_of_element(
     element: usize,
     [value_heads, features, value_dim, nu_len]: [usize; 4],
 ) -> (usize, usize) {

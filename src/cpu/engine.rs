@@ -1,0 +1,439 @@
+//! Attention on slices, computed by the CPU.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::block::{Block, Call};
+use super::features::Features;
+use super::passes::{self, TOKENS};
+use crate::error::{ConfigError, Error};
+use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::phi::Phi;
+use crate::problem::gates::Gates;
+use crate::problem::heads::Heads;
+use crate::problem::io::{Inputs, Output};
+use crate::problem::shape::{Lens, Shape};
+use crate::problem::state::StateSlices;
+
+/// Tokens after which outputs go from the threads' own memory to o.
+const PANEL: usize = 512;
+
+/// Tokens beyond which the rounding of a running sum is compensated. What a delta rule corrects does
+/// not drift.
+const LONG: usize = 4096;
+
+/// Attention of one [`Config`] on the CPU.
+///
+/// ```
+/// use linear_attention::cpu::CpuAttention;
+/// use linear_attention::{Config, Inputs, Shape};
+///
+/// let attention = CpuAttention::new(Config::new(64, 64))?;
+/// let [q, k, v] = [0.1, 0.2, 0.3].map(|x| vec![x; 100 * 8 * 64]);
+/// let output = attention.run(&Shape::new(1, 100, 8), Inputs::new(&q, &k, &v))?;
+/// assert!((output.o[0] - 0.3).abs() < 1e-6);
+/// # Ok::<(), linear_attention::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CpuAttention {
+    config: Config,
+    arch: Arch,
+}
+
+impl CpuAttention {
+    /// For `config`, with the widest vectors that this CPU has.
+    ///
+    /// # Errors
+    ///
+    /// A config out of range.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self { config, arch: Arch::new() })
+    }
+
+    /// The config it was made for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The vectors that it uses: `scalar`, or the name of the instruction set.
+    #[must_use]
+    pub fn instruction_set(&self) -> &'static str {
+        match self.arch.dispatch(Lanes) {
+            16.. => "AVX-512",
+            8..=15 => "AVX2",
+            2..=7 => "128 bits",
+            _ => "scalar",
+        }
+    }
+
+    /// The output and the final state. q, k and v are rounded to the config's dtype first, and o as
+    /// it is stored; all else is f32.
+    ///
+    /// # Errors
+    ///
+    /// A config, shape or inputs that no call would accept, or lengths that only a buffer knows.
+    pub fn run(&self, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
+        inputs.check(&self.config, shape)?;
+        let mut plan = self.plan(shape)?;
+        let lens = plan.lens;
+        let zeros = |len: u64| vec![0.0; len as usize];
+        let mut output = Output::new(zeros(lens.o), zeros(lens.mu), zeros(lens.nu));
+        plan.run(inputs, &mut output)?;
+        Ok(output)
+    }
+
+    /// A plan for calls of one shape, which has all the memory that they need.
+    ///
+    /// # Errors
+    ///
+    /// A shape that no call would accept, or one whose lengths only a buffer knows.
+    pub fn plan(&self, shape: &Shape) -> Result<CpuPlan, Error> {
+        let ranges = shape.token_ranges().ok_or(Error::HostShape { what: "packed_up_to" })?;
+        let lens = shape.lens(&self.config)?;
+        let tasks = self.tasks(&Heads::new(shape), &ranges);
+        Ok(CpuPlan { attention: self.clone(), shape: shape.clone(), lens, tasks })
+    }
+    /// A task for each value head of each sequence or, where these are few, for each slice of one.
+    fn tasks(&self, heads: &Heads, ranges: &[Range<usize>]) -> Vec<Task> {
+        let width = self.arch.dispatch(StripWidth);
+        let value_dim = self.config.value_dim as usize;
+        let strips = value_dim.div_ceil(width);
+        let states = ranges.len() * heads.value;
+        // Twice as many tasks as threads even out.
+        let slices = (2 * threads()).div_ceil(states.max(1)).clamp(1, strips);
+        let slice = strips.div_ceil(slices) * width;
+        let mut tasks = Vec::with_capacity(states * slices);
+        for (n, tokens) in ranges.iter().enumerate() {
+            for e in 0..heads.value {
+                for begin in (0..value_dim).step_by(slice) {
+                    let columns = begin..value_dim.min(begin + slice);
+                    let group = heads.value_group;
+                    tasks.push(Task::new(
+                        &self.config,
+                        group,
+                        width,
+                        [n, e],
+                        tokens.clone(),
+                        columns,
+                    ));
+                }
+            }
+        }
+        tasks
+    }
+}
+
+/// Calls of one shape on the CPU, with all the memory that they need.
+#[derive(Debug)]
+pub struct CpuPlan {
+    attention: CpuAttention,
+    shape: Shape,
+    lens: Lens,
+    tasks: Vec<Task>,
+}
+
+impl CpuPlan {
+    /// Elements of each tensor.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        &self.lens
+    }
+
+    /// Computes o and the final state into slices of the caller's. The contents of the inputs are not
+    /// inspected, as those of buffers are not: a NaN spoils its own sequence and value head.
+    /// Allocates where a type is to be widened or the rule has decays or betas.
+    ///
+    /// # Errors
+    ///
+    /// Slices of other lengths; weights or gates that are missing or not wanted.
+    pub fn run(&mut self, inputs: Inputs<'_>, output: &mut Output) -> Result<(), Error> {
+        let Self { attention, shape, lens, tasks } = self;
+        let config = &attention.config;
+        inputs.check_lens(config, shape)?;
+        for (tensor, slice, required) in
+            [("o", &output.o, lens.o), ("mu", &output.mu, lens.mu), ("nu", &output.nu, lens.nu)]
+        {
+            if slice.len() as u64 != required {
+                return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
+            }
+        }
+        let [q, k, v] = inputs.rounded(config.dtype);
+        let of_keys = Phi::of_keys(config, inputs.weights);
+        let of_queries = Phi::of_queries(config, inputs.weights);
+        let scales = config.scales_queries();
+        let call = Call {
+            config,
+            heads: Heads::new(shape),
+            gates: Gates::new(config, shape, inputs),
+            of_keys: Features::new(config, config.key_map(), of_keys, false),
+            of_queries: Features::new(config, config.query_map(), of_queries, scales),
+            q: &q,
+            k: &k,
+            v: &v,
+        };
+        output.o.fill(0.0);
+        for_each(tasks, |task| task.load(&call, inputs.initial_state));
+        let longest = shape.max_len() as usize;
+        for begin in (0..longest).step_by(PANEL) {
+            for_each(tasks, |task| {
+                attention.arch.dispatch(Panel { call: &call, task, begin });
+            });
+            for task in tasks.iter() {
+                task.store_outputs(&call, begin, &mut output.o);
+            }
+        }
+        for task in tasks.iter() {
+            task.store_state(&call, output);
+        }
+        if config.dtype != Dtype::F32 {
+            output.o.iter_mut().for_each(|x| *x = config.dtype.round(*x));
+        }
+        Ok(())
+    }
+}
+
+/// Some columns of a value head of a sequence, and all that a thread needs for them.
+#[derive(Debug)]
+struct Task {
+    n: usize,
+    e: usize,
+    tokens: Range<usize>,
+    columns: Range<usize>,
+    /// Columns of a strip.
+    width: usize,
+    /// mu in strips: `[strips][F][width]`.
+    mu: Vec<f32>,
+    /// What rounding took from mu, where a sequence is long; else empty.
+    compensation: Vec<f32>,
+    /// nu `[F]`; empty where o is not normalised.
+    nu: Vec<f32>,
+    block: Block,
+    /// u, and what is read of the state: `[TOKENS][width]` each.
+    values: Vec<f32>,
+    read: Vec<f32>,
+    /// Rows of o of a panel: `[tokens][group][columns]`.
+    panel: Vec<f32>,
+}
+
+impl Task {
+    fn new(
+        config: &Config,
+        group: usize,
+        width: usize,
+        [n, e]: [usize; 2],
+        tokens: Range<usize>,
+        columns: Range<usize>,
+    ) -> Self {
+        let features = config.features() as usize;
+        let mu = vec![0.0; columns.len().div_ceil(width) * features * width];
+        let is_long = tokens.len() > LONG && config.update_rule.beta().is_none();
+        let panel = tokens.len().min(PANEL) * group * columns.len();
+        Self {
+            n,
+            e,
+            width,
+            compensation: vec![0.0; if is_long { mu.len() } else { 0 }],
+            mu,
+            nu: vec![0.0; if config.is_normalized() { features } else { 0 }],
+            block: Block::new(config, group),
+            values: vec![0.0; TOKENS * width],
+            read: vec![0.0; TOKENS * width],
+            panel: vec![0.0; panel],
+            tokens,
+            columns,
+        }
+    }
+
+    /// Starts from the initial state, or from zero.
+    fn load(&mut self, call: &Call<'_>, initial: Option<StateSlices<'_>>) {
+        self.mu.fill(0.0);
+        self.nu.fill(0.0);
+        self.compensation.fill(0.0);
+        let Some(initial) = initial else { return };
+        let (features, value_dim) =
+            (call.config.features() as usize, call.config.value_dim as usize);
+        let (width, state) = (self.width, self.n * call.heads.value + self.e);
+        for (strip, rows) in self.mu.chunks_mut(features * width).enumerate() {
+            let begin = self.columns.start + strip * width;
+            for (f, row) in rows.chunks_mut(width).enumerate() {
+                let from = &initial.mu[(state * features + f) * value_dim..][..value_dim];
+                let from = &from[begin..self.columns.end.min(begin + width)];
+                row[..from.len()].copy_from_slice(from);
+            }
+        }
+        let len = self.nu.len();
+        self.nu.copy_from_slice(&initial.nu[state * len..][..len]);
+    }
+
+    /// Its tokens of the panel that begins `begin` tokens after the first.
+    fn panel_tokens(&self, begin: usize) -> Range<usize> {
+        let first = (self.tokens.start + begin).min(self.tokens.end);
+        first..self.tokens.end.min(first + PANEL)
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(&mut self, simd: S, call: &Call<'_>, begin: usize) {
+        let tokens = self.panel_tokens(begin);
+        for first in tokens.clone().step_by(TOKENS) {
+            let count = TOKENS.min(tokens.end - first);
+            self.block.fill(call, first, count, self.e, &mut self.nu);
+            let strip_len = call.config.features() as usize * self.width;
+            for strip in 0..self.mu.len() / strip_len {
+                self.run_strip(simd, call, [first, count, first - tokens.start], strip);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run_strip<S: Simd>(
+        &mut self,
+        simd: S,
+        call: &Call<'_>,
+        [first, count, row]: [usize; 3],
+        strip: usize,
+    ) {
+        let (width, group) = (self.width, call.heads.value_group);
+        let value_dim = call.config.value_dim as usize;
+        let strip_len = call.config.features() as usize * width;
+        let mu = &mut self.mu[strip * strip_len..][..strip_len];
+        let begin = self.columns.start + strip * width;
+        let len = width.min(self.columns.end - begin);
+        let block = &self.block;
+        for (t, value) in self.values.chunks_mut(width).enumerate() {
+            value.fill(0.0);
+            if t < count {
+                let v = &call.v[call.heads.value_row(first + t, self.e) * value_dim + begin..];
+                value[..len].copy_from_slice(&v[..len]);
+            }
+        }
+        if call.config.update_rule.beta().is_some() {
+            passes::read(simd, &block.recall, mu, &mut self.read);
+            correct(block, &self.read, &mut self.values, width, count);
+        }
+        for h in 0..group {
+            passes::read(simd, &block.read[h], mu, &mut self.read);
+            for t in 0..count {
+                let o = &mut self.read[t * width..][..width];
+                for (weight, u) in
+                    block.of_queries[h][t].iter().zip(self.values.chunks(width)).take(t + 1)
+                {
+                    o.iter_mut().zip(u).for_each(|(o, u)| *o = weight.mul_add(*u, *o));
+                }
+                let factor = block.factors[h][t];
+                let at = ((row + t) * group + h) * self.columns.len() + strip * width;
+                let panel = &mut self.panel[at..][..len];
+                panel.iter_mut().zip(o.iter()).for_each(|(panel, o)| *panel = *o * factor);
+            }
+        }
+        let (write, values, kept) = (&block.write, &self.values, &block.kept);
+        match self.compensation.get_mut(strip * strip_len..(strip + 1) * strip_len) {
+            Some(lost) if !lost.is_empty() => {
+                passes::update_compensated(simd, write, values, kept, mu, lost);
+            }
+            _ => passes::update(simd, write, values, kept, mu),
+        }
+    }
+
+    fn store_outputs(&self, call: &Call<'_>, begin: usize, o: &mut [f32]) {
+        let (value_dim, group) = (call.config.value_dim as usize, call.heads.value_group);
+        let rows = self.panel.chunks(self.columns.len().max(1));
+        let tokens = self.panel_tokens(begin);
+        for (i, row) in rows.enumerate().take(tokens.len() * group) {
+            let (t, h) = (tokens.start + i / group, self.e * group + i % group);
+            let at = call.heads.output_row(t, h) * value_dim + self.columns.start;
+            o[at..at + row.len()].copy_from_slice(row);
+        }
+    }
+
+    fn store_state(&self, call: &Call<'_>, output: &mut Output) {
+        let (features, value_dim) =
+            (call.config.features() as usize, call.config.value_dim as usize);
+        let state = self.n * call.heads.value + self.e;
+        for (strip, rows) in self.mu.chunks(features * self.width).enumerate() {
+            let begin = self.columns.start + strip * self.width;
+            let end = self.columns.end.min(begin + self.width);
+            for (f, row) in rows.chunks(self.width).enumerate() {
+                let to = (state * features + f) * value_dim;
+                output.mu[to + begin..to + end].copy_from_slice(&row[..end - begin]);
+            }
+        }
+        let len = self.nu.len();
+        output.nu[state * len..][..len].copy_from_slice(&self.nu);
+    }
+}
+
+/// `u_t = beta_t (v_t - r_t - Σ_{j<t} (k'_t A_tj . k'_j) u_j)`, by forward substitution.
+#[inline(always)]
+fn correct(block: &Block, recalled: &[f32], values: &mut [f32], width: usize, count: usize) {
+    for t in 0..count {
+        let (before, rest) = values.split_at_mut(t * width);
+        let u = &mut rest[..width];
+        let recalled = &recalled[t * width..][..width];
+        u.iter_mut().zip(recalled).for_each(|(u, r)| *u -= r);
+        for (product, before) in block.of_keys[t].iter().zip(before.chunks(width)) {
+            u.iter_mut().zip(before).for_each(|(u, before)| *u = (-product).mul_add(*before, *u));
+        }
+        u.iter_mut().for_each(|u| *u *= block.betas[t]);
+    }
+}
+
+/// The tokens of a panel, in the vectors of a CPU.
+struct Panel<'a, 'b> {
+    call: &'a Call<'b>,
+    task: &'a mut Task,
+    begin: usize,
+}
+
+impl WithSimd for Panel<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.task.run(simd, self.call, self.begin);
+    }
+}
+
+struct StripWidth;
+
+impl WithSimd for StripWidth {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        passes::strip_width::<S>()
+    }
+}
+
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+#[cfg(feature = "rayon")]
+fn for_each(tasks: &mut [Task], run: impl Fn(&mut Task) + Send + Sync) {
+    use rayon::prelude::*;
+    tasks.par_iter_mut().for_each(run);
+}
+
+#[cfg(not(feature = "rayon"))]
+fn for_each(tasks: &mut [Task], run: impl Fn(&mut Task)) {
+    tasks.iter_mut().for_each(run);
+}
+
+/// Threads that share a call.
+fn threads() -> usize {
+    #[cfg(feature = "rayon")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "rayon"))]
+    return 1;
+}
