@@ -7,11 +7,13 @@ use linear_attention::wgpu::Features;
 use crate::device;
 use crate::failure::Failure;
 
-/// Prints a paragraph for each adapter, the one that `run` would take first.
+/// Prints the CPU engine, then a paragraph for each adapter, the best first.
 pub(crate) fn adapters() -> Result<(), Failure> {
+    println!("{}", device::cpu_name());
+    println!("  linear attention   runs: the CPU engine, f32, every rule and map");
     let adapters = device::all();
     if adapters.is_empty() {
-        println!("no adapter: {}", device::DRIVER_HINT);
+        println!("no adapter of wgpu: {}", device::DRIVER_HINT);
     }
     for adapter in adapters {
         let (info, limits) = (adapter.get_info(), adapter.limits());

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use linear_attention::ShaderChecks;
+use linear_attention::cpu::CpuAttention;
 use linear_attention::verify::{self, Report, Row};
 use linear_attention::wgpu::{Adapter, Backend, Limits};
+use linear_attention::{Config, Inputs, ShaderChecks, Shape};
 use linear_attention_measure::today;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::progress::Progress;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only adapters with this in their name, backend or driver
+    /// Only adapters with this in their name, backend or driver, or cpu for the CPU engine
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Write every comparison to this file
@@ -38,11 +39,17 @@ pub(crate) struct Args {
 /// Runs every case on every adapter, prints what fails and a line for each adapter.
 pub(crate) fn check(args: &Args) -> Result<(), Failure> {
     let json_file = args.json.as_deref().map(|path| OutputFile::new("--json", path)).transpose()?;
-    let adapters = match &args.adapter {
+    let adapters = match args.adapter.as_deref() {
+        Some(device::CPU) => Vec::new(),
         Some(wanted) => device::matching(wanted)?,
         None => device::all(),
     };
     let (mut checked, mut failed) = (Vec::new(), 0);
+    if args.adapter.as_deref().is_none_or(|wanted| wanted == device::CPU) {
+        let report = check_cpu(args)?;
+        failed += usize::from(!report.passed());
+        checked.push(report_to_json([&device::cpu_name(), "", "cpu"], false, false, &report));
+    }
     for adapter in &adapters {
         // Without being asked for by name, some are passed over, visibly.
         if args.adapter.is_none()
@@ -85,6 +92,33 @@ fn reason_to_skip(adapter: &Adapter, adapters: &[Adapter]) -> Option<String> {
     Some(format!("the same device as {}; --adapter gl checks it", device::name(other)))
 }
 
+/// Every case, on the CPU engine.
+fn check_cpu(args: &Args) -> Result<Report, Failure> {
+    let name = device::cpu_name();
+    println!("{name}: seed {}", args.seed);
+    let mut options = verify::Options::default();
+    options.seed = args.seed;
+    options.filter.clone_from(&args.case);
+    let mut compute = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+        CpuAttention::new(config.clone())?.run(shape, inputs)
+    };
+    let report = verify::run_host(&options, &mut compute, &mut |row| {
+        if !row.passed {
+            println!("{}", failure(row));
+        }
+    });
+    if let (true, Some(case)) = (report.rows.is_empty(), &args.case) {
+        return Err(no_case(case));
+    }
+    print_summary(&name, &report);
+    Ok(report)
+}
+
+fn no_case(case: &str) -> Failure {
+    let expected = "expected a part of a case's name, as `check` prints them";
+    Failure::Input(format!("--case {case}: {expected}, found none"))
+}
+
 fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
     let name = device::name(adapter);
     let (device, queue) = match args.default_limits {
@@ -100,8 +134,7 @@ fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
     options.filter.clone_from(&args.case);
     let count = verify::cases_of_run(&device.limits(), &options).len();
     if let (0, Some(case)) = (count, &args.case) {
-        let expected = "expected a part of a case's name, as `check` prints them";
-        return Err(Failure::Input(format!("--case {case}: {expected}, found none")));
+        return Err(no_case(case));
     }
     let progress = Progress::new(count);
     let mut last = String::new();
@@ -116,13 +149,17 @@ fn check_one(adapter: &Adapter, args: &Args) -> Result<Report, Failure> {
         }
     });
     progress.finish();
+    print_summary(&name, &report);
+    Ok(report)
+}
+
+fn print_summary(name: &str, report: &Report) {
     let passed = report.rows.iter().filter(|row| row.passed).count();
     let closest = report.rows.iter().fold(0.0, |most: f64, row| most.max(row.ratio));
     println!(
         "{name}: {passed} of {} comparisons passed, largest error {closest:.2} of its bound",
         report.rows.len()
     );
-    Ok(report)
 }
 
 fn failure(row: &Row) -> String {
@@ -136,6 +173,20 @@ fn failure(row: &Row) -> String {
 
 fn to_json(adapter: &Adapter, args: &Args, report: &Report) -> Value {
     let info = adapter.get_info();
+    report_to_json(
+        [&info.name, &device::driver(&info), &info.backend.to_string()],
+        args.checked || cfg!(debug_assertions),
+        args.default_limits,
+        report,
+    )
+}
+
+fn report_to_json(
+    [adapter, driver, backend]: [&str; 3],
+    checked: bool,
+    default_limits: bool,
+    report: &Report,
+) -> Value {
     let rows: Vec<Value> = report
         .rows
         .iter()
@@ -155,11 +206,11 @@ fn to_json(adapter: &Adapter, args: &Args, report: &Report) -> Value {
         })
         .collect();
     json!({
-        "adapter": info.name,
-        "driver": device::driver(&info),
-        "backend": info.backend.to_string(),
-        "checked": args.checked || cfg!(debug_assertions),
-        "default_limits": args.default_limits,
+        "adapter": adapter,
+        "driver": driver,
+        "backend": backend,
+        "checked": checked,
+        "default_limits": default_limits,
         "date": today(),
         "seed": report.seed,
         "rows": rows,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use linear_attention::cpu::CpuAttention;
 use linear_attention::wgpu::{
     self, Adapter, AdapterInfo, Backend, Backends, Device, DeviceType, Features, Queue,
 };
@@ -74,10 +75,45 @@ pub(crate) fn matching(wanted: &str) -> Result<Vec<Adapter>, Failure> {
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         return Err(Failure::Input(format!(
             "--adapter {wanted}: expected a part of an adapter's name, backend or driver, \
-             found adapters: {found}"
+             or cpu; found adapters: {found}"
         )));
     }
     Ok(matching)
+}
+
+/// What computes.
+pub(crate) enum Computer {
+    Adapter(Adapter),
+    /// The CPU engine.
+    Cpu,
+    /// The reference in f64.
+    Reference,
+}
+
+/// The name by which a caller asks for the CPU engine.
+pub(crate) const CPU: &str = "cpu";
+
+/// What `wanted` names or, where nothing is named, the best GPU there is, and the CPU engine where wgpu
+/// finds none but software.
+pub(crate) fn choose(wanted: Option<&str>) -> Result<Computer, Failure> {
+    match wanted {
+        Some(CPU) => Ok(Computer::Cpu),
+        Some(_) => Ok(pick(wanted)?.map_or(Computer::Cpu, Computer::Adapter)),
+        None => {
+            let is_gpu = |adapter: &Adapter| {
+                obstacle(adapter).is_none() && adapter.get_info().device_type != DeviceType::Cpu
+            };
+            Ok(all().into_iter().find(is_gpu).map_or(Computer::Cpu, Computer::Adapter))
+        }
+    }
+}
+
+/// The CPU engine as every command prints it: its vectors and its cores.
+pub(crate) fn cpu_name() -> String {
+    // Its config does not change what it runs on.
+    let vectors =
+        CpuAttention::new(Config::new(64, 64)).map_or("no", |engine| engine.instruction_set());
+    format!("cpu ({vectors}, {} threads)", rayon::current_num_threads())
 }
 
 /// The best adapter, of those that `wanted` names if it is given; none where none can run

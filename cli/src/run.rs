@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use linear_attention::cpu::CpuAttention;
 use linear_attention::{
     Config, Dtype, LinearAttention, Normalization, Packing, States, UpdateRule, reference,
-    wgpu::Adapter,
 };
 use linear_attention_measure::{TOLERANCE, relative_error};
 
-use crate::device;
+use crate::device::{self, Computer};
 use crate::failure::Failure;
 use crate::file::{Input, InputFile, Results};
 use crate::maps::{Maps, Missing};
@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// Multiplies q after the feature map
     #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     scale: f32,
-    /// A part of an adapter's name, backend or driver
+    /// A part of an adapter's name, backend or driver, or cpu for the CPU engine [default: the best GPU
+    /// there is, else the CPU engine]
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Compute on the CPU in f64, without a GPU
@@ -90,11 +91,6 @@ impl Args {
                 )));
             }
         };
-        if !config.is_normalized() && eps != 0.0 {
-            return Err(Failure::Input(format!(
-                "--eps: expected 0 where o is not normalised, found {eps}"
-            )));
-        }
         // What the maps need of K is known with the file.
         let mut numbers = Config::new(1, 1);
         (numbers.scale, numbers.normalization) = (config.scale, config.normalization);
@@ -112,21 +108,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let input = file.input(&mut config, Missing::DrawRandom(args.maps.seed))?;
     file.check_run(&config, args.update_rule)?;
     input.inputs().check(&config, &input.shape)?;
-    let adapter = if args.reference { None } else { device::pick(args.adapter.as_deref())? };
-    if adapter.is_none() && !args.reference {
-        eprintln!("NO ADAPTER can run this here: the CPU reference computes instead, slowly");
-        eprintln!("{}", device::DRIVER_HINT);
-    }
-
+    let computer = match args.reference {
+        true => Computer::Reference,
+        false => device::choose(args.adapter.as_deref())?,
+    };
     let shape = &input.shape;
     let packed = match shape.packing {
         Packing::Equal => String::new(),
         _ => format!(", {} sequences of at most {} tokens", shape.sequences(), shape.max_len()),
     };
     println!("{}{packed}", input.describe(&config));
-    let output = compute(&config, &input, adapter.as_ref())?;
+    let output = compute(&config, &input, &computer)?;
     if args.verify {
-        verify(&config, &input, &output, adapter.is_none())?;
+        verify(&config, &input, &output, matches!(computer, Computer::Reference))?;
     }
     if let (Some(file), Some(path)) = (&output_file, &args.output) {
         file.write(&input.encode(&output)?)?;
@@ -140,13 +134,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The output, from the adapter or, where there is none, from the reference.
-fn compute(config: &Config, input: &Input, adapter: Option<&Adapter>) -> Result<Results, Failure> {
-    let Some(adapter) = adapter else {
-        let start = Instant::now();
-        let exact = reference::recurrent(config, &input.shape, input.inputs())?;
-        println!("on the CPU reference, f64: {:.1} ms", milliseconds(start));
-        return Ok(exact.into());
+/// The output, from an adapter, the CPU engine or the reference.
+fn compute(config: &Config, input: &Input, computer: &Computer) -> Result<Results, Failure> {
+    let adapter = match computer {
+        Computer::Adapter(adapter) => adapter,
+        Computer::Cpu => {
+            let start = Instant::now();
+            let engine = CpuAttention::new(config.clone())?;
+            let output = engine.run(&input.shape, input.inputs())?;
+            println!("on {}: {:.1} ms", device::cpu_name(), milliseconds(start));
+            return Ok(output.into());
+        }
+        Computer::Reference => {
+            let start = Instant::now();
+            let exact = reference::recurrent(config, &input.shape, input.inputs())?;
+            println!("on the CPU reference, f64: {:.1} ms", milliseconds(start));
+            return Ok(exact.into());
+        }
     };
     let (device, queue) = device::open(adapter)?;
     let start = Instant::now();

@@ -189,15 +189,24 @@ async fn run_cases(
     report
 }
 
-/// Compares another implementation that takes slices with f64, as [`run`] does adapters: `compute` gets
-/// the case's shape and inputs.
-pub fn check_host(
-    case: &Case,
-    seed: u64,
-    compute: &dyn Fn(&Shape, Inputs<'_>) -> Result<Output, Error>,
-) -> Vec<Row> {
-    host::check(case, seed, compute)
-        .unwrap_or_else(|error| vec![Row::failed(case, "whole", error.to_string())])
+/// Compares an implementation that takes slices with f64, as [`run`] does adapters. `compute` gets
+/// each case's config, shape and inputs; of `options` the seed and the filter count.
+pub fn run_host(
+    options: &Options,
+    compute: &mut dyn FnMut(&Config, &Shape, Inputs<'_>) -> Result<Output, Error>,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let mut report = Report { seed: options.seed, rows: Vec::new() };
+    let filter = options.filter.as_deref().unwrap_or_default();
+    for case in cases().into_iter().filter(|case| case.name.contains(filter)) {
+        let rows = host::check(&case, options.seed, compute);
+        let failed = |error: Error| vec![Row::failed(&case, "whole", error.to_string())];
+        for row in rows.unwrap_or_else(failed) {
+            on_row(&row);
+            report.rows.push(row);
+        }
+    }
+    report
 }
 
 /// The harness on one device, a case at a time, in any order.

@@ -80,7 +80,6 @@ fn bad_gates() {
             &["--reference", "--normalize"],
             ["--normalize: expected --no-normalize", "the update rule delta"],
         ),
-        (encode(&normalised), &["--reference", "--eps", "1"], ["--eps: expected 0", "found 1"]),
         (with("decay", Tensor::f32(&[1, 2, 1], &[0.0; 2]).to_f16()), reference, ["decay", "F16"]),
     ] {
         let line = refused_file(&bytes, arguments);
@@ -166,7 +165,6 @@ fn bad_arguments() {
             &["--feature-map", "dpfp:1", "--query-map", "dpfp:2"],
             "--query-map dpfp: features must be the 4 of the keys' map dpfp:1, found 8",
         ),
-        (&["--no-normalize", "--eps", "0.5"], "--eps: expected 0 where o is not normalised"),
         (&["--update-rule", "fixed"], "linear, gated, delta, gated-delta"),
         // Weights that the file does not have.
         (&["--feature-map", "t2r:3"], "tensor key_weight"),
