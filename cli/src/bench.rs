@@ -6,11 +6,11 @@ use linear_attention::tuning::{Candidate, tune_with};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, UpdateRule};
 use linear_attention_measure::{
-    Ceilings, Job, MeasureError, Peers, Report, Sizes, Sweep, Timer, fastest, parse_step,
-    standard_sizes, table,
+    Against, Ceilings, CpuJob, Job, MeasureError, Peers, Report, Row, Sizes, Sweep, Timer, fastest,
+    parse_step, standard_sizes, table,
 };
 
-use crate::device;
+use crate::device::{self, Computer};
 use crate::failure::Failure;
 use crate::output::OutputFile;
 use crate::progress::Progress;
@@ -18,7 +18,8 @@ use crate::rule::RuleName;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A part of the adapter's name, backend or driver
+    /// A part of the adapter's name, backend or driver, or cpu for the CPU engine [default: the best GPU
+    /// there is, else the CPU engine]
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Write the rows to this file
@@ -129,14 +130,18 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         Peers::read(path).map_err(|error| Failure::Input(format!("--against {error}")))
     });
     let peers: Vec<Peers> = peers.collect::<Result<_, _>>()?;
-    let Some(adapter) = device::pick(args.adapter.as_deref())? else {
-        return Err(Failure::Device(format!("no adapter to measure: {}", device::DRIVER_HINT)));
+    let adapter = match device::choose(args.adapter.as_deref())? {
+        Computer::Adapter(adapter) => adapter,
+        Computer::Cpu | Computer::Reference => return bench_cpu(args, &peers, json_file),
     };
     let (device, queue) = device::open(&adapter)?;
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
     let configs = args.configs(dtype);
-    let jobs = plan(&device, &args.sizes(adapter.get_info().device_type), &configs)?;
+    let jobs = {
+        let sizes = args.sizes(adapter.get_info().device_type);
+        plan(&sizes, &configs, |sizes, config| Job::new(&device, sizes, config))?
+    };
     let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
 
     let timer = Timer::new(&device, &queue);
@@ -152,14 +157,7 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     for job in &jobs {
         progress.step(&format!("measuring {}", job.sizes()));
         let mut row = job.measure(&timer, &ceilings, iterations)?;
-        // The peers have elu + 1 with the rule linear, and no map with the others.
-        let config = job.config();
-        row.against = match (config.update_rule, &config.feature_map) {
-            (UpdateRule::Linear, FeatureMap::Elu) => fastest(&peers, &row),
-            (UpdateRule::Linear, _) => None,
-            (_, FeatureMap::Identity) => fastest(&peers, &row),
-            _ => None,
-        };
+        row.against = against_peers(&peers, job.config(), &row);
         progress.print(&table::line(&row, against));
         report.rows.push(row);
     }
@@ -168,12 +166,53 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     for row in &report.rows {
         println!("{}", table::latency_line(row));
     }
-    if let Some(file) = json_file {
-        let json = serde_json::to_string_pretty(&report)
-            .map_err(|error| Failure::Device(error.to_string()))?;
-        file.write(format!("{json}\n").as_bytes())?;
+    write_report(&report, json_file)
+}
+
+/// The same on the CPU engine.
+fn bench_cpu(args: &Args, peers: &[Peers], json_file: Option<OutputFile>) -> Result<(), Failure> {
+    if args.tune {
+        let expected = "expected an adapter of wgpu, found the CPU engine";
+        return Err(Failure::Input(format!("--tune: {expected}")));
     }
-    Ok(())
+    let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
+    let mut jobs = plan(&args.sizes(DeviceType::Cpu), &args.configs(dtype), CpuJob::new)?;
+    let iterations = args.iterations as usize;
+    let name = device::cpu_name();
+    println!("{name}: median of {iterations} by the clock");
+    let progress = Progress::new(jobs.len() + 1);
+    progress.step("measuring the ceilings");
+    let ceilings = Ceilings::of_cpu(iterations);
+    let names = [name, String::new(), "cpu".to_owned()];
+    let mut report = Report::of(names, "the clock", iterations, &ceilings);
+    progress.print(&table::ceilings(&ceilings));
+    progress.print(&table::header(!peers.is_empty()));
+    for job in &mut jobs {
+        progress.step(&format!("measuring {}", job.sizes()));
+        let mut row = job.measure(&ceilings, iterations)?;
+        row.against = against_peers(peers, job.config(), &row);
+        progress.print(&table::line(&row, !peers.is_empty()));
+        report.rows.push(row);
+    }
+    progress.finish();
+    write_report(&report, json_file)
+}
+
+/// The fastest peer. The peers have elu + 1 with the rule linear, and no map with the others.
+fn against_peers(peers: &[Peers], config: &Config, row: &Row) -> Option<Against> {
+    match (config.update_rule, &config.feature_map) {
+        (UpdateRule::Linear, FeatureMap::Elu) => fastest(peers, row),
+        (UpdateRule::Linear, _) => None,
+        (_, FeatureMap::Identity) => fastest(peers, row),
+        _ => None,
+    }
+}
+
+fn write_report(report: &Report, json_file: Option<OutputFile>) -> Result<(), Failure> {
+    let Some(file) = json_file else { return Ok(()) };
+    let json =
+        serde_json::to_string_pretty(report).map_err(|error| Failure::Device(error.to_string()))?;
+    file.write(format!("{json}\n").as_bytes())
 }
 
 /// What is measured of a map with the rule linear: the quotient, and for maps whose features are
@@ -214,20 +253,22 @@ fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
     format!("{sizes:<20}{ms:>10.3} ms  {:?}, {} workgroups", tuning.layout, tuning.workgroups)
 }
 
-/// The shapes that fit the device, of which there must be one. A shape that must fit and does not
-/// is refused; the others are passed over visibly.
-fn plan(
-    device: &Device,
+/// The shapes that fit, of which there must be one. A shape that must fit and does not is refused; the
+/// others are passed over visibly.
+fn plan<J>(
     sizes: &[(Sizes, Asked)],
     configs: &[Config],
-) -> Result<Vec<Job>, Failure> {
+    make: impl Fn(&Sizes, &Config) -> Result<J, MeasureError>,
+) -> Result<Vec<J>, Failure> {
     let mut jobs = Vec::with_capacity(sizes.len());
     let mut skipped = Vec::new();
     let each = sizes.iter().flat_map(|sizes| configs.iter().map(move |config| (sizes, config)));
     for ((sizes, asked), config) in each {
-        match Job::new(device, sizes, config) {
+        match make(sizes, config) {
             Ok(job) => jobs.push(job),
-            Err(MeasureError::Plan(error)) if !asked.must_fit() => {
+            Err(error @ (MeasureError::Plan(_) | MeasureError::Memory { .. }))
+                if !asked.must_fit() =>
+            {
                 skipped.push((asked, asked.named(sizes), error));
             }
             Err(error) => {

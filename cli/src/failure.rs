@@ -72,6 +72,7 @@ impl From<MeasureError> for Failure {
         match error {
             MeasureError::Config(error) => error.into(),
             MeasureError::Plan(error) => error.into(),
+            MeasureError::Memory { .. } => Self::Input(error.to_string()),
             MeasureError::Attention(error) => error.into(),
             MeasureError::Wrong { .. } => Self::NotHeld(error.to_string()),
             _ => Self::Device(error.to_string()),

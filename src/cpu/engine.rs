@@ -79,9 +79,7 @@ impl CpuAttention {
     pub fn run(&self, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
         inputs.check(&self.config, shape)?;
         let mut plan = self.plan(shape)?;
-        let lens = plan.lens;
-        let zeros = |len: u64| vec![0.0; len as usize];
-        let mut output = Output::new(zeros(lens.o), zeros(lens.mu), zeros(lens.nu));
+        let mut output = Output::zeros(&plan.lens);
         plan.run(inputs, &mut output)?;
         Ok(output)
     }

@@ -287,6 +287,13 @@ pub struct Output {
 }
 
 impl Output {
+    /// Zeros, for a call of this shape to write into.
+    #[must_use]
+    pub fn zeros(lens: &Lens) -> Self {
+        let zeros = |len: u64| vec![0.0; len as usize];
+        Self { o: zeros(lens.o), mu: zeros(lens.mu), nu: zeros(lens.nu) }
+    }
+
     pub(crate) fn new(o: Vec<f32>, mu: Vec<f32>, nu: Vec<f32>) -> Self {
         Self { o, mu, nu }
     }

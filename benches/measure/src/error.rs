@@ -16,6 +16,14 @@ pub enum MeasureError {
     /// It cannot be planned on this device.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Its tensors are larger than the CPU engine is measured with.
+    #[error("tensors must have at most {required} bytes on the CPU engine, found {actual}")]
+    Memory {
+        /// The most.
+        required: u64,
+        /// Their bytes.
+        actual: u64,
+    },
     /// Its tensors cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),

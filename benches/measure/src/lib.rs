@@ -13,6 +13,8 @@
 
 mod accuracy;
 mod ceilings;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod error;
 mod job;
 mod latency;
@@ -25,6 +27,8 @@ mod timer;
 
 pub use accuracy::{TOLERANCE, relative_error};
 pub use ceilings::Ceilings;
+#[cfg(feature = "cpu")]
+pub use cpu::CpuJob;
 pub use error::{MeasureError, ReadError};
 pub use job::Job;
 pub use latency::Latency;

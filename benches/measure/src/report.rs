@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use linear_attention::Plan;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::AdapterInfo;
+use linear_attention::{Config, Plan, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
@@ -70,10 +70,22 @@ impl Report {
     /// An empty report of today's, for this adapter.
     #[must_use]
     pub fn new(info: &AdapterInfo, timer: &str, iterations: usize, ceilings: &Ceilings) -> Self {
+        let names = [info.name.clone(), driver(info), info.backend.to_string()];
+        Self::of(names, timer, iterations, ceilings)
+    }
+
+    /// The same for what has this name, driver and backend.
+    #[must_use]
+    pub fn of(
+        [adapter, driver, backend]: [String; 3],
+        timer: &str,
+        iterations: usize,
+        ceilings: &Ceilings,
+    ) -> Self {
         Self {
-            adapter: info.name.clone(),
-            driver: driver(info),
-            backend: info.backend.to_string(),
+            adapter,
+            driver,
+            backend,
             date: today(),
             // All crates of the workspace have one version.
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -172,6 +184,16 @@ pub struct StageTime {
     pub ms: f64,
 }
 
+/// What is computed for a row.
+pub(crate) struct Work {
+    /// Bytes moved, but for the states of a step.
+    pub(crate) bytes: u64,
+    pub(crate) flops: u64,
+    pub(crate) segments: u32,
+    pub(crate) scratch_bytes: u64,
+    pub(crate) tuning: Option<Tuning>,
+}
+
 /// What a row is made of beside its plan.
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
@@ -183,28 +205,45 @@ pub(crate) struct Measured {
 
 impl Row {
     pub(crate) fn new(plan: &Plan, ceilings: &Ceilings, measured: Measured) -> Self {
+        let work = Work {
+            bytes: plan.bytes_moved(),
+            flops: plan.flops(),
+            segments: plan.segments(),
+            scratch_bytes: plan.scratch_size(),
+            tuning: Some(*plan.tuning()),
+        };
+        Self::of_work(plan.config(), plan.shape(), ceilings, work, measured)
+    }
+
+    pub(crate) fn of_work(
+        config: &Config,
+        shape: &Shape,
+        ceilings: &Ceilings,
+        work: Work,
+        measured: Measured,
+    ) -> Self {
         let Measured { seconds, stages, total_bytes, state_bytes, latency } = measured;
-        let sizes = Sizes::from(plan);
+        let sizes = Sizes::of(shape, config);
         // A bound state is read once and written once; the plan does not count it.
         let state_moved = 2 * state_bytes;
-        let bytes = (plan.bytes_moved() + state_moved) as f64 / seconds;
-        let flops = plan.flops() as f64 / seconds;
+        let bytes = (work.bytes + state_moved) as f64 / seconds;
+        let flops = work.flops as f64 / seconds;
         Self {
             sizes,
-            update_rule: plan.config().update_rule.name().to_owned(),
-            e: plan.shape().value_heads,
+            update_rule: config.update_rule.name().to_owned(),
+            e: shape.value_heads,
             n: sizes.is_step().then_some(sizes.b),
-            dtype: plan.config().dtype.name().to_owned(),
-            feature_map: plan.config().feature_map.to_string(),
+            dtype: config.dtype.name().to_owned(),
+            feature_map: config.feature_map.to_string(),
             ms: 1e3 * seconds,
             gb_s: 1e-9 * bytes,
             copy_share: bytes / ceilings.bytes,
             gflop_s: 1e-9 * flops,
             fma_share: flops / ceilings.flops,
             tokens_s: f64::from(sizes.b) * f64::from(sizes.t) / seconds,
-            tuning: Some(*plan.tuning()),
-            segments: plan.segments(),
-            scratch_bytes: plan.scratch_size(),
+            tuning: work.tuning,
+            segments: work.segments,
+            scratch_bytes: work.scratch_bytes,
             state_bytes,
             total_bytes,
             latency,

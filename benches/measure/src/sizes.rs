@@ -70,7 +70,14 @@ impl Sizes {
 
 impl From<&Plan> for Sizes {
     fn from(plan: &Plan) -> Self {
-        let (shape, config) = (plan.shape(), plan.config());
+        Self::of(plan.shape(), plan.config())
+    }
+}
+
+impl Sizes {
+    /// Those of a shape and a config.
+    #[must_use]
+    pub fn of(shape: &Shape, config: &Config) -> Self {
         Self {
             b: shape.batch,
             t: shape.seq_len,

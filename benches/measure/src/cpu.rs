@@ -1,0 +1,181 @@
+//! The CPU engine, measured like an adapter.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use linear_attention::cpu::{CpuAttention, CpuPlan};
+use linear_attention::{Config, Output, Shape, reference};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::random::Drawn;
+use crate::report::{Measured, Work};
+use crate::timer::median;
+use crate::{Ceilings, Latency, MeasureError, Row, Sizes, TOLERANCE, relative_error};
+
+/// Tokens and sequences of the result that is checked before a shape is timed.
+const CHECKED_TOKENS: u32 = 512;
+const CHECKED_BATCH: u32 = 8;
+
+/// Bytes of q, k, v, o and states at most: more than that is memory that another program may need.
+const MAX_BYTES: u64 = 8 << 30;
+
+/// A shape on the CPU engine, planned.
+#[derive(Debug)]
+pub struct CpuJob {
+    attention: CpuAttention,
+    plan: CpuPlan,
+    shape: Shape,
+}
+
+impl CpuJob {
+    /// Plans a shape. Of `config` K and V are those of `sizes`.
+    ///
+    /// # Errors
+    ///
+    /// [`MeasureError::Config`] or [`MeasureError::Attention`].
+    pub fn new(sizes: &Sizes, config: &Config) -> Result<Self, MeasureError> {
+        let mut config = config.clone();
+        (config.key_dim, config.value_dim) = (sizes.k, sizes.v);
+        let attention = CpuAttention::new(config)?;
+        let shape = sizes.shape();
+        let lens = shape.lens(attention.config())?;
+        let actual = 4 * (lens.q + lens.k + lens.v + lens.o + 2 * lens.state);
+        if actual > MAX_BYTES {
+            return Err(MeasureError::Memory { required: MAX_BYTES, actual });
+        }
+        let plan = attention.plan(&shape)?;
+        Ok(Self { attention, plan, shape })
+    }
+
+    /// What it measures.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes::of(&self.shape, self.attention.config())
+    }
+
+    /// What is computed.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.attention.config()
+    }
+
+    /// Checks the first tokens, then times calls of the plan; by the median of `iterations`. A single
+    /// token is a step of decoding, from given states.
+    ///
+    /// # Errors
+    ///
+    /// The first tokens were wrong.
+    pub fn measure(&mut self, ceilings: &Ceilings, iterations: usize) -> Result<Row, MeasureError> {
+        self.check()?;
+        let (config, sizes, lens) =
+            (self.attention.config().clone(), self.sizes(), *self.plan.lens());
+        let drawn = Drawn::new(&config, &lens, sizes.is_step())?;
+        let mut output = Output::zeros(&lens);
+        let mut call = || -> Result<f64, MeasureError> {
+            let start = Instant::now();
+            self.plan.run(drawn.inputs(), &mut output)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let first = call()?;
+        let times = (0..iterations).map(|_| call()).collect::<Result<Vec<_>, _>>()?;
+        let seconds = median(times);
+        let state_bytes = if sizes.is_step() { 4 * lens.state } else { 0 };
+        let size = config.dtype.size();
+        let bytes = (lens.q + lens.k + lens.v + lens.o) * size + 4 * (lens.decay + lens.beta);
+        let latency = Latency { first_dispatch_ms: 1e3 * first, ..Latency::default() };
+        let work = Work {
+            bytes,
+            flops: flops(&config, &self.shape),
+            segments: 1,
+            scratch_bytes: 0,
+            tuning: None,
+        };
+        let measured = Measured {
+            seconds,
+            stages: Vec::new(),
+            total_bytes: bytes + state_bytes,
+            state_bytes,
+            latency,
+        };
+        Ok(Row::of_work(&config, &self.shape, ceilings, work, measured))
+    }
+
+    /// Whether the first tokens of this shape come out right.
+    fn check(&self) -> Result<(), MeasureError> {
+        let (sizes, config) = (self.sizes(), self.attention.config());
+        let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
+        let shape = Shape::new(batch, tokens, sizes.h).with_kv_heads(sizes.g);
+        let drawn = Drawn::new(config, &shape.lens(config)?, sizes.is_step())?;
+        let found = self.attention.run(&shape, drawn.inputs())?;
+        let expected = reference::recurrent(config, &shape, drawn.inputs())?;
+        let actual = relative_error(&found.o, &expected.o, config.dtype);
+        if actual <= TOLERANCE {
+            return Ok(());
+        }
+        Err(MeasureError::Wrong { sizes, required: TOLERANCE, actual })
+    }
+}
+
+/// Floating-point operations of the rule, token by token; a multiply-add counts as two.
+fn flops(config: &Config, shape: &Shape) -> u64 {
+    let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
+    let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
+    let rule = config.update_rule;
+    let decays = if rule.decay().is_some() { f * v } else { 0 };
+    let recalls = if rule.beta().is_some() { 2 * f * v + 2 * v } else { 0 };
+    let weights = if config.is_normalized() { 2 * f } else { 0 };
+    let of_values = tokens * u64::from(shape.value_heads) * (2 * f * v + f + decays + recalls);
+    of_values + tokens * u64::from(shape.output_heads()) * (2 * f * v + weights + v)
+}
+
+impl Ceilings {
+    /// What all cores copy and multiply at most, by the median of `iterations`.
+    #[must_use]
+    pub fn of_cpu(iterations: usize) -> Self {
+        // More than caches hold.
+        const LEN: usize = 64 << 20;
+        let source = vec![1.0f32; LEN];
+        let mut target = vec![0.0f32; LEN];
+        let chunk = LEN / (4 * rayon::current_num_threads()).max(1);
+        let mut copy = || {
+            let start = Instant::now();
+            target.par_chunks_mut(chunk).zip(source.par_chunks(chunk)).for_each(|(to, from)| {
+                to.copy_from_slice(from);
+            });
+            black_box(&target);
+            start.elapsed().as_secs_f64()
+        };
+        let copy = median((0..iterations).map(|_| copy()).collect());
+        let arch = Arch::new();
+        let multiply = || {
+            let start = Instant::now();
+            let done: usize = rayon::broadcast(|_| arch.dispatch(MultiplyAdd)).into_iter().sum();
+            2.0 * done as f64 / start.elapsed().as_secs_f64()
+        };
+        let flops = (0..iterations).map(|_| multiply()).fold(0.0, f64::max);
+        Self { bytes: 8.0 * LEN as f64 / copy, flops }
+    }
+}
+
+/// Multiply-adds of one thread in sums that do not depend on one another; returns their number.
+struct MultiplyAdd;
+
+impl WithSimd for MultiplyAdd {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
+        const SUMS: usize = 12;
+        const ROUNDS: usize = 2_000_000;
+        let (a, b) = (simd.splat_f32s(black_box(0.999)), simd.splat_f32s(black_box(1e-3)));
+        let mut sums = [simd.splat_f32s(black_box(0.5)); SUMS];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = simd.mul_add_e_f32s(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        SUMS * ROUNDS * S::F32_LANES
+    }
+}
