@@ -2,7 +2,7 @@
 
 use super::features::Features;
 use super::passes::TOKENS;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
 use crate::problem::gates::Gates;
 use crate::problem::heads::Heads;
 
@@ -23,6 +23,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Block {
     keys: Vec<f32>,
     queries: Vec<f32>,
+    /// The keys, `[F][TOKENS]`.
+    transposed: Vec<[f32; TOKENS]>,
     /// Decays up to a token, and a key that decays.
     decayed: Vec<f32>,
     /// `k'_t P_t`, by which a delta rule recalls: `[F][TOKENS]`.
@@ -49,6 +51,7 @@ impl Block {
         Self {
             keys: vec![0.0; TOKENS * features],
             queries: vec![0.0; TOKENS * features],
+            transposed: vec![[0.0; TOKENS]; features],
             decayed: vec![0.0; 2 * features],
             recall: vec![[0.0; TOKENS]; features],
             write: vec![[0.0; TOKENS]; features],
@@ -86,10 +89,10 @@ impl Block {
         for (t, beta) in self.betas.iter_mut().enumerate().take(tokens) {
             *beta = call.gates.beta(first + t, e).unwrap_or(0.0);
         }
-        let corrects = call.config.update_rule.beta().is_some();
-        self.fill_keys(call, first, tokens, e, corrects);
+        let decays = Decays::of_block(call, first, tokens, e);
+        self.fill_keys(call, &decays, [first, tokens, e]);
         for h in 0..call.heads.value_group {
-            self.fill_queries(call, first, tokens, [e, h], nu);
+            self.fill_queries(call, &decays, [first, tokens, e], h, nu);
         }
         if call.config.is_normalized() {
             for (f, nu) in nu.iter_mut().enumerate() {
@@ -101,19 +104,25 @@ impl Block {
 
     /// The coefficients of keys, and what is kept of the state.
     #[inline(always)]
-    fn fill_keys(
-        &mut self,
-        call: &Call<'_>,
-        first: usize,
-        tokens: usize,
-        e: usize,
-        corrects: bool,
-    ) {
+    fn fill_keys(&mut self, call: &Call<'_>, decays: &Decays, [first, tokens, e]: [usize; 3]) {
         let features = call.config.features() as usize;
+        let corrects = call.config.update_rule.beta().is_some();
+        transpose(&self.keys, &mut self.transposed);
         let (kept, key) = self.decayed.split_at_mut(features);
+        if !decays.are_of_rows {
+            if corrects {
+                self.of_keys = decays.scale(products(&self.transposed, &self.transposed));
+            }
+            scale(&self.transposed, &decays.up_to_last, &mut self.write);
+            if corrects {
+                scale(&self.transposed, &decays.from_first, &mut self.recall);
+            }
+            self.kept.fill(decays.kept);
+            return;
+        }
         kept.fill(0.0);
         for t in 0..tokens {
-            decay(call, first + t, e, kept);
+            decay_rows(call, first + t, e, kept);
             if corrects {
                 let of_token = &self.keys[t * features..][..features];
                 for ((recall, k), kept) in self.recall.iter_mut().zip(of_token).zip(kept.iter()) {
@@ -121,8 +130,7 @@ impl Block {
                 }
             }
         }
-        let len = self.kept.len();
-        self.kept.copy_from_slice(&kept[..len]);
+        self.kept.copy_from_slice(kept);
         for j in 0..TOKENS {
             key.copy_from_slice(&self.keys[j * features..][..features]);
             for t in j + 1..tokens {
@@ -142,9 +150,9 @@ impl Block {
     fn fill_queries(
         &mut self,
         call: &Call<'_>,
-        first: usize,
-        tokens: usize,
-        [e, h]: [usize; 2],
+        decays: &Decays,
+        [first, tokens, e]: [usize; 3],
+        h: usize,
         nu: &[f32],
     ) {
         let (features, heads) = (call.config.features() as usize, &call.heads);
@@ -160,6 +168,34 @@ impl Block {
             let x = &call.q[heads.query_row(first + t, output_head) * key_dim..][..key_dim];
             gains[t] = call.of_queries.row(x, head, query);
         }
+        if decays.are_of_rows {
+            self.fill_decayed_queries(call, [first, tokens, e], h);
+        } else {
+            let read = &mut self.read[h];
+            transpose(&self.queries, read);
+            self.of_queries[h] = decays.scale(products(read, &self.transposed));
+            for row in read.iter_mut() {
+                row.iter_mut().zip(&decays.from_first).for_each(|(q, kept)| *q *= kept);
+            }
+        }
+        let mut weights = [0.0f32; TOKENS];
+        if call.config.is_normalized() {
+            for (read, nu) in self.read[h].iter().zip(nu) {
+                for (weight, q) in weights.iter_mut().zip(read) {
+                    *weight = q.mul_add(*nu, *weight);
+                }
+            }
+        }
+        for (t, weight) in weights.into_iter().enumerate() {
+            let weight = weight + self.of_queries[h][t].iter().take(t + 1).sum::<f32>();
+            self.factors[h][t] = call.config.row_factor(weight, gains[t]);
+        }
+    }
+
+    /// The same with a decay for each row, which cannot be taken out of a product.
+    #[inline(always)]
+    fn fill_decayed_queries(&mut self, call: &Call<'_>, [first, tokens, e]: [usize; 3], h: usize) {
+        let features = call.config.features() as usize;
         let products = &mut self.of_queries[h];
         *products = [[0.0; TOKENS]; TOKENS];
         let (kept, key) = self.decayed.split_at_mut(features);
@@ -173,57 +209,123 @@ impl Block {
             }
         }
         kept.fill(0.0);
-        let has_decay = !self.kept.is_empty();
-        for t in 0..TOKENS {
+        for t in 0..tokens {
             let query = &mut self.queries[t * features..][..features];
-            if has_decay && t < tokens {
-                decay(call, first + t, e, kept);
-                query.iter_mut().zip(kept.iter()).for_each(|(q, kept)| *q += kept * *q);
-            }
-            for (read, q) in self.read[h].iter_mut().zip(query.iter()) {
-                read[t] = *q;
-            }
-            let mut weight = 0.0;
-            if call.config.is_normalized() {
-                weight = dot(query, nu) + products[t].iter().sum::<f32>();
-            }
-            self.factors[h][t] = call.config.row_factor(weight, gains[t]);
+            decay_rows(call, first + t, e, kept);
+            query.iter_mut().zip(kept.iter()).for_each(|(q, kept)| *q += kept * *q);
         }
+        transpose(&self.queries, &mut self.read[h]);
     }
 }
 
-/// Multiplies what is kept, less 1, by the decays of a token.
+/// The decays of a block where all rows of mu have the same, or none.
+struct Decays {
+    are_of_rows: bool,
+    /// A_tj, of the tokens after j up to t; 0 above the diagonal.
+    between: [[f32; TOKENS]; TOKENS],
+    /// P_t, of the tokens up to t.
+    from_first: [f32; TOKENS],
+    /// Of the tokens after j.
+    up_to_last: [f32; TOKENS],
+    /// P_8 - 1.
+    kept: f32,
+}
+
+impl Decays {
+    #[inline(always)]
+    fn of_block(call: &Call<'_>, first: usize, tokens: usize, e: usize) -> Self {
+        let are_of_rows = call.config.gates() == Some(Gating::PerRow);
+        let mut decays = Self {
+            are_of_rows,
+            between: [[0.0; TOKENS]; TOKENS],
+            from_first: [1.0; TOKENS],
+            up_to_last: [1.0; TOKENS],
+            kept: 0.0,
+        };
+        let has_decays = call.config.decay_rows() > 0 && !are_of_rows;
+        // m = exp(decay) - 1 of each token; 0 where there is none.
+        let mut m = [0.0f32; TOKENS];
+        if has_decays {
+            for (t, m) in m.iter_mut().enumerate().take(tokens) {
+                *m = call.gates.decay(first + t, e, 0).map_or(0.0, f32::exp_m1);
+            }
+        }
+        for t in 0..TOKENS {
+            decays.between[t][t] = 1.0;
+            for j in (0..t).rev() {
+                decays.between[t][j] = decays.between[t][j + 1] * (1.0 + m[j + 1]);
+            }
+            decays.kept = next_kept(decays.kept, m[t]);
+            decays.from_first[t] = 1.0 + decays.kept;
+        }
+        decays.up_to_last = decays.between[TOKENS - 1];
+        decays
+    }
+
+    /// Products of tokens t and j, with the decays between them.
+    #[inline(always)]
+    fn scale(&self, mut products: [[f32; TOKENS]; TOKENS]) -> [[f32; TOKENS]; TOKENS] {
+        for (products, between) in products.iter_mut().zip(&self.between) {
+            products.iter_mut().zip(between).for_each(|(product, decay)| *product *= decay);
+        }
+        products
+    }
+}
+
+/// From `[TOKENS][F]` to `[F][TOKENS]`.
 #[inline(always)]
-fn decay(call: &Call<'_>, t: usize, e: usize, kept: &mut [f32]) {
-    let next = |kept: f32, m: f32| if m == -1.0 { -1.0 } else { kept + m * (1.0 + kept) };
-    match call.config.decay_rows() {
-        0 => {}
-        1 => {
-            let m = call.gates.decay(t, e, 0).map_or(0.0, f32::exp_m1);
-            kept.iter_mut().for_each(|kept| *kept = next(*kept, m));
-        }
-        _ => {
-            for (f, kept) in kept.iter_mut().enumerate() {
-                *kept = next(*kept, call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1));
-            }
+fn transpose(rows: &[f32], columns: &mut [[f32; TOKENS]]) {
+    let features = columns.len();
+    for (f, column) in columns.iter_mut().enumerate() {
+        for (t, x) in column.iter_mut().enumerate() {
+            *x = rows[t * features + f];
         }
     }
 }
 
-/// Multiplies a key by the decays of a token.
+/// `to[f][t] = from[f][t] by[t]`.
+#[inline(always)]
+fn scale(from: &[[f32; TOKENS]], by: &[f32; TOKENS], to: &mut [[f32; TOKENS]]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        for ((to, from), by) in to.iter_mut().zip(from).zip(by) {
+            *to = from * by;
+        }
+    }
+}
+
+/// `[t][j]`: the products of tokens t of one and j of the other.
+#[inline(always)]
+fn products(a: &[[f32; TOKENS]], b: &[[f32; TOKENS]]) -> [[f32; TOKENS]; TOKENS] {
+    let mut sums = [[0.0f32; TOKENS]; TOKENS];
+    for (a, b) in a.iter().zip(b) {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = a.mul_add(*b, *sum);
+            }
+        }
+    }
+    sums
+}
+
+/// (1 + m) (1 + m') - 1; what forgets everything leaves nothing for rounding.
+#[inline(always)]
+fn next_kept(kept: f32, m: f32) -> f32 {
+    if m == -1.0 { -1.0 } else { kept + m * (1.0 + kept) }
+}
+
+/// Multiplies what is kept of each row, less 1, by the decays of a token.
+#[inline(always)]
+fn decay_rows(call: &Call<'_>, t: usize, e: usize, kept: &mut [f32]) {
+    for (f, kept) in kept.iter_mut().enumerate() {
+        *kept = next_kept(*kept, call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1));
+    }
+}
+
+/// Multiplies each row of a key by the decays of a token.
 #[inline(always)]
 fn decay_key(call: &Call<'_>, t: usize, e: usize, key: &mut [f32]) {
-    match call.config.decay_rows() {
-        0 => {}
-        1 => {
-            let m = call.gates.decay(t, e, 0).map_or(0.0, f32::exp_m1);
-            key.iter_mut().for_each(|k| *k += m * *k);
-        }
-        _ => {
-            for (f, k) in key.iter_mut().enumerate() {
-                *k += call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1) * *k;
-            }
-        }
+    for (f, k) in key.iter_mut().enumerate() {
+        *k += call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1) * *k;
     }
 }
 

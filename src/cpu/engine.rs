@@ -20,6 +20,8 @@ use crate::problem::state::StateSlices;
 /// Tokens after which outputs go from the threads' own memory to o.
 const PANEL: usize = 512;
 
+/// Tokens whose outputs a thread copies at a time.
+const STORED: usize = 64;
 /// Tokens beyond which the rounding of a running sum is compensated. What a delta rule corrects does
 /// not drift.
 const LONG: usize = 4096;
@@ -180,9 +182,7 @@ impl CpuPlan {
             for_each(tasks, |task| {
                 attention.arch.dispatch(Panel { call: &call, task, begin });
             });
-            for task in tasks.iter() {
-                task.store_outputs(&call, begin, &mut output.o);
-            }
+            store_outputs(tasks, &call, begin, &mut output.o);
         }
         for task in tasks.iter() {
             task.store_state(&call, output);
@@ -336,14 +336,18 @@ impl Task {
         }
     }
 
-    fn store_outputs(&self, call: &Call<'_>, begin: usize, o: &mut [f32]) {
+    /// Copies its rows of some tokens to those of o, of which the first is `first`.
+    fn store_outputs(&self, call: &Call<'_>, begin: usize, first: usize, o: &mut [f32]) {
         let (value_dim, group) = (call.config.value_dim as usize, call.heads.value_group);
-        let rows = self.panel.chunks(self.columns.len().max(1));
-        let tokens = self.panel_tokens(begin);
-        for (i, row) in rows.enumerate().take(tokens.len() * group) {
-            let (t, h) = (tokens.start + i / group, self.e * group + i % group);
-            let at = call.heads.output_row(t, h) * value_dim + self.columns.start;
-            o[at..at + row.len()].copy_from_slice(row);
+        let (heads, width) = (call.heads.output, self.columns.len());
+        let skipped = (first - self.panel_tokens(begin).start) * group * width;
+        let mut rows = self.panel[skipped..].chunks(width.max(1));
+        for o in o.chunks_mut(heads * value_dim) {
+            for h in self.e * group..(self.e + 1) * group {
+                let Some(row) = rows.next() else { return };
+                let at = h * value_dim + self.columns.start;
+                o[at..at + row.len()].copy_from_slice(row);
+            }
         }
     }
 
@@ -362,6 +366,29 @@ impl Task {
         let len = self.nu.len();
         output.nu[state * len..][..len].copy_from_slice(&self.nu);
     }
+}
+
+/// Copies the panels of all tasks to o, some tokens at a time.
+fn store_outputs(tasks: &[Task], call: &Call<'_>, begin: usize, o: &mut [f32]) {
+    let row = call.heads.output * call.config.value_dim as usize;
+    let mut jobs = Vec::new();
+    let (mut rest, mut next) = (o, 0);
+    // Tasks of a sequence lie one after the other, and so do its tokens.
+    for tasks in tasks.chunk_by(|a, b| a.n == b.n) {
+        let tokens = tasks[0].panel_tokens(begin);
+        if tokens.is_empty() {
+            continue;
+        }
+        let (_, from) = rest.split_at_mut((tokens.start - next) * row);
+        let (of_panel, after) = from.split_at_mut(tokens.len() * row);
+        (rest, next) = (after, tokens.end);
+        for (i, o) in of_panel.chunks_mut(STORED * row).enumerate() {
+            jobs.push((tasks, tokens.start + i * STORED, o));
+        }
+    }
+    for_each(&mut jobs, |(tasks, first, o)| {
+        tasks.iter().for_each(|task| task.store_outputs(call, begin, *first, o));
+    });
 }
 
 /// `u_t = beta_t (v_t - r_t - Σ_{j<t} (k'_t A_tj . k'_j) u_j)`, by forward substitution.
@@ -418,14 +445,14 @@ impl WithSimd for Lanes {
 }
 
 #[cfg(feature = "rayon")]
-fn for_each(tasks: &mut [Task], run: impl Fn(&mut Task) + Send + Sync) {
+fn for_each<T: Send>(all: &mut [T], run: impl Fn(&mut T) + Send + Sync) {
     use rayon::prelude::*;
-    tasks.par_iter_mut().for_each(run);
+    all.par_iter_mut().for_each(run);
 }
 
 #[cfg(not(feature = "rayon"))]
-fn for_each(tasks: &mut [Task], run: impl Fn(&mut Task)) {
-    tasks.iter_mut().for_each(run);
+fn for_each<T>(all: &mut [T], run: impl Fn(&mut T)) {
+    all.iter_mut().for_each(run);
 }
 
 /// Threads that share a call.
