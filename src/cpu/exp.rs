@@ -21,10 +21,11 @@ pub(super) fn exp(x: f32) -> f32 {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p.mul_add(r, c);
     }
-    // 2^n in two factors, since n may be 128.
-    let half = (n as i32) >> 1;
+    // 2^n in two factors, since n may be 128. A conversion of n would not become vectors.
+    let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let half = n >> 1;
     let scale = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
-    let y = p * scale(half) * scale(n as i32 - half);
+    let y = p * scale(half) * scale(n - half);
     if x < LOWEST { 0.0 } else { y }
 }
 
