@@ -302,10 +302,12 @@ impl Task {
         let len = width.min(self.columns.end - begin);
         let block = &self.block;
         for (t, value) in self.values.chunks_mut(width).enumerate() {
-            value.fill(0.0);
+            if t >= count || len < width {
+                value.fill(0.0);
+            }
             if t < count {
                 let v = &call.v[call.heads.value_row(first + t, self.e) * value_dim + begin..];
-                value[..len].copy_from_slice(&v[..len]);
+                value.iter_mut().zip(&v[..len]).for_each(|(value, v)| *value = *v);
             }
         }
         if call.config.update_rule.beta().is_some() {
@@ -313,18 +315,12 @@ impl Task {
             correct(block, &self.read, &mut self.values, width, count);
         }
         for h in 0..group {
-            passes::read(simd, &block.read[h], mu, &mut self.read);
-            for t in 0..count {
-                let o = &mut self.read[t * width..][..width];
-                for (weight, u) in
-                    block.of_queries[h][t].iter().zip(self.values.chunks(width)).take(t + 1)
-                {
-                    o.iter_mut().zip(u).for_each(|(o, u)| *o = weight.mul_add(*u, *o));
-                }
-                let factor = block.factors[h][t];
+            let tokens = (&block.of_queries[h], &self.values[..], &block.factors[h]);
+            passes::outputs(simd, &block.read[h], mu, tokens, &mut self.read);
+            for (t, o) in self.read.chunks(width).enumerate().take(count) {
                 let at = ((row + t) * group + h) * self.columns.len() + strip * width;
                 let panel = &mut self.panel[at..][..len];
-                panel.iter_mut().zip(o.iter()).for_each(|(panel, o)| *panel = *o * factor);
+                panel.iter_mut().zip(o).for_each(|(panel, o)| *panel = *o);
             }
         }
         let (write, values, kept) = (&block.write, &self.values, &block.kept);

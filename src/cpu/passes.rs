@@ -39,6 +39,20 @@ fn read_vectors<S: Simd, const N: usize>(
     strip: &[f32],
     out: &mut [f32],
 ) {
+    let sums = sums::<S, N>(simd, coefficients, strip);
+    let (out, _) = S::as_mut_simd_f32s(out);
+    let (out, _) = out.as_chunks_mut::<N>();
+    for (out, sums) in out.iter_mut().zip(sums) {
+        *out = sums;
+    }
+}
+
+#[inline(always)]
+fn sums<S: Simd, const N: usize>(
+    simd: S,
+    coefficients: &[[f32; TOKENS]],
+    strip: &[f32],
+) -> [[S::f32s; N]; TOKENS] {
     let (rows, _) = S::as_simd_f32s(strip);
     let (rows, _) = rows.as_chunks::<N>();
     let mut sums = [[simd.splat_f32s(0.0); N]; TOKENS];
@@ -50,10 +64,49 @@ fn read_vectors<S: Simd, const N: usize>(
             }
         }
     }
+    sums
+}
+
+/// Outputs: `out[t] = (coefficients[.][t] strip + Σ_{j<=t} products[t][j] values[j]) factors[t]`.
+#[inline(always)]
+pub(super) fn outputs<S: Simd>(
+    simd: S,
+    coefficients: &[[f32; TOKENS]],
+    strip: &[f32],
+    tokens: (&[[f32; TOKENS]; TOKENS], &[f32], &[f32; TOKENS]),
+    out: &mut [f32],
+) {
+    match vectors::<S>() {
+        1 => output_vectors::<S, 1>(simd, coefficients, strip, tokens, out),
+        _ => output_vectors::<S, 2>(simd, coefficients, strip, tokens, out),
+    }
+}
+
+#[inline(always)]
+fn output_vectors<S: Simd, const N: usize>(
+    simd: S,
+    coefficients: &[[f32; TOKENS]],
+    strip: &[f32],
+    (products, values, factors): (&[[f32; TOKENS]; TOKENS], &[f32], &[f32; TOKENS]),
+    out: &mut [f32],
+) {
+    let sums = sums::<S, N>(simd, coefficients, strip);
+    let (values, _) = S::as_simd_f32s(values);
+    let (values, _) = values.as_chunks::<N>();
     let (out, _) = S::as_mut_simd_f32s(out);
     let (out, _) = out.as_chunks_mut::<N>();
-    for (out, sums) in out.iter_mut().zip(sums) {
-        *out = sums;
+    let rows = out.iter_mut().zip(sums).zip(products).zip(factors);
+    for (t, (((out, mut sums), products), factor)) in rows.enumerate() {
+        for (product, value) in products.iter().zip(values).take(t + 1) {
+            let product = simd.splat_f32s(*product);
+            for (sum, x) in sums.iter_mut().zip(value) {
+                *sum = simd.mul_add_e_f32s(product, *x, *sum);
+            }
+        }
+        let factor = simd.splat_f32s(*factor);
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = simd.mul_f32s(factor, sum);
+        }
     }
 }
 
