@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("harness: {} comparisons, passed: {}", report.rows.len(), report.passed());
 
     // And in use, with weights that would come from training.
-    let weights = Weights::draw(&config, 7)?.unwrap_or_default();
+    let weights = Weights::sample(&config, 7)?.unwrap_or_default();
     let x = |salt: usize| -> Vec<f32> {
         (0..TOKENS * K).map(|i| ((i * 31 + salt * 17) % 64) as f32 / 16.0 - 2.0).collect()
     };

@@ -204,7 +204,7 @@ impl Buffers {
             }
             // All plans are of one shape and config.
             let config = plans.first().map(Plan::config);
-            let weights = config.map(|config| Weights::draw(config, 0)).transpose()?.flatten();
+            let weights = config.map(|config| Weights::sample(config, 0)).transpose()?.flatten();
             let upload = |weights: &Weights, config| WeightsBuffer::new(device, config, weights);
             let weights = weights.zip(config).map(|(weights, config)| upload(&weights, config));
             let metadata =

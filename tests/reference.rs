@@ -142,7 +142,7 @@ fn problems() -> impl Strategy<Value = Problem> {
             if !normalize || !config.is_non_negative() || config.feature_map == FeatureMap::Taylor {
                 config.normalization = Normalization::None;
             }
-            let weights = Weights::draw(&config, 1).unwrap();
+            let weights = Weights::sample(&config, 1).unwrap();
             shape.heads = h;
             shape = shape.with_key_heads(g).with_value_heads(e);
             let lens = shape.lens(&config).unwrap();

@@ -91,7 +91,7 @@ pub(crate) fn weights(
         }
     };
     if draws {
-        return Weights::draw(config, seed).map_err(|error| error.to_string());
+        return Weights::sample(config, seed).map_err(|error| error.to_string());
     }
     let of = |side: &str, map: &FeatureMap, heads| {
         read(tensors, side, map.projections(config.key_dim), config.key_dim, heads).map(Some)

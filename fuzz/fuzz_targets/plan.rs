@@ -77,7 +77,7 @@ fuzz_target!(|numbers: Numbers| {
             tuning.workgroups,
             tuning.min_segment_len,
             tuning.max_segment_len,
-            tuning.cut_segment_len,
+            tuning.long_sequence_segment_len,
         ] = numbers.tuning;
         if let Ok(plan) = Plan::new(&config, &shape, &limits, &tuning) {
             assert!(plan.scratch_size() <= limits.max_buffer_size);

@@ -125,7 +125,7 @@ impl Plan {
         }
         let mut longest = t.max_segment_len.min(self.longest_segment());
         if seq_len > t.max_segment_len {
-            longest = longest.min(t.cut_segment_len);
+            longest = longest.min(t.long_sequence_segment_len);
         }
         let min_segments = seq_len.div_ceil(longest.max(1)).max(1);
         (min_segments, (seq_len / t.min_segment_len).max(min_segments))

@@ -25,7 +25,8 @@ pub struct Tuning {
     pub max_segment_len: u32,
     /// Most tokens of a segment of such a sequence. The rounding error of a running sum grows with
     /// the tokens that are added to it one by one.
-    pub cut_segment_len: u32,
+    #[cfg_attr(feature = "serde", serde(alias = "cut_segment_len"))]
+    pub long_sequence_segment_len: u32,
     /// Most tokens of a segment with a delta rule, whose segments cost more than twice as much: it has
     /// several where workgroups are missing, or where a driver's loops are too short for one.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
@@ -68,7 +69,7 @@ impl Tuning {
                 workgroups,
                 min_segment_len: 128,
                 max_segment_len: 16_384,
-                cut_segment_len: 1024,
+                long_sequence_segment_len: 1024,
                 max_delta_segment_len: u32::MAX,
                 max_loop_iterations: max_loop_iterations(device_type),
             };
@@ -106,8 +107,11 @@ impl Tuning {
             layouts.extend([32, 16, 8, 4].map(Layout::direct));
             layouts.push(Layout::workgroup(16, 4, vec4s, 16));
         } else {
+            // Slices of V are all that a delta rule can share out without more work.
+            let corrects = config.update_rule.beta().is_some();
+            let narrow: &[u32] = if corrects { &[1, 2, 4] } else { &[1, 2] };
             for rows in [16, 32] {
-                for narrower in [1, 2] {
+                for narrower in narrow {
                     let column_threads = u32::max(vec4s / narrower, 1);
                     for chunk in [16, 8, 4] {
                         layouts.push(Layout::workgroup(rows, 4, column_threads, chunk));
@@ -153,8 +157,8 @@ impl Tuning {
 
     /// With another length, in tokens, of the segments of such a sequence.
     #[must_use]
-    pub fn with_cut_segment_len(self, cut_segment_len: u32) -> Self {
-        Self { cut_segment_len, ..self }
+    pub fn with_long_sequence_segment_len(self, long_sequence_segment_len: u32) -> Self {
+        Self { long_sequence_segment_len, ..self }
     }
 
     /// True if both use the same pipelines: only the plan reads the segments' sizes.
@@ -174,7 +178,7 @@ impl Tuning {
             ("workgroups", self.workgroups),
             ("min_segment_len", self.min_segment_len),
             ("max_segment_len", self.max_segment_len),
-            ("cut_segment_len", self.cut_segment_len),
+            ("long_sequence_segment_len", self.long_sequence_segment_len),
         ] {
             if actual == 0 {
                 let required = "at least 1".to_owned();

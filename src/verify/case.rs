@@ -87,11 +87,11 @@ impl Case {
         } else if config.dtype != Dtype::F32 {
             "16 bits"
         } else if config.features() > 256 {
-            "F in blocks"
+            "feature blocks"
         } else if !is_early || config.query_feature_map.is_some() || config.l2_norm {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
-            "steps and short runs"
+            "decoding"
         } else if self.shape.is_packed() || self.source != SequenceSource::Host {
             "packed and pooled"
         } else {

@@ -245,8 +245,8 @@ fn packed_cases() -> Vec<Case> {
         case("packed-slots", &[70, 0, 129], [4, 2, 16, 16], true, 1, Slots),
         case("packed-slots-segments", &[0, 200, 3, 90], [2, 1, 16, 16], true, 5, Slots),
         case("packed-slots-slices", &[20, 37], [3, 1, 8, 36], true, 1, Slots),
-        case("packed-told", &[70, 0, 1, 129, 0], [4, 2, 16, 16], true, 3, Lengths),
-        case("packed-told-slots", &[0, 1, 200, 64], [4, 2, 16, 16], true, 4, LengthsAndSlots),
+        case("packed-on-device", &[70, 0, 1, 129, 0], [4, 2, 16, 16], true, 3, Lengths),
+        case("packed-on-device-slots", &[0, 1, 200, 64], [4, 2, 16, 16], true, 4, LengthsAndSlots),
         // name, [B, T, H, G, K, V], initial state, segments
         equal("slots-segments", [3, 100, 2, 2, 16, 16], true, 3),
         equal("slots-new", [2, 40, 2, 2, 16, 16], false, 1),
@@ -258,7 +258,7 @@ fn packed_cases() -> Vec<Case> {
         case("run", &[3, 1, 16, 0, 7], [4, 2, 64, 64], true, 0, Host),
         case("run-odd", &[2, 0, 9], [6, 2, 17, 33], true, 0, Slots),
         case("run-wide", &[4, 16], [2, 1, 128, 128], true, 0, Slots),
-        case("run-told", &[1, 1, 0, 5, 1], [4, 4, 16, 16], true, 0, LengthsAndSlots),
+        case("run-on-device", &[1, 1, 0, 5, 1], [4, 4, 16, 16], true, 0, LengthsAndSlots),
         case("run-new", &[1, 2, 3], [2, 2, 16, 16], false, 0, Lengths),
     ]
 }

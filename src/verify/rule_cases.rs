@@ -64,7 +64,7 @@ pub(super) fn rule_cases() -> Vec<Case> {
             Slots,
         ),
         case(
-            "gated-told",
+            "gated-on-device",
             gated(row),
             packed(&[5, 40, 0], [2, 2, 4]),
             [16, 8],
@@ -219,7 +219,7 @@ pub(super) fn rule_cases() -> Vec<Case> {
             Slots,
         ),
         case(
-            "gated-delta-told",
+            "gated-delta-on-device",
             gated_delta(row, beta),
             packed(&[0, 21, 8], [2, 2, 4]),
             [32, 16],

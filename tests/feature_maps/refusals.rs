@@ -23,7 +23,7 @@ fn sizes_out_of_range_are_refused() {
     let wide = FeatureMap::Custom(wide.non_negative().into());
     let error = config_of(wide.clone(), 8, 8).validate().unwrap_err();
     assert!(error.to_string().contains("projections must be at most 256"), "{error}");
-    assert!(Projection::draw(&wide, 8, 0).is_err());
+    assert!(Projection::sample(&wide, 8, 0).is_err());
     // The two sides must agree on F.
     let mut config = config_of(FeatureMap::Exp, 8, 8);
     config.query_feature_map = Some(FeatureMap::Taylor);

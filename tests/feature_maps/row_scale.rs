@@ -44,7 +44,7 @@ fn a_factor_of_a_row_cancels() {
         ("dpfp:1", 1e15, 0.5),
     ] {
         let config = normalized(name, 4, 0.0).with_scale(-1e-30);
-        let weights = Weights::draw(&config, 1).unwrap();
+        let weights = Weights::sample(&config, 1).unwrap();
         let shape = Shape::new(1, 3, 1);
         // No two elements of a row alike.
         let row = |x: f32| [x, 0.875 * x, 0.75 * x, 0.5 * x];
@@ -76,7 +76,7 @@ fn eps_is_added_to_the_denominator_of_the_formula() {
     for name in ALL {
         for (eps, scale) in [(1e-6, 1.0), (0.5, 0.125), (1e3, 2.0)] {
             let config = normalized(name, 6, eps).with_scale(scale);
-            let weights = Weights::draw(&config, 1).unwrap();
+            let weights = Weights::sample(&config, 1).unwrap();
             let features = config.features() as usize;
             let phi = |x: &[f32]| key_features(&config, 1, x, weights.as_ref()).unwrap();
             let (queries, keys) = (phi(&q), phi(&k));

@@ -18,7 +18,7 @@ fn rows_of_length(rows: usize, width: u32, len: f32, seed: u64) -> Vec<f32> {
     let map = FeatureMap::T2r { features: rows as u32 };
     // Normal numbers are what training would begin with.
     let config = config_of(map, width, 1);
-    let drawn = Weights::draw(&config, seed).unwrap().unwrap().encode(&config).unwrap();
+    let drawn = Weights::sample(&config, seed).unwrap().unwrap().encode(&config).unwrap();
     let transposed = |row: usize, i: usize| drawn[i * rows.next_multiple_of(4) + row];
     (0..rows)
         .flat_map(|row| {
@@ -41,7 +41,7 @@ fn distance_from_softmax(map: FeatureMap, seed: u64) -> f64 {
     if config.normalization == Normalization::None {
         config.normalization = Normalization::SignedSum { eps: 1e-6 };
     }
-    let weights = Weights::draw(&config, seed).unwrap();
+    let weights = Weights::sample(&config, seed).unwrap();
     let inputs = Inputs::new(&q, &k, &v).with_weights(weights.as_ref());
     relative_error(&recurrent(&config, &shape, inputs).unwrap().o, &exact)
 }

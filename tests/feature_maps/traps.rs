@@ -52,7 +52,7 @@ fn the_hedgehogs_are_two() {
     let x = [0.3, -1.2, 2.0, 0.0];
     let features = |map| {
         let config = config_of(map, 4, 1);
-        let weights = Weights::draw(&config, 0).unwrap();
+        let weights = Weights::sample(&config, 0).unwrap();
         key_features(&config, 1, &x, weights.as_ref()).unwrap()
     };
     let (two, joint) = (features(FeatureMap::Hedgehog), features(FeatureMap::HedgehogJoint));
@@ -74,7 +74,7 @@ fn no_map_sees_the_future() {
     };
     for name in ALL {
         let config = config_of(named(name), 6, 3);
-        let weights = Weights::draw(&config, 3).unwrap();
+        let weights = Weights::sample(&config, 3).unwrap();
         let shape = Shape::new(1, tokens, 1);
         let run = |k: &[f32]| {
             let (q, v) = (numbers(1, 72), numbers(3, 36));

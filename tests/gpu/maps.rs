@@ -177,7 +177,7 @@ fn no_future(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for map in ["exp", "softmax", "favor:32", "favor-hyperbolic:32", "hedgehog", "dpfp:2", "taylor"]
     {
         let config = config(map);
-        let weights = Weights::draw(&config, 4)?;
+        let weights = Weights::sample(&config, 4)?;
         let a = LinearAttention::new(&gpu.device, config)?;
         let shape = Shape::new(1, t as u32, 1);
         let of = |q: &[f32], k: &[f32]| {
@@ -199,7 +199,7 @@ fn cut_anywhere(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (q, k, v) = (numbers(t * D, 1), numbers(t * D, 2), numbers(t * D, 3));
     for map in ["taylor", "t2r:300"] {
         let config = config(map);
-        let weights = Weights::draw(&config, 4)?;
+        let weights = Weights::sample(&config, 4)?;
         let weights = weights.as_ref();
         let a = LinearAttention::new(&gpu.device, config)?;
         let of = |tokens: std::ops::Range<usize>, state: Option<&Output>| {
@@ -227,7 +227,7 @@ fn cut_anywhere(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn weights_drawn_again(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (device, queue) = (&gpu.device, &gpu.queue);
     let config = config("favor:32");
-    let draw = |seed| Weights::draw(&config, seed).map(|weights| weights.unwrap_or_default());
+    let draw = |seed| Weights::sample(&config, seed).map(|weights| weights.unwrap_or_default());
     let buffer = WeightsBuffer::new(device, &config, &draw(1)?)?;
     let (q, k, v) = (numbers(8 * D, 1), numbers(8 * D, 2), numbers(8 * D, 3));
     let shape = Shape::new(1, 8, 1);
@@ -265,8 +265,11 @@ fn weights_that_do_not_fit(gpu: &Gpu, elu: &LinearAttention) -> Result<(), Faile
     let scratch = super::binding::tensor(gpu, &[0.0; 64]);
     let config = config("t2r:8");
     let t2r = LinearAttention::new(&gpu.device, config.clone())?;
-    let weights =
-        WeightsBuffer::new(&gpu.device, &config, &Weights::draw(&config, 1)?.unwrap_or_default())?;
+    let weights = WeightsBuffer::new(
+        &gpu.device,
+        &config,
+        &Weights::sample(&config, 1)?.unwrap_or_default(),
+    )?;
     let bind = |attention: &LinearAttention, weights: Option<WeightsBinding<'_>>| {
         let mut tensors = linear_attention::Tensors::new(&buffer, &buffer, &buffer, &o);
         tensors.weights = weights;
@@ -322,7 +325,7 @@ fn favor_comes_near_softmax(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed
     let (q, k, v) = (rows(1), rows(2), rows(3));
     let shape = Shape::new(1, t as u32, 1);
     let config = config("favor:1024");
-    let weights = Weights::draw(&config, 11)?.unwrap_or_default();
+    let weights = Weights::sample(&config, 11)?.unwrap_or_default();
     let inputs = Inputs::new(&q, &k, &v).with_weights(&weights);
     let found = run(gpu, &LinearAttention::new(&gpu.device, config.clone())?, &shape, inputs)?.o;
     let exact = reference::softmax(&config, &shape, inputs)?;

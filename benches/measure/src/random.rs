@@ -54,7 +54,7 @@ impl Drawn {
             decay: rule.decay().map(|_| in_unit(lens.decay, 7).map(|x| -0.2 * x).collect()),
             beta: rule.beta().map(|_| in_unit(lens.beta, 8).collect()),
             state: with_state.then(|| [random(lens.mu, 4), nu()]),
-            weights: Weights::draw(config, 6)?,
+            weights: Weights::sample(config, 6)?,
         })
     }
 

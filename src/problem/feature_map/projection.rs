@@ -67,7 +67,7 @@ impl Projection {
     ///
     /// A map or K that a [`Config`] would refuse; [`WeightsError::Unexpected`] for a map without
     /// weights.
-    pub fn draw(map: &FeatureMap, key_dim: u32, seed: u64) -> Result<Self, WeightsError> {
+    pub fn sample(map: &FeatureMap, key_dim: u32, seed: u64) -> Result<Self, WeightsError> {
         let config = Config::new(key_dim, 1)
             .with_feature_map(map.clone())
             .with_normalization(Normalization::None);

@@ -30,20 +30,20 @@ impl Weights {
         Self { keys, queries }
     }
 
-    /// The initial weights of the maps of `config`: see [`Projection::draw`]. Keys and queries of one map
+    /// The initial weights of the maps of `config`: see [`Projection::sample`]. Keys and queries of one map
     /// have the same. `None` where no map has weights.
     ///
     /// # Errors
     ///
-    /// As [`Projection::draw`].
-    pub fn draw(config: &Config, seed: u64) -> Result<Option<Self>, WeightsError> {
+    /// As [`Projection::sample`].
+    pub fn sample(config: &Config, seed: u64) -> Result<Option<Self>, WeightsError> {
         let (keys, queries) = (config.key_map(), config.query_map());
-        let draw = |map: &FeatureMap| match map.projections(config.key_dim) {
+        let sample = |map: &FeatureMap| match map.projections(config.key_dim) {
             0 => Ok(None),
-            _ => Projection::draw(map, config.key_dim, seed).map(Some),
+            _ => Projection::sample(map, config.key_dim, seed).map(Some),
         };
-        let own = if keys == queries { None } else { draw(queries)? };
-        let weights = Self { keys: draw(keys)?, queries: own };
+        let own = if keys == queries { None } else { sample(queries)? };
+        let weights = Self { keys: sample(keys)?, queries: own };
         Ok(config.needs_weights().then_some(weights))
     }
 
