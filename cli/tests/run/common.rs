@@ -133,3 +133,17 @@ pub(crate) fn computed(tensors: &[(&str, Tensor)], arguments: &[&str]) -> Vec<u8
     assert_eq!(found.status, 0, "{}", found.stderr);
     std::fs::read(output).unwrap()
 }
+
+/// The name of an adapter of wgpu's; none, which is said or is wrong where one is required, where wgpu
+/// finds none.
+pub(crate) fn adapter() -> Option<String> {
+    let found = run(&["adapters"]);
+    let names = found.stdout.lines().filter(|line| !line.starts_with(' '));
+    let name = names.skip(1).find(|line| !line.starts_with("no adapter")).map(str::to_owned);
+    let required = std::env::var_os("LINEAR_ATTENTION_REQUIRE_GPU").is_some_and(|v| v == "1");
+    assert!(name.is_some() || !required, "LINEAR_ATTENTION_REQUIRE_GPU asks for an adapter");
+    if name.is_none() {
+        eprintln!("SKIPPED: no adapter");
+    }
+    name
+}

@@ -3,7 +3,7 @@
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::common::{Tensor, computed, f32s, run, tiny};
+use crate::common::{Tensor, adapter, computed, f32s, run, tiny};
 
 /// What `o` is for `tiny()`, worked by hand with identity and no division:
 /// mu_1 = k_1^T v_1 = [[3, 4], [6, 8]], o_1 = q_1 mu_1 = [3, 4];
@@ -93,7 +93,10 @@ fn rules_are_implied() {
         (vec![decay, beta], [1.5, 2.0, 4.0, 5.0]),
     ] {
         let tensors = [tiny(), gates].concat();
-        for arguments in [&["--reference"][..], &[]] {
+        let adapter = adapter();
+        let on_adapter: Vec<_> =
+            adapter.iter().flat_map(|name| ["--adapter", name.as_str()]).collect();
+        for arguments in [&["--reference"][..], &["--adapter", "cpu"], &on_adapter] {
             let bytes = computed(&tensors, arguments);
             let file = SafeTensors::deserialize(&bytes).unwrap();
             let found = f32s(file.tensor("o").unwrap().data());
