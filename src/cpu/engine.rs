@@ -184,9 +184,7 @@ impl CpuPlan {
             });
             store_outputs(tasks, &call, begin, &mut output.o);
         }
-        for task in tasks.iter() {
-            task.store_state(&call, output);
-        }
+        store_states(tasks, &call, output);
         if config.dtype != Dtype::F32 {
             output.o.iter_mut().for_each(|x| *x = config.dtype.round(*x));
         }
@@ -248,10 +246,12 @@ impl Task {
 
     /// Starts from the initial state, or from zero.
     fn load(&mut self, call: &Call<'_>, initial: Option<StateSlices<'_>>) {
-        self.mu.fill(0.0);
-        self.nu.fill(0.0);
         self.compensation.fill(0.0);
-        let Some(initial) = initial else { return };
+        let Some(initial) = initial else {
+            self.mu.fill(0.0);
+            self.nu.fill(0.0);
+            return;
+        };
         let (features, value_dim) =
             (call.config.features() as usize, call.config.value_dim as usize);
         let (width, state) = (self.width, self.n * call.heads.value + self.e);
@@ -347,21 +347,33 @@ impl Task {
         }
     }
 
-    fn store_state(&self, call: &Call<'_>, output: &mut Output) {
+    /// Copies its columns to the state of its value head: mu `[F,V]`, nu `[F]`.
+    fn store_state(&self, call: &Call<'_>, mu: &mut [f32], nu: &mut [f32]) {
         let (features, value_dim) =
             (call.config.features() as usize, call.config.value_dim as usize);
-        let state = self.n * call.heads.value + self.e;
         for (strip, rows) in self.mu.chunks(features * self.width).enumerate() {
             let begin = self.columns.start + strip * self.width;
             let end = self.columns.end.min(begin + self.width);
-            for (f, row) in rows.chunks(self.width).enumerate() {
-                let to = (state * features + f) * value_dim;
-                output.mu[to + begin..to + end].copy_from_slice(&row[..end - begin]);
+            for (mu, row) in mu.chunks_mut(value_dim).zip(rows.chunks(self.width)) {
+                mu[begin..end].copy_from_slice(&row[..end - begin]);
             }
         }
-        let len = self.nu.len();
-        output.nu[state * len..][..len].copy_from_slice(&self.nu);
+        nu.copy_from_slice(&self.nu);
     }
+}
+
+/// Copies the states of all tasks to the output.
+fn store_states(tasks: &[Task], call: &Call<'_>, output: &mut Output) {
+    let features = call.config.features() as usize;
+    let mu = output.mu.chunks_mut(features * call.config.value_dim as usize);
+    // There is no nu where o is not normalised.
+    let mut nu = output.nu.chunks_mut(features);
+    // Slices of a value head lie one after the other.
+    let heads = tasks.chunk_by(|a, b| (a.n, a.e) == (b.n, b.e)).zip(mu);
+    let mut jobs: Vec<_> = heads.map(|(t, mu)| (t, mu, nu.next().unwrap_or_default())).collect();
+    for_each(&mut jobs, |(tasks, mu, nu)| {
+        tasks.iter().for_each(|task| task.store_state(call, mu, nu));
+    });
 }
 
 /// Copies the panels of all tasks to o, some tokens at a time.
