@@ -1,4 +1,4 @@
-// What a segment of a delta rule makes of the state before it, which it multiplies by a matrix:
+// The matrix by which a segment of a delta rule multiplies the state before it:
 //
 //     M_i = (I - beta_i phi(k_i)^T phi(k_i)) diag(a_i) M_{i-1}      M_0 = I
 //

@@ -48,7 +48,7 @@ fn source_word(n: u32) -> u32 {
     return sequences.words[params.sequences + n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
 }
 
-// Where the checkpoints of sequence n begin.
+// The index of the first checkpoint word of sequence n.
 fn checkpoint_words(n: u32) -> u32 {
     let slots = select(1u, 2u, HAS_SOURCES) * params.sequences;
     return slots + select(0u, params.sequences + 1u, HAS_LENGTHS) + 2u * CHECKPOINTS * n;

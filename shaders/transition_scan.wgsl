@@ -70,7 +70,7 @@ fn segments_of(n: u32) -> Segments {
     return Segments(begin, begin + segment_count(entry) - 1u, entry.source, entry.is_active);
 }
 
-// Where row f of some columns of mu is.
+// The index of row f of some columns of mu.
 fn element(state: u32, e: u32, f: u32, column: u32) -> u32 {
     return state * state_len() + e * MU_LEN + f * COLUMN_ELEMENTS + column;
 }

@@ -81,7 +81,7 @@ pub(crate) fn matching(wanted: &str) -> Result<Vec<Adapter>, Failure> {
     Ok(matching)
 }
 
-/// What computes.
+/// A device, an engine or the reference: one of them computes.
 pub(crate) enum Computer {
     Adapter(Adapter),
     /// The CPU engine.
@@ -93,8 +93,8 @@ pub(crate) enum Computer {
 /// The name by which a caller asks for the CPU engine.
 pub(crate) const CPU: &str = "cpu";
 
-/// What `wanted` names or, where nothing is named, the best GPU there is, and the CPU engine where wgpu
-/// finds none but software.
+/// The computer that `wanted` names. Where nothing is named it is the best GPU there is, and the CPU
+/// engine where wgpu finds none but software.
 pub(crate) fn choose(wanted: Option<&str>) -> Result<Computer, Failure> {
     match wanted {
         Some(CPU) => Ok(Computer::Cpu),

@@ -1,4 +1,4 @@
-//! A block of tokens of one value head: what the passes over the state multiply.
+//! A block of tokens of one value head: the coefficients of the passes over the state.
 
 use super::features::Features;
 use super::passes::TOKENS;
@@ -6,7 +6,7 @@ use crate::problem::config::{Config, Gating};
 use crate::problem::gates::Gates;
 use crate::problem::heads::Heads;
 
-/// What the blocks of a call have in common.
+/// The inputs and maps that the blocks of a call share.
 pub(super) struct Call<'a> {
     pub(super) config: &'a Config,
     pub(super) heads: Heads,

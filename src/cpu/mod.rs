@@ -24,5 +24,6 @@ mod engine;
 mod exp;
 mod features;
 mod passes;
+mod task;
 
 pub use engine::{CpuAttention, CpuPlan};

@@ -152,8 +152,7 @@ fn update_vectors<S: Simd, const N: usize>(
     }
 }
 
-/// The same with Kahan's compensation: what rounding took from a sum is given back with the next
-/// addition, so that the error does not grow with the number of blocks.
+/// The same with Kahan's compensation: the next addition gives back the part of a sum that rounding took, so that the error does not grow with the number of blocks.
 #[inline(always)]
 pub(super) fn update_compensated<S: Simd>(
     simd: S,

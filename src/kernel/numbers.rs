@@ -30,13 +30,13 @@ pub(crate) struct Variant {
     pub(crate) has_lengths: bool,
     /// Whether a buffer says which slot of a pool a sequence has.
     pub(crate) has_slots: bool,
-    /// Whether that buffer says which slot a sequence reads as well.
+    /// True if that buffer also has the slot that a sequence reads.
     pub(crate) has_sources: bool,
     /// States of a sequence that are stored on the way.
     pub(crate) checkpoints: u32,
     /// Whether nobody has checked that buffer, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
-    /// Whether a work item that loads its own rows has one output head.
+    /// True if a work item that loads its own rows has one output head.
     pub(crate) has_one_head: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,

@@ -1,4 +1,4 @@
-//! Where in scratch each tensor between the stages is.
+//! The ranges of scratch of the tensors between the stages.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ const TABLE_ENTRY_SIZE: u64 = 20;
 pub(crate) struct Scratch {
     /// The states of segments, first: `[segments,state]`.
     pub(crate) states: Range<u64>,
-    /// By how much less than 1 segments keep of the state before: `[segments,E,1 or F]`.
+    /// The factors of the state before segments, less 1: `[segments,E,1 or F]`.
     pub(crate) decays: Range<u64>,
     /// The matrices of segments of a delta rule: `[segments,E,F,F]`.
     pub(crate) transitions: Range<u64>,

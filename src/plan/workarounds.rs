@@ -62,7 +62,7 @@ impl Plan {
         iterations += each(features, tokens * (heads + 2)) + each(rows, features);
         iterations += each(rows * columns, lanes);
         if config.update_rule.beta().is_some() && lanes > 1 {
-            // What the keys recall, the products of keys, and the corrected values.
+            // The recalled values, the products of keys, and the corrected values.
             let pairs = tokens * tokens / 2;
             iterations += tokens + each(tokens * features, tokens) + each(pairs, features);
             iterations += each(columns, tokens * (lanes + tokens + 2));

@@ -227,7 +227,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whether the update rule goes with the maps and the denominator.
+    /// Refuses an update rule that does not go with the maps and the denominator.
     fn check_rule(&self) -> Result<(), ConfigError> {
         self.update_rule.check(self.dtype)?;
         if self.update_rule.beta().is_none() {

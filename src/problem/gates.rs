@@ -66,7 +66,7 @@ impl<R: Real> Gates<R> {
     }
 }
 
-/// What tokens keep of each element of a state, in f64.
+/// The factors by which tokens multiply each element of a state, in f64.
 pub(crate) struct Kept {
     gates: Gates<f64>,
     value_heads: usize,

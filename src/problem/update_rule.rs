@@ -24,7 +24,7 @@ pub enum UpdateRule {
     /// The state decays: RetNet and lightning attention (a constant per head), Mamba-2 (per token and
     /// head), GLA (per token and row).
     Gated(Decay),
-    /// What the state recalls for a key is replaced: DeltaNet. It has no quotient, and wants keys
+    /// A value replaces the one that the state recalls for its key: DeltaNet. It has no quotient, and wants keys
     /// with |k'|² beta <= 2, or it diverges by itself.
     Delta(Beta),
     /// Both: Gated DeltaNet (a decay per head), Kimi Delta Attention (per row).
@@ -245,7 +245,7 @@ impl UpdateRule {
         self.decay().is_some_and(Decay::has_weights)
     }
 
-    /// Whether every field is in range, for q, k and v of this type.
+    /// Refuses a field that is out of range, for q, k and v of this type.
     pub(crate) fn check(self, dtype: Dtype) -> Result<(), ConfigError> {
         let refuse = |what, required: String, actual: String| {
             Err(ConfigError::UpdateRule { rule: self.name(), what, required, actual })

@@ -262,7 +262,7 @@ impl Run<'_> {
             weights.map(|weights| WeightsBuffer::new(self.on.device, &self.case.config, weights));
         let mut scratch = scratch.unwrap_or_default().to_vec();
         if !scratch.is_empty() {
-            // What the scan reads beside the states of segments.
+            // The scan reads them beside the states of segments.
             let inputs = self.sample.inputs();
             let (decays, transitions) =
                 (self.plan.scratch().decays.clone(), self.plan.scratch().transitions.clone());
@@ -332,7 +332,7 @@ impl Run<'_> {
         Ok(self.segment_truth(&config, segment, &v, Some(initial))?.mu)
     }
 
-    /// What a segment computes by itself from a state, in f64.
+    /// The output and state of a segment by itself, in f64.
     fn segment_truth(
         &self,
         config: &Config,

@@ -33,7 +33,7 @@ impl Case {
         }
     }
 
-    /// What differs from the outputs of ONNX's reference by more than its dtype allows.
+    /// The difference from the outputs of ONNX's reference, where it is more than the dtype allows.
     pub(crate) fn difference<T: Copy + Into<f64>>(&self, o: &[T], mu: &[T]) -> Option<String> {
         let tolerance = if self.config.dtype == Dtype::F32 { 1e-5 } else { 2e-3 };
         for (name, found, expected) in

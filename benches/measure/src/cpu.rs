@@ -48,13 +48,13 @@ impl CpuJob {
         Ok(Self { attention, plan, shape })
     }
 
-    /// What it measures.
+    /// The sizes that it measures.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         Sizes::of(&self.shape, self.attention.config())
     }
 
-    /// What is computed.
+    /// The config that it computes.
     #[must_use]
     pub fn config(&self) -> &Config {
         self.attention.config()
@@ -101,7 +101,7 @@ impl CpuJob {
         Ok(Row::of_work(&config, &self.shape, ceilings, work, measured))
     }
 
-    /// Whether the first tokens of this shape come out right.
+    /// Refuses a shape whose first tokens come out wrong.
     fn check(&self) -> Result<(), MeasureError> {
         let (sizes, config) = (self.sizes(), self.attention.config());
         let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
@@ -130,7 +130,7 @@ fn flops(config: &Config, shape: &Shape) -> u64 {
 }
 
 impl Ceilings {
-    /// What all cores copy and multiply at most, by the median of `iterations`.
+    /// The rates at which all cores copy and multiply, by the median of `iterations`.
     #[must_use]
     pub fn of_cpu(iterations: usize) -> Self {
         // More than caches hold.

@@ -184,7 +184,7 @@ pub struct StageTime {
     pub ms: f64,
 }
 
-/// What is computed for a row.
+/// The bytes and operations of a row.
 pub(crate) struct Work {
     /// Bytes moved, but for the states of a step.
     pub(crate) bytes: u64,

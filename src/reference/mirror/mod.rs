@@ -79,7 +79,7 @@ fn decay_rows(sizes: &Sizes<'_>) -> usize {
     }
 }
 
-/// By how much less than 1 each segment keeps of the state before it: `[segments,E,1 or F]`, as
+/// The factor of the state before each segment, less 1: `[segments,E,1 or F]`, as
 /// `segment_state` stores it; 0 for a segment that no other one follows.
 pub(crate) fn segment_decays(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
     let sizes = Sizes::new(plan, inputs);

@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
         Ok(found[self.slots[slot].index() as usize * len..][..len].to_vec())
     }
 
-    /// Whether a slot has the state after these tokens.
+    /// Fails unless a slot has the state after these tokens.
     fn holds(&self, slot: usize, tokens: &Tokens) -> Result<(), Failed> {
         let [_, truth] = tokens.truth(self.attention.config())?;
         close(&format!("slot {slot}"), &truth, &self.state(slot)?)
@@ -215,7 +215,7 @@ pub(super) fn rollback(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What no call may have: a slot written twice, one that a sequence reads and another writes, a
+/// No call may have a slot written twice, one that a sequence reads and another writes, a
 /// checkpoint of no token, more of them than the shape has.
 pub(super) fn refusals(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let engine = Engine::new(gpu, &configs()[0], None)?;
