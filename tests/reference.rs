@@ -1,6 +1,9 @@
 //! The three references against each other, a worked example, and properties.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod agreement;
+
+use agreement::{assert_the_three_agree, largest};
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use linear_attention::feature_map::{Projection, Weights};
 use linear_attention::reference::{mirror, naive, recurrent, softmax};
@@ -180,25 +183,13 @@ impl Problem {
     }
 }
 
-fn largest(x: &[f64]) -> f64 {
-    x.iter().fold(1e-3, |m: f64, x| m.max(x.abs()))
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn the_three_agree(problem in problems()) {
         let Problem { config, shape, .. } = &problem;
-        let a = naive(config, shape, problem.inputs()).unwrap();
-        let b = recurrent(config, shape, problem.inputs()).unwrap();
-        let c = mirror(config, shape, problem.inputs()).unwrap();
-        for (a, b, c) in [(&a.o, &b.o, &c.o), (&a.mu, &b.mu, &c.mu), (&a.nu, &b.nu, &c.nu)] {
-            for ((a_i, b_i), c_i) in a.iter().zip(b).zip(c) {
-                assert_abs_diff_eq!(a_i, b_i, epsilon = 1e-11 * largest(a));
-                assert_abs_diff_eq!(*a_i, f64::from(*c_i), epsilon = 2e-5 * largest(a));
-            }
-        }
+        assert_the_three_agree(config, shape, problem.inputs());
     }
 
     #[test]

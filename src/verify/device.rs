@@ -14,11 +14,8 @@ use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
-use crate::problem::config::Config;
-use crate::problem::gates::Kept;
-use crate::problem::io::{Inputs, Output};
-use crate::problem::shape::Shape;
-use crate::problem::state::{self, StateSlices};
+use crate::problem::io::Output;
+use crate::problem::state;
 use crate::problem::tensor::Tensor;
 use crate::reference::{self, Output64};
 use crate::serve::sequences::Sequences;
@@ -40,15 +37,15 @@ struct Buffers {
     scratch: wgpu::Buffer,
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     on: On<'a>,
     attention: &'a LinearAttention,
-    case: &'a Case,
+    pub(super) case: &'a Case,
     /// The plan that the device runs.
-    plan: Plan,
+    pub(super) plan: Plan,
     /// The same where the host knows every length.
-    known: Plan,
-    sample: Sample,
+    pub(super) known: Plan,
+    pub(super) sample: Sample,
 }
 
 pub(super) async fn check(
@@ -215,11 +212,11 @@ impl Run<'_> {
         Output::new(o, mu, nu)
     }
 
-    fn state_len(&self) -> usize {
+    pub(super) fn state_len(&self) -> usize {
         (self.plan.state_size() / F32_SIZE) as usize
     }
 
-    fn state<'s>(&self, states: &'s [f32], number: usize) -> &'s [f32] {
+    pub(super) fn state<'s>(&self, states: &'s [f32], number: usize) -> &'s [f32] {
         let len = self.state_len();
         states.get(number * len..(number + 1) * len).unwrap_or_default()
     }
@@ -308,120 +305,6 @@ impl Run<'_> {
             words.extend(vec![u32::MAX; unused]);
         }
         words
-    }
-
-    /// The state after a segment that starts from zero, in f64.
-    fn added_truth(&self, segment: &Segment) -> Result<Vec<f64>, Error> {
-        let Output64 { mut mu, nu, .. } =
-            self.segment_truth(&self.case.config, segment, &self.sample.v, None)?;
-        mu.extend(nu);
-        Ok(mu)
-    }
-
-    /// The matrices of a segment in f64: what the rule makes of I, without values.
-    fn transition_truth(&self, segment: &Segment) -> Result<Vec<f64>, Error> {
-        let features = self.case.config.features();
-        let config = Config { value_dim: features, ..self.case.config.clone() };
-        let heads = self.case.shape.value_heads as usize;
-        let tokens = self.sample.v.len() / self.case.config.value_dim as usize;
-        let v = vec![0.0; tokens * features as usize];
-        let (f, len) = (features as usize, (features * features) as usize);
-        let mut identity = vec![0.0; heads * len];
-        (0..heads * f).for_each(|i| identity[i * f + i % f] = 1.0);
-        let initial = StateSlices { mu: &identity, nu: &[] };
-        Ok(self.segment_truth(&config, segment, &v, Some(initial))?.mu)
-    }
-
-    /// The output and state of a segment by itself, in f64.
-    fn segment_truth(
-        &self,
-        config: &Config,
-        segment: &Segment,
-        v: &[f32],
-        initial_state: Option<StateSlices<'_>>,
-    ) -> Result<Output64, Error> {
-        let shape = &self.case.shape;
-        let one = Shape::new(1, segment.tokens.len() as u32, shape.heads)
-            .with_key_heads(shape.key_heads)
-            .with_value_heads(shape.value_heads);
-        let rows = |tensor: Tensor, x: &[f32]| -> Result<Vec<f32>, Error> {
-            let len = tensor.row_len(config, shape)? as usize;
-            Ok(x[segment.tokens.start * len..segment.tokens.end * len].to_vec())
-        };
-        let q = rows(Tensor::Q, &self.sample.q)?;
-        let k = rows(Tensor::K, &self.sample.k)?;
-        let v = rows(Tensor::V, v)?;
-        let inputs = self.sample.inputs();
-        let decay = match inputs.decay {
-            Some(decay) if !config.has_constant_decay() => Some(rows(Tensor::Decay, decay)?),
-            decay => decay.map(<[f32]>::to_vec),
-        };
-        let beta = inputs.beta.map(|beta| rows(Tensor::Beta, beta)).transpose()?;
-        let inputs = Inputs {
-            q: &q,
-            k: &k,
-            v: &v,
-            decay: decay.as_deref(),
-            beta: beta.as_deref(),
-            initial_state,
-            ..inputs
-        };
-        reference::recurrent(config, &one, inputs)
-    }
-
-    /// The state before each segment in f64, from the states of segments in f32.
-    fn scan_truth(&self, segments: &[Segment], added: &[f32]) -> Vec<f64> {
-        let len = self.state_len();
-        let sequences = self.known.shape().sequences() as usize;
-        let initial = self.sample.initial_state.as_ref();
-        let initial = initial.map(|(mu, nu)| state::join(sequences, mu, nu));
-        let kept = Kept::new(&self.case.config, &self.case.shape, self.sample.inputs());
-        let transitions = match self.plan.has_transitions() {
-            true => reference::segment_transition(&self.plan, self.sample.inputs()),
-            false => Vec::new(),
-        };
-        let mut sum = vec![0.0; len];
-        let mut truth = Vec::with_capacity(segments.len() * len);
-        let mut current = usize::MAX;
-        for segment in segments {
-            if segment.n != current {
-                current = segment.n;
-                let begin = |i| initial.as_ref().map_or(0.0, |x| f64::from(x[current * len + i]));
-                sum = (0..len).map(begin).collect();
-            }
-            truth.extend_from_slice(&sum);
-            let added = self.state(added, segment.number);
-            if self.plan.has_transitions() {
-                sum = self.product_truth(segment.number, &transitions, &sum);
-            }
-            for (i, (sum, added)) in sum.iter_mut().zip(added).enumerate() {
-                if !self.plan.has_transitions() {
-                    *sum *= kept.of_element(i, segment.tokens.clone());
-                }
-                *sum += f64::from(*added);
-            }
-        }
-        truth
-    }
-}
-
-impl Run<'_> {
-    /// The matrices of a segment in f32, times the state before it in f64.
-    fn product_truth(&self, segment: usize, transitions: &[f32], before: &[f64]) -> Vec<f64> {
-        let config = &self.case.config;
-        let (features, value_dim) = (config.features() as usize, config.value_dim as usize);
-        let heads = self.case.shape.value_heads as usize;
-        let element = |i: usize| {
-            let (row, column) = (i / value_dim, i % value_dim);
-            let e = row / features;
-            let row = (segment * heads * features + row) * features;
-            let of = |j: usize| {
-                let x = before[(e * features + j) * value_dim + column];
-                f64::from(transitions[row + j]) * x
-            };
-            (0..features).map(of).sum()
-        };
-        (0..before.len()).map(element).collect()
     }
 }
 

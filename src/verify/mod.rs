@@ -15,6 +15,7 @@ mod host;
 #[cfg(feature = "mutation")]
 mod mutation;
 mod rule_cases;
+mod truths;
 
 pub use case::{Case, Sampling, SequenceSource};
 pub use cases::cases;
