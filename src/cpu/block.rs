@@ -188,7 +188,7 @@ impl Block {
         }
         for (t, weight) in weights.into_iter().enumerate() {
             let weight = weight + self.of_queries[h][t].iter().take(t + 1).sum::<f32>();
-            self.factors[h][t] = call.config.row_factor(weight, gains[t]);
+            self.factors[h][t] = row_factor(call.config, weight, gains[t]);
         }
     }
 
@@ -342,4 +342,17 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest
+}
+
+/// The factor of a row whose weight q' . nu is given; 0 where the weight is below every normal value.
+/// Written apart from the mirror's, whose error is the bound that the harness holds this engine to.
+fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
+    let scale = config.scale;
+    let (above, below) = match config.normalization.eps() {
+        None => return scale / gain,
+        // s is a common factor as well.
+        Some(0.0) => (1.0, weight),
+        Some(eps) => (scale, scale * weight + eps * gain),
+    };
+    if below.abs() < f32::MIN_POSITIVE { 0.0 } else { above / below }
 }

@@ -345,22 +345,6 @@ impl Config {
         }
     }
 
-    /// The factor of a row of q' mu whose weight q' . nu is given, in f32: the same as
-    /// `shaders/normalise.wgsl`. The features of the query were multiplied by `gain`.
-    pub(crate) fn row_factor(&self, weight: f32, gain: f32) -> f32 {
-        let quotient = |x: f32, denominator: f32| match denominator.abs() {
-            // Below every normal value, which some devices flush.
-            ..f32::MIN_POSITIVE => 0.0,
-            _ => x / denominator,
-        };
-        match self.normalization.eps() {
-            None => self.scale / gain,
-            // s is a common factor as well.
-            Some(0.0) => quotient(1.0, weight),
-            Some(eps) => quotient(self.scale, self.scale * weight + eps * gain),
-        }
-    }
-
     /// True if tensors and states are vec4-aligned.
     pub(crate) fn is_vec4(&self) -> bool {
         [self.key_dim, self.value_dim, self.features()].into_iter().all(|n| n.is_multiple_of(4))

@@ -3,6 +3,7 @@
 
 use super::{Sizes, State, segments};
 use crate::plan::Plan;
+use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::state;
 
@@ -48,9 +49,24 @@ impl State {
         for (query, nu) in query.chunks(4).zip(self.nu.chunks(4)) {
             weight += query.iter().zip(nu).map(|(q, nu)| q * nu).sum::<f32>();
         }
-        let factor = sizes.config.row_factor(weight, gain);
+        let factor = row_factor(sizes.config, weight, gain);
         for o in o.iter_mut() {
             *o *= factor;
         }
+    }
+}
+
+/// The factor of a row of q' mu whose weight q' . nu is given: the same as `shaders/normalise.wgsl`.
+fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
+    let quotient = |x: f32, denominator: f32| match denominator.abs() {
+        // Below every normal value, which some devices flush.
+        ..f32::MIN_POSITIVE => 0.0,
+        _ => x / denominator,
+    };
+    match config.normalization.eps() {
+        None => config.scale / gain,
+        // s is a common factor as well.
+        Some(0.0) => quotient(1.0, weight),
+        Some(eps) => quotient(config.scale, config.scale * weight + eps * gain),
     }
 }
