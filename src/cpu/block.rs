@@ -1,352 +1,356 @@
-//! A block of tokens of one value head: the coefficients of the passes over the state.
+//! A block of tokens of one value head: its decays, and the products of its tokens.
 
-use super::features::Features;
-use super::passes::TOKENS;
+use pulp::Simd;
+
+use crate::cpu::aligned::Aligned;
+use crate::cpu::call::Call;
+use crate::cpu::features::Features;
+use crate::cpu::fused::mul_add;
+use crate::cpu::gates::next_kept;
+use crate::cpu::mutation::Mutation;
+use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products, transpose};
+use crate::cpu::rows::{Queries, TOKENS, width};
 use crate::problem::config::{Config, Gating};
-use crate::problem::gates::Gates;
-use crate::problem::heads::Heads;
 
-/// The inputs and maps that the blocks of a call share.
-pub(super) struct Call<'a> {
-    pub(super) config: &'a Config,
-    pub(super) heads: Heads,
-    pub(super) gates: Gates<f32>,
-    pub(super) of_keys: Features<'a>,
-    pub(super) of_queries: Features<'a>,
-    pub(super) q: &'a [f32],
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
-}
+/// Tokens of a block where each row of a state has decays of its own: each pair of tokens is then
+/// gone through row by row.
+const TOKENS_OF_ROW_DECAYS: usize = 16;
 
-/// Coefficients of up to [`TOKENS`] tokens; those of tokens that there are not are 0.
+/// What follows of the features and decays of a block of a value head.
 #[derive(Debug)]
 pub(super) struct Block {
-    keys: Vec<f32>,
-    queries: Vec<f32>,
-    /// The keys, `[F][TOKENS]`.
-    transposed: Vec<[f32; TOKENS]>,
-    /// Decays up to a token, and a key that decays.
-    decayed: Vec<f32>,
-    /// `k'_t P_t`, by which a delta rule recalls: `[F][TOKENS]`.
-    pub(super) recall: Vec<[f32; TOKENS]>,
-    /// `k'_j A_8j`, which are added: `[F][TOKENS]`.
-    pub(super) write: Vec<[f32; TOKENS]>,
-    /// `q'_t P_t` of each output head: `[heads][F][TOKENS]`.
-    pub(super) read: Vec<Vec<[f32; TOKENS]>>,
+    features: usize,
+    /// Elements from one row of features to the next.
+    pub(super) width: usize,
+    /// `k'_t`, `[width][TOKENS]`; empty but for delta rules.
+    keys: Aligned,
+    /// `q'_t P_t` of an output head, `[width][TOKENS]`.
+    pub(super) queries: Aligned,
+    /// `k'_t P_t`, by which a delta rule recalls, `[width][TOKENS]`; empty without decays, when it
+    /// is the keys.
+    recall: Aligned,
+    /// `k'_j A_nj`, which are added, `[TOKENS][width]`; empty without decays, when they are the
+    /// rows of keys.
+    written: Aligned,
     /// `k'_t A_tj . k'_j` for j < t.
-    pub(super) of_keys: [[f32; TOKENS]; TOKENS],
-    /// `q'_t A_tj . k'_j` for j <= t, of each output head.
-    pub(super) of_queries: Vec<[[f32; TOKENS]; TOKENS]>,
-    /// The factor of each row of o, of each output head.
-    pub(super) factors: Vec<[f32; TOKENS]>,
+    pub(super) of_keys: Box<Pairs>,
+    /// `q'_t A_tj . k'_j` for j <= t.
+    pub(super) of_queries: Box<Pairs>,
+    /// The factor of each row of o.
+    pub(super) factors: [f32; TOKENS],
     pub(super) betas: [f32; TOKENS],
-    /// `P_8 - 1` of each row; empty without decays. Less 1, since a decay near 0 has more digits than
-    /// its exponential.
+    /// `P_n - 1` of each row; empty without decays.
     pub(super) kept: Vec<f32>,
+    decays: Decays,
+    added: Vec<f32>,
+}
+
+/// The decays of a block.
+#[derive(Debug)]
+struct Decays {
+    /// `A_tj`, of the tokens after j up to t, where all rows have the same.
+    between: Box<Pairs>,
+    /// `P_t - 1`, of the tokens up to t, where all rows have the same.
+    kept: [f32; TOKENS],
+    /// exp(decay) - 1 of each token and row, `[tokens][F]`; and their products less 1 up to each
+    /// token.
+    of_rows: Vec<f32>,
+    kept_rows: Vec<f32>,
+    /// A row of features that decays.
+    row: Vec<f32>,
+    /// Rows of features that have, `[TOKENS][width]`.
+    rows: Aligned,
 }
 
 impl Block {
-    pub(super) fn new(config: &Config, group: usize) -> Self {
-        let features = config.features() as usize;
+    pub(super) fn new(config: &Config) -> Self {
+        let (features, width) = (config.features() as usize, width(config));
+        let rule = config.update_rule;
+        let has_decays = rule.decay().is_some();
+        let all = |is_used: bool| Aligned::zeros(if is_used { TOKENS * width } else { 0 });
+        let pairs = || Box::new([[0.0; TOKENS]; TOKENS]);
+        let of_rows = if has_row_decays(config) { TOKENS_OF_ROW_DECAYS * features } else { 0 };
         Self {
-            keys: vec![0.0; TOKENS * features],
-            queries: vec![0.0; TOKENS * features],
-            transposed: vec![[0.0; TOKENS]; features],
-            decayed: vec![0.0; 2 * features],
-            recall: vec![[0.0; TOKENS]; features],
-            write: vec![[0.0; TOKENS]; features],
-            read: vec![vec![[0.0; TOKENS]; features]; group],
-            of_keys: [[0.0; TOKENS]; TOKENS],
-            of_queries: vec![[[0.0; TOKENS]; TOKENS]; group],
-            factors: vec![[0.0; TOKENS]; group],
-            betas: [0.0; TOKENS],
-            kept: vec![0.0; if config.decay_rows() > 0 { features } else { 0 }],
+            features,
+            width,
+            keys: all(rule.beta().is_some()),
+            queries: all(true),
+            recall: all(rule.beta().is_some() && has_decays),
+            written: all(has_decays),
+            of_keys: pairs(),
+            of_queries: pairs(),
+            factors: [0.0; TOKENS],
+            betas: [1.0; TOKENS],
+            kept: vec![0.0; if has_decays { width } else { 0 }],
+            decays: Decays {
+                between: pairs(),
+                kept: [0.0; TOKENS],
+                of_rows: vec![0.0; of_rows],
+                kept_rows: vec![0.0; of_rows],
+                row: vec![0.0; features],
+                rows: all(has_row_decays(config)),
+            },
+            added: vec![0.0; features],
         }
     }
 
-    /// Fills it with the tokens `first .. first + tokens` of value head e, and lets them enter nu.
+    /// The most tokens of a block.
+    pub(super) fn tokens(config: &Config) -> usize {
+        if has_row_decays(config) { TOKENS_OF_ROW_DECAYS } else { TOKENS }
+    }
+
+    /// The keys as they are added: `[tokens][width]`.
+    pub(super) fn written<'a>(&'a self, keys: &'a [f32]) -> &'a [f32] {
+        if self.written.is_empty() { keys } else { &self.written }
+    }
+
+    /// The keys by which a delta rule recalls: `[width][TOKENS]`.
+    pub(super) fn recall(&self) -> &[f32] {
+        if self.recall.is_empty() { &self.keys } else { &self.recall }
+    }
+
+    /// What follows of the keys of the tokens `first .. first + count` of value head e.
     #[inline(always)]
-    pub(super) fn fill(
+    pub(super) fn fill_keys<S: Simd>(
         &mut self,
+        simd: S,
         call: &Call<'_>,
-        first: usize,
-        tokens: usize,
-        e: usize,
-        nu: &mut [f32],
+        [first, count, e]: [usize; 3],
+        keys: &[f32],
     ) {
-        let features = call.config.features() as usize;
-        let key_dim = call.config.key_dim as usize;
-        let key_head = call.heads.key_head(e);
-        for (j, key) in self.keys.chunks_mut(features).enumerate() {
-            if j >= tokens {
-                key.fill(0.0);
-                continue;
-            }
-            let x = &call.k[call.heads.key_row(first + j, e) * key_dim..][..key_dim];
-            call.of_keys.row(x, key_head, key);
-        }
-        self.betas = [0.0; TOKENS];
-        for (t, beta) in self.betas.iter_mut().enumerate().take(tokens) {
-            *beta = call.gates.beta(first + t, e).unwrap_or(0.0);
-        }
-        let decays = Decays::of_block(call, first, tokens, e);
-        self.fill_keys(call, &decays, [first, tokens, e]);
-        for h in 0..call.heads.value_group {
-            self.fill_queries(call, &decays, [first, tokens, e], h, nu);
-        }
-        if call.config.is_normalized() {
-            for (f, nu) in nu.iter_mut().enumerate() {
-                let kept = self.kept.get(f).copied().unwrap_or(0.0);
-                *nu += kept * *nu + self.write[f].iter().sum::<f32>();
+        let rule = call.config.update_rule;
+        let (corrects, has_decays) = (rule.beta().is_some(), rule.decay().is_some());
+        if corrects {
+            for (t, beta) in self.betas.iter_mut().enumerate().take(count) {
+                *beta = call.gates.beta(first + t, e);
+                if call.mistake.is(Mutation::BetaForgotten) {
+                    *beta = 1.0;
+                }
             }
         }
-    }
-
-    /// The coefficients of keys, and what is kept of the state.
-    #[inline(always)]
-    fn fill_keys(&mut self, call: &Call<'_>, decays: &Decays, [first, tokens, e]: [usize; 3]) {
-        let features = call.config.features() as usize;
-        let corrects = call.config.update_rule.beta().is_some();
-        transpose(&self.keys, &mut self.transposed);
-        let (kept, key) = self.decayed.split_at_mut(features);
-        if !decays.are_of_rows {
-            if corrects {
-                self.of_keys = decays.scale(products(&self.transposed, &self.transposed));
-            }
-            scale(&self.transposed, &decays.up_to_last, &mut self.write);
-            if corrects {
-                scale(&self.transposed, &decays.from_first, &mut self.recall);
-            }
-            self.kept.fill(decays.kept);
+        if has_row_decays(call.config) {
+            self.fill_row_decays(call, [first, count, e]);
+            self.fill_keys_of_row_decays(corrects, count, keys);
             return;
         }
-        kept.fill(0.0);
-        for t in 0..tokens {
-            decay_rows(call, first + t, e, kept);
-            if corrects {
-                let of_token = &self.keys[t * features..][..features];
-                for ((recall, k), kept) in self.recall.iter_mut().zip(of_token).zip(kept.iter()) {
-                    recall[t] = k + kept * k;
-                }
+        if corrects {
+            transpose(keys, self.width, count, &mut self.keys);
+            products(simd, (keys, self.width), &self.keys, count, &mut self.of_keys);
+        }
+        if !has_decays {
+            return;
+        }
+        self.decays.fill(call, [first, count, e]);
+        self.kept.fill(self.decays.kept[count - 1]);
+        let rows = self.written.chunks_mut(self.width).zip(keys.chunks(self.width));
+        for ((written, key), between) in rows.zip(self.decays.between.iter()).take(count) {
+            let decay = between[count - 1];
+            for (written, k) in written.iter_mut().zip(key) {
+                *written = decay * k;
             }
         }
-        self.kept.copy_from_slice(kept);
-        for j in 0..TOKENS {
-            key.copy_from_slice(&self.keys[j * features..][..features]);
-            for t in j + 1..tokens {
-                decay_key(call, first + t, e, key);
-                if corrects {
-                    self.of_keys[t][j] = dot(&self.keys[t * features..][..features], key);
-                }
-            }
-            for (write, k) in self.write.iter_mut().zip(key.iter()) {
-                write[j] = *k;
+        if corrects {
+            multiply_pairs(&mut self.of_keys, &self.decays.between, count);
+            let columns = self.recall.as_chunks_mut::<TOKENS>().0.iter_mut();
+            for (recall, keys) in columns.zip(self.keys.as_chunks::<TOKENS>().0) {
+                *recall = *keys;
+                decay(recall, &self.decays.kept);
             }
         }
     }
 
-    /// The coefficients of the queries of an output head.
+    /// exp(decay) - 1 of each token and row, and their products less 1 up to each token.
     #[inline(always)]
-    fn fill_queries(
-        &mut self,
-        call: &Call<'_>,
-        decays: &Decays,
-        [first, tokens, e]: [usize; 3],
-        h: usize,
-        nu: &[f32],
-    ) {
-        let (features, heads) = (call.config.features() as usize, &call.heads);
-        let key_dim = call.config.key_dim as usize;
-        let output_head = e * heads.value_group + h;
-        let head = call.of_queries.weights_head(heads.query_head(output_head), heads.key_head(e));
-        let mut gains = [1.0; TOKENS];
-        for (t, query) in self.queries.chunks_mut(features).enumerate() {
-            if t >= tokens {
-                query.fill(0.0);
+    fn fill_row_decays(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3]) {
+        let features = self.features;
+        let Decays { kept_rows, of_rows, .. } = &mut self.decays;
+        for (t, of_rows) in of_rows.chunks_mut(features).enumerate().take(count) {
+            call.gates.kept(first + t, e, of_rows);
+            let (before, rest) = kept_rows.split_at_mut(t * features);
+            let kept = &mut rest[..features];
+            if t == 0 {
+                kept.copy_from_slice(of_rows);
                 continue;
             }
-            let x = &call.q[heads.query_row(first + t, output_head) * key_dim..][..key_dim];
-            gains[t] = call.of_queries.row(x, head, query);
+            let before = &before[(t - 1) * features..];
+            for ((kept, before), m) in kept.iter_mut().zip(before).zip(of_rows.iter()) {
+                *kept = next_kept(*before, *m);
+            }
         }
-        if decays.are_of_rows {
-            self.fill_decayed_queries(call, [first, tokens, e], h);
+        self.kept[..features].copy_from_slice(&kept_rows[(count - 1) * features..][..features]);
+    }
+
+    /// What `fill_keys` does, pair by pair, where decays cannot be taken out of a product.
+    #[inline(always)]
+    fn fill_keys_of_row_decays(&mut self, corrects: bool, count: usize, keys: &[f32]) {
+        let (features, width) = (self.features, self.width);
+        let Decays { kept_rows, of_rows, row, rows, .. } = &mut self.decays;
+        for j in 0..count {
+            row.copy_from_slice(&keys[j * width..][..features]);
+            for t in j + 1..count {
+                decay(row, &of_rows[t * features..]);
+                if corrects {
+                    self.of_keys[j][t] = dot(&keys[t * width..][..features], row);
+                }
+            }
+            self.written[j * width..][..features].copy_from_slice(row);
+        }
+        if corrects {
+            decay_rows(keys, [features, width, count], kept_rows, rows);
+            transpose(rows, width, count, &mut self.recall);
+        }
+    }
+
+    /// The products of queries of an output head with the keys, and the factors of its rows of o.
+    /// `row` has room for a row of q.
+    #[inline(always)]
+    pub(super) fn fill_queries<S: Simd>(
+        &mut self,
+        simd: S,
+        call: &Call<'_>,
+        [first, count, output_head]: [usize; 3],
+        (keys, queries): (&[f32], &mut Queries),
+        (nu, row): (&[f32], &mut [f32]),
+    ) {
+        let (config, features, width) = (call.config, self.features, self.width);
+        transpose(&queries.rows, width, count, &mut self.queries);
+        if call.of_queries.leaves_out_scales() {
+            let mut largest = [0.0f32; TOKENS];
+            for queries in self.queries.as_chunks::<TOKENS>().0 {
+                for (largest, q) in largest.iter_mut().zip(queries) {
+                    *largest = largest.max(q.abs());
+                }
+            }
+            let mut is_changed = false;
+            for (t, largest) in largest.into_iter().enumerate().take(count) {
+                if Features::lacks_scale(largest) {
+                    queries.rescale(call, [first, t, output_head], row);
+                    is_changed = true;
+                }
+            }
+            if is_changed {
+                transpose(&queries.rows, width, count, &mut self.queries);
+            }
+        }
+        if has_row_decays(config) {
+            let Decays { kept_rows, of_rows, row, rows, .. } = &mut self.decays;
+            for j in 0..count {
+                row.copy_from_slice(&keys[j * width..][..features]);
+                for t in j..count {
+                    if t > j {
+                        decay(row, &of_rows[t * features..]);
+                    }
+                    self.of_queries[j][t] = dot(&queries.rows[t * width..][..features], row);
+                }
+            }
+            decay_rows(&queries.rows, [features, width, count], kept_rows, rows);
+            transpose(rows, width, count, &mut self.queries);
         } else {
-            let read = &mut self.read[h];
-            transpose(&self.queries, read);
-            self.of_queries[h] = decays.scale(products(read, &self.transposed));
-            for row in read.iter_mut() {
-                row.iter_mut().zip(&decays.from_first).for_each(|(q, kept)| *q *= kept);
+            products(simd, (keys, width), &self.queries, count, &mut self.of_queries);
+            if config.update_rule.decay().is_some() {
+                multiply_pairs(&mut self.of_queries, &self.decays.between, count);
+                for queries in self.queries.as_chunks_mut::<TOKENS>().0 {
+                    decay(queries, &self.decays.kept);
+                }
             }
         }
         let mut weights = [0.0f32; TOKENS];
-        if call.config.is_normalized() {
-            for (read, nu) in self.read[h].iter().zip(nu) {
-                for (weight, q) in weights.iter_mut().zip(read) {
-                    *weight = q.mul_add(*nu, *weight);
+        if config.is_normalized() {
+            for (queries, nu) in self.queries.as_chunks::<TOKENS>().0.iter().zip(nu) {
+                for (weight, q) in weights.iter_mut().zip(queries) {
+                    *weight = mul_add(*q, *nu, *weight);
+                }
+            }
+            // Of tokens up to this one: a later one has no say.
+            for (pairs, mask) in self.of_queries.iter().zip(&UP_TO).take(count) {
+                for ((weight, pair), mask) in weights.iter_mut().zip(pairs).zip(mask) {
+                    *weight += f32::from_bits(pair.to_bits() & mask);
                 }
             }
         }
-        for (t, weight) in weights.into_iter().enumerate() {
-            let weight = weight + self.of_queries[h][t].iter().take(t + 1).sum::<f32>();
-            self.factors[h][t] = row_factor(call.config, weight, gains[t]);
+        let rows = self.factors.iter_mut().zip(weights).zip(&queries.gains);
+        for ((factor, weight), gain) in rows.take(count) {
+            *factor = row_factor(config, weight, *gain);
         }
     }
 
-    /// The same with a decay for each row, which cannot be taken out of a product.
+    /// Lets the keys enter nu, which has lost `lost` to rounding.
     #[inline(always)]
-    fn fill_decayed_queries(&mut self, call: &Call<'_>, [first, tokens, e]: [usize; 3], h: usize) {
-        let features = call.config.features() as usize;
-        let products = &mut self.of_queries[h];
-        *products = [[0.0; TOKENS]; TOKENS];
-        let (kept, key) = self.decayed.split_at_mut(features);
-        for j in 0..tokens {
-            key.copy_from_slice(&self.keys[j * features..][..features]);
-            for (t, products) in products.iter_mut().enumerate().take(tokens).skip(j) {
-                if t > j {
-                    decay_key(call, first + t, e, key);
-                }
-                products[j] = dot(&self.queries[t * features..][..features], key);
+    pub(super) fn add_to_nu(
+        &mut self,
+        (keys, count): (&[f32], usize),
+        nu: &mut [f32],
+        lost: &mut [f32],
+    ) {
+        self.added.fill(0.0);
+        let written = if self.written.is_empty() { keys } else { &self.written };
+        for key in written.chunks(self.width).take(count) {
+            for (added, k) in self.added.iter_mut().zip(key) {
+                *added += k;
             }
         }
-        kept.fill(0.0);
-        for t in 0..tokens {
-            let query = &mut self.queries[t * features..][..features];
-            decay_rows(call, first + t, e, kept);
-            query.iter_mut().zip(kept.iter()).for_each(|(q, kept)| *q += kept * *q);
+        for (((nu, lost), added), f) in nu.iter_mut().zip(lost).zip(&self.added).zip(0..) {
+            let kept = self.kept.get(f).copied().unwrap_or(0.0);
+            let added = mul_add(kept, *nu, *added) - mul_add(kept, *lost, *lost);
+            let next = *nu + added;
+            *lost = (next - *nu) - added;
+            *nu = next;
         }
-        transpose(&self.queries, &mut self.read[h]);
     }
-}
-
-/// The decays of a block where all rows of mu have the same, or none.
-struct Decays {
-    are_of_rows: bool,
-    /// A_tj, of the tokens after j up to t; 0 above the diagonal.
-    between: [[f32; TOKENS]; TOKENS],
-    /// P_t, of the tokens up to t.
-    from_first: [f32; TOKENS],
-    /// Of the tokens after j.
-    up_to_last: [f32; TOKENS],
-    /// P_8 - 1.
-    kept: f32,
 }
 
 impl Decays {
+    /// Those of tokens of which all rows have the same.
     #[inline(always)]
-    fn of_block(call: &Call<'_>, first: usize, tokens: usize, e: usize) -> Self {
-        let are_of_rows = call.config.gates() == Some(Gating::PerRow);
-        let mut decays = Self {
-            are_of_rows,
-            between: [[0.0; TOKENS]; TOKENS],
-            from_first: [1.0; TOKENS],
-            up_to_last: [1.0; TOKENS],
-            kept: 0.0,
-        };
-        let has_decays = call.config.decay_rows() > 0 && !are_of_rows;
-        // m = exp(decay) - 1 of each token; 0 where there is none.
-        let mut m = [0.0f32; TOKENS];
-        if has_decays {
-            for (t, m) in m.iter_mut().enumerate().take(tokens) {
-                *m = call.gates.decay(first + t, e, 0).map_or(0.0, f32::exp_m1);
+    fn fill(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3]) {
+        let mut of_tokens = [0.0f32; TOKENS];
+        for (t, kept) in of_tokens.iter_mut().enumerate().take(count) {
+            call.gates.kept(first + t, e, std::slice::from_mut(kept));
+        }
+        let mut kept = 0.0;
+        for (of_token, to) in of_tokens.iter().zip(&mut self.kept).take(count) {
+            kept = next_kept(kept, *of_token);
+            *to = kept;
+        }
+        let mut row = [0.0f32; TOKENS];
+        for j in (0..count).rev() {
+            let m = of_tokens.get(j + 1).copied().unwrap_or(0.0);
+            for decay in &mut row {
+                *decay = mul_add(m, *decay, *decay);
             }
-        }
-        for t in 0..TOKENS {
-            decays.between[t][t] = 1.0;
-            for j in (0..t).rev() {
-                decays.between[t][j] = decays.between[t][j + 1] * (1.0 + m[j + 1]);
-            }
-            decays.kept = next_kept(decays.kept, m[t]);
-            decays.from_first[t] = 1.0 + decays.kept;
-        }
-        decays.up_to_last = decays.between[TOKENS - 1];
-        decays
-    }
-
-    /// Products of tokens t and j, with the decays between them.
-    #[inline(always)]
-    fn scale(&self, mut products: [[f32; TOKENS]; TOKENS]) -> [[f32; TOKENS]; TOKENS] {
-        for (products, between) in products.iter_mut().zip(&self.between) {
-            products.iter_mut().zip(between).for_each(|(product, decay)| *product *= decay);
-        }
-        products
-    }
-}
-
-/// From `[TOKENS][F]` to `[F][TOKENS]`.
-#[inline(always)]
-fn transpose(rows: &[f32], columns: &mut [[f32; TOKENS]]) {
-    let features = columns.len();
-    for (f, column) in columns.iter_mut().enumerate() {
-        for (t, x) in column.iter_mut().enumerate() {
-            *x = rows[t * features + f];
+            row[j] = 1.0;
+            self.between[j] = row;
         }
     }
 }
 
-/// `to[f][t] = from[f][t] by[t]`.
+fn has_row_decays(config: &Config) -> bool {
+    config.gates() == Some(Gating::PerRow)
+}
+
+/// Multiplies each element by its decay, which is less 1.
 #[inline(always)]
-fn scale(from: &[[f32; TOKENS]], by: &[f32; TOKENS], to: &mut [[f32; TOKENS]]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        for ((to, from), by) in to.iter_mut().zip(from).zip(by) {
-            *to = from * by;
-        }
+fn decay(x: &mut [f32], kept: &[f32]) {
+    for (x, kept) in x.iter_mut().zip(kept) {
+        *x = mul_add(*kept, *x, *x);
     }
 }
 
-/// `[t][j]`: the products of tokens t of one and j of the other.
+/// Rows of features by the decays of their tokens, `[tokens][F]`.
 #[inline(always)]
-fn products(a: &[[f32; TOKENS]], b: &[[f32; TOKENS]]) -> [[f32; TOKENS]; TOKENS] {
-    let mut sums = [[0.0f32; TOKENS]; TOKENS];
-    for (a, b) in a.iter().zip(b) {
-        for (sums, a) in sums.iter_mut().zip(a) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = a.mul_add(*b, *sum);
-            }
-        }
-    }
-    sums
-}
-
-/// (1 + m) (1 + m') - 1; what forgets everything leaves nothing for rounding.
-#[inline(always)]
-fn next_kept(kept: f32, m: f32) -> f32 {
-    if m == -1.0 { -1.0 } else { kept + m * (1.0 + kept) }
-}
-
-/// Multiplies what is kept of each row, less 1, by the decays of a token.
-#[inline(always)]
-fn decay_rows(call: &Call<'_>, t: usize, e: usize, kept: &mut [f32]) {
-    for (f, kept) in kept.iter_mut().enumerate() {
-        *kept = next_kept(*kept, call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1));
+fn decay_rows(from: &[f32], [features, width, count]: [usize; 3], kept: &[f32], to: &mut [f32]) {
+    for t in 0..count {
+        let row = &mut to[t * width..][..features];
+        row.copy_from_slice(&from[t * width..][..features]);
+        decay(row, &kept[t * features..]);
     }
 }
 
-/// Multiplies each row of a key by the decays of a token.
+/// The factor of a row whose weight q' . nu is given; 0 where the weight is below every normal
+/// value. Written apart from the mirror's, whose error is the bound that the harness holds this
+/// engine to.
 #[inline(always)]
-fn decay_key(call: &Call<'_>, t: usize, e: usize, key: &mut [f32]) {
-    for (f, k) in key.iter_mut().enumerate() {
-        *k += call.gates.decay(t, e, f).map_or(0.0, f32::exp_m1) * *k;
-    }
-}
-
-/// A sum of products, in sixteen sums that become vectors.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum = a.mul_add(*b, *sum);
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
-/// The factor of a row whose weight q' . nu is given; 0 where the weight is below every normal value.
-/// Written apart from the mirror's, whose error is the bound that the harness holds this engine to.
-fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
+pub(super) fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
     let scale = config.scale;
     let (above, below) = match config.normalization.eps() {
         None => return scale / gain,

@@ -1,24 +1,18 @@
 //! Attention on slices, computed by the CPU.
 
-use std::ops::Range;
-
 use pulp::{Arch, Simd, WithSimd};
 
-use super::block::Call;
-use super::features::Features;
-use super::passes;
-use super::task::{PANEL, Task};
+use crate::cpu::mutation::Mistake;
+#[cfg(feature = "mutation")]
+use crate::cpu::mutation::Mutation;
+use crate::cpu::plan::CpuPlan;
+use crate::cpu::tensors::Tensors;
+use crate::cpu::tiles;
 use crate::error::{ConfigError, Error};
 use crate::problem::config::Config;
-use crate::problem::dtype::Dtype;
-use crate::problem::feature_map::phi::Phi;
-use crate::problem::gates::Gates;
-use crate::problem::heads::Heads;
 use crate::problem::io::{Inputs, Output};
-use crate::problem::shape::{Lens, Shape};
+use crate::problem::shape::Shape;
 
-/// Tokens whose outputs a thread copies at a time.
-const STORED: usize = 64;
 /// Attention of one [`Config`] on the CPU.
 ///
 /// ```
@@ -35,6 +29,7 @@ const STORED: usize = 64;
 pub struct CpuAttention {
     config: Config,
     arch: Arch,
+    mistake: Mistake,
 }
 
 impl CpuAttention {
@@ -45,7 +40,19 @@ impl CpuAttention {
     /// A config out of range.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self { config, arch: Arch::new() })
+        Ok(Self { config, arch: Arch::new(), mistake: Mistake::default() })
+    }
+
+    /// The same with a mistake.
+    #[cfg(feature = "mutation")]
+    #[must_use]
+    pub fn with_mutation(mut self, mutation: Mutation) -> Self {
+        self.mistake.mutation = Some(mutation);
+        self
+    }
+
+    pub(super) fn mistake(&self) -> Mistake {
+        self.mistake
     }
 
     /// The config it was made for.
@@ -70,182 +77,41 @@ impl CpuAttention {
     ///
     /// # Errors
     ///
-    /// A config, shape or inputs that no call would accept, or lengths that only a buffer knows.
+    /// A config, shape or inputs that no call would accept, or a shape with slots or with lengths
+    /// that only a call knows.
     pub fn run(&self, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
         inputs.check(&self.config, shape)?;
         let mut plan = self.plan(shape)?;
-        let mut output = Output::zeros(&plan.lens);
-        plan.run(inputs, &mut output)?;
+        let mut output = Output::zeros(plan.lens());
+        plan.run(Tensors::of(inputs, &mut output))?;
         Ok(output)
     }
 
-    /// A plan for calls of one shape, which has all the memory that they need.
+    /// A plan for calls of one shape, which has all the memory that they need, for as many threads
+    /// as the rayon pool has in which it is made.
     ///
     /// # Errors
     ///
-    /// A shape that no call would accept, or one whose lengths only a buffer knows.
+    /// A shape that no call would accept.
     pub fn plan(&self, shape: &Shape) -> Result<CpuPlan, Error> {
-        let ranges = shape.token_ranges().ok_or(Error::HostShape { what: "packed_up_to" })?;
-        let lens = shape.lens(&self.config)?;
-        let tasks = self.tasks(&Heads::new(shape), &ranges);
-        Ok(CpuPlan { attention: self.clone(), shape: shape.clone(), lens, tasks })
+        let width = self.arch.dispatch(StripWidth(self.config.value_dim as usize));
+        CpuPlan::new(self.clone(), shape, width)
     }
-    /// A task for each value head of each sequence or, where these are few, for each slice of one.
-    fn tasks(&self, heads: &Heads, ranges: &[Range<usize>]) -> Vec<Task> {
-        let width = self.arch.dispatch(StripWidth);
-        let value_dim = self.config.value_dim as usize;
-        let strips = value_dim.div_ceil(width);
-        let states = ranges.len() * heads.value;
-        // Twice as many tasks as threads even out.
-        let slices = (2 * threads()).div_ceil(states.max(1)).clamp(1, strips);
-        let slice = strips.div_ceil(slices) * width;
-        let mut tasks = Vec::with_capacity(states * slices);
-        for (n, tokens) in ranges.iter().enumerate() {
-            for e in 0..heads.value {
-                for begin in (0..value_dim).step_by(slice) {
-                    let columns = begin..value_dim.min(begin + slice);
-                    let group = heads.value_group;
-                    tasks.push(Task::new(
-                        &self.config,
-                        group,
-                        width,
-                        [n, e],
-                        tokens.clone(),
-                        columns,
-                    ));
-                }
-            }
-        }
-        tasks
+
+    /// Runs `op` in these vectors.
+    pub(super) fn dispatch<Op: WithSimd>(&self, op: Op) -> Op::Output {
+        self.arch.dispatch(op)
     }
 }
 
-/// Calls of one shape on the CPU, with all the memory that they need.
-#[derive(Debug)]
-pub struct CpuPlan {
-    attention: CpuAttention,
-    shape: Shape,
-    lens: Lens,
-    tasks: Vec<Task>,
-}
-
-impl CpuPlan {
-    /// Elements of each tensor.
-    #[must_use]
-    pub fn lens(&self) -> &Lens {
-        &self.lens
-    }
-
-    /// Computes o and the final state into slices of the caller's. The contents of the inputs are not
-    /// inspected, as those of buffers are not: a NaN spoils its own sequence and value head.
-    /// Allocates where a type is to be widened or the rule has decays or betas.
-    ///
-    /// # Errors
-    ///
-    /// Slices of other lengths; weights or gates that are missing or not wanted.
-    pub fn run(&mut self, inputs: Inputs<'_>, output: &mut Output) -> Result<(), Error> {
-        let Self { attention, shape, lens, tasks } = self;
-        let config = &attention.config;
-        inputs.check_lens(config, shape)?;
-        for (tensor, slice, required) in
-            [("o", &output.o, lens.o), ("mu", &output.mu, lens.mu), ("nu", &output.nu, lens.nu)]
-        {
-            if slice.len() as u64 != required {
-                return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
-            }
-        }
-        let [q, k, v] = inputs.rounded(config.dtype);
-        let of_keys = Phi::of_keys(config, inputs.weights);
-        let of_queries = Phi::of_queries(config, inputs.weights);
-        let scales = config.scales_queries();
-        let call = Call {
-            config,
-            heads: Heads::new(shape),
-            gates: Gates::new(config, shape, inputs),
-            of_keys: Features::new(config, config.key_map(), of_keys, false),
-            of_queries: Features::new(config, config.query_map(), of_queries, scales),
-            q: &q,
-            k: &k,
-            v: &v,
-        };
-        output.o.fill(0.0);
-        for_each(tasks, |task| task.load(&call, inputs.initial_state));
-        let longest = shape.max_len() as usize;
-        for begin in (0..longest).step_by(PANEL) {
-            for_each(tasks, |task| {
-                attention.arch.dispatch(Panel { call: &call, task, begin });
-            });
-            store_outputs(tasks, &call, begin, &mut output.o);
-        }
-        store_states(tasks, &call, output);
-        if config.dtype != Dtype::F32 {
-            output.o.iter_mut().for_each(|x| *x = config.dtype.round(*x));
-        }
-        Ok(())
-    }
-}
-
-/// Copies the states of all tasks to the output.
-fn store_states(tasks: &[Task], call: &Call<'_>, output: &mut Output) {
-    let features = call.config.features() as usize;
-    let mu = output.mu.chunks_mut(features * call.config.value_dim as usize);
-    // There is no nu where o is not normalised.
-    let mut nu = output.nu.chunks_mut(features);
-    // Slices of a value head lie one after the other.
-    let heads = tasks.chunk_by(|a, b| (a.n, a.e) == (b.n, b.e)).zip(mu);
-    let mut jobs: Vec<_> = heads.map(|(t, mu)| (t, mu, nu.next().unwrap_or_default())).collect();
-    for_each(&mut jobs, |(tasks, mu, nu)| {
-        tasks.iter().for_each(|task| task.store_state(call, mu, nu));
-    });
-}
-
-/// Copies the panels of all tasks to o, some tokens at a time.
-fn store_outputs(tasks: &[Task], call: &Call<'_>, begin: usize, o: &mut [f32]) {
-    let row = call.heads.output * call.config.value_dim as usize;
-    let mut jobs = Vec::new();
-    let (mut rest, mut next) = (o, 0);
-    // Tasks of a sequence lie one after the other, and so do its tokens.
-    for tasks in tasks.chunk_by(|a, b| a.n == b.n) {
-        let tokens = tasks[0].panel_tokens(begin);
-        if tokens.is_empty() {
-            continue;
-        }
-        let (_, from) = rest.split_at_mut((tokens.start - next) * row);
-        let (of_panel, after) = from.split_at_mut(tokens.len() * row);
-        (rest, next) = (after, tokens.end);
-        for (i, o) in of_panel.chunks_mut(STORED * row).enumerate() {
-            jobs.push((tasks, tokens.start + i * STORED, o));
-        }
-    }
-    for_each(&mut jobs, |(tasks, first, o)| {
-        tasks.iter().for_each(|task| task.store_outputs(call, begin, *first, o));
-    });
-}
-
-/// The tokens of a panel, in the vectors of a CPU.
-struct Panel<'a, 'b> {
-    call: &'a Call<'b>,
-    task: &'a mut Task,
-    begin: usize,
-}
-
-impl WithSimd for Panel<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        self.task.run(simd, self.call, self.begin);
-    }
-}
-
-struct StripWidth;
+struct StripWidth(usize);
 
 impl WithSimd for StripWidth {
     type Output = usize;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        passes::strip_width::<S>()
+        tiles::vectors::<S>(self.0) * S::F32_LANES
     }
 }
 
@@ -260,21 +126,38 @@ impl WithSimd for Lanes {
     }
 }
 
-#[cfg(feature = "rayon")]
-fn for_each<T: Send>(all: &mut [T], run: impl Fn(&mut T) + Send + Sync) {
-    use rayon::prelude::*;
-    all.par_iter_mut().for_each(run);
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use super::*;
+    use crate::verify::{self, Options};
 
-#[cfg(not(feature = "rayon"))]
-fn for_each<T>(all: &mut [T], run: impl Fn(&mut T)) {
-    all.iter_mut().for_each(run);
-}
+    /// All vectors that this CPU has, and none.
+    fn archs() -> Vec<Arch> {
+        let mut archs = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        if archs.iter().all(|arch| arch.dispatch(Lanes) != Arch::new().dispatch(Lanes)) {
+            archs.push(Arch::new());
+        }
+        archs
+    }
 
-/// Threads that share a call.
-fn threads() -> usize {
-    #[cfg(feature = "rayon")]
-    return rayon::current_num_threads();
-    #[cfg(not(feature = "rayon"))]
-    return 1;
+    #[test]
+    fn every_instruction_set_is_right() {
+        let mut seen = Vec::new();
+        for arch in archs() {
+            seen.push(arch.dispatch(Lanes));
+            let mut compute = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+                let engine = CpuAttention { arch, ..CpuAttention::new(config.clone())? };
+                engine.run(shape, inputs)
+            };
+            let report = verify::run_host(&Options::default(), &mut compute, &mut |row| {
+                assert!(row.passed, "{seen:?}: {row:?}");
+            });
+            assert!(report.rows.len() > 300);
+        }
+        assert_eq!(seen[0], 1);
+        assert!(seen.contains(&Arch::new().dispatch(Lanes)));
+    }
 }

@@ -1,7 +1,9 @@
 //! Features of rows: the common maps with vectors, all others as the reference has them.
 
-use super::exp::exp;
+use crate::cpu::exp::exp_of_negative;
+use crate::cpu::slices::Slice;
 use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::feature_map::real::Real;
@@ -9,9 +11,35 @@ use crate::problem::feature_map::real::Real;
 /// φ of keys or of queries.
 pub(super) struct Features<'a> {
     phi: Phi<'a>,
+    features: usize,
     fast: Option<Fast>,
     /// True for rows that are scaled by a power of two, or less their largest.
     is_scaled: bool,
+}
+
+/// Rows of a tensor, one for each token.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) slice: Slice<'a>,
+    pub(super) dtype: Dtype,
+    /// Elements before the first, and from one to the next.
+    pub(super) first: usize,
+    pub(super) stride: usize,
+}
+
+impl<'a> Source<'a> {
+    #[inline(always)]
+    fn at(&self, t: usize) -> usize {
+        self.first + t * self.stride
+    }
+
+    /// All elements, where they need no conversion.
+    fn f32s(&self) -> Option<&'a [f32]> {
+        match self.slice {
+            Slice::F32(x) if self.dtype == Dtype::F32 => Some(x),
+            _ => None,
+        }
+    }
 }
 
 /// The maps that are a few instructions an element.
@@ -31,29 +59,92 @@ impl<'a> Features<'a> {
             FeatureMap::Elu => Some(Fast::Elu),
             _ => None,
         };
-        Self { phi, fast, is_scaled }
+        Self { phi, features: config.features() as usize, fast, is_scaled }
+    }
+
+    /// The features of the rows of `from`, `width` apart, and the gains that their scales put on
+    /// them. The common maps leave the scale out: see [`Features::lacks_scale`].
+    #[inline(always)]
+    pub(super) fn rows(
+        &self,
+        from: Source<'_>,
+        head: usize,
+        buffer: &mut [f32],
+        (rows, width): (&mut [f32], usize),
+        gains: &mut [f32],
+    ) {
+        let rows = rows.chunks_mut(width).zip(gains).enumerate();
+        // The match is outside of the loop, whose constants stay in registers.
+        match (self.fast, from.f32s()) {
+            (Some(Fast::Identity), Some(x)) => {
+                for (t, (row, gain)) in rows {
+                    *gain = 1.0;
+                    map(&x[from.at(t)..][..buffer.len()], row, |x| x);
+                }
+            }
+            (Some(Fast::Relu), Some(x)) => {
+                for (t, (row, gain)) in rows {
+                    *gain = 1.0;
+                    map(&x[from.at(t)..][..buffer.len()], row, positive);
+                }
+            }
+            (Some(Fast::Elu), Some(x)) => {
+                for (t, (row, gain)) in rows {
+                    *gain = 1.0;
+                    map(&x[from.at(t)..][..buffer.len()], row, elu);
+                }
+            }
+            (fast, _) => {
+                for (t, (row, gain)) in rows {
+                    let x = from.slice.row(from.at(t), from.dtype, buffer);
+                    *gain = 1.0;
+                    match fast {
+                        Some(Fast::Identity) => map(x, row, |x| x),
+                        Some(Fast::Relu) => map(x, row, positive),
+                        Some(Fast::Elu) => map(x, row, elu),
+                        None => *gain = self.phi.row(x, head, &mut row[..self.features]),
+                    }
+                }
+            }
+        }
+    }
+
+    /// True if [`Features::rows`] has left out scales that may be needed.
+    pub(super) fn leaves_out_scales(&self) -> bool {
+        self.is_scaled && self.fast.is_some()
+    }
+
+    /// True for a row of that largest feature if it should have been scaled: see [`Features::row`].
+    pub(super) fn lacks_scale(largest: f32) -> bool {
+        !(0.0625..=16.0).contains(&largest)
     }
 
     /// The features of a row, and the gain that its scale puts on them: as `Phi::row`.
     #[inline(always)]
     pub(super) fn row(&self, x: &[f32], head: usize, features: &mut [f32]) -> f32 {
         let Some(fast) = self.fast else { return self.phi.row(x, head, features) };
-        let (mut shift, mut scale) = (0.0, 1.0);
-        if self.is_scaled {
-            let of = |x: f32| if fast == Fast::Identity { x.abs() } else { x };
-            let largest = x.iter().fold(f32::MIN, |largest, x| largest.max(of(*x)));
-            (shift, scale) = match fast {
-                Fast::Elu => (largest.min(0.0), (largest.max(0.0) + 1.0).inverse_power_of_two()),
-                _ => (0.0, largest.inverse_power_of_two()),
-            };
+        if !self.is_scaled {
+            match fast {
+                Fast::Identity => map(x, features, |x| x),
+                Fast::Relu => map(x, features, positive),
+                Fast::Elu => map(x, features, elu),
+            }
+            return 1.0;
         }
-        let all = features.iter_mut().zip(x);
+        let largest = x.iter().fold(f32::MIN, |most, x| match fast {
+            Fast::Identity => most.max(x.abs()),
+            _ => most.max(*x),
+        });
+        let (shift, scale) = match fast {
+            Fast::Elu => (largest.min(0.0), (largest.max(0.0) + 1.0).inverse_power_of_two()),
+            _ => (0.0, largest.inverse_power_of_two()),
+        };
         match fast {
-            Fast::Identity => all.for_each(|(f, x)| *f = x * scale),
-            Fast::Relu => all.for_each(|(f, x)| *f = x.max(0.0) * scale),
-            Fast::Elu => all.for_each(|(f, x)| {
-                *f = exp(x.min(0.0) - shift).mul_add(scale, x.max(0.0) * scale);
-            }),
+            Fast::Identity => map(x, features, |x| x * scale),
+            Fast::Relu => map(x, features, |x| positive(x) * scale),
+            Fast::Elu => {
+                map(x, features, |x| (positive(x) + exp_of_negative(negative(x) - shift)) * scale)
+            }
         }
         scale * (-shift).exp()
     }
@@ -62,4 +153,31 @@ impl<'a> Features<'a> {
     pub(super) fn weights_head(&self, query_head: usize, key_head: usize) -> usize {
         self.phi.weights_head(query_head, key_head)
     }
+}
+
+// Loops here are `for` loops: a closure that is not inlined has no vectors.
+
+#[inline(always)]
+fn map(from: &[f32], to: &mut [f32], of: impl Fn(f32) -> f32) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = of(*from);
+    }
+}
+
+/// elu + 1.
+#[inline(always)]
+fn elu(x: f32) -> f32 {
+    positive(x) + exp_of_negative(negative(x))
+}
+
+/// The larger of x and 0.
+#[inline(always)]
+fn positive(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// The smaller of x and 0.
+#[inline(always)]
+fn negative(x: f32) -> f32 {
+    if x < 0.0 { x } else { 0.0 }
 }

@@ -3,27 +3,72 @@
 //! It takes what [`LinearAttention::run`](crate::LinearAttention::run) takes, every update rule and
 //! feature map, and computes in f32 with the widest vectors that the CPU has, chosen at run time.
 //!
-//! Tokens go through in blocks of eight. With `S` the state before a block, `P_t` the decays up to
-//! token t and `A_tj` those after token j up to t,
+//! Tokens go through in blocks of 32. With `S` the state before a block of n tokens, `P_t` the decays
+//! up to token t and `A_tj` those after token j up to t,
 //!
 //! ```text
 //! r_t = (k'_t P_t) S                                  delta rules
 //! u_t = v_t, or beta_t (v_t - r_t - Σ_{j<t} (k'_t A_tj . k'_j) u_j)
 //! o_t = s ((q'_t P_t) S + Σ_{j<=t} (q'_t A_tj . k'_j) u_j) / denominator
-//! S   = P_8 S + Σ_j (k'_j A_8j)^T u_j
+//! S   = P_n S + Σ_j (k'_j A_nj)^T u_j
 //! ```
 //!
-//! so that a block passes twice over the state, and not once for each token; no exponential of a sum of
-//! decays is formed. Threads share heads and, where these are few, slices of V. With the feature
-//! `rayon` they are those of the pool that a call runs in
-//! ([`ThreadPool::install`](https://docs.rs/rayon/latest/rayon/struct.ThreadPool.html#method.install));
-//! without it a call computes on its own thread.
+//! so that a block passes twice over the state, and not once for each token; no exponential of a
+//! sum of decays is formed. A single token, a step of decoding, passes once over its state, in the
+//! place where it is.
+//!
+//! From the caller to the vectors:
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `engine`, `tensors`, `slices` | what a caller sees |
+//! | `plan`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
+//! | `call`, `outputs`, `states`, `pool` | what the threads of a call share |
+//! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
+//! | `rows`, `features`, `gates` | features and decays of a block |
+//! | `block`, `pairs`, `step` | what follows of them: for a block, for a single token |
+//! | `tiles` | products in vectors |
+//!
+//! With the feature `rayon` a call's threads are those of the pool that it is made in
+//! ([`ThreadPool::install`](https://docs.rs/rayon/latest/rayon/struct.ThreadPool.html#method.install)).
+//! Decode from such a thread: a call from outside first waits for one to wake. Without the feature
+//! a call computes on its own thread.
+//!
+//! No code here is unsafe. What chooses the instruction set is pulp, and the prefetch instruction,
+//! which cannot fault, is that of `prefetch-index`.
 
+mod ahead;
+mod aligned;
 mod block;
+mod call;
 mod engine;
 mod exp;
 mod features;
-mod passes;
+mod fused;
+mod gates;
+mod mutation;
+mod outputs;
+mod pairs;
+mod plan;
+mod pool;
+mod rows;
+mod run;
+mod scratch;
+mod shared;
+mod slices;
+mod states;
+mod step;
 mod task;
+mod tensors;
+mod threads;
+mod tiles;
 
-pub use engine::{CpuAttention, CpuPlan};
+pub use half::{bf16, f16};
+
+pub use engine::CpuAttention;
+#[cfg(feature = "mutation")]
+pub use mutation::Mutation;
+pub use plan::CpuPlan;
+pub use pool::StatePool;
+pub use slices::{Slice, SliceMut};
+pub use tensors::Tensors;

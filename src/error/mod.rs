@@ -50,6 +50,16 @@ pub enum Error {
         /// Elements of the slice.
         actual: u64,
     },
+    /// A slice has elements of another type than the config says, and not f32.
+    #[error("{tensor} must be {required} or F32, found {actual}")]
+    SliceDtype {
+        /// The tensor.
+        tensor: &'static str,
+        /// The type that the config says.
+        required: &'static str,
+        /// The slice's.
+        actual: &'static str,
+    },
     /// An input is infinite or NaN.
     #[error("{tensor} must be finite, found {actual} at element {index}")]
     NonFinite {
@@ -65,9 +75,9 @@ pub enum Error {
     RuleTensor {
         /// The rule's name.
         rule: &'static str,
-        /// `decay`, `beta` or `gate_weights`.
+        /// `decay`, `beta`, `gate_weights`, or a state.
         tensor: &'static str,
-        /// `given` or `absent`.
+        /// `given`, `absent` or `absent beside a pool`.
         required: &'static str,
         /// `none` or `some`.
         actual: &'static str,

@@ -130,44 +130,6 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Checks lengths, and that everything needed is there and nothing else, but no contents.
-    #[cfg(feature = "cpu")]
-    pub(crate) fn check_lens(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
-        let lens = shape.lens(config)?;
-        let rule = config.update_rule;
-        let (rows, gate_weights) = (config.decay_rows(), self.gate_weights);
-        let a_log = u64::from(shape.value_heads);
-        let has_weights = rule.needs_gate_weights();
-        for (tensor, slice, required, is_used) in [
-            ("q", Some(self.q), lens.q, true),
-            ("k", Some(self.k), lens.k, true),
-            ("v", Some(self.v), lens.v, true),
-            ("decay", self.decay, lens.decay, rule.decay().is_some()),
-            ("beta", self.beta, lens.beta, rule.beta().is_some()),
-            ("gate_weights", gate_weights.map(|w| w.a_log), a_log, has_weights),
-            ("gate_weights", gate_weights.map(|w| w.dt_bias), a_log * u64::from(rows), has_weights),
-            ("initial_mu", self.initial_state.map(|s| s.mu), lens.mu, self.initial_state.is_some()),
-            ("initial_nu", self.initial_state.map(|s| s.nu), lens.nu, self.initial_state.is_some()),
-        ] {
-            let rule = rule.name();
-            match slice {
-                Some(_) if !is_used => {
-                    let (required, actual) = ("absent", "some");
-                    return Err(Error::RuleTensor { rule, tensor, required, actual });
-                }
-                None if is_used => {
-                    let (required, actual) = ("given", "none");
-                    return Err(Error::RuleTensor { rule, tensor, required, actual });
-                }
-                Some(slice) if slice.len() as u64 != required => {
-                    return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
-                }
-                _ => {}
-            }
-        }
-        Ok(self.weights.unwrap_or(&Weights::default()).check(config, shape)?)
-    }
-
     fn check_gates(&self, config: &Config, shape: &Shape, lens: &Lens) -> Result<(), Error> {
         let rule = config.update_rule;
         let weights = self.gate_weights;

@@ -227,6 +227,11 @@ impl Shape {
         self.packing != Packing::Equal
     }
 
+    /// True if only a call knows the lengths.
+    pub(crate) fn is_packed_up_to(&self) -> bool {
+        matches!(self.packing, Packing::UpTo { .. })
+    }
+
     /// Elements of each tensor. T = 0 is a call as well: o is empty, and the final state is the
     /// initial one.
     ///

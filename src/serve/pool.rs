@@ -308,27 +308,8 @@ impl StatePool {
 
     /// Checks that a plan's states are those of this pool.
     pub(crate) fn check_plan(&self, plan: &Plan, slots: u32) -> Result<(), PoolError> {
-        let states = |config: &Config, value_heads| snapshot::Header::new(config, value_heads);
-        let refuse = |what, required: String, actual: String| {
-            Err(PoolError::Pool { what, required, actual })
-        };
-        let value_heads = plan.shape().value_heads;
-        if value_heads != self.value_heads {
-            return refuse("value_heads", value_heads.to_string(), self.value_heads.to_string());
-        }
-        if slots != self.capacity() {
-            return refuse("slots", slots.to_string(), self.capacity().to_string());
-        }
-        // Of the config only what a snapshot names as well: sizes and the feature map.
-        if states(plan.config(), value_heads) != states(&self.config, value_heads) {
-            let [required, actual] = [plan.config(), &self.config].map(|config| {
-                let (k, v) = (config.key_dim, config.value_dim);
-                let rule = config.update_rule.name();
-                format!("K = {k}, V = {v}, {}, {rule}", config.feature_map.name())
-            });
-            return refuse("config", required, actual);
-        }
-        Ok(())
+        let needed = (plan.config(), plan.shape().value_heads, slots);
+        snapshot::check_states(needed, (&self.config, self.value_heads, self.capacity()))
     }
 
     fn take(&self, count: u32) -> Result<Vec<Slot>, PoolError> {

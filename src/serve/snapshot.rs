@@ -98,6 +98,32 @@ fn map_number(config: &Config) -> u32 {
     crc32fast::hash(all.as_bytes()) | 1 << 31
 }
 
+/// Refuses a pool of other states, value heads or slots than a call needs. Of the config only what a
+/// snapshot names is compared: sizes, the feature map and the update rule.
+pub(crate) fn check_states(
+    (config, value_heads, slots): (&Config, u32, u32),
+    pool: (&Config, u32, u32),
+) -> Result<(), PoolError> {
+    let refuse =
+        |what, required: String, actual: String| Err(PoolError::Pool { what, required, actual });
+    for (what, required, actual) in [("value_heads", value_heads, pool.1), ("slots", slots, pool.2)]
+    {
+        if required != actual {
+            return refuse(what, required.to_string(), actual.to_string());
+        }
+    }
+    // Most are equal altogether.
+    if config != pool.0 && Header::new(config, value_heads) != Header::new(pool.0, value_heads) {
+        let [required, actual] = [config, pool.0].map(|config| {
+            let (k, v) = (config.key_dim, config.value_dim);
+            let rule = config.update_rule.name();
+            format!("K = {k}, V = {v}, {}, {rule}", config.feature_map.name())
+        });
+        return refuse("config", required, actual);
+    }
+    Ok(())
+}
+
 impl Header {
     pub(crate) fn new(config: &Config, value_heads: u32) -> Self {
         Self {
@@ -120,7 +146,7 @@ impl Header {
     }
 
     /// A header like this one, and after it a state, little-endian as buffers are on any host.
-    fn seal(self, state: &[u8]) -> Vec<u8> {
+    pub(crate) fn seal(self, state: &[u8]) -> Vec<u8> {
         let mut header = self.with_len(state.len() as u64);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
         bytes.extend_from_slice(state);

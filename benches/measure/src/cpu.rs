@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use linear_attention::cpu::{CpuAttention, CpuPlan};
+use linear_attention::cpu::{CpuAttention, CpuPlan, StatePool, Tensors};
+use linear_attention::error::{Error, PoolError};
+use linear_attention::serve::Entry;
 use linear_attention::{Config, Output, Shape, reference};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -61,7 +63,8 @@ impl CpuJob {
     }
 
     /// Checks the first tokens, then times calls of the plan; by the median of `iterations`. A single
-    /// token is a step of decoding, from given states.
+    /// token is a step of decoding, on states in a pool. Calls are made from a thread of the rayon pool,
+    /// as a program that decodes should make them: one from outside waits for a thread to wake.
     ///
     /// # Errors
     ///
@@ -70,15 +73,25 @@ impl CpuJob {
         self.check()?;
         let (config, sizes, lens) =
             (self.attention.config().clone(), self.sizes(), *self.plan.lens());
-        let drawn = Drawn::new(&config, &lens, sizes.is_step())?;
+        let drawn = Drawn::new(&config, &lens, false)?;
         let mut output = Output::zeros(&lens);
+        let pool = if sizes.is_step() { Some(self.pool()?) } else { None };
         let mut call = || -> Result<f64, MeasureError> {
             let start = Instant::now();
-            self.plan.run(drawn.inputs(), &mut output)?;
+            let tensors = Tensors::of(drawn.inputs(), &mut output);
+            match &pool {
+                Some((pool, entries)) => {
+                    self.plan.run_in_pool(pool, entries, tensors.without_states())?;
+                }
+                None => self.plan.run(tensors)?,
+            }
             Ok(start.elapsed().as_secs_f64())
         };
-        let first = call()?;
-        let times = (0..iterations).map(|_| call()).collect::<Result<Vec<_>, _>>()?;
+        let mut calls = || -> Result<(f64, Vec<f64>), MeasureError> {
+            let first = call()?;
+            Ok((first, (0..iterations).map(|_| call()).collect::<Result<_, _>>()?))
+        };
+        let (first, times) = rayon::scope(|_| calls())?;
         let seconds = median(times);
         let state_bytes = if sizes.is_step() { 4 * lens.state } else { 0 };
         let size = config.dtype.size();
@@ -99,6 +112,27 @@ impl CpuJob {
             latency,
         };
         Ok(Row::of_work(&config, &self.shape, ceilings, work, measured))
+    }
+
+    /// States in a pool, which some tokens have entered.
+    fn pool(&self) -> Result<(StatePool, Vec<Entry>), MeasureError> {
+        const TOKENS: u32 = 16;
+        let Shape { batch, heads, key_heads, value_heads, .. } = self.shape;
+        let shape = Shape::new(batch, TOKENS, heads)
+            .with_key_heads(key_heads)
+            .with_value_heads(value_heads);
+        let config = self.attention.config();
+        let pool = StatePool::new(config, value_heads, batch).map_err(Error::from)?;
+        let entries = (0..batch).map(|_| Ok(Entry::new(pool.allocate()?, 1)));
+        let entries = entries.collect::<Result<Vec<_>, PoolError>>().map_err(Error::from)?;
+        let mut plan = self.attention.plan(&shape)?;
+        let drawn = Drawn::new(config, plan.lens(), false)?;
+        let mut output = Output::zeros(plan.lens());
+        let first: Vec<Entry> =
+            entries.iter().map(|entry| Entry::new(entry.slot, TOKENS)).collect();
+        let tensors = Tensors::of(drawn.inputs(), &mut output).without_states();
+        plan.run_in_pool(&pool, &first, tensors)?;
+        Ok((pool, entries))
     }
 
     /// Refuses a shape whose first tokens come out wrong.

@@ -1,0 +1,75 @@
+//! Decays and betas of a token, after their activations: as `shaders/token_gates.wgsl`.
+
+use crate::cpu::exp::exp_m1;
+use crate::cpu::fused::mul_add;
+use crate::cpu::slices::Slice;
+use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
+use crate::problem::io::GateWeights;
+use crate::problem::tensor::Tensor;
+use crate::problem::update_rule::{Beta, BetaDims, Decay};
+
+/// The decays and betas of a call.
+pub(super) struct Gates<'a> {
+    decay: Option<(Decay, Slice<'a>)>,
+    decay_dtype: Dtype,
+    weights: Option<GateWeights<'a>>,
+    beta: Option<(Beta, Slice<'a>)>,
+    beta_dtype: Dtype,
+    is_constant: bool,
+    value_heads: usize,
+}
+
+impl<'a> Gates<'a> {
+    /// Of tensors that `Tensors::check` accepts.
+    pub(super) fn new(
+        config: &Config,
+        value_heads: usize,
+        (decay, weights): (Option<Slice<'a>>, Option<GateWeights<'a>>),
+        beta: Option<Slice<'a>>,
+    ) -> Self {
+        let rule = config.update_rule;
+        Self {
+            decay: rule.decay().zip(decay),
+            decay_dtype: Tensor::Decay.dtype(config),
+            weights,
+            beta: rule.beta().zip(beta),
+            beta_dtype: Tensor::Beta.dtype(config),
+            is_constant: config.has_constant_decay(),
+            value_heads,
+        }
+    }
+
+    /// exp(decay) - 1 of a token and value head: of each row, or one for all. Less 1, since a decay
+    /// near 0 has more digits than its exponential.
+    #[inline(always)]
+    pub(super) fn kept(&self, t: usize, e: usize, kept: &mut [f32]) {
+        let Some((decay, slice)) = &self.decay else { return };
+        let (head, rows) =
+            (if self.is_constant { e } else { t * self.value_heads + e }, kept.len());
+        slice.copy(head * rows, self.decay_dtype, kept);
+        if let Some(GateWeights { a_log, dt_bias }) = self.weights {
+            for (kept, dt_bias) in kept.iter_mut().zip(&dt_bias[e * rows..]) {
+                *kept = decay.activate(*kept, a_log[e], *dt_bias);
+            }
+        }
+        for kept in kept {
+            *kept = exp_m1(*kept);
+        }
+    }
+
+    /// beta; 1 where the rule has none.
+    #[inline(always)]
+    pub(super) fn beta(&self, t: usize, e: usize) -> f32 {
+        let Some((beta, slice)) = &self.beta else { return 1.0 };
+        let is_shared = beta.dims == BetaDims::Shared;
+        let at = if is_shared { t } else { t * self.value_heads + e };
+        beta.activate(slice.get(at, self.beta_dtype))
+    }
+}
+
+/// (1 + m) (1 + m') - 1; what forgets everything leaves nothing for rounding.
+#[inline(always)]
+pub(super) fn next_kept(kept: f32, m: f32) -> f32 {
+    if m == -1.0 { -1.0 } else { mul_add(m, 1.0 + kept, kept) }
+}

@@ -1,0 +1,106 @@
+//! Products of the tokens of a block with one another.
+
+use pulp::Simd;
+
+use crate::cpu::fused::mul_add;
+use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles;
+
+/// `[j][t]`: something of each pair of tokens, of which t >= j matter.
+pub(super) type Pairs = [[f32; TOKENS]; TOKENS];
+
+/// `[j][t]`: all bits where j <= t, none elsewhere.
+pub(super) const UP_TO: [[u32; TOKENS]; TOKENS] = {
+    let mut masks = [[0; TOKENS]; TOKENS];
+    let mut i = 0;
+    while i < TOKENS * TOKENS {
+        if i / TOKENS <= i % TOKENS {
+            masks[i / TOKENS][i % TOKENS] = u32::MAX;
+        }
+        i += 1;
+    }
+    masks
+};
+
+/// Multiplies each pair by another number of it.
+#[inline(always)]
+pub(super) fn multiply_pairs(pairs: &mut Pairs, by: &Pairs, count: usize) {
+    for (pairs, by) in pairs.iter_mut().zip(by).take(count) {
+        for (pair, by) in pairs.iter_mut().zip(by) {
+            *pair *= by;
+        }
+    }
+}
+
+/// From `[tokens][width]` to `[width][TOKENS]`.
+#[inline(always)]
+pub(super) fn transpose(rows: &[f32], width: usize, count: usize, to: &mut [f32]) {
+    const N: usize = 8;
+    for first in (0..count).step_by(N) {
+        let rows: [&[f32]; N] = std::array::from_fn(|j| &rows[(first + j) * width..][..width]);
+        let columns = to.as_chunks_mut::<N>().0.iter_mut().skip(first / N).step_by(TOKENS / N);
+        for (f, column) in columns.enumerate() {
+            for (x, row) in column.iter_mut().zip(rows) {
+                *x = row[f];
+            }
+        }
+    }
+}
+
+/// `[j][t]`: the products of rows of tokens j, `[tokens][width]`, with those of tokens t,
+/// `[width][TOKENS]`.
+#[inline(always)]
+pub(super) fn products<S: Simd>(
+    simd: S,
+    (rows, width): (&[f32], usize),
+    of_t: &[f32],
+    count: usize,
+    pairs: &mut Pairs,
+) {
+    const N: usize = 2;
+    const R: usize = 4;
+    let nth = TOKENS / (N * S::F32_LANES);
+    let strips = tiles::rows_of::<S, N>(of_t);
+    let pairs = tiles::rows_of_mut::<S, N>(pairs.as_flattened_mut());
+    for first in (0..count).step_by(R) {
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
+        for strip in first / (N * S::F32_LANES)..count.div_ceil(N * S::F32_LANES) {
+            let mut sums = tiles::zeros::<S, N, R>(simd);
+            let [a, b, c, d] = rows;
+            let factors = a.iter().zip(b).zip(c).zip(d);
+            for (x, (((a, b), c), d)) in strips[strip..].iter().step_by(nth).zip(factors) {
+                for (sums, factor) in sums.iter_mut().zip([a, b, c, d]) {
+                    tiles::add(simd, *factor, x, sums);
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                pairs[(first + r) * nth + strip] = sums;
+            }
+        }
+    }
+}
+
+/// A sum of products, in sixteen sums that become vectors.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = mul_add(*a, *b, *sum);
+        }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = mul_add(*a, *b, *sum);
+    }
+    let mut half = 8;
+    while half > 0 {
+        let (first, second) = sums.split_at_mut(half);
+        for (first, second) in first.iter_mut().zip(second) {
+            *first += *second;
+        }
+        half /= 2;
+    }
+    sums[0]
+}

@@ -1,0 +1,386 @@
+//! Calls of one shape: their tasks, and the memory that they need.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::cpu::call::Call;
+use crate::cpu::engine::CpuAttention;
+use crate::cpu::features::Features;
+use crate::cpu::gates::Gates;
+use crate::cpu::outputs::{OutputParts, Outputs};
+use crate::cpu::pool::{State, StatePool};
+use crate::cpu::run::{Pass, Run};
+use crate::cpu::scratch::{Scratch, is_long};
+use crate::cpu::states::{StateParts, States};
+use crate::cpu::task::{Segment, Start, Task};
+use crate::cpu::tensors::Tensors;
+use crate::cpu::threads;
+use crate::error::{Error, PoolError};
+use crate::problem::config::Config;
+use crate::problem::feature_map::phi::Phi;
+use crate::problem::heads::Heads;
+use crate::problem::shape::{Lens, Shape};
+use crate::serve::Entry;
+
+/// Tokens of a segment at least: each is gone through one and a half times.
+const SEGMENT_TOKENS: usize = 1024;
+
+/// Bytes of a token's rows of q or of o that one thread takes, where there are enough.
+const ROW_BYTES: usize = 1024;
+
+/// Nanoseconds of work that are worth another thread.
+const WORTH_A_THREAD: usize = 20_000;
+
+/// Calls of one shape on the CPU, with all the memory that they need.
+#[derive(Debug)]
+pub struct CpuPlan {
+    attention: CpuAttention,
+    shape: Shape,
+    lens: Lens,
+    /// Columns of a strip.
+    width: usize,
+    threads: usize,
+    /// Tokens of each sequence of the call.
+    ranges: Vec<Range<usize>>,
+    tasks: Vec<Task>,
+    /// The states before segments; empty where sequences are not cut.
+    starts: Vec<Mutex<Start>>,
+    /// One for each thread.
+    scratch: Vec<Mutex<Scratch>>,
+    parts: (OutputParts, StateParts),
+    in_pool: InPool,
+}
+
+/// What a call in a pool needs.
+#[derive(Debug, Default)]
+struct InPool {
+    /// The slots of the call's sequences, and the same in order, each with its sequence.
+    slots: Vec<u32>,
+    written: Vec<(u32, usize)>,
+    /// nu `[N,E,F]`, where threads share value heads.
+    nus: Vec<f32>,
+    /// A state on its way from one slot to another.
+    copied: State,
+}
+
+impl CpuPlan {
+    pub(super) fn new(attention: CpuAttention, shape: &Shape, width: usize) -> Result<Self, Error> {
+        let config = attention.config().clone();
+        let lens = shape.lens(&config)?;
+        let threads = threads::count().max(1);
+        let columns = (config.value_dim as usize).next_multiple_of(width);
+        let (group, has_long) = (shape.value_group() as usize, is_long(shape.max_len() as usize));
+        let heads = Self::most_heads(&config, shape);
+        let scratch = || Mutex::new(Scratch::new(&config, [heads, group, columns], has_long));
+        let sequences = shape.sequences() as usize;
+        let mut plan = Self {
+            attention,
+            shape: shape.clone(),
+            lens,
+            width,
+            threads,
+            ranges: Vec::with_capacity(sequences),
+            // As many tasks as `cut` makes of any entries.
+            tasks: Vec::with_capacity(sequences * shape.value_heads as usize + 2 * threads),
+            starts: Vec::new(),
+            scratch: (0..threads).map(|_| scratch()).collect(),
+            parts: (
+                OutputParts::new(shape.batch as usize * shape.seq_len as usize, config.dtype),
+                StateParts::new(sequences * shape.value_heads as usize),
+            ),
+            in_pool: InPool {
+                slots: Vec::with_capacity(sequences),
+                written: Vec::with_capacity(sequences),
+                nus: vec![0.0; lens.nu as usize],
+                copied: State::default(),
+            },
+        };
+        if let Some(ranges) = shape.token_ranges() {
+            plan.ranges = ranges;
+            plan.cut(true);
+        }
+        Ok(plan)
+    }
+
+    /// The most value heads of a task.
+    fn most_heads(config: &Config, shape: &Shape) -> usize {
+        let width = config.key_dim.max(config.value_dim) * shape.value_group();
+        (ROW_BYTES / (4 * width as usize)).clamp(1, shape.value_heads as usize)
+    }
+
+    /// Elements of each tensor.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        &self.lens
+    }
+
+    /// Computes o and the final state. The contents of the inputs are not inspected, as those of
+    /// buffers are not: a NaN spoils its own sequence and value head. Nothing is allocated where
+    /// the feature map is identity, relu or elu.
+    ///
+    /// # Errors
+    ///
+    /// Slices of other lengths or types; weights or gates that are missing or not wanted; a shape
+    /// with slots or with lengths that only a call knows. Nothing is written then.
+    pub fn run(&mut self, tensors: Tensors<'_>) -> Result<(), Error> {
+        if self.shape.slots.is_some() {
+            return Err(Error::HostShape { what: "slots" });
+        }
+        if self.shape.is_packed_up_to() {
+            return Err(Error::HostShape { what: "packed_up_to" });
+        }
+        let config = self.attention.config();
+        tensors.check(config, &self.shape, &self.lens)?;
+        let mut tensors = tensors;
+        let last = tensors.final_state.take();
+        let mut parts = std::mem::take(&mut self.parts);
+        let heads = (config, self.shape.value_heads);
+        let states = States::in_slices(heads, tensors.initial_state, last, &mut parts.1);
+        self.compute(tensors, states, &mut parts);
+        self.parts = parts;
+        Ok(())
+    }
+
+    /// Computes o, and updates the states of sequences in a pool. Entries are in the order of their
+    /// tokens along T or, in a shape that is not packed, along the batch. Where there are fewer
+    /// than the shape has, their rows of o are zero. A state that is read from another slot is
+    /// copied first.
+    ///
+    /// # Errors
+    ///
+    /// As [`CpuPlan::run`]; an initial or a final state beside the pool; [`PoolError::Pool`] for a
+    /// pool of other states, [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Source`]
+    /// where one sequence reads what another writes, or [`PoolError::Entries`] where there are more
+    /// sequences or tokens than the shape has. Neither the pool nor o is written then.
+    pub fn run_in_pool(
+        &mut self,
+        pool: &StatePool,
+        entries: &[Entry],
+        tensors: Tensors<'_>,
+    ) -> Result<(), Error> {
+        let config = self.attention.config();
+        pool.check_call(config, &self.shape)?;
+        tensors.check(config, &self.shape, &self.lens)?;
+        tensors.check_no_states(config)?;
+        self.in_pool.check(pool, &self.shape, entries)?;
+        for (entry, slot) in entries.iter().zip(&self.in_pool.slots) {
+            if let Some(source) = entry.source.filter(|source| *source != entry.slot) {
+                pool.copy_through(source.index(), *slot, &mut self.in_pool.copied);
+            }
+        }
+        let next = |end: &mut usize, entry: &Entry| {
+            let begin = *end;
+            *end += entry.tokens as usize;
+            Some(begin..*end)
+        };
+        self.ranges.clear();
+        self.ranges.extend(entries.iter().scan(0, next));
+        self.cut(false);
+        let mut nus = std::mem::take(&mut self.in_pool.nus);
+        let are_shared = !nus.is_empty() && self.tasks.iter().any(|task| task.columns.start > 0);
+        let mut parts = std::mem::take(&mut self.parts);
+        let (slots, config) = (&self.in_pool.slots, self.attention.config());
+        let of_threads = are_shared.then_some(&mut nus[..]);
+        let heads = (config, self.shape.value_heads);
+        let states = States::in_pool(heads, (pool, slots), of_threads, &mut parts.1);
+        self.compute(tensors, states, &mut parts);
+        if are_shared {
+            let value_heads = self.shape.value_heads as usize;
+            let heads = slots.iter().flat_map(|slot| (0..value_heads).map(move |e| (*slot, e)));
+            for ((slot, e), nu) in heads.zip(nus.chunks(config.features() as usize)) {
+                pool.with(slot, e, |state| state.nu.copy_from_slice(nu));
+            }
+        }
+        (self.in_pool.nus, self.parts) = (nus, parts);
+        Ok(())
+    }
+
+    /// Runs all tasks of a call.
+    fn compute<'a>(
+        &'a self,
+        tensors: Tensors<'a>,
+        states: States<'a>,
+        parts: &mut (OutputParts, StateParts),
+    ) {
+        let config = self.attention.config();
+        let heads = Heads::new(&self.shape);
+        let decay = (tensors.decay, tensors.gate_weights);
+        let of_keys = Phi::of_keys(config, tensors.weights);
+        let of_queries = Phi::of_queries(config, tensors.weights);
+        let scales = config.scales_queries();
+        let row_len = heads.output * config.value_dim as usize;
+        let call = Call {
+            config,
+            mistake: self.attention.mistake(),
+            gates: Gates::new(config, heads.value, decay, tensors.beta),
+            of_keys: Features::new(config, config.key_map(), of_keys, false),
+            of_queries: Features::new(config, config.query_map(), of_queries, scales),
+            q: tensors.q,
+            k: tensors.k,
+            v: tensors.v,
+            o: Outputs::new(tensors.o, row_len, config.dtype, &mut parts.0),
+            heads,
+            states,
+        };
+        self.run_tasks(&call);
+        call.o.finish(&mut parts.0);
+        call.states.finish(&mut parts.1);
+    }
+
+    fn run_tasks(&self, call: &Call<'_>) {
+        let end = self.ranges.last().map_or(0, |range| range.end);
+        call.o.clear(end..self.shape.batch as usize * self.shape.seq_len as usize);
+        let run = |task: &Task, pass: Pass| {
+            let Some(mut scratch) = threads::of_thread(&self.scratch) else { return };
+            let scratch = &mut *scratch;
+            self.attention.dispatch(Run { call, task, scratch, starts: &self.starts, pass });
+        };
+        let least = self.least_tasks(end);
+        if !self.starts.is_empty() {
+            threads::for_each(&self.tasks, least, |task| {
+                if task.segment.is_some_and(|segment| !segment.is_last) {
+                    run(task, Pass::Sum);
+                }
+            });
+            threads::for_each(&self.tasks, least, |task| {
+                if task.segment.is_some_and(|segment| segment.is_first) {
+                    self.join_starts(task);
+                }
+            });
+        }
+        threads::for_each(&self.tasks, least, |task| run(task, Pass::Outputs));
+    }
+
+    /// Adds up the states before the segments of a task's columns, of which it is the first.
+    fn join_starts(&self, first: &Task) {
+        let Some(segment) = first.segment else { return };
+        let of_columns = self.tasks.iter().skip_while(|task| !std::ptr::eq(*task, first));
+        let count = 1 + of_columns.take_while(|task| !is_last(task)).count();
+        // The second start is whole already: its segment began with the initial state.
+        for pair in self.starts[segment.start..segment.start + count].windows(2).skip(1) {
+            let [before, start] = pair else { return };
+            let before = before.lock().unwrap_or_else(PoisonError::into_inner);
+            start.lock().unwrap_or_else(PoisonError::into_inner).join(&before, self.width);
+        }
+    }
+
+    /// Tasks that one thread takes at least, for their work to be worth it.
+    fn least_tasks(&self, tokens: usize) -> usize {
+        let config = self.attention.config();
+        let state = config.features() as usize * config.value_dim as usize;
+        let states = self.ranges.len() * self.shape.value_heads as usize;
+        // Two multiply-adds for an element and token at some 30 a nanosecond, and eight bytes for
+        // an element at some 16.
+        let nanoseconds = state * (tokens * self.shape.value_heads as usize / 15 + states / 2);
+        WORTH_A_THREAD.div_ceil((nanoseconds / self.tasks.len().max(1)).max(1))
+    }
+
+    /// A task for each value head of each sequence or, where these are few, for each slice of its
+    /// columns and, where even these are, for each segment of its tokens.
+    fn cut(&mut self, into_segments: bool) {
+        let config = self.attention.config();
+        let (value_dim, width) = (config.value_dim as usize, self.width);
+        let strips = value_dim.div_ceil(width);
+        let value_heads = self.shape.value_heads as usize;
+        let states = self.ranges.len() * value_heads;
+        // One token is worth no more than one thread, with a state in place.
+        let is_step = self.shape.max_len() <= 1;
+        let slices = if is_step { 1 } else { self.threads.div_ceil(states.max(1)) };
+        let slice = strips.div_ceil(slices.clamp(1, strips)) * width;
+        let chains = states * value_dim.div_ceil(slice);
+        // As many tasks as threads at least, of equal numbers of heads.
+        let most = Self::most_heads(config, &self.shape).min(chains.div_ceil(self.threads));
+        let most = if slice < value_dim { 1 } else { most.max(1) };
+        let heads = value_heads.div_ceil(value_heads.div_ceil(most));
+        // A delta rule's segments would have matrices between them.
+        let into_segments = into_segments && config.update_rule.beta().is_none() && !is_step;
+        let wanted = if into_segments { self.threads.div_ceil(chains.max(1)) } else { 1 };
+        self.tasks.clear();
+        self.starts.clear();
+        for (n, tokens) in self.ranges.iter().enumerate() {
+            let segments = wanted.min(tokens.len() / SEGMENT_TOKENS).max(1);
+            let len = tokens.len().div_ceil(segments);
+            for e in (0..value_heads).step_by(if segments > 1 { 1 } else { heads }) {
+                for begin in (0..value_dim).step_by(slice) {
+                    let columns = begin..value_dim.min(begin + slice);
+                    let start = self.starts.len();
+                    for s in 0..segments {
+                        let segment = Segment {
+                            start: start + s,
+                            is_first: s == 0,
+                            is_last: s + 1 == segments,
+                        };
+                        let begin = tokens.start + s * len;
+                        self.tasks.push(Task {
+                            n,
+                            heads: e..if segments > 1 { e + 1 } else { value_heads.min(e + heads) },
+                            columns: columns.clone(),
+                            tokens: begin..tokens.end.min(begin + len),
+                            segment: (segments > 1).then_some(segment),
+                        });
+                        if segments > 1 {
+                            let columns = columns.len().next_multiple_of(width);
+                            self.starts.push(Mutex::new(Start::new(config, columns)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_last(task: &Task) -> bool {
+    task.segment.is_none_or(|segment| segment.is_last)
+}
+
+impl InPool {
+    /// Refuses entries that the shape has no room for or the pool no states, and takes their slots.
+    fn check(
+        &mut self,
+        pool: &StatePool,
+        shape: &Shape,
+        entries: &[Entry],
+    ) -> Result<(), PoolError> {
+        let refuse = |what, required: u32, actual: u64| {
+            Err(PoolError::Entries { what, required: required.into(), actual })
+        };
+        if entries.len() > shape.sequences() as usize {
+            return refuse("sequences", shape.sequences(), entries.len() as u64);
+        }
+        let (max_len, is_packed) = (shape.max_len(), shape.is_packed());
+        for entry in entries {
+            let tokens = entry.tokens;
+            let is_wrong = if is_packed { tokens > max_len } else { tokens != shape.seq_len };
+            if is_wrong {
+                return refuse("tokens of a sequence", max_len, tokens.into());
+            }
+        }
+        let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
+        if is_packed && all > u64::from(shape.seq_len) {
+            return refuse("tokens", shape.seq_len, all);
+        }
+        self.slots.clear();
+        self.written.clear();
+        for (n, entry) in entries.iter().enumerate() {
+            let slot = pool.index(entry.slot)?;
+            self.slots.push(slot);
+            self.written.push((slot, n));
+        }
+        self.written.sort_unstable();
+        if let Some(pair) = self.written.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(PoolError::Duplicate { index: pair[0].0 });
+        }
+        for (n, entry) in entries.iter().enumerate() {
+            let Some(source) = entry.source else { continue };
+            let index = pool.index(source)?;
+            let at = self.written.partition_point(|(slot, _)| *slot < index);
+            match self.written.get(at) {
+                Some((slot, owner)) if *slot == index && *owner != n => {
+                    return Err(PoolError::Source { index });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Features of a block of tokens of a value head.
+
+use crate::cpu::aligned::Aligned;
+use crate::cpu::call::Call;
+use crate::cpu::features::Source;
+use crate::cpu::mutation::Mutation;
+use crate::cpu::tiles::ROWS;
+use crate::problem::config::Config;
+
+/// Tokens that the state waits for: it is read once and written once for all of them.
+pub(super) const TOKENS: usize = 32;
+
+/// Features of up to [`TOKENS`] tokens of a value head, in rows `width` apart.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) keys: Aligned,
+    /// Of each output head.
+    pub(super) queries: Vec<Queries>,
+}
+
+/// The queries of an output head.
+#[derive(Debug)]
+pub(super) struct Queries {
+    pub(super) rows: Aligned,
+    /// The factor that a row's scale puts on its features.
+    pub(super) gains: [f32; TOKENS],
+}
+
+impl Rows {
+    pub(super) fn new(config: &Config, group: usize) -> Self {
+        let rows = || Aligned::zeros(TOKENS * width(config));
+        let queries = || Queries { rows: rows(), gains: [1.0; TOKENS] };
+        Self { keys: rows(), queries: (0..group).map(|_| queries()).collect() }
+    }
+
+    /// The features of the tokens `first .. first + count` of value head e. `row` has room for a
+    /// row of q or k.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3], row: &mut [f32]) {
+        let (heads, width) = (&call.heads, width(call.config));
+        let mut key_head = heads.key_head(e);
+        if call.mistake.is(Mutation::HeadsTiled) {
+            key_head = e % heads.key;
+        }
+        let keys = (&mut self.keys[..], width);
+        let source = Source {
+            slice: call.k,
+            dtype: call.config.dtype,
+            first: (first * heads.key + key_head) * row.len(),
+            stride: heads.key * row.len(),
+        };
+        call.of_keys.rows(source, key_head, row, keys, &mut [1.0; TOKENS][..count]);
+        for (h, queries) in self.queries.iter_mut().enumerate() {
+            let output_head = e * heads.value_group + h;
+            let (source, head) = queries_of(call, first, output_head, row.len());
+            let rows = (&mut queries.rows[..], width);
+            call.of_queries.rows(source, head, row, rows, &mut queries.gains[..count]);
+        }
+    }
+}
+
+impl Queries {
+    /// The features of row t again, with their scale; `first + t` is its token.
+    pub(super) fn rescale(
+        &mut self,
+        call: &Call<'_>,
+        [first, t, output_head]: [usize; 3],
+        row: &mut [f32],
+    ) {
+        let (source, head) = queries_of(call, first + t, output_head, row.len());
+        let x = source.slice.row(source.first, source.dtype, row);
+        let to = &mut self.rows[t * width(call.config)..][..call.config.features() as usize];
+        self.gains[t] = call.of_queries.row(x, head, to);
+    }
+}
+
+/// The queries of an output head from token `first` on, and the head whose weights they have.
+fn queries_of<'a>(
+    call: &Call<'a>,
+    first: usize,
+    output_head: usize,
+    key_dim: usize,
+) -> (Source<'a>, usize) {
+    let heads = &call.heads;
+    let key_head = heads.key_head(heads.value_head(output_head));
+    let head = call.of_queries.weights_head(heads.query_head(output_head), key_head);
+    let (first, stride) = (heads.query_row(first, output_head) * key_dim, heads.query * key_dim);
+    (Source { slice: call.q, dtype: call.config.dtype, first, stride }, head)
+}
+
+/// Elements from one row of features to the next: F, up to whole tiles.
+pub(super) fn width(config: &Config) -> usize {
+    (config.features() as usize).next_multiple_of(ROWS)
+}

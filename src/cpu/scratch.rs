@@ -1,0 +1,80 @@
+//! The memory that a thread needs for a task.
+
+use crate::cpu::aligned::Aligned;
+use crate::cpu::block::Block;
+use crate::cpu::rows::{Rows, TOKENS, width};
+use crate::cpu::step::Step;
+use crate::problem::config::Config;
+
+/// Tokens beyond which the rounding of a running sum is compensated. What a delta rule corrects
+/// does not drift.
+const LONG: usize = 4096;
+
+/// What a thread needs for any task.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) block: Block,
+    pub(super) step: Step,
+    pub(super) heads: Vec<Head>,
+    /// A row of q or k.
+    pub(super) row: Vec<f32>,
+    /// Rows of o: `[TOKENS][output heads][columns of all strips]`.
+    pub(super) outputs: Aligned,
+}
+
+/// What it needs for each value head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) rows: Rows,
+    /// mu in strips of columns: `[strips][width][columns]`.
+    pub(super) mu: Aligned,
+    /// The part of mu that rounding took, where a sequence is long.
+    pub(super) lost: Aligned,
+    pub(super) nu: Vec<f32>,
+    pub(super) lost_nu: Vec<f32>,
+    /// u in strips: `[strips][TOKENS][columns]`.
+    pub(super) values: Aligned,
+    /// What the tokens so far keep of each row, less 1.
+    pub(super) kept: Vec<f32>,
+}
+
+impl Scratch {
+    /// For tasks of at most so many value heads, each with a group of output heads, and columns,
+    /// which strips fill. `has_long` where a sequence may be long.
+    pub(super) fn new(
+        config: &Config,
+        [heads, group, columns]: [usize; 3],
+        has_long: bool,
+    ) -> Self {
+        let head = || Head::new(config, group, columns, has_long);
+        Self {
+            block: Block::new(config),
+            step: Step::new(config),
+            heads: (0..heads).map(|_| head()).collect(),
+            row: vec![0.0; config.key_dim as usize],
+            outputs: Aligned::zeros(TOKENS * heads * group * columns),
+        }
+    }
+}
+
+impl Head {
+    fn new(config: &Config, group: usize, columns: usize, has_long: bool) -> Self {
+        let mu = width(config) * columns;
+        let nu = vec![0.0; if config.is_normalized() { config.features() as usize } else { 0 }];
+        let compensates = has_long && config.update_rule.beta().is_none();
+        Self {
+            rows: Rows::new(config, group),
+            mu: Aligned::zeros(mu),
+            lost: Aligned::zeros(if compensates { mu } else { 0 }),
+            lost_nu: nu.clone(),
+            nu,
+            values: Aligned::zeros(TOKENS * columns),
+            kept: vec![0.0; if config.decay_rows() > 0 { width(config) } else { 0 }],
+        }
+    }
+}
+
+/// True where rounding is compensated in a sequence of so many tokens.
+pub(super) fn is_long(tokens: usize) -> bool {
+    tokens > LONG
+}

@@ -1,0 +1,35 @@
+//! The threads that share a call.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Threads of the pool that the caller runs in.
+pub(super) fn count() -> usize {
+    #[cfg(feature = "rayon")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "rayon"))]
+    return 1;
+}
+
+/// Calls `run` with every item, at least `least` of them on a thread.
+#[cfg(feature = "rayon")]
+pub(super) fn for_each<T: Sync>(all: &[T], least: usize, run: impl Fn(&T) + Send + Sync) {
+    use rayon::prelude::*;
+    all.par_iter().with_min_len(least).for_each(run);
+}
+
+/// Calls `run` with every item.
+#[cfg(not(feature = "rayon"))]
+pub(super) fn for_each<T>(all: &[T], _: usize, run: impl Fn(&T)) {
+    all.iter().for_each(run);
+}
+
+/// What this thread may use of what each thread has one of.
+pub(super) fn of_thread<T>(all: &[Mutex<T>]) -> Option<MutexGuard<'_, T>> {
+    #[cfg(feature = "rayon")]
+    let thread = rayon::current_thread_index().unwrap_or(0);
+    #[cfg(not(feature = "rayon"))]
+    let thread = 0;
+    // Of another pool than the plan was made in there may be more of them, which then take turns.
+    let one = all.get(thread % all.len().max(1))?;
+    Some(one.lock().unwrap_or_else(PoisonError::into_inner))
+}

@@ -1,0 +1,115 @@
+//! Products of small matrices in vectors: the work of the engine.
+//!
+//! Every product is `sums[r] += Σ_i factors[i][r] strip[i]`, a tile of R rows of N vectors that
+//! lies in registers. Factors are read element by element, a row of R beside each other; a strip
+//! has rows of N vectors.
+
+use pulp::Simd;
+
+/// The most rows of a tile, of which there are whole ones.
+pub(super) const ROWS: usize = 8;
+
+/// Sums of a tile.
+pub(super) type Tile<S, const N: usize, const R: usize> = [[<S as Simd>::f32s; N]; R];
+
+/// Vectors of a strip of that many columns: those that leave the fewest empty, wide ones first.
+pub(super) fn vectors<S: Simd>(columns: usize) -> usize {
+    // AVX-512 and NEON have 32 registers, all others 16.
+    let has_32 = S::F32_LANES == 16 || cfg!(target_arch = "aarch64");
+    let widest = if has_32 { 2 } else { 1 };
+    let all = |vectors: usize| columns.div_ceil(vectors * S::F32_LANES) * vectors;
+    if widest == 2 && 10 * all(2) <= 13 * all(1) { 2 } else { 1 }
+}
+
+/// A slice in rows of N vectors.
+#[inline(always)]
+pub(super) fn rows_of<S: Simd, const N: usize>(slice: &[f32]) -> &[[S::f32s; N]] {
+    S::as_simd_f32s(slice).0.as_chunks().0
+}
+
+/// The same, to write to.
+#[inline(always)]
+pub(super) fn rows_of_mut<S: Simd, const N: usize>(slice: &mut [f32]) -> &mut [[S::f32s; N]] {
+    S::as_mut_simd_f32s(slice).0.as_chunks_mut().0
+}
+
+#[inline(always)]
+pub(super) fn zeros<S: Simd, const N: usize, const R: usize>(simd: S) -> Tile<S, N, R> {
+    [[simd.splat_f32s(0.0); N]; R]
+}
+
+/// `sums[r] + Σ_i factors[i][r] strip[i]`, as long as both have rows: every n-th one of each.
+#[inline(always)]
+pub(super) fn multiply<S: Simd, const N: usize, const R: usize>(
+    simd: S,
+    (factors, nth_factors): (&[[f32; R]], usize),
+    (strip, nth_row): (&[[S::f32s; N]], usize),
+    mut sums: Tile<S, N, R>,
+) -> Tile<S, N, R> {
+    for (factors, x) in factors.iter().step_by(nth_factors).zip(strip.iter().step_by(nth_row)) {
+        for (sums, factor) in sums.iter_mut().zip(factors) {
+            add(simd, *factor, x, sums);
+        }
+    }
+    sums
+}
+
+/// `sums += factor x`.
+#[inline(always)]
+pub(super) fn add<S: Simd, const N: usize>(
+    simd: S,
+    factor: f32,
+    x: &[S::f32s; N],
+    sums: &mut [S::f32s; N],
+) {
+    let factor = simd.splat_f32s(factor);
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = simd.mul_add_e_f32s(factor, *x, *sum);
+    }
+}
+
+/// `x factor`.
+#[inline(always)]
+pub(super) fn scale<S: Simd, const N: usize>(
+    simd: S,
+    factor: f32,
+    mut x: [S::f32s; N],
+) -> [S::f32s; N] {
+    let factor = simd.splat_f32s(factor);
+    for x in &mut x {
+        *x = simd.mul_f32s(factor, *x);
+    }
+    x
+}
+
+/// `sums += x + kept sums`, where `lost`, if there is one, is what rounding took from the sums
+/// before: Kahan's compensation. `kept` is less 1.
+#[inline(always)]
+pub(super) fn accumulate<S: Simd, const N: usize>(
+    simd: S,
+    kept: Option<f32>,
+    x: &[S::f32s; N],
+    sums: &mut [S::f32s; N],
+    lost: Option<&mut [S::f32s; N]>,
+) {
+    let mut added = *x;
+    if let Some(kept) = kept {
+        add(simd, kept, sums, &mut added);
+    }
+    let Some(lost) = lost else {
+        for (sum, added) in sums.iter_mut().zip(added) {
+            *sum = simd.add_f32s(*sum, added);
+        }
+        return;
+    };
+    if let Some(kept) = kept {
+        let before = *lost;
+        add(simd, kept, &before, lost);
+    }
+    for ((sum, lost), added) in sums.iter_mut().zip(lost).zip(added) {
+        let added = simd.sub_f32s(added, *lost);
+        let next = simd.add_f32s(*sum, added);
+        *lost = simd.sub_f32s(simd.sub_f32s(next, *sum), added);
+        *sum = next;
+    }
+}

@@ -1,0 +1,46 @@
+//! The harness over the engine, as over any adapter.
+
+use linear_attention::cpu::{CpuAttention, Mutation};
+use linear_attention::verify::{self, Options};
+use linear_attention::{Config, Error, Inputs, Output, Shape};
+
+fn compute(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
+    CpuAttention::new(config.clone())?.run(shape, inputs)
+}
+
+/// Every case, within the bound that holds for adapters.
+#[test]
+fn cases_of_the_harness() {
+    let report = verify::run_host(&Options::default(), &mut compute, &mut |row| {
+        assert!(row.passed, "{row:?}");
+    });
+    assert!(report.rows.len() > 300, "{} comparisons", report.rows.len());
+}
+
+/// The harness can fail: each engine that is wrong on purpose is caught.
+#[test]
+fn wrong_engines_are_caught() {
+    for mutation in Mutation::ALL {
+        let mut wrong = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+            CpuAttention::new(config.clone())?.with_mutation(mutation).run(shape, inputs)
+        };
+        let report = verify::run_host(&Options::default(), &mut wrong, &mut |_| {});
+        assert!(!report.passed(), "{mutation:?}");
+    }
+}
+
+/// A result that is a little wrong is caught, in any tensor.
+#[test]
+fn wrong_results_are_caught() {
+    for tensor in 0..3 {
+        let mut wrong = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+            let mut output = compute(config, shape, inputs)?;
+            let of = [&mut output.o, &mut output.mu, &mut output.nu];
+            of.into_iter().nth(tensor).into_iter().flatten().for_each(|x| *x *= 1.0001);
+            Ok(output)
+        };
+        let options = Options::default().with_filter("t64-state");
+        let report = verify::run_host(&options, &mut wrong, &mut |_| {});
+        assert!(!report.passed() && report.rows.len() == 3, "{tensor}");
+    }
+}
