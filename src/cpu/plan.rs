@@ -26,7 +26,7 @@ use crate::serve::Entry;
 const SEGMENT_TOKENS: usize = 1024;
 
 /// Bytes of a token's rows of q or of o that one thread takes, where there are enough.
-const ROW_BYTES: usize = 1024;
+const ROW_BYTES: usize = 4096;
 
 /// Nanoseconds of work that are worth another thread.
 const WORTH_A_THREAD: usize = 20_000;
