@@ -15,6 +15,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("dump_modules", &["target/modules", "64", "64"]),
     ("from_slices", &[]),
     ("in_your_encoder", &[]),
+    ("between_engines", &[]),
     ("long_context", &["32768"]),
     ("serve", &["12"]),
     ("streaming", &[]),

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::handles", pool::handles),
     ("serving::copies", pool::copies),
     ("serving::snapshots", pool::snapshots),
+    ("serving::to_the_cpu_and_back", pool::to_the_cpu_and_back),
     ("serving::in_the_callers_buffer", pool::in_the_callers_buffer),
     ("serving::refuses", pool::refuses),
     ("serving::impossible_entries_are_ignored", entries::impossible_entries),

@@ -1,6 +1,7 @@
 //! The pool by itself: handles, copies, snapshots, and what does not belong together.
 
 use libtest_mimic::Failed;
+use linear_attention::cpu;
 use linear_attention::error::{BindError, PoolError};
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
 use linear_attention::shape::PackedLimits;
@@ -92,6 +93,23 @@ pub(super) fn snapshots(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     is(state(&states(gpu, &other)?, restored) == state_of(slots[1].index()), "restored")?;
     let full = other.restore(&mut super::encoder(gpu), &bytes);
     is(matches!(full, Err(PoolError::Full { .. })), "no slot is left")
+}
+
+/// The pool of the CPU engine holds the same states, and makes the same bytes of them.
+pub(super) fn to_the_cpu_and_back(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
+    let (pool, slots) = filled_pool(gpu, a, 2)?;
+    let mut encoder = encoder(gpu);
+    let snapshot = pool.snapshot(&mut encoder, slots[1])?;
+    gpu.queue.submit([encoder.finish()]);
+    let bytes = snapshot.wait()?;
+    let on_the_cpu = cpu::StatePool::new(a.config(), 1, 2)?;
+    let there = on_the_cpu.restore(&bytes)?;
+    is(on_the_cpu.snapshot(there)? == bytes, "the same bytes from the CPU")?;
+    let mut encoder = super::encoder(gpu);
+    pool.free(slots[0])?;
+    let back = pool.restore(&mut encoder, &on_the_cpu.snapshot(on_the_cpu.fork(there)?)?)?;
+    gpu.queue.submit([encoder.finish()]);
+    is(state(&states(gpu, &pool)?, back) == state_of(slots[1].index()), "back on the device")
 }
 
 pub(super) fn in_the_callers_buffer(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
