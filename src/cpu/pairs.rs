@@ -65,7 +65,7 @@ pub(super) fn products<S: Simd>(
     for first in (0..count).step_by(R) {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
         for strip in first / (N * S::F32_LANES)..count.div_ceil(N * S::F32_LANES) {
-            let mut sums = tiles::zeros::<S, N, R>(simd);
+            let mut sums = [[simd.splat_f32s(0.0); N]; R];
             let [a, b, c, d] = rows;
             let factors = a.iter().zip(b).zip(c).zip(d);
             for (x, (((a, b), c), d)) in strips[strip..].iter().step_by(nth).zip(factors) {

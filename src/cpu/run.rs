@@ -13,7 +13,7 @@ use crate::cpu::rows::{Rows, TOKENS, width};
 use crate::cpu::scratch::{Head, Scratch, is_long};
 use crate::cpu::step::Token;
 use crate::cpu::task::{Segment, Start, Task};
-use crate::cpu::tiles;
+use crate::cpu::tiles::{self, ROWS};
 
 /// What is done with the tokens of a task.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl WithSimd for Run<'_, '_> {
             return self.step(simd);
         }
         match tiles::vectors::<S>(self.call.config.value_dim as usize) {
-            2 => self.run::<S, 2, 8>(simd),
-            _ => self.run::<S, 1, 8>(simd),
+            2 => self.run::<S, 2>(simd),
+            _ => self.run::<S, 1>(simd),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Run<'_, '_> {
     }
 
     #[inline(always)]
-    fn run<S: Simd, const N: usize, const R: usize>(mut self, simd: S) {
+    fn run<S: Simd, const N: usize>(mut self, simd: S) {
         let columns = N * S::F32_LANES;
         for e in self.task.heads.clone() {
             self.load(e, columns);
@@ -85,7 +85,7 @@ impl Run<'_, '_> {
         let corrects = self.call.config.update_rule.beta().is_some();
         let end = self.task.tokens.end;
         let strips = self.task.heads.len() * self.task.columns.len().div_ceil(columns);
-        let tiles = strips * (width(self.call.config) + most) / R;
+        let tiles = strips * (width(self.call.config) + most) / ROWS;
         let mut ahead = Ahead::new(self.call, self.task, tiles, most);
         for first in self.task.tokens.clone().step_by(most) {
             let count = most.min(end - first);
@@ -96,13 +96,13 @@ impl Run<'_, '_> {
                 let keys = &heads[e - self.task.heads.start].rows.keys;
                 block.fill_keys(simd, self.call, [first, count, e], keys);
                 if corrects {
-                    self.correct::<S, N, R>(simd, e, count);
+                    self.correct::<S, N>(simd, e, count);
                 }
                 if self.pass == Pass::Outputs {
-                    self.outputs::<S, N, R>(simd, [first, count, e], &mut ahead);
+                    self.outputs::<S, N>(simd, [first, count, e], &mut ahead);
                 }
                 if !(count < most && self.call.mistake.is(Mutation::RaggedBlockSkipped)) {
-                    self.update::<S, N, R>(simd, e, count, &mut ahead);
+                    self.update::<S, N>(simd, e, count, &mut ahead);
                 }
                 if self.call.mistake.is(Mutation::StateNotCarried) && first + count < end {
                     self.scratch.heads[e - self.task.heads.start].mu.fill(0.0);
@@ -214,28 +214,23 @@ impl Run<'_, '_> {
 
     /// `u_t = beta_t (v_t - r_t - Σ_{j<t} (k'_t A_tj . k'_j) u_j)`, by forward substitution.
     #[inline(always)]
-    fn correct<S: Simd, const N: usize, const R: usize>(
-        &mut self,
-        simd: S,
-        e: usize,
-        count: usize,
-    ) {
+    fn correct<S: Simd, const N: usize>(&mut self, simd: S, e: usize, count: usize) {
         let width = N * S::F32_LANES;
         let Scratch { block, heads, .. } = &mut *self.scratch;
         let Head { mu, values, .. } = &mut heads[e - self.task.heads.start];
-        let recall = block.recall().as_chunks::<R>().0;
-        let of_keys = block.of_keys.as_flattened().as_chunks::<R>().0;
+        let recall = block.recall().as_chunks::<ROWS>().0;
+        let of_keys = block.of_keys.as_flattened().as_chunks::<ROWS>().0;
         let states = mu.chunks(block.width * width).zip(values.chunks_mut(TOKENS * width));
         for (state, values) in states {
             let state = tiles::rows_of::<S, N>(state);
             let values = tiles::rows_of_mut::<S, N>(values);
-            for first in (0..count).step_by(R) {
-                let zeros = tiles::zeros::<S, N, R>(simd);
+            for first in (0..count).step_by(ROWS) {
+                let zeros = tiles::zeros::<S, N>(simd);
                 let (before, of_tile) = values.split_at_mut(first);
-                let recall = (&recall[first / R..], TOKENS / R);
-                let sums = tiles::multiply(simd, recall, (state, 1), zeros);
-                let pairs = (&of_keys[first / R..], TOKENS / R);
-                let sums = tiles::multiply(simd, pairs, (before, 1), sums);
+                let recall = (&recall[first / ROWS..], TOKENS / ROWS);
+                let sums = tiles::multiply(simd, recall, state, zeros);
+                let pairs = (&of_keys[first / ROWS..], TOKENS / ROWS);
+                let sums = tiles::multiply(simd, pairs, before, sums);
                 for (r, mut sums) in sums.into_iter().enumerate() {
                     let (before, rest) = of_tile.split_at_mut(r);
                     let pairs = block.of_keys[first..].iter().map(|pairs| pairs[first + r]);
@@ -253,7 +248,7 @@ impl Run<'_, '_> {
 
     /// o of all output heads of a value head.
     #[inline(always)]
-    fn outputs<S: Simd, const N: usize, const R: usize>(
+    fn outputs<S: Simd, const N: usize>(
         &mut self,
         simd: S,
         [first, count, e]: [usize; 3],
@@ -267,23 +262,26 @@ impl Run<'_, '_> {
         for (h, queries) in queries.iter_mut().enumerate() {
             let tokens = [first, count, e * group + h];
             block.fill_queries(simd, call, tokens, (keys, queries), (nu, row));
-            let factors = block.queries.as_chunks::<R>().0;
-            let of_queries = block.of_queries.as_flattened().as_chunks::<R>().0;
+            let factors = block.queries.as_chunks::<ROWS>().0;
+            let of_queries = block.of_queries.as_flattened().as_chunks::<ROWS>().0;
             let strips = mu.chunks(block.width * width).zip(values.chunks(TOKENS * width));
             for (strip, (state, values)) in strips.enumerate().take(columns / width) {
                 let state = tiles::rows_of::<S, N>(state);
                 let values = tiles::rows_of::<S, N>(values);
-                for t in (0..count).step_by(R) {
+                for t in (0..count).step_by(ROWS) {
                     ahead.fetch();
-                    let zeros = tiles::zeros::<S, N, R>(simd);
-                    let factors = (&factors[t / R..], TOKENS / R);
-                    let sums = tiles::multiply(simd, factors, (state, 1), zeros);
-                    let pairs = (&of_queries[t / R..], TOKENS / R);
-                    let mut sums = tiles::multiply(simd, pairs, (&values[..t], 1), sums);
+                    let zeros = tiles::zeros::<S, N>(simd);
+                    let factors = (&factors[t / ROWS..], TOKENS / ROWS);
+                    let sums = tiles::multiply(simd, factors, state, zeros);
+                    let pairs = (&of_queries[t / ROWS..], TOKENS / ROWS);
+                    let mut sums = tiles::multiply(simd, pairs, &values[..t], sums);
                     // Within the tile a token sees those up to itself.
-                    let pairs = of_queries[t * TOKENS / R..].iter().skip(t / R).step_by(TOKENS / R);
-                    for ((j, value), pairs) in values[t..t + R].iter().enumerate().zip(pairs) {
-                        for r in j + usize::from(call.mistake.is(Mutation::MaskOffByOne))..R {
+                    let pairs = of_queries[t * TOKENS / ROWS..]
+                        .iter()
+                        .skip(t / ROWS)
+                        .step_by(TOKENS / ROWS);
+                    for ((j, value), pairs) in values[t..t + ROWS].iter().enumerate().zip(pairs) {
+                        for r in j + usize::from(call.mistake.is(Mutation::MaskOffByOne))..ROWS {
                             tiles::add(simd, pairs[r], value, &mut sums[r]);
                         }
                     }
@@ -300,7 +298,7 @@ impl Run<'_, '_> {
 
     /// `S = P_n S + Σ_j (k'_j A_nj)^T u_j`, and nu alike.
     #[inline(always)]
-    fn update<S: Simd, const N: usize, const R: usize>(
+    fn update<S: Simd, const N: usize>(
         &mut self,
         simd: S,
         e: usize,
@@ -314,23 +312,23 @@ impl Run<'_, '_> {
         let Scratch { block, heads, .. } = &mut *self.scratch;
         let head = &mut heads[e - self.task.heads.start];
         let Head { rows: Rows { keys, .. }, mu, lost, nu, lost_nu, values, kept } = head;
-        let tiles_of_row = block.width / R;
+        let tiles_of_row = block.width / ROWS;
         let strip_len = block.width * width;
         let strips = self.task.columns.len().div_ceil(width);
-        let written = block.written(keys).as_chunks::<R>().0;
+        let written = block.written(keys).as_chunks::<ROWS>().0;
         for strip in 0..strips {
             let values = &tiles::rows_of::<S, N>(&values[strip * TOKENS * width..])[..count];
             let state = tiles::rows_of_mut::<S, N>(&mut mu[strip * strip_len..][..strip_len]);
             let lost = lost.get_mut(strip * strip_len..(strip + 1) * strip_len);
             let lost = lost.filter(|_| compensates).unwrap_or_default();
             let mut lost = tiles::rows_of_mut::<S, N>(lost).iter_mut();
-            for (tile, rows) in state.chunks_mut(R).enumerate() {
+            for (tile, rows) in state.chunks_mut(ROWS).enumerate() {
                 ahead.fetch();
-                let zeros = tiles::zeros::<S, N, R>(simd);
+                let zeros = tiles::zeros::<S, N>(simd);
                 let written = (&written[tile..], tiles_of_row);
-                let sums = tiles::multiply(simd, written, (values, 1), zeros);
+                let sums = tiles::multiply(simd, written, values, zeros);
                 for (r, (row, sums)) in rows.iter_mut().zip(&sums).enumerate() {
-                    let kept = block.kept.get(tile * R + r).copied().filter(|_| decays);
+                    let kept = block.kept.get(tile * ROWS + r).copied().filter(|_| decays);
                     tiles::accumulate(simd, kept, sums, row, lost.next());
                 }
             }

@@ -1,16 +1,15 @@
 //! Products of small matrices in vectors: the work of the engine.
 //!
-//! Every product is `sums[r] += Σ_i factors[i][r] strip[i]`, a tile of R rows of N vectors that
-//! lies in registers. Factors are read element by element, a row of R beside each other; a strip
-//! has rows of N vectors.
+//! Every product is `sums[r] += Σ_i factors[i][r] strip[i]`, a tile of [`ROWS`] rows of N vectors
+//! that lies in registers. Factors are read element by element; a strip has rows of N vectors.
 
 use pulp::Simd;
 
-/// The most rows of a tile, of which there are whole ones.
+/// Rows of a tile.
 pub(super) const ROWS: usize = 8;
 
 /// Sums of a tile.
-pub(super) type Tile<S, const N: usize, const R: usize> = [[<S as Simd>::f32s; N]; R];
+pub(super) type Tile<S, const N: usize> = [[<S as Simd>::f32s; N]; ROWS];
 
 /// Vectors of a strip of that many columns: those that leave the fewest empty, wide ones first.
 pub(super) fn vectors<S: Simd>(columns: usize) -> usize {
@@ -34,19 +33,20 @@ pub(super) fn rows_of_mut<S: Simd, const N: usize>(slice: &mut [f32]) -> &mut [[
 }
 
 #[inline(always)]
-pub(super) fn zeros<S: Simd, const N: usize, const R: usize>(simd: S) -> Tile<S, N, R> {
-    [[simd.splat_f32s(0.0); N]; R]
+pub(super) fn zeros<S: Simd, const N: usize>(simd: S) -> Tile<S, N> {
+    [[simd.splat_f32s(0.0); N]; ROWS]
 }
 
-/// `sums[r] + Σ_i factors[i][r] strip[i]`, as long as both have rows: every n-th one of each.
+/// `sums[r] + Σ_i factors[i][r] strip[i]`, as long as both have rows: every n-th one of the
+/// factors.
 #[inline(always)]
-pub(super) fn multiply<S: Simd, const N: usize, const R: usize>(
+pub(super) fn multiply<S: Simd, const N: usize>(
     simd: S,
-    (factors, nth_factors): (&[[f32; R]], usize),
-    (strip, nth_row): (&[[S::f32s; N]], usize),
-    mut sums: Tile<S, N, R>,
-) -> Tile<S, N, R> {
-    for (factors, x) in factors.iter().step_by(nth_factors).zip(strip.iter().step_by(nth_row)) {
+    (factors, nth): (&[[f32; ROWS]], usize),
+    strip: &[[S::f32s; N]],
+    mut sums: Tile<S, N>,
+) -> Tile<S, N> {
+    for (factors, x) in factors.iter().step_by(nth).zip(strip) {
         for (sums, factor) in sums.iter_mut().zip(factors) {
             add(simd, *factor, x, sums);
         }
