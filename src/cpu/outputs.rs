@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::cpu::shared::{Parts, Shared};
-use crate::cpu::slices::SliceMut;
+use crate::cpu::slices::{SliceMut, bf16_bits, round};
 use crate::problem::dtype::Dtype;
 
 /// Tokens of a part of o. Threads go through tokens at about the same time.
@@ -95,16 +95,18 @@ impl<'a> Outputs<'a> {
             Self::F32(o, dtype) => o.write(tokens, turn, |t, o| {
                 for (to, from) in pieces(t) {
                     o[to.clone()].copy_from_slice(from);
-                    if *dtype != Dtype::F32 {
-                        o[to].iter_mut().for_each(|x| *x = dtype.round(*x));
-                    }
+                    round(&mut o[to], *dtype);
                 }
             }),
             Self::F16(o) => o.write(tokens, turn, |t, o| {
                 pieces(t).for_each(|(to, from)| o[to].convert_from_f32_slice(from));
             }),
             Self::Bf16(o) => o.write(tokens, turn, |t, o| {
-                pieces(t).for_each(|(to, from)| o[to].convert_from_f32_slice(from));
+                for (to, from) in pieces(t) {
+                    for (o, x) in o[to].iter_mut().zip(from) {
+                        *o = bf16::from_bits(bf16_bits(*x));
+                    }
+                }
             }),
         }
     }

@@ -93,9 +93,8 @@ impl<'a> Slice<'a> {
         match self {
             Self::F32(x) if dtype == Dtype::F32 => to.copy_from_slice(&x[range]),
             Self::F32(x) => {
-                for (to, x) in to.iter_mut().zip(&x[range]) {
-                    *to = dtype.round(*x);
-                }
+                to.copy_from_slice(&x[range]);
+                round(to, dtype);
             }
             Self::F16(x) => x[range].convert_to_f32_slice(to),
             // The upper half of an f32, in so many words that the loop becomes vectors.
@@ -123,6 +122,37 @@ impl<'a> Slice<'a> {
     }
 }
 
+/// Rounds to what a type can store.
+#[inline(always)]
+pub(super) fn round(x: &mut [f32], dtype: Dtype) {
+    match dtype {
+        Dtype::F32 => {}
+        Dtype::F16 => {
+            let mut halves = [f16::ZERO; 64];
+            for x in x.chunks_mut(halves.len()) {
+                let halves = &mut halves[..x.len()];
+                halves.convert_from_f32_slice(x);
+                halves.convert_to_f32_slice(x);
+            }
+        }
+        Dtype::Bf16 => {
+            for x in x {
+                *x = f32::from_bits(u32::from(bf16_bits(*x)) << 16);
+            }
+        }
+    }
+}
+
+/// The nearest bf16, ties to even, in so many words that a loop becomes vectors.
+#[inline(always)]
+pub(super) fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // A NaN stays one.
+    let bits = if x.is_nan() { (bits >> 16) | 0x40 } else { rounded };
+    bits as u16
+}
+
 impl SliceMut<'_> {
     pub(super) fn len(&self) -> usize {
         match self {
@@ -137,6 +167,28 @@ impl SliceMut<'_> {
             Self::F32(_) => Dtype::F32,
             Self::F16(_) => Dtype::F16,
             Self::Bf16(_) => Dtype::Bf16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        let bits = (0..=u16::MAX).flat_map(|high| {
+            [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| u32::from(high) << 16 | low)
+        });
+        for x in bits.map(f32::from_bits) {
+            let (found, expected) = (bf16::from_bits(bf16_bits(x)), bf16::from_f32(x));
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{x}");
+            for dtype in Dtype::ALL {
+                let mut found = [x];
+                round(&mut found, dtype);
+                let expected = dtype.round(x);
+                assert!(found[0] == expected || (found[0].is_nan() && expected.is_nan()), "{x}");
+            }
         }
     }
 }
