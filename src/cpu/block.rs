@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use crate::cpu::aligned::Aligned;
 use crate::cpu::call::Call;
-use crate::cpu::features::Features;
+use crate::cpu::features::{Features, RowBuffer};
 use crate::cpu::fused::mul_add;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
@@ -210,7 +210,7 @@ impl Block {
         call: &Call<'_>,
         [first, count, output_head]: [usize; 3],
         (keys, queries): (&[f32], &mut Queries),
-        (nu, row): (&[f32], &mut [f32]),
+        (nu, row): (&[f32], &mut RowBuffer),
     ) {
         let (config, features, width) = (call.config, self.features, self.width);
         transpose(&queries.rows, width, count, &mut self.queries);

@@ -5,7 +5,7 @@ use crate::cpu::slices::Slice;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
-use crate::problem::feature_map::phi::Phi;
+use crate::problem::feature_map::phi::{Phi, RowMemory};
 use crate::problem::feature_map::real::Real;
 
 /// φ of keys or of queries.
@@ -15,6 +15,22 @@ pub(super) struct Features<'a> {
     fast: Option<Fast>,
     /// True for rows that are scaled by a power of two, or less their largest.
     is_scaled: bool,
+}
+
+/// The memory of a row of q or k.
+#[derive(Debug)]
+pub(super) struct RowBuffer {
+    /// Its elements, where they are converted: K.
+    pub(super) row: Vec<f32>,
+    memory: RowMemory<f32>,
+}
+
+impl RowBuffer {
+    pub(super) fn new(config: &Config) -> Self {
+        let (row, mut memory) = (vec![0.0; config.key_dim as usize], RowMemory::default());
+        memory.reserve(config);
+        Self { row, memory }
+    }
 }
 
 /// Rows of a tensor, one for each token.
@@ -69,7 +85,7 @@ impl<'a> Features<'a> {
         &self,
         from: Source<'_>,
         head: usize,
-        buffer: &mut [f32],
+        buffer: &mut RowBuffer,
         (rows, width): (&mut [f32], usize),
         gains: &mut [f32],
     ) {
@@ -79,30 +95,33 @@ impl<'a> Features<'a> {
             (Some(Fast::Identity), Some(x)) => {
                 for (t, (row, gain)) in rows {
                     *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.len()], row, |x| x);
+                    map(&x[from.at(t)..][..buffer.row.len()], row, |x| x);
                 }
             }
             (Some(Fast::Relu), Some(x)) => {
                 for (t, (row, gain)) in rows {
                     *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.len()], row, positive);
+                    map(&x[from.at(t)..][..buffer.row.len()], row, positive);
                 }
             }
             (Some(Fast::Elu), Some(x)) => {
                 for (t, (row, gain)) in rows {
                     *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.len()], row, elu);
+                    map(&x[from.at(t)..][..buffer.row.len()], row, elu);
                 }
             }
             (fast, _) => {
                 for (t, (row, gain)) in rows {
-                    let x = from.slice.row(from.at(t), from.dtype, buffer);
+                    let x = from.slice.row(from.at(t), from.dtype, &mut buffer.row);
                     *gain = 1.0;
                     match fast {
                         Some(Fast::Identity) => map(x, row, |x| x),
                         Some(Fast::Relu) => map(x, row, positive),
                         Some(Fast::Elu) => map(x, row, elu),
-                        None => *gain = self.phi.row(x, head, &mut row[..self.features]),
+                        None => {
+                            let (memory, row) = (&mut buffer.memory, &mut row[..self.features]);
+                            *gain = self.phi.row_in(memory, x, head, row);
+                        }
                     }
                 }
             }
@@ -119,10 +138,18 @@ impl<'a> Features<'a> {
         !(0.0625..=16.0).contains(&largest)
     }
 
-    /// The features of a row, and the gain that its scale puts on them: as `Phi::row`.
+    /// The features of the first row of `from`, and the gain that its scale puts on them: as
+    /// `Phi::row`.
     #[inline(always)]
-    pub(super) fn row(&self, x: &[f32], head: usize, features: &mut [f32]) -> f32 {
-        let Some(fast) = self.fast else { return self.phi.row(x, head, features) };
+    pub(super) fn row(
+        &self,
+        from: Source<'_>,
+        head: usize,
+        RowBuffer { row, memory }: &mut RowBuffer,
+        features: &mut [f32],
+    ) -> f32 {
+        let x = from.slice.row(from.first, from.dtype, row);
+        let Some(fast) = self.fast else { return self.phi.row_in(memory, x, head, features) };
         if !self.is_scaled {
             match fast {
                 Fast::Identity => map(x, features, |x| x),

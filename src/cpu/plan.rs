@@ -115,8 +115,8 @@ impl CpuPlan {
     }
 
     /// Computes o and the final state. The contents of the inputs are not inspected, as those of
-    /// buffers are not: a NaN spoils its own sequence and value head. Nothing is allocated where
-    /// the feature map is identity, relu or elu.
+    /// buffers are not: a NaN spoils its own sequence and value head. Nothing is
+    /// allocated, but by a feature map of the caller's own.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use crate::cpu::aligned::Aligned;
 use crate::cpu::call::Call;
-use crate::cpu::features::Source;
+use crate::cpu::features::{RowBuffer, Source};
 use crate::cpu::mutation::Mutation;
 use crate::cpu::tiles::ROWS;
 use crate::problem::config::Config;
@@ -36,7 +36,12 @@ impl Rows {
     /// The features of the tokens `first .. first + count` of value head e. `row` has room for a
     /// row of q or k.
     #[inline(always)]
-    pub(super) fn fill(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3], row: &mut [f32]) {
+    pub(super) fn fill(
+        &mut self,
+        call: &Call<'_>,
+        [first, count, e]: [usize; 3],
+        row: &mut RowBuffer,
+    ) {
         let (heads, width) = (&call.heads, width(call.config));
         let mut key_head = heads.key_head(e);
         if call.mistake.is(Mutation::HeadsTiled) {
@@ -46,13 +51,13 @@ impl Rows {
         let source = Source {
             slice: call.k,
             dtype: call.config.dtype,
-            first: (first * heads.key + key_head) * row.len(),
-            stride: heads.key * row.len(),
+            first: (first * heads.key + key_head) * row.row.len(),
+            stride: heads.key * row.row.len(),
         };
         call.of_keys.rows(source, key_head, row, keys, &mut [1.0; TOKENS][..count]);
         for (h, queries) in self.queries.iter_mut().enumerate() {
             let output_head = e * heads.value_group + h;
-            let (source, head) = queries_of(call, first, output_head, row.len());
+            let (source, head) = queries_of(call, first, output_head, row.row.len());
             let rows = (&mut queries.rows[..], width);
             call.of_queries.rows(source, head, row, rows, &mut queries.gains[..count]);
         }
@@ -65,17 +70,16 @@ impl Queries {
         &mut self,
         call: &Call<'_>,
         [first, t, output_head]: [usize; 3],
-        row: &mut [f32],
+        row: &mut RowBuffer,
     ) {
-        let (source, head) = queries_of(call, first + t, output_head, row.len());
-        let x = source.slice.row(source.first, source.dtype, row);
+        let (source, head) = queries_of(call, first + t, output_head, row.row.len());
         let to = &mut self.rows[t * width(call.config)..][..call.config.features() as usize];
-        self.gains[t] = call.of_queries.row(x, head, to);
+        self.gains[t] = call.of_queries.row(source, head, row, to);
     }
 }
 
 /// The queries of an output head from token `first` on, and the head whose weights they have.
-fn queries_of<'a>(
+pub(super) fn queries_of<'a>(
     call: &Call<'a>,
     first: usize,
     output_head: usize,

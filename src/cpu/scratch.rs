@@ -2,6 +2,7 @@
 
 use crate::cpu::aligned::Aligned;
 use crate::cpu::block::Block;
+use crate::cpu::features::RowBuffer;
 use crate::cpu::rows::{Rows, TOKENS, width};
 use crate::cpu::step::Step;
 use crate::problem::config::Config;
@@ -17,7 +18,7 @@ pub(super) struct Scratch {
     pub(super) step: Step,
     pub(super) heads: Vec<Head>,
     /// A row of q or k.
-    pub(super) row: Vec<f32>,
+    pub(super) row: RowBuffer,
     /// Rows of o: `[TOKENS][output heads][columns of all strips]`.
     pub(super) outputs: Aligned,
 }
@@ -51,7 +52,7 @@ impl Scratch {
             block: Block::new(config),
             step: Step::new(config),
             heads: (0..heads).map(|_| head()).collect(),
-            row: vec![0.0; config.key_dim as usize],
+            row: RowBuffer::new(config),
             outputs: Aligned::zeros(TOKENS * heads * group * columns),
         }
     }

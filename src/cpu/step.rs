@@ -4,8 +4,10 @@ use pulp::{Simd, WithSimd};
 
 use crate::cpu::block::row_factor;
 use crate::cpu::call::Call;
+use crate::cpu::features::{RowBuffer, Source};
 use crate::cpu::fused::mul_add;
 use crate::cpu::pairs::dot;
+use crate::cpu::rows::queries_of;
 use crate::cpu::tiles;
 use crate::problem::config::{Config, Gating};
 
@@ -19,7 +21,7 @@ pub(super) struct Step {
     /// u `[V]`.
     values: Vec<f32>,
     /// A row of q or k.
-    row: Vec<f32>,
+    row: RowBuffer,
 }
 
 /// A token t of value head e: it enters the state, mu `[F,V]` and nu `[F]`, and its rows of o are
@@ -50,7 +52,7 @@ impl Step {
             query: vec![0.0; features],
             kept: vec![0.0; if config.decay_rows() > 0 { features } else { 0 }],
             values: vec![0.0; config.value_dim as usize],
-            row: vec![0.0; config.key_dim as usize],
+            row: RowBuffer::new(config),
         }
     }
 
@@ -65,8 +67,14 @@ impl Step {
     ) {
         let (config, heads) = (call.config, &call.heads);
         let value_dim = self.values.len();
-        let x = call.k.row(heads.key_row(t, e) * self.row.len(), config.dtype, &mut self.row);
-        call.of_keys.row(x, heads.key_head(e), &mut self.key);
+        let key_dim = config.key_dim as usize;
+        let source = Source {
+            slice: call.k,
+            dtype: config.dtype,
+            first: heads.key_row(t, e) * key_dim,
+            stride: 0,
+        };
+        call.of_keys.row(source, heads.key_head(e), &mut self.row, &mut self.key);
         call.v.copy(heads.value_row(t, e) * value_dim, config.dtype, &mut self.values);
         match (config.gates(), self.kept.as_mut_slice()) {
             (None, _) | (_, []) => {}
@@ -83,11 +91,8 @@ impl Step {
         let beta = config.update_rule.beta().map(|_| call.gates.beta(t, e));
         for (h, o) in o.chunks_mut(value_dim).enumerate() {
             let output_head = e * heads.value_group + h;
-            let (query_head, key_head) = (heads.query_head(output_head), heads.key_head(e));
-            let head = call.of_queries.weights_head(query_head, key_head);
-            let at = heads.query_row(t, output_head) * self.row.len();
-            let x = call.q.row(at, config.dtype, &mut self.row);
-            let gain = call.of_queries.row(x, head, &mut self.query);
+            let (source, head) = queries_of(call, t, output_head, key_dim);
+            let gain = call.of_queries.row(source, head, &mut self.row, &mut self.query);
             let weight = if nu.is_empty() { 0.0 } else { dot(&self.query, nu) };
             if h == 0 {
                 self.write_and_read(simd, beta, mu, o);

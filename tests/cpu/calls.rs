@@ -3,8 +3,9 @@
 use approx::assert_abs_diff_eq;
 use half::{bf16, f16};
 use linear_attention::cpu::{CpuAttention, SliceMut, Tensors};
+use linear_attention::feature_map::Weights;
 use linear_attention::shape::PackedLimits;
-use linear_attention::{Config, Dtype, Inputs, Output, Shape, reference};
+use linear_attention::{Config, Dtype, FeatureMap, Inputs, Output, Shape, reference};
 
 use crate::{Sample, assert_near, configs, plan, with_threads};
 
@@ -128,18 +129,37 @@ fn wrong_calls_are_refused() {
     }
 }
 
+/// Maps whose rows pass through memory of their own, in both l2_norm and without.
+fn configs_of_maps() -> Vec<Config> {
+    let maps = [
+        FeatureMap::Softmax,
+        FeatureMap::T2r { features: 16 },
+        FeatureMap::Hedgehog,
+        FeatureMap::HedgehogJoint,
+        FeatureMap::Favor { features: 16 },
+        FeatureMap::Taylor,
+        FeatureMap::Dpfp { nu: 2 },
+    ];
+    let of = |map| {
+        let config = Config::new(24, 40).with_feature_map(map);
+        [config.clone(), config.with_l2_norm(true)]
+    };
+    maps.into_iter().flat_map(of).collect()
+}
+
 /// A plan has all the memory that its calls need.
 #[test]
 fn calls_allocate_nothing() {
-    for config in configs(24, 40) {
+    for config in configs(24, 40).into_iter().chain(configs_of_maps()) {
+        let weights = Weights::sample(&config, 1).unwrap();
         for shape in [Shape::new(1, 200, 2), Shape::packed(&[70, 1, 0], 4).with_kv_heads(2)] {
             let sample = Sample::new(&config, &shape, 0.1);
             let allocations = with_threads(1, || {
                 let mut plan = plan(&config, &shape);
                 let mut output = Output::zeros(plan.lens());
                 allocation_counter::measure(|| {
-                    let tensors = Tensors::of(sample.inputs_with_state(), &mut output);
-                    plan.run(tensors).unwrap();
+                    let inputs = sample.inputs_with_state().with_weights(&weights);
+                    plan.run(Tensors::of(inputs, &mut output)).unwrap();
                 })
             });
             assert_eq!(allocations.count_total, 0, "{config:?}");

@@ -8,7 +8,15 @@ use crate::problem::feature_map::real::Real;
 
 /// Features of a row before [`activate`](super::stabiliser::activate), of its elements x and its
 /// projections y.
-pub(super) fn pre_features<R: Real>(map: &FeatureMap, x: &[R], y: &[R], features: &mut [R]) {
+/// `z` is memory. A custom map, which computes in f64, allocates its own.
+pub(super) fn pre_features<R: Real>(
+    map: &FeatureMap,
+    x: &[R],
+    y: &[R],
+    features: &mut [R],
+    z: &mut Vec<R>,
+) {
+    z.clear();
     let d = x.len();
     let root = R::of((d as f64).sqrt());
     let width = features.len();
@@ -18,14 +26,14 @@ pub(super) fn pre_features<R: Real>(map: &FeatureMap, x: &[R], y: &[R], features
         FeatureMap::Hedgehog => {
             let (positive, negative) = features.split_at_mut(d);
             softmax(y, positive);
-            let y: Vec<R> = y.iter().map(|y| -*y).collect();
-            softmax(&y, negative);
+            z.extend(y.iter().map(|y| -*y));
+            softmax(z, negative);
         }
         FeatureMap::HedgehogJoint => {
             let two = R::from(2.0);
-            let both: Vec<R> =
-                y.iter().map(|y| two * *y).chain(y.iter().map(|y| -(two * *y))).collect();
-            softmax(&both, features);
+            z.extend(y.iter().map(|y| two * *y));
+            z.extend(y.iter().map(|y| -(two * *y)));
+            softmax(z, features);
         }
         FeatureMap::Product { .. } => {
             let (first, second) = y.split_at(width);
@@ -65,11 +73,11 @@ pub(super) fn pre_features<R: Real>(map: &FeatureMap, x: &[R], y: &[R], features
         }
         FeatureMap::Dpfp { .. } => {
             let zero = R::from(0.0);
-            let r: Vec<R> =
-                x.iter().copied().chain(x.iter().map(|x| -*x)).map(|x| x.larger(zero)).collect();
+            z.extend(x.iter().map(|x| x.larger(zero)));
+            z.extend(x.iter().map(|x| (-*x).larger(zero)));
             for (f, feature) in features.iter_mut().enumerate() {
                 let (i, j) = (f % (2 * d), f / (2 * d) + 1);
-                *feature = r[i] * r[(i + 2 * d - j) % (2 * d)];
+                *feature = z[i] * z[(i + 2 * d - j) % (2 * d)];
             }
         }
         FeatureMap::Custom(map) => {

@@ -29,6 +29,33 @@ pub(crate) struct Phi<'a> {
     is_normalized: bool,
 }
 
+/// The memory of a row's elements, its projections, and what formulas make of these.
+#[derive(Debug)]
+pub(crate) struct RowMemory<R> {
+    x: Vec<R>,
+    y: Vec<R>,
+    z: Vec<R>,
+}
+
+impl<R> Default for RowMemory<R> {
+    fn default() -> Self {
+        Self { x: Vec::new(), y: Vec::new(), z: Vec::new() }
+    }
+}
+
+#[cfg(feature = "cpu")]
+impl<R> RowMemory<R> {
+    /// Makes room for rows of either map.
+    pub(crate) fn reserve(&mut self, config: &Config) {
+        let k = config.key_dim as usize;
+        let projections = |map: &FeatureMap| map.projections(config.key_dim) as usize;
+        let y = projections(config.key_map()).max(projections(config.query_map()));
+        self.x.reserve(k);
+        self.y.reserve(y);
+        self.z.reserve(2 * k.max(y));
+    }
+}
+
 impl<'a> Phi<'a> {
     pub(crate) fn of_keys(config: &'a Config, weights: Option<&'a Weights>) -> Self {
         Self::new(config, config.key_map(), weights.and_then(Weights::of_keys))
@@ -63,17 +90,30 @@ impl<'a> Phi<'a> {
     /// The features of a row, with the weights of head `head`, and returned the gain: the factor that
     /// its scale puts on them. It cancels in the quotient, but for eps.
     pub(crate) fn row<R: Real>(&self, x: &[f32], head: usize, features: &mut [R]) -> R {
-        let mut x: Vec<R> = x.iter().map(|x| R::from(*x)).collect();
+        self.row_in(&mut RowMemory::default(), x, head, features)
+    }
+
+    /// The same in the memory of a row before.
+    pub(crate) fn row_in<R: Real>(
+        &self,
+        memory: &mut RowMemory<R>,
+        from: &[f32],
+        head: usize,
+        features: &mut [R],
+    ) -> R {
+        let RowMemory { x, y, z } = memory;
+        x.clear();
+        x.extend(from.iter().map(|x| R::from(*x)));
         if self.l2_norm {
-            let norm = (squared_norm(&x) + R::from(L2_EPS)).sqrt();
+            let norm = (squared_norm(x) + R::from(L2_EPS)).sqrt();
             x.iter_mut().for_each(|x| *x = *x / norm);
         }
-        let mut y = Vec::new();
+        y.clear();
         if let Some(projection) = self.projection {
-            y = vec![R::from(0.0); self.map.projections(self.key_dim as u32) as usize];
-            projection.project(head, &x, &mut y);
+            y.resize(self.map.projections(self.key_dim as u32) as usize, R::from(0.0));
+            projection.project(head, x, y);
         }
-        formulas::pre_features(self.map, &x, &y, features);
+        formulas::pre_features(self.map, x, y, features, z);
         let scale = if self.is_scaled {
             RowScale::of(self.map, self.is_normalized, features)
         } else {
