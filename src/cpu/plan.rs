@@ -28,8 +28,11 @@ const SEGMENT_TOKENS: usize = 1024;
 /// Bytes of a token's rows of q or of o that one thread takes, where there are enough.
 const ROW_BYTES: usize = 4096;
 
+/// Bytes of the states that it takes at a time, which should stay in its second cache.
+const STATE_BYTES: usize = 1 << 20;
+
 /// Nanoseconds of work that are worth another thread.
-const WORTH_A_THREAD: usize = 20_000;
+const WORTH_A_THREAD: u64 = 20_000;
 
 /// Calls of one shape on the CPU, with all the memory that they need.
 #[derive(Debug)]
@@ -104,8 +107,10 @@ impl CpuPlan {
 
     /// The most value heads of a task.
     fn most_heads(config: &Config, shape: &Shape) -> usize {
-        let width = config.key_dim.max(config.value_dim) * shape.value_group();
-        (ROW_BYTES / (4 * width as usize)).clamp(1, shape.value_heads as usize)
+        let width = config.key_dim.max(config.value_dim) as usize * shape.value_group() as usize;
+        let state = config.features() as usize * config.value_dim as usize;
+        let most = (ROW_BYTES / (4 * width)).min(STATE_BYTES / (4 * state));
+        most.clamp(1, shape.value_heads as usize)
     }
 
     /// Elements of each tensor.
@@ -267,12 +272,15 @@ impl CpuPlan {
     /// Tasks that one thread takes at least, for their work to be worth it.
     fn least_tasks(&self, tokens: usize) -> usize {
         let config = self.attention.config();
-        let state = config.features() as usize * config.value_dim as usize;
-        let states = self.ranges.len() * self.shape.value_heads as usize;
+        let state = u64::from(config.features()) * u64::from(config.value_dim);
+        let value_heads = u64::from(self.shape.value_heads);
+        let (tokens, states) =
+            (tokens as u64 * value_heads, self.ranges.len() as u64 * value_heads);
         // Two multiply-adds for an element and token at some 30 a nanosecond, and eight bytes for
         // an element at some 16.
-        let nanoseconds = state * (tokens * self.shape.value_heads as usize / 15 + states / 2);
-        WORTH_A_THREAD.div_ceil((nanoseconds / self.tasks.len().max(1)).max(1))
+        let nanoseconds = state.saturating_mul(tokens / 15 + states / 2);
+        let of_task = (nanoseconds / self.tasks.len().max(1) as u64).max(1);
+        WORTH_A_THREAD.div_ceil(of_task) as usize
     }
 
     /// A task for each value head of each sequence or, where these are few, for each slice of its
