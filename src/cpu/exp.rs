@@ -1,4 +1,4 @@
-//! e^x for many f32 at once, without a branch.
+//! e^x and what is made of it, for many f32 at once, without a branch.
 
 use crate::cpu::fused::mul_add;
 
@@ -27,6 +27,27 @@ pub(super) fn exp_m1(x: f32) -> f32 {
     if x < LOWEST { -1.0 } else { y }
 }
 
+/// ln(1 + e^x), to as many digits as its size has.
+#[inline(always)]
+pub(super) fn softplus(x: f32) -> f32 {
+    let z = exp_of_negative(-x.abs());
+    // ln(1 + z) = 2 artanh(s), by its series in s <= 1/3.
+    let s = z / (2.0 + z);
+    let square = s * s;
+    let mut p = 1.0 / 13.0f32;
+    for c in [1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0] {
+        p = mul_add(p, square, c);
+    }
+    mul_add(2.0 * s, p, if x < 0.0 { 0.0 } else { x })
+}
+
+/// 1 / (1 + e^-x), to as many digits as its size has.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    let z = exp_of_negative(-x.abs());
+    (if x < 0.0 { z } else { 1.0 }) / (1.0 + z)
+}
+
 /// n, in the low bits, and r where x = n ln 2 + r, |r| <= ln 2 / 2.
 #[inline(always)]
 fn reduce(x: f32) -> (u32, f32) {
@@ -52,7 +73,7 @@ fn series(r: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{exp_m1, exp_of_negative};
+    use super::{exp_m1, exp_of_negative, sigmoid, softplus};
 
     #[test]
     fn exponentials_are_near_everywhere() {
@@ -64,6 +85,18 @@ mod tests {
         }
         assert_eq!([0.0, -200.0, f32::NEG_INFINITY].map(exp_of_negative), [1.0, 0.0, 0.0]);
         assert!(exp_of_negative(-1e-7) < 1.0);
+    }
+
+    #[test]
+    fn activations_are_near_everywhere() {
+        for x in (0..174_000).map(|i| i as f32 * 0.001_001 - 87.0) {
+            let e = f64::from(x).exp();
+            for (found, truth) in [(softplus(x), e.ln_1p()), (sigmoid(x), e / (1.0 + e))] {
+                assert!((f64::from(found) / truth - 1.0).abs() < 4e-7, "{x}: {found} and {truth}");
+            }
+        }
+        assert_eq!([softplus(-200.0), softplus(200.0)], [0.0, 200.0]);
+        assert_eq!([sigmoid(-200.0), sigmoid(200.0)], [0.0, 1.0]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Decays and betas of a token, after their activations: as `shaders/token_gates.wgsl`.
 
-use crate::cpu::exp::exp_m1;
+use crate::cpu::exp::{exp_m1, sigmoid, softplus};
 use crate::cpu::fused::mul_add;
 use crate::cpu::slices::Slice;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::io::GateWeights;
 use crate::problem::tensor::Tensor;
-use crate::problem::update_rule::{Beta, BetaDims, Decay};
+use crate::problem::update_rule::{Beta, BetaDims, Decay, DecayActivation};
 
 /// The decays and betas of a call.
 pub(super) struct Gates<'a> {
@@ -49,8 +49,19 @@ impl<'a> Gates<'a> {
             (if self.is_constant { e } else { t * self.value_heads + e }, kept.len());
         slice.copy(head * rows, self.decay_dtype, kept);
         if let Some(GateWeights { a_log, dt_bias }) = self.weights {
-            for (kept, dt_bias) in kept.iter_mut().zip(&dt_bias[e * rows..]) {
-                *kept = decay.activate(*kept, a_log[e], *dt_bias);
+            let (scale, dt_bias) = (a_log[e].exp(), &dt_bias[e * rows..]);
+            match decay.activation {
+                DecayActivation::None => {}
+                DecayActivation::Softplus => {
+                    for (kept, dt_bias) in kept.iter_mut().zip(dt_bias) {
+                        *kept = -(scale * softplus(*kept + dt_bias));
+                    }
+                }
+                DecayActivation::Sigmoid { lower_bound } => {
+                    for (kept, dt_bias) in kept.iter_mut().zip(dt_bias) {
+                        *kept = lower_bound * sigmoid(scale * (*kept + dt_bias));
+                    }
+                }
             }
         }
         for kept in kept {
