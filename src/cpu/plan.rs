@@ -21,6 +21,7 @@ use crate::problem::feature_map::phi::Phi;
 use crate::problem::heads::Heads;
 use crate::problem::shape::{Lens, Shape};
 use crate::serve::Entry;
+use crate::serve::batch::check_counts;
 
 /// Tokens of a segment at least: each is gone through one and a half times.
 const SEGMENT_TOKENS: usize = 1024;
@@ -349,24 +350,7 @@ impl InPool {
         shape: &Shape,
         entries: &[Entry],
     ) -> Result<(), PoolError> {
-        let refuse = |what, required: u32, actual: u64| {
-            Err(PoolError::Entries { what, required: required.into(), actual })
-        };
-        if entries.len() > shape.sequences() as usize {
-            return refuse("sequences", shape.sequences(), entries.len() as u64);
-        }
-        let (max_len, is_packed) = (shape.max_len(), shape.is_packed());
-        for entry in entries {
-            let tokens = entry.tokens;
-            let is_wrong = if is_packed { tokens > max_len } else { tokens != shape.seq_len };
-            if is_wrong {
-                return refuse("tokens of a sequence", max_len, tokens.into());
-            }
-        }
-        let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
-        if is_packed && all > u64::from(shape.seq_len) {
-            return refuse("tokens", shape.seq_len, all);
-        }
+        check_counts(shape, entries)?;
         self.slots.clear();
         self.written.clear();
         for (n, entry) in entries.iter().enumerate() {

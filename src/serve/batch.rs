@@ -30,6 +30,9 @@ pub struct Batch {
     pool_offset: u64,
 }
 
+/// Bytes of the status, which the shaders write, before the words.
+const AFTER_STATUS: u64 = 4;
+
 /// A sequence of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -120,8 +123,9 @@ impl Batch {
     /// shape that is not packed, along the batch. Where there are fewer than the shape has, their
     /// rows of o are zero and no state but theirs is touched.
     ///
-    /// Nothing waits: the queue writes before its next submission begins, so submit one step
-    /// before you write the next.
+    /// Nothing waits: the queue writes before its next submission begins, so submit one step before
+    /// you write the next, or record both by [`Batch::record_write`]: of two that are written
+    /// before one submission the second would hold for both steps.
     ///
     /// # Errors
     ///
@@ -143,9 +147,9 @@ impl Batch {
     /// # Errors
     ///
     /// As [`Batch::write`]; [`PoolError::Duplicate`] where a slot is written twice,
-    /// [`PoolError::Source`] where one sequence reads what another writes, [`PoolError::NotInPlan`],
-    /// or [`PoolError::Entries`] where a checkpoint is of no sequence or token of the step, or a
-    /// sequence has more of them than the shape. Nothing is written then.
+    /// [`PoolError::Source`] where one sequence reads what another writes,
+    /// [`PoolError::NotInPlan`], or [`PoolError::Entries`] where a checkpoint is of no sequence or
+    /// token of the step, or a sequence has more of them than the shape. Nothing is written then.
     pub fn write_with_checkpoints(
         &self,
         queue: &wgpu::Queue,
@@ -153,39 +157,79 @@ impl Batch {
         entries: &[Entry],
         checkpoints: &[Checkpoint],
     ) -> Result<(), PoolError> {
+        let words = self.words(pool, entries, checkpoints)?;
+        queue.write_buffer(&self.buffer, AFTER_STATUS, bytemuck::cast_slice(&words));
+        Ok(())
+    }
+
+    /// The same, recorded where the encoder stands: calls that are recorded after it have these
+    /// entries, so that one submission may hold several steps, each with its own. It takes a buffer
+    /// for the entries, which [`Batch::write`] does not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::write_with_checkpoints`]; or no memory for the entries. Nothing is recorded
+    /// then.
+    pub fn record_write(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        pool: &StatePool,
+        entries: &[Entry],
+        checkpoints: &[Checkpoint],
+    ) -> Result<(), PoolError> {
+        let words = self.words(pool, entries, checkpoints)?;
+        let label = "linear_attention.entries";
+        let bytes = bytemuck::cast_slice(&words);
+        let entries = init_buffer(pool.device(), label, bytes, BufferUsages::COPY_SRC)?;
+        let size = bytes.len() as u64;
+        encoder.copy_buffer_to_buffer(&entries, 0, &self.buffer, AFTER_STATUS, size);
+        Ok(())
+    }
+
+    /// The words of entries that the plan has room for and the pool the states.
+    fn words(
+        &self,
+        pool: &StatePool,
+        entries: &[Entry],
+        checkpoints: &[Checkpoint],
+    ) -> Result<Vec<u32>, PoolError> {
         if pool.id() != self.pool {
             let required = "the one that the batch was made for".to_owned();
             let actual = "another".to_owned();
             return Err(PoolError::Pool { what: "pool", required, actual });
         }
-        let (sequences, tokens) = (self.shape.sequences(), self.shape.seq_len);
-        let (max_len, is_packed) = (self.shape.max_len(), self.shape.is_packed());
         let checked = self.check_slots(pool, entries, checkpoints)?;
-        let refuse = |what, required: u32, actual: u64| {
-            Err(PoolError::Entries { what, required: required.into(), actual })
-        };
-        if entries.len() > sequences as usize {
-            return refuse("sequences", sequences, entries.len() as u64);
-        }
-        for entry in entries {
-            let is_wrong = if is_packed { entry.tokens > max_len } else { entry.tokens != tokens };
-            if is_wrong {
-                return refuse("tokens of a sequence", max_len, entry.tokens.into());
-            }
-        }
-        let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
-        if is_packed && all > u64::from(tokens) {
-            return refuse("tokens", tokens, all);
-        }
-        let words = words(&self.shape, &checked);
-        // The words follow the status, which the shaders write.
-        queue.write_buffer(&self.buffer, 4, bytemuck::cast_slice(&words));
-        Ok(())
+        check_counts(&self.shape, entries)?;
+        Ok(words(&self.shape, &checked))
     }
 }
 
+/// Refuses more sequences or tokens than a shape has.
+pub(crate) fn check_counts(shape: &Shape, entries: &[Entry]) -> Result<(), PoolError> {
+    let refuse = |what, required: u32, actual: u64| {
+        Err(PoolError::Entries { what, required: required.into(), actual })
+    };
+    if entries.len() > shape.sequences() as usize {
+        return refuse("sequences", shape.sequences(), entries.len() as u64);
+    }
+    let (max_len, is_packed) = (shape.max_len(), shape.is_packed());
+    for entry in entries {
+        let tokens = entry.tokens;
+        let is_wrong = if is_packed { tokens > max_len } else { tokens != shape.seq_len };
+        if is_wrong {
+            return refuse("tokens of a sequence", max_len, tokens.into());
+        }
+    }
+    let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
+    if is_packed && all > u64::from(shape.seq_len) {
+        return refuse("tokens", shape.seq_len, all);
+    }
+    Ok(())
+}
+
 impl Batch {
-    /// The indices of all slots: each written once, and read by no other sequence where it is written.
+    /// The indices of all slots: each written once, and read by no other sequence where it is
+    /// written.
     fn check_slots(
         &self,
         pool: &StatePool,

@@ -1,7 +1,8 @@
 //! What the device is told, or tells: entries that cannot be, and those it wrote itself.
 
 use libtest_mimic::Failed;
-use linear_attention::serve::StatePool;
+use linear_attention::error::PoolError;
+use linear_attention::serve::{Entry, StatePool};
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::Tuning;
 use linear_attention::wgpu::{self, DeviceType};
@@ -130,6 +131,51 @@ pub(super) fn impossible(
         }
     }
     Ok(())
+}
+
+/// Steps with entries of their own in one submission: each reads those that were recorded before
+/// it.
+pub(super) fn several_steps_in_one_submission(
+    gpu: &Gpu,
+    a: &LinearAttention,
+) -> Result<(), Failed> {
+    let (pool, slots) = filled_pool(gpu, a, 3)?;
+    let limits = PackedLimits { sequences: 2, tokens: 4, max_len: 4 };
+    let shape = Shape::packed_up_to(limits, 1).with_slots(3);
+    let caller = Caller::new(gpu, a, &pool, &shape, true)?;
+    let x: [Vec<f32>; 3] = [1, 2, 3].map(|salt| numbers(4 * D, salt));
+    for (x, buffer) in x.iter().zip(&caller.tensors) {
+        gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(x));
+    }
+    let batch = caller.batch.as_ref().ok_or("the host tells")?;
+    let mut encoder = encoder(gpu);
+    // Tokens 0 and 1 to the first slot and 2 to the second; then 0 to 2 to the second; then none.
+    for entries in [
+        vec![Entry::new(slots[0], 2), Entry::new(slots[1], 1)],
+        vec![Entry::new(slots[1], 3)],
+        vec![],
+    ] {
+        batch.record_write(&mut encoder, &pool, &entries, &[])?;
+        a.record(&mut encoder, &caller.bound);
+    }
+    let refused = batch.record_write(&mut encoder, &pool, &[Entry::new(slots[0], 5)], &[]);
+    is(matches!(refused, Err(PoolError::Entries { .. })), "five tokens for four")?;
+    gpu.queue.submit([encoder.finish()]);
+    let found = states(gpu, &pool)?;
+    for (slot, pieces) in [(slots[0], vec![0..2]), (slots[1], vec![2..3, 0..3])] {
+        let of = |x: &[f32]| -> Vec<f32> {
+            pieces.iter().flat_map(|piece| &x[piece.start * D..piece.end * D]).copied().collect()
+        };
+        let [q, k, v] = [of(&x[0]), of(&x[1]), of(&x[2])];
+        let before = state_of(slot.index());
+        let (mu, nu) = before.split_at(D * D);
+        let shape = Shape::new(1, (q.len() / D) as u32, 1);
+        let inputs = Inputs::new(&q, &k, &v).with_initial_state(mu, nu);
+        let truth = reference::recurrent(a.config(), &shape, inputs)?;
+        let truth: Vec<f32> = truth.mu.iter().chain(&truth.nu).map(|x| *x as f32).collect();
+        close("a state", &truth, state(&found, slot))?;
+    }
+    is(state(&found, slots[2]) == state_of(slots[2].index()), "a slot of no step")
 }
 
 /// The host never learns which slots and how many tokens: a dispatch of the caller's writes them,
