@@ -162,7 +162,8 @@ pub(super) fn several_steps_in_one_submission(
     is(matches!(refused, Err(PoolError::Entries { .. })), "five tokens for four")?;
     gpu.queue.submit([encoder.finish()]);
     let found = states(gpu, &pool)?;
-    for (slot, pieces) in [(slots[0], vec![0..2]), (slots[1], vec![2..3, 0..3])] {
+    let first = (slots[0], vec![0..1, 1..2]);
+    for (slot, pieces) in [first, (slots[1], vec![2..3, 0..3])] {
         let of = |x: &[f32]| -> Vec<f32> {
             pieces.iter().flat_map(|piece| &x[piece.start * D..piece.end * D]).copied().collect()
         };
