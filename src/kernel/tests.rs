@@ -1,4 +1,5 @@
-//! Every module that can be made is valid WGSL, with the bindings and the uniform that the host has.
+//! Every module that can be made is valid WGSL, with the bindings and the uniform that the host
+//! has.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::collections::BTreeSet;
@@ -172,6 +173,54 @@ fn modules_are_valid_for_tint() {
             assert!(tint.status.success(), "{name}: {said}");
         }
     });
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Vulkan gets what naga makes of the shaders, as wgpu asks for it, where spirv-val is on PATH.
+/// Drivers for phones refuse what the specification does not allow.
+///
+/// One violation is naga's, <https://github.com/gfx-rs/wgpu/issues/7696>: types of variables have
+/// the strides and offsets of buffers. Newer validators report it, and it is counted.
+#[test]
+fn modules_are_valid_for_vulkan() {
+    use naga::back::spv;
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: spirv-val is not on PATH");
+        return;
+    }
+    const NAGAS: &str = "VUID-StandaloneSpirv-None-10684";
+    let path = std::env::temp_dir().join(format!("linear-attention-{}.spv", std::process::id()));
+    let (mut valid, mut with_layouts) = (0, 0);
+    for_each(|name, _, _, _, text| {
+        if !name.ends_with("-states") {
+            return;
+        }
+        let module = parse(name, text);
+        let info = validate(name, text, &module);
+        for (target, lang_version) in [("vulkan1.1", (1, 3)), ("vulkan1.3", (1, 6))] {
+            let options = spv::Options {
+                lang_version,
+                fake_missing_bindings: true,
+                zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+                ..Default::default()
+            };
+            let words = spv::write_vec(&module, &info, &options, None)
+                .unwrap_or_else(|error| panic!("{name} in SPIR-V: {error}"));
+            std::fs::write(&path, bytemuck::cast_slice(&words)).unwrap();
+            let validator =
+                Command::new("spirv-val").args(["--target-env", target]).arg(&path).output();
+            let validator = validator.unwrap();
+            let said = String::from_utf8_lossy(&validator.stderr);
+            if said.contains(NAGAS) {
+                with_layouts += 1;
+            } else {
+                assert!(validator.status.success(), "{name}, {target}: {said}");
+                valid += 1;
+            }
+        }
+    });
+    println!("{valid} valid, {with_layouts} but for layouts of variables");
+    assert!(valid + with_layouts > 100);
     std::fs::remove_file(&path).unwrap();
 }
 
