@@ -220,8 +220,9 @@ impl Run<'_, '_> {
         let Head { mu, values, .. } = &mut heads[e - self.task.heads.start];
         let recall = block.recall().as_chunks::<ROWS>().0;
         let of_keys = block.of_keys.as_flattened().as_chunks::<ROWS>().0;
+        let strips = self.task.columns.len().div_ceil(width);
         let states = mu.chunks(block.width * width).zip(values.chunks_mut(TOKENS * width));
-        for (state, values) in states {
+        for (state, values) in states.take(strips) {
             let state = tiles::rows_of::<S, N>(state);
             let values = tiles::rows_of_mut::<S, N>(values);
             for first in (0..count).step_by(ROWS) {

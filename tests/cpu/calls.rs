@@ -106,6 +106,35 @@ fn types_of_slices() {
     }
 }
 
+/// A NaN spoils its own sequence and value head from its token on, and no bit of anything else; nor
+/// does it stay in the memory of the plan.
+#[test]
+fn a_nan_stays_where_it_is() {
+    for config in configs(12, 20) {
+        let shape = Shape::new(2, 75, 2);
+        let sample = Sample::new(&config, &shape, 0.4);
+        let mut plan = plan(&config, &shape);
+        let mut clean = Output::zeros(plan.lens());
+        plan.run(Tensors::of(sample.inputs(), &mut clean)).unwrap();
+        // Token 37 of the first sequence, its second head.
+        let mut v = sample.v.clone();
+        v[(37 * 2 + 1) * 20 + 3] = f32::NAN;
+        let mut spoilt = clean.clone();
+        let mut inputs = sample.inputs();
+        inputs.v = &v;
+        plan.run(Tensors::of(inputs, &mut spoilt)).unwrap();
+        for (row, (found, clean)) in spoilt.o.chunks(20).zip(clean.o.chunks(20)).enumerate() {
+            let is_spoilt = row % 2 == 1 && (37..75).contains(&(row / 2));
+            assert_eq!(found != clean, is_spoilt, "{row}: {config:?}");
+        }
+        let state = spoilt.mu.len() / 4;
+        assert_eq!(spoilt.mu[..state], clean.mu[..state]);
+        assert_eq!(spoilt.mu[2 * state..], clean.mu[2 * state..]);
+        plan.run(Tensors::of(sample.inputs(), &mut spoilt)).unwrap();
+        assert_eq!(spoilt, clean);
+    }
+}
+
 #[test]
 fn wrong_calls_are_refused() {
     let config = Config::new(4, 4).with_dtype(Dtype::F16);
