@@ -99,7 +99,7 @@ impl Plan {
         };
         plan.check_sequences()?;
         let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
-        if is_short {
+        if is_short && tuning.segment_len.is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
@@ -165,7 +165,7 @@ impl Plan {
     }
 
     /// True if `decode_step` alone computes the call: no sequence has more than
-    /// [`MAX_DECODE_LEN`] tokens.
+    /// [`MAX_DECODE_LEN`] tokens, and the tuning leaves segments to the plan.
     #[must_use]
     pub fn is_decode(&self) -> bool {
         self.decode.is_some()

@@ -64,6 +64,9 @@ impl Plan {
         if self.is_decode() {
             return self.segmentation_of(self.shape().max_len());
         }
+        if let Some(len) = self.tuning().segment_len {
+            return self.segmentation_of(len.min(self.longest_of_any()));
+        }
         if !self.shape().is_packed() {
             let segments = self.choose_segments();
             let len = self.shape().seq_len.div_ceil(segments);
@@ -112,6 +115,16 @@ impl Plan {
             }
         };
         Segmentation { len, max_segments, count, capacity, recomputed: followed * u64::from(len) }
+    }
+
+    /// Tokens that a segment of any sequence may have, however long it is.
+    fn longest_of_any(&self) -> u32 {
+        let t = self.tuning();
+        let longest = match self.config().update_rule.beta() {
+            Some(_) => t.max_delta_segment_len,
+            None => t.max_segment_len.min(t.long_sequence_segment_len),
+        };
+        longest.min(self.longest_segment()).max(1)
     }
 
     /// Fewest and most segments that a sequence of `seq_len` tokens may have.

@@ -31,6 +31,13 @@ pub struct Tuning {
     /// several where workgroups are missing, or where a driver's loops are too short for one.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub max_delta_segment_len: u32,
+    /// Tokens of every segment, or `None` where they are chosen by the time that they take. With a
+    /// length of its own, of at most `long_sequence_segment_len` (or, with a delta rule,
+    /// `max_delta_segment_len`), the bits of a sequence's result depend on nothing but the sequence:
+    /// neither on the batch or pack that it is in nor on the device's occupancy. The price: no
+    /// `decode_step`, whose sums have another order, and segments that fit no device in particular.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub segment_len: Option<u32>,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub(crate) max_loop_iterations: u32,
@@ -71,6 +78,7 @@ impl Tuning {
                 max_segment_len: 16_384,
                 long_sequence_segment_len: 1024,
                 max_delta_segment_len: u32::MAX,
+                segment_len: None,
                 max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {
@@ -161,6 +169,12 @@ impl Tuning {
         Self { long_sequence_segment_len, ..self }
     }
 
+    /// With segments of so many tokens in any company: see [`Tuning::segment_len`].
+    #[must_use]
+    pub fn with_segment_len(self, segment_len: impl Into<Option<u32>>) -> Self {
+        Self { segment_len: segment_len.into(), ..self }
+    }
+
     /// True if both use the same pipelines: only the plan reads the segments' sizes.
     #[must_use]
     pub fn compiles_like(&self, other: &Self) -> bool {
@@ -179,6 +193,7 @@ impl Tuning {
             ("min_segment_len", self.min_segment_len),
             ("max_segment_len", self.max_segment_len),
             ("long_sequence_segment_len", self.long_sequence_segment_len),
+            ("segment_len", self.segment_len.unwrap_or(1)),
         ] {
             if actual == 0 {
                 let required = "at least 1".to_owned();

@@ -3,8 +3,9 @@
 use libtest_mimic::Failed;
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning, tune_with};
+use linear_attention::update_rule::{Beta, Decay};
 use linear_attention::verify::{self, Options};
-use linear_attention::{Config, Inputs, LinearAttention, Shape, wgpu};
+use linear_attention::{Config, Inputs, LinearAttention, Shape, UpdateRule, wgpu};
 
 use super::Test;
 use super::properties::{close, numbers};
@@ -17,6 +18,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::finds_the_fastest", finds_the_fastest),
     ("tune::states_in_a_pool", states_in_a_pool),
     ("tune::is_serialisable", is_serialisable),
+    ("tune::equal_bits_in_any_company", equal_bits_in_any_company),
 ];
 
 /// Unequal and odd.
@@ -123,6 +125,60 @@ fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| {})?;
         if measured.is_empty() {
             return Err(format!("nothing was measured of {shape:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// With segments of a length of their own, a sequence gets the same bits alone, in a pack and in a
+/// batch, with any occupancy; every rule, both sources of rows.
+fn equal_bits_in_any_company(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let rules = [
+        UpdateRule::Linear,
+        UpdateRule::Gated(Decay::per_row()),
+        UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head()),
+    ];
+    let limits = gpu.device.limits();
+    for (rule, device_type) in rules
+        .into_iter()
+        .flat_map(|rule| [(rule, wgpu::DeviceType::Cpu), (rule, wgpu::DeviceType::Other)])
+    {
+        let config = Config::of_rule(16, 16, rule);
+        // Left to the plan, so short segments would be as many as workgroups.
+        let tuning = Tuning::new(&config, &limits, device_type)?.with_min_segment_len(8);
+        let tuning = tuning.with_segment_len(24);
+        let run = |shape: &Shape, workgroups: u32, rows: &[usize]| {
+            let tuning = tuning.with_workgroups(workgroups);
+            let options = linear_attention::Options::default().with_tuning(tuning);
+            let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
+            let of = |width: usize, salt: u32, by: f32| -> Vec<f32> {
+                let row = |row: &usize| numbers(width, salt + 7 * *row as u32);
+                rows.iter().flat_map(row).map(|x| by * x).collect()
+            };
+            let [q, k, v] = [of(32, 1, 1.0), of(32, 2, 0.2), of(32, 3, 1.0)];
+            let per_token = shape.lens(&config)?.decay as usize / rows.len();
+            let decays = of(per_token, 4, 0.1);
+            let decays: Vec<f32> = decays.iter().map(|x| -x.abs()).collect();
+            let betas: Vec<f32> = of(2, 5, 0.5).iter().map(|x| x.abs()).collect();
+            let mut inputs = Inputs::new(&q, &k, &v);
+            inputs.decay = rule.decay().map(|_| &decays[..]);
+            inputs.beta = rule.beta().map(|_| &betas[..]);
+            a.run(&gpu.queue, shape, inputs).map_err(Failed::from)
+        };
+        // 61 tokens, which are rows 0 to 60 wherever they are.
+        let own: Vec<usize> = (0..61).collect();
+        let others: Vec<usize> = (100..400).collect();
+        let alone = run(&Shape::new(1, 61, 2), 4, &own)?;
+        let pack = [&others[..200], &own, &others[..7], &others[..93]].concat();
+        let packed = run(&Shape::packed(&[200, 61, 7, 93], 2), 512, &pack)?;
+        let batch = [&others[..61], &own].concat();
+        let batched = run(&Shape::new(2, 61, 2), 1, &batch)?;
+        let state = alone.mu.len();
+        for (what, found, first_row, n) in [("pack", &packed, 200, 1), ("batch", &batched, 61, 1)] {
+            let o = &found.o[first_row * 32..(first_row + 61) * 32];
+            if o != alone.o || found.mu[n * state..(n + 1) * state] != alone.mu[..] {
+                return Err(format!("{rule:?} {device_type:?}: other bits in a {what}").into());
+            }
         }
     }
     Ok(())
