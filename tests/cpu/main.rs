@@ -3,6 +3,7 @@
 
 mod calls;
 mod harness;
+mod numbers;
 mod pool;
 
 use linear_attention::cpu::{CpuAttention, CpuPlan, StatePool};
