@@ -66,6 +66,19 @@ enum Fast {
     Elu,
 }
 
+impl Fast {
+    /// The features of a row without a scale, whose gain is 1.
+    #[inline(always)]
+    fn map(self, x: &[f32], features: &mut [f32]) -> f32 {
+        match self {
+            Self::Identity => map(x, features, |x| x),
+            Self::Relu => map(x, features, positive),
+            Self::Elu => map(x, features, elu),
+        }
+        1.0
+    }
+}
+
 impl<'a> Features<'a> {
     pub(super) fn new(config: &Config, map: &FeatureMap, phi: Phi<'a>, is_scaled: bool) -> Self {
         let fast = match map {
@@ -89,40 +102,26 @@ impl<'a> Features<'a> {
         (rows, width): (&mut [f32], usize),
         gains: &mut [f32],
     ) {
-        let rows = rows.chunks_mut(width).zip(gains).enumerate();
-        // The match is outside of the loop, whose constants stay in registers.
+        let rows = rows.chunks_mut(width);
         match (self.fast, from.f32s()) {
-            (Some(Fast::Identity), Some(x)) => {
-                for (t, (row, gain)) in rows {
-                    *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.row.len()], row, |x| x);
-                }
-            }
-            (Some(Fast::Relu), Some(x)) => {
-                for (t, (row, gain)) in rows {
-                    *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.row.len()], row, positive);
-                }
-            }
-            (Some(Fast::Elu), Some(x)) => {
-                for (t, (row, gain)) in rows {
-                    *gain = 1.0;
-                    map(&x[from.at(t)..][..buffer.row.len()], row, elu);
+            (Some(fast), Some(x)) => {
+                gains.fill(1.0);
+                let x = (0..gains.len()).map(|t| &x[from.at(t)..][..buffer.row.len()]);
+                // The match is outside of the loops, whose constants stay in registers.
+                match fast {
+                    Fast::Identity => map_rows(x, rows, |x| x),
+                    Fast::Relu => map_rows(x, rows, positive),
+                    Fast::Elu => map_rows(x, rows, elu),
                 }
             }
             (fast, _) => {
-                for (t, (row, gain)) in rows {
+                for (t, (row, gain)) in rows.zip(gains).enumerate() {
                     let x = from.slice.row(from.at(t), from.dtype, &mut buffer.row);
-                    *gain = 1.0;
-                    match fast {
-                        Some(Fast::Identity) => map(x, row, |x| x),
-                        Some(Fast::Relu) => map(x, row, positive),
-                        Some(Fast::Elu) => map(x, row, elu),
-                        None => {
-                            let (memory, row) = (&mut buffer.memory, &mut row[..self.features]);
-                            *gain = self.phi.row_in(memory, x, head, row);
-                        }
-                    }
+                    let row = &mut row[..self.features];
+                    *gain = match fast {
+                        Some(fast) => fast.map(x, row),
+                        None => self.phi.row_in(&mut buffer.memory, x, head, row),
+                    };
                 }
             }
         }
@@ -151,12 +150,7 @@ impl<'a> Features<'a> {
         let x = from.slice.row(from.first, from.dtype, row);
         let Some(fast) = self.fast else { return self.phi.row_in(memory, x, head, features) };
         if !self.is_scaled {
-            match fast {
-                Fast::Identity => map(x, features, |x| x),
-                Fast::Relu => map(x, features, positive),
-                Fast::Elu => map(x, features, elu),
-            }
-            return 1.0;
+            return fast.map(x, features);
         }
         let largest = x.iter().fold(f32::MIN, |most, x| match fast {
             Fast::Identity => most.max(x.abs()),
@@ -188,6 +182,17 @@ impl<'a> Features<'a> {
 fn map(from: &[f32], to: &mut [f32], of: impl Fn(f32) -> f32) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = of(*from);
+    }
+}
+
+#[inline(always)]
+fn map_rows<'a>(
+    from: impl Iterator<Item = &'a [f32]>,
+    to: impl Iterator<Item = &'a mut [f32]>,
+    of: impl Fn(f32) -> f32,
+) {
+    for (from, to) in from.zip(to) {
+        map(from, to, &of);
     }
 }
 

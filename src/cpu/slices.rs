@@ -59,23 +59,30 @@ macro_rules! from_slices {
 }
 from_slices!(F32, f32; F16, f16; Bf16, bf16;);
 
+macro_rules! sizes {
+    ($($of:ident)*) => {$(
+        impl $of<'_> {
+            pub(super) fn len(&self) -> usize {
+                match self {
+                    Self::F32(x) => x.len(),
+                    Self::F16(x) => x.len(),
+                    Self::Bf16(x) => x.len(),
+                }
+            }
+
+            pub(super) fn dtype(&self) -> Dtype {
+                match self {
+                    Self::F32(_) => Dtype::F32,
+                    Self::F16(_) => Dtype::F16,
+                    Self::Bf16(_) => Dtype::Bf16,
+                }
+            }
+        }
+    )*};
+}
+sizes!(Slice SliceMut);
+
 impl<'a> Slice<'a> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::F32(x) => x.len(),
-            Self::F16(x) => x.len(),
-            Self::Bf16(x) => x.len(),
-        }
-    }
-
-    pub(super) fn dtype(&self) -> Dtype {
-        match self {
-            Self::F32(_) => Dtype::F32,
-            Self::F16(_) => Dtype::F16,
-            Self::Bf16(_) => Dtype::Bf16,
-        }
-    }
-
     /// An element, as `dtype` stores it.
     #[inline(always)]
     pub(super) fn get(&self, at: usize, dtype: Dtype) -> f32 {
@@ -151,24 +158,6 @@ pub(super) fn bf16_bits(x: f32) -> u16 {
     // A NaN stays one.
     let bits = if x.is_nan() { (bits >> 16) | 0x40 } else { rounded };
     bits as u16
-}
-
-impl SliceMut<'_> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::F32(x) => x.len(),
-            Self::F16(x) => x.len(),
-            Self::Bf16(x) => x.len(),
-        }
-    }
-
-    pub(super) fn dtype(&self) -> Dtype {
-        match self {
-            Self::F32(_) => Dtype::F32,
-            Self::F16(_) => Dtype::F16,
-            Self::Bf16(_) => Dtype::Bf16,
-        }
-    }
 }
 
 #[cfg(test)]
