@@ -112,6 +112,9 @@ impl Metadata {
             .map(|n| match &shape.packing {
                 Packing::Equal => shape.seq_len,
                 Packing::Lengths(lengths) => lengths.get(n as usize).copied().unwrap_or(0),
+                Packing::Padded(valid) => {
+                    valid.get(n as usize).map_or(0, |range| range.len() as u32)
+                }
                 Packing::UpTo { .. } => {
                     let len = shape.max_len().min(left);
                     left -= len;

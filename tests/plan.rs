@@ -291,8 +291,17 @@ fn packed_shapes_out_of_range_are_refused() {
     shape.batch = 2;
     assert_eq!(refused(shape), PlanError::PackedBatch { actual: 2 });
     let mut shape = Shape::packed(&[3, 4], 1);
-    shape.seq_len = 8;
-    assert_eq!(refused(shape), PlanError::Lengths { required: 8, actual: 7 });
+    shape.seq_len = 6;
+    assert_eq!(refused(shape), PlanError::Lengths { required: 6, actual: 7 });
+    for (start, end) in [(3, 7), (5, 4)] {
+        assert_eq!(
+            refused(Shape::padded(&[0..6, start..end], 6, 1)),
+            PlanError::Valid { row: 1, required: 6, start, end }
+        );
+    }
+    let mut shape = Shape::padded(&[0..1, 0..1], 1, 1);
+    shape.batch = 3;
+    assert_eq!(refused(shape), PlanError::ValidRanges { required: 3, actual: 2 });
     // 17 * 16 * 4 bytes a state: 128 MiB have room for 123,361 of them.
     let error = refused(Shape::new(2, 8, 1).with_slots(200_000));
     let expected = PlanError::PoolTooLarge {

@@ -37,25 +37,29 @@ pub(crate) fn lengths(
             None => return refuse(&format!("at most T = {tokens}")),
         }
     }
-    let (last, end) = (entries.len() - 1, entries[entries.len() - 1]);
-    if end != i64::from(tokens) {
-        return Err(format!("{}, the last: expected T = {tokens}, found {end}", named(last)));
-    }
     Ok(Some(lengths))
 }
 
 fn entries(tensor: &TensorView<'_>) -> Result<Vec<i64>, String> {
+    integers(tensor).ok_or_else(|| {
+        let found = tensor.dtype();
+        format!("tensor cu_seqlens: expected dtype I32 or I64, found {found}")
+    })
+}
+
+/// The integers of a tensor of I32 or I64.
+pub(crate) fn integers(tensor: &TensorView<'_>) -> Option<Vec<i64>> {
     let data = tensor.data();
     match tensor.dtype() {
         Dtype::I32 => {
             let (words, _) = data.as_chunks::<4>();
-            Ok(words.iter().map(|word| i32::from_le_bytes(*word).into()).collect())
+            Some(words.iter().map(|word| i32::from_le_bytes(*word).into()).collect())
         }
         Dtype::I64 => {
             let (words, _) = data.as_chunks::<8>();
-            Ok(words.iter().map(|word| i64::from_le_bytes(*word)).collect())
+            Some(words.iter().map(|word| i64::from_le_bytes(*word)).collect())
         }
-        found => Err(format!("tensor cu_seqlens: expected dtype I32 or I64, found {found}")),
+        _ => None,
     }
 }
 
@@ -75,6 +79,8 @@ mod tests {
     fn lengths_are_differences() {
         assert_eq!(of(&[0, 3, 3, 10], 1, 10), Ok(Some(vec![3, 0, 7])));
         assert_eq!(of(&[0, 10], 1, 10), Ok(Some(vec![10])));
+        // Tokens 9 and 10 belong to no sequence.
+        assert_eq!(of(&[0, 5, 8], 1, 10), Ok(Some(vec![5, 3])));
     }
 
     #[test]
@@ -85,7 +91,6 @@ mod tests {
             (&[0, 5, 11, 10], 1, 10, "element 2: expected at most T = 10, found 11"),
             (&[0, i64::MAX], 1, 10, "element 1: expected at most T = 10"),
             (&[0, i64::MIN], 1, 10, "element 1: expected at least the one before, 0"),
-            (&[0, 5, 9], 1, 10, "element 2, the last: expected T = 10, found 9"),
             (&[0], 1, 10, "expected shape [N+1] with N at least 1, found [1]"),
             (&[], 1, 10, "expected shape [N+1] with N at least 1, found [0]"),
             (&[0, 10], 2, 10, "expected B = 1 beside cu_seqlens, found 2"),

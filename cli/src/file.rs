@@ -11,6 +11,7 @@ use linear_attention::{Config, Inputs, Output, Shape, UpdateRule};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::attention_mask;
 use crate::cu_seqlens;
 use crate::failure::Failure;
 use crate::header;
@@ -146,10 +147,22 @@ impl Input {
                 "tensor v: expected heads E that divide q's H = {h} or are a multiple of it, found {e}"
             ));
         }
-        let shape = match cu_seqlens::lengths(tensors, b, t)? {
-            Some(lengths) => Shape::packed(&lengths, h),
-            None => Shape::new(b, t, h),
-        };
+        let shape =
+            match (cu_seqlens::lengths(tensors, b, t)?, attention_mask::valid(tensors, [b, t])?) {
+                (None, None) => Shape::new(b, t, h),
+                (None, Some(valid)) => Shape::padded(&valid, t, h),
+                (Some(lengths), None) => {
+                    let mut shape = Shape::packed(&lengths, h);
+                    // Tokens behind the last sequence belong to none.
+                    shape.seq_len = t;
+                    shape
+                }
+                (Some(_), Some(_)) => {
+                    return Err(
+                        "tensor attention_mask: expected none beside cu_seqlens, found one".into(),
+                    );
+                }
+            };
         (config.key_dim, config.value_dim) = (key_dim, value_dim);
         config.dtype = linear_attention::Dtype::from_name(&dtype.to_string()).unwrap_or_default();
         config.validate().map_err(|error| maps::explain(config, &error))?;

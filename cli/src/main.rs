@@ -4,6 +4,7 @@
 //! input, with one line on stderr; 1 where the machine failed or a check did not hold.
 
 mod adapters;
+mod attention_mask;
 mod bench;
 mod check;
 mod compare;

@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use crate::rule::RuleName;
 
 /// Softmax attention and every map are computed from these.
-const COMPARED: [&str; 4] = ["q", "k", "v", "cu_seqlens"];
+const COMPARED: [&str; 5] = ["q", "k", "v", "cu_seqlens", "attention_mask"];
 
 /// Names that other programs give to what is taken here, and the name that it has here.
 const OTHER_NAMES: [(&str, &str); 5] = [
@@ -43,7 +43,6 @@ pub(crate) fn check_run(
         }
     }
     refuse_others(tensors, &taken, |name| match name {
-        "attention_mask" => Some("padding is not built yet".to_owned()),
         "initial_nu" => Some("o is not normalised".to_owned()),
         "decay" | "beta" => Some(format!("the update rule is {}", rule.name())),
         "key_bias" | "query_bias" if taken.contains(&name.replace("bias", "weight").as_str()) => {

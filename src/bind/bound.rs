@@ -12,6 +12,7 @@ use crate::kernel::params::Params;
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
 use crate::plan::steps::{Source, Step};
+use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Packing;
 
@@ -65,8 +66,8 @@ pub(crate) fn bind_group(
                 let buffer = init_buffer(device, label, bytes, BufferUsages::UNIFORM)?;
                 (buffer, 0, size_of::<Params>() as u64)
             }
-            Source::Lengths => {
-                let (label, words) = ("linear_attention.sequences", cu_seqlens(plan));
+            Source::Entries => {
+                let (label, words) = ("linear_attention.sequences", entries(plan));
                 let words = bytemuck::cast_slice(&words);
                 let buffer = init_buffer(device, label, words, BufferUsages::STORAGE)?;
                 let size = buffer.size();
@@ -115,7 +116,7 @@ fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
     let shape = plan.shape();
     let weights = weights.offsets(plan.config());
     Params {
-        sequences: shape.sequences(),
+        sequences: shape.entries(),
         seq_len: shape.seq_len,
         // Fewer than 2^32, since q has no more elements.
         total_tokens: shape.batch * shape.seq_len,
@@ -145,15 +146,17 @@ fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
     }
 }
 
-/// A status and `cu_seqlens`, as the shaders read them; nothing where the lengths are equal.
-fn cu_seqlens(plan: &Plan) -> Vec<u32> {
-    let mut words = vec![0, 0];
-    if let Packing::Lengths(lengths) = &plan.shape().packing {
-        words.extend(lengths.iter().scan(0u32, |end, len| {
-            // Their sum is T, which `Plan` has checked.
-            *end += len;
-            Some(*end)
-        }));
+/// A status and the entries that the host knows, as the shaders read them.
+fn entries(plan: &Plan) -> Vec<u32> {
+    let shape = plan.shape();
+    let lengths = match &shape.packing {
+        Packing::Lengths(lengths) => &lengths[..],
+        _ => &[],
+    };
+    let mut words = vec![0];
+    words.extend(cu_seqlens(shape, lengths));
+    if shape.is_padded() {
+        words.extend(of_entries(shape, 0..shape.batch, &NO_SLOT));
     }
     words
 }

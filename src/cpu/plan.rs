@@ -174,13 +174,14 @@ impl CpuPlan {
                 pool.copy_through(source.index(), *slot, &mut self.in_pool.copied);
             }
         }
-        let next = |end: &mut usize, entry: &Entry| {
-            let begin = *end;
-            *end += entry.tokens as usize;
+        let next = |end: &mut usize, (n, entry): (usize, &Entry)| {
+            // A padded row has its valid tokens where it has them, any other follows the one before.
+            let begin = self.shape.valid_tokens(n).map_or(*end, |tokens| tokens.start);
+            *end = begin + entry.tokens as usize;
             Some(begin..*end)
         };
         self.ranges.clear();
-        self.ranges.extend(entries.iter().scan(0, next));
+        self.ranges.extend(entries.iter().enumerate().scan(0, next));
         self.cut(false);
         let mut nus = std::mem::take(&mut self.in_pool.nus);
         let are_shared = !nus.is_empty() && self.tasks.iter().any(|task| task.columns.start > 0);
@@ -234,14 +235,18 @@ impl CpuPlan {
     }
 
     fn run_tasks(&self, call: &Call<'_>) {
-        let end = self.ranges.last().map_or(0, |range| range.end);
-        call.o.clear(end..self.shape.batch as usize * self.shape.seq_len as usize);
+        let all = self.shape.batch as usize * self.shape.seq_len as usize;
+        let ends = std::iter::once(0).chain(self.ranges.iter().map(|range| range.end));
+        let begins = self.ranges.iter().map(|range| range.start).chain(std::iter::once(all));
+        for (end, begin) in ends.zip(begins).filter(|(end, begin)| end < begin) {
+            call.o.clear(end..begin);
+        }
         let run = |task: &Task, pass: Pass| {
             let Some(mut scratch) = threads::of_thread(&self.scratch) else { return };
             let scratch = &mut *scratch;
             self.attention.dispatch(Run { call, task, scratch, starts: &self.starts, pass });
         };
-        let least = self.least_tasks(end);
+        let least = self.least_tasks(self.ranges.iter().map(Range::len).sum());
         if !self.starts.is_empty() {
             threads::for_each(&self.tasks, least, |task| {
                 if task.segment.is_some_and(|segment| !segment.is_last) {

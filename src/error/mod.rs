@@ -70,6 +70,21 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
+    /// A feature of a key is infinite or NaN in f32, and so would be every sum after it.
+    #[error(
+        "phi(k) must be finite in f32, found {actual} at token {token}, head {head}, \
+         feature {feature}"
+    )]
+    KeyFeature {
+        /// The token, counted through all sequences.
+        token: u64,
+        /// The key head.
+        head: u64,
+        /// The feature of φ.
+        feature: u64,
+        /// Its value, printed.
+        actual: String,
+    },
     /// A tensor that the update rule needs is missing, or one was given that it does not use.
     #[error("update rule {rule}: {tensor} must be {required}, found {actual}")]
     RuleTensor {

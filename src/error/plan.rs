@@ -53,13 +53,38 @@ pub enum PlanError {
         /// B.
         actual: u32,
     },
-    /// The lengths of packed sequences do not add up to T.
-    #[error("the lengths of packed sequences must add up to seq_len = {required}, found {actual}")]
+    /// The lengths of packed sequences add up to more than T.
+    #[error(
+        "lengths of packed sequences must add up to at most seq_len = {required}, found {actual}"
+    )]
     Lengths {
         /// T.
         required: u32,
         /// Their sum.
         actual: u64,
+    },
+    /// Padded rows have a range of valid tokens each.
+    #[error("a padded shape must have batch = {required} ranges of valid tokens, found {actual}")]
+    ValidRanges {
+        /// B.
+        required: u32,
+        /// The ranges.
+        actual: u64,
+    },
+    /// The valid tokens of a padded row are not among its tokens.
+    #[error(
+        "the valid tokens of row {row} must be a range within 0..{required} (seq_len), \
+         found {start}..{end}"
+    )]
+    Valid {
+        /// The row of the batch.
+        row: u64,
+        /// T.
+        required: u32,
+        /// The first valid token.
+        start: u32,
+        /// The token behind the last.
+        end: u32,
     },
     /// A buffer has entries of more sequences than one call accepts.
     #[error("sequences must be at most {required}, found {actual}")]

@@ -8,7 +8,7 @@ use crate::plan::{Dispatch, Plan};
 impl Plan {
     pub(super) fn add_dispatches(&mut self, limits: &wgpu::Limits) -> Result<(), PlanError> {
         let items = self.tuning.layout.items();
-        let sequences = u64::from(self.shape.sequences());
+        let sequences = u64::from(self.shape.entries());
         // The tokens after the last sequence are one more entry.
         let entries = sequences + u64::from(self.has_entries());
         let heads = u64::from(self.shape.value_heads);

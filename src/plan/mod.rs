@@ -114,7 +114,7 @@ impl Plan {
     /// too long, and more tokens than an index can pass without wrapping.
     fn check_sequences(&self) -> Result<(), PlanError> {
         let required = self.max_sequences();
-        let actual = self.shape.sequences();
+        let actual = self.shape.entries();
         if self.has_entries() && actual > required {
             return Err(PlanError::Sequences { required, actual });
         }
@@ -177,7 +177,7 @@ impl Plan {
 
     /// True if a buffer lists the tokens or the slot of each sequence.
     pub(crate) fn has_entries(&self) -> bool {
-        self.shape.is_packed() || self.shape.slots.is_some()
+        self.shape.has_lengths() || self.shape.slots.is_some()
     }
 
     /// True if the caller binds that buffer. Lengths that the host knows are uploaded by `bind`.
@@ -329,7 +329,9 @@ impl Plan {
     /// Every segment, or `None` where only a buffer has the lengths.
     pub(crate) fn segment_list(&self) -> Option<Vec<Segment>> {
         let stride = (!self.has_table()).then_some(self.segmentation.max_segments);
-        self.shape.token_ranges().map(|ranges| Segment::list(&ranges, self.segment_len(), stride))
+        let entry = |n: usize| self.shape.entry(n);
+        let ranges = self.shape.token_ranges()?;
+        Some(Segment::list(&ranges, self.segment_len(), stride, &entry))
     }
 
     /// States of segments that scratch has room for.

@@ -70,7 +70,7 @@ impl Scratch {
             placed.transitions = place(scratch(F32_SIZE * matrix, matrices)?);
         }
         if plan.has_table() {
-            let sequences = u64::from(shape.sequences());
+            let sequences = u64::from(shape.entries());
             let entries = sequences + 1 + sequences * u64::from(shape.checkpoints);
             placed.table = place(TABLE_ENTRY_SIZE * entries);
         }

@@ -39,13 +39,19 @@ impl Segment {
     /// numbered from n stride. Without, they are numbered from n + begin / len, which leaves
     /// each sequence as many numbers as it needs, and at most one more, without a sum over the
     /// sequences before it: ceil(x / len) <= floor((begin + x) / len) - floor(begin / len) + 1.
-    pub(crate) fn list(ranges: &[Range<usize>], len: u32, stride: Option<u32>) -> Vec<Self> {
+    /// There n is the sequence's `entry`.
+    pub(crate) fn list(
+        ranges: &[Range<usize>],
+        len: u32,
+        stride: Option<u32>,
+        entry: &dyn Fn(usize) -> usize,
+    ) -> Vec<Self> {
         let len = len.max(1) as usize;
         let mut all = Vec::new();
         for (n, range) in ranges.iter().enumerate() {
             let first = match stride {
                 Some(stride) => n * stride as usize,
-                None => n + range.start / len,
+                None => entry(n) + range.start / len,
             };
             let count = range.len().div_ceil(len).max(1);
             for s in 0..count {
@@ -67,7 +73,7 @@ impl Plan {
         if let Some(len) = self.tuning().segment_len {
             return self.segmentation_of(len.min(self.longest_of_any()));
         }
-        if !self.shape().is_packed() {
+        if !self.shape().has_lengths() {
             let segments = self.choose_segments();
             let len = self.shape().seq_len.div_ceil(segments);
             // Rounding the length up can leave the last segments empty: drop those.
@@ -94,7 +100,7 @@ impl Plan {
         let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
         let capacity = if self.has_table() {
             // The tokens after the last sequence are one more.
-            sequences + 1 + tokens / u64::from(len)
+            u64::from(shape.entries()) + 1 + tokens / u64::from(len)
         } else {
             sequences * u64::from(max_segments)
         };
@@ -105,6 +111,10 @@ impl Plan {
             }
             Packing::Lengths(lengths) => {
                 let count: u64 = lengths.iter().map(|tokens| segments(*tokens)).sum();
+                (count, count - sequences)
+            }
+            Packing::Padded(valid) => {
+                let count: u64 = valid.iter().map(|range| segments(range.len() as u32)).sum();
                 (count, count - sequences)
             }
             // The worst case: as many of the longest as there are tokens for, the others empty.

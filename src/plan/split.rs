@@ -71,7 +71,7 @@ impl Split {
         }
         let step = Step::new(config, shape, limits)?;
         let planned = |batch: u32, tokens: u32| {
-            let part = Shape { batch, seq_len: tokens, ..shape.clone() };
+            let part = shape.part(0..batch, 0..tokens);
             Plan::new(config, &part, limits, tuning)
         };
         let mut parts = Vec::new();
@@ -80,7 +80,8 @@ impl Split {
         {
             for begin in (0..shape.batch).step_by(size as usize) {
                 let batch = begin..shape.batch.min(begin.saturating_add(size));
-                let plan = planned(batch.len() as u32, shape.seq_len)?;
+                let part = shape.part(batch.clone(), 0..shape.seq_len);
+                let plan = Plan::new(config, &part, limits, tuning)?;
                 parts.push(Part { batch, tokens: 0..shape.seq_len, plan });
             }
             return Ok(Self { shape: shape.clone(), parts });
@@ -96,8 +97,8 @@ impl Split {
         for n in 0..shape.batch {
             for begin in (0..shape.seq_len).step_by(size as usize) {
                 let tokens = begin..shape.seq_len.min(begin.saturating_add(size));
-                let part = Shape { batch: 1, seq_len: tokens.len() as u32, ..shape.clone() };
-                let mut plan = planned(1, part.seq_len)?;
+                let part = shape.part(n..n + 1, tokens.clone());
+                let mut plan = Plan::new(config, &part, limits, tuning)?;
                 if !plan.updates_in_place() {
                     // With more segments the state has been read before it is written.
                     let mut tuning = *tuning;

@@ -34,8 +34,8 @@ pub(crate) enum Source {
     Tensor(Tensor),
     /// Bytes of scratch.
     Scratch(Range<u64>),
-    /// Lengths that the host knows, as `cu_seqlens`.
-    Lengths,
+    /// Entries that the host knows: `cu_seqlens` and, where rows are padded, the state of each.
+    Entries,
     /// A buffer that no shader touches.
     Dummy,
 }
@@ -104,7 +104,9 @@ impl Plan {
             _ if states.has_initial() => InitialState::Given,
             _ => InitialState::Zero,
         };
-        let (lengths, slots) = (self.shape().is_packed(), self.shape().slots.is_some());
+        // The host numbers the states of padded rows by slots, since there is padding between them.
+        let lengths = self.shape().has_lengths();
+        let slots = self.shape().slots.is_some() || self.shape().is_padded();
         // The others only ask whether there is a table.
         let reads_words = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
         Variant {
@@ -146,7 +148,7 @@ impl Plan {
             Binding::Beta => Source::Tensor(Tensor::Beta),
             Binding::GateWeights => Source::Tensor(Tensor::GateWeights),
             Binding::Sequences if self.reads_sequences() => Source::Tensor(Tensor::Sequences),
-            Binding::Sequences if self.shape().is_packed() => Source::Lengths,
+            Binding::Sequences if self.shape().has_lengths() => Source::Entries,
             Binding::Sequences => Source::Dummy,
             // segment_state stores the sum of each segment in scratch, state_scan turns it into the
             // state before the segment, and segment_output reads that.

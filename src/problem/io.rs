@@ -1,6 +1,7 @@
 //! The inputs and outputs of a call as slices.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::error::Error;
 use crate::problem::config::Config;
@@ -82,52 +83,59 @@ impl<'a> Inputs<'a> {
         Self { weights: weights.into(), ..self }
     }
 
-    /// Checks the slices: every slice has the length that the shape asks for, every
-    /// element is finite, also as the config's dtype stores it (but for a decay, which may be -inf), the
-    /// weights are those that the maps need, decay, beta and their weights are there where the update
-    /// rule has them and only there, and every feature φ(k) is finite in f32. (A query may be of any size where o is
-    /// normalised.)
+    /// Checks the slices: every slice has the length that the shape asks for, every element is finite,
+    /// also as the config's dtype stores it (but for a decay, which may be -inf, and for padding, which
+    /// may be anything), the weights are those that the maps need, decay, beta and their weights are
+    /// there where the update rule has them and only there, and every feature φ(k) is finite in f32. (A
+    /// query may be of any size where o is normalised.)
     ///
     /// # Errors
     ///
     /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`],
-    /// [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the first that fails.
+    /// [`Error::KeyFeature`], [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the
+    /// first that fails.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
         config.validate()?;
         let lens = shape.lens(config)?;
-        let mut slices = vec![
-            (Tensor::Q.name(), self.q, lens.q, config.dtype),
-            (Tensor::K.name(), self.k, lens.k, config.dtype),
-            (Tensor::V.name(), self.v, lens.v, config.dtype),
-        ];
-        if let Some(initial_state) = self.initial_state {
-            slices.push(("initial_mu", initial_state.mu, lens.mu, Dtype::F32));
-            slices.push(("initial_nu", initial_state.nu, lens.nu, Dtype::F32));
+        for (tensor, slice, required) in
+            [(Tensor::Q, self.q, lens.q), (Tensor::K, self.k, lens.k), (Tensor::V, self.v, lens.v)]
+        {
+            check_len(tensor.name(), slice, required)?;
+            for elements in elements(config, shape, tensor, slice.len()) {
+                check_finite(tensor.name(), slice, elements, config.dtype)?;
+            }
         }
-        for (tensor, slice, required, dtype) in slices {
-            if slice.len() as u64 != required {
-                return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
-            }
-            if let Some(index) = slice.iter().position(|x| !x.is_finite()) {
-                let actual = slice[index].to_string();
-                return Err(Error::NonFinite { tensor, index: index as u64, actual });
-            }
-            if let Some(index) = slice.iter().position(|x| !dtype.round(*x).is_finite()) {
-                let actual = format!("{}, infinite in {}", slice[index], dtype.name());
-                return Err(Error::NonFinite { tensor, index: index as u64, actual });
+        if let Some(StateSlices { mu, nu }) = self.initial_state {
+            for (name, slice, required) in
+                [("initial_mu", mu, lens.mu), ("initial_nu", nu, lens.nu)]
+            {
+                check_len(name, slice, required)?;
+                check_finite(name, slice, 0..slice.len(), Dtype::F32)?;
             }
         }
         self.check_gates(config, shape, &lens)?;
         self.weights.unwrap_or(&Weights::default()).check(config, shape)?;
+        self.check_key_features(config, shape)
+    }
+
+    fn check_key_features(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
         let phi = Phi::of_keys(config, self.weights);
         let [_, k, _] = self.rounded(config.dtype);
-        match phi.non_finite_feature(&k, shape.key_heads as usize) {
-            None => Ok(()),
-            Some((index, feature)) => {
-                let (index, actual) = (index as u64, feature.to_string());
-                Err(Error::NonFinite { tensor: "phi(k)", index, actual })
-            }
+        let heads = shape.key_heads as usize;
+        for elements in elements(config, shape, Tensor::K, k.len()) {
+            let rows_before = elements.start / config.key_dim as usize;
+            let Some((row, feature, actual)) = phi.non_finite_feature(&k[elements], heads) else {
+                continue;
+            };
+            let row = rows_before + row;
+            return Err(Error::KeyFeature {
+                token: (row / heads) as u64,
+                head: (row % heads) as u64,
+                feature: feature as u64,
+                actual: actual.to_string(),
+            });
         }
+        Ok(())
     }
 
     fn check_gates(&self, config: &Config, shape: &Shape, lens: &Lens) -> Result<(), Error> {
@@ -166,16 +174,18 @@ impl<'a> Inputs<'a> {
                 None => continue,
                 Some(slice) => slice,
             };
-            if slice.len() as u64 != required {
-                return Err(Error::Len { tensor, required, actual: slice.len() as u64 });
-            }
+            check_len(tensor, slice, required)?;
             let may_forget = of == Tensor::Decay && !config.update_rule.needs_gate_weights();
             let dtype = of.dtype(config);
             let is_bad = |x: &f32| {
                 let x = dtype.round(*x);
                 !(x.is_finite() || (may_forget && x == f32::NEG_INFINITY))
             };
-            if let Some(index) = slice.iter().position(is_bad) {
+            let elements = elements(config, shape, of, slice.len());
+            let first = |is_bad: &dyn Fn(&f32) -> bool| {
+                elements.iter().cloned().flatten().find(|index| is_bad(&slice[*index]))
+            };
+            if let Some(index) = first(&is_bad) {
                 let actual = slice[index].to_string();
                 if of == Tensor::GateWeights {
                     return Err(Error::NonFinite { tensor, index: index as u64, actual });
@@ -185,7 +195,7 @@ impl<'a> Inputs<'a> {
             }
             let refuses_positive = may_forget
                 && config.update_rule.decay().is_some_and(|decay| decay.refuses_positive);
-            if refuses_positive && let Some(index) = slice.iter().position(|x| *x > 0.0) {
+            if refuses_positive && let Some(index) = first(&|x| *x > 0.0) {
                 let actual = slice[index].to_string();
                 return Err(gate_error(config, shape, of, "at most 0", actual, index));
             }
@@ -200,6 +210,46 @@ impl<'a> Inputs<'a> {
             _ => x.iter().map(|x| dtype.round(*x)).collect(),
         })
     }
+}
+
+/// The elements of a slice that a call reads: all of them, or where rows are padded those of valid
+/// tokens.
+fn elements(config: &Config, shape: &Shape, tensor: Tensor, len: usize) -> Vec<Range<usize>> {
+    let is_constant =
+        tensor == Tensor::GateWeights || (tensor == Tensor::Decay && config.has_constant_decay());
+    let ranges = shape.token_ranges().filter(|_| shape.is_padded() && !is_constant);
+    // `lens` has accepted the length.
+    let row_len = tensor.row_len(config, shape).unwrap_or(0) as usize;
+    let of_tokens = |tokens: Range<usize>| tokens.start * row_len..tokens.end * row_len;
+    match ranges {
+        Some(ranges) => ranges.into_iter().map(of_tokens).collect(),
+        None => std::iter::once(0..len).collect(),
+    }
+}
+
+fn check_len(tensor: &'static str, slice: &[f32], required: u64) -> Result<(), Error> {
+    let actual = slice.len() as u64;
+    if actual == required { Ok(()) } else { Err(Error::Len { tensor, required, actual }) }
+}
+
+fn check_finite(
+    tensor: &'static str,
+    slice: &[f32],
+    elements: Range<usize>,
+    dtype: Dtype,
+) -> Result<(), Error> {
+    let begin = elements.start;
+    let elements = &slice[elements];
+    let refuse = |index: usize, actual: String| {
+        Err(Error::NonFinite { tensor, index: (begin + index) as u64, actual })
+    };
+    if let Some(index) = elements.iter().position(|x| !x.is_finite()) {
+        return refuse(index, elements[index].to_string());
+    }
+    if let Some(index) = elements.iter().position(|x| !dtype.round(*x).is_finite()) {
+        return refuse(index, format!("{}, infinite in {}", elements[index], dtype.name()));
+    }
+    Ok(())
 }
 
 /// The refusal of element `index` of decay or beta.

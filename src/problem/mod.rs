@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod dtype;
+pub(crate) mod entries;
 pub(crate) mod feature_map;
 pub(crate) mod gates;
 pub(crate) mod heads;

@@ -25,6 +25,9 @@ use crate::problem::tensor::Tensor;
 /// let limits = PackedLimits { sequences: 64, tokens: 256, max_len: 4 };
 /// let decode = Shape::packed_up_to(limits, 32).with_slots(1000);
 /// assert_eq!(decode.sequences(), 64);
+/// // Two rows of 10 tokens, the first padded on its left to 7 tokens, the second on its right to 4.
+/// let padded = Shape::padded(&[3..10, 0..4], 10, 32);
+/// assert_eq!((padded.batch, padded.seq_len, padded.max_len()), (2, 10, 7));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -59,7 +62,7 @@ pub struct Shape {
 pub enum Packing {
     /// Each has T tokens and a row of its own in the batch.
     Equal,
-    /// Contiguous along T, with these numbers of tokens; their sum is T.
+    /// Contiguous along T, with these numbers of tokens; their sum is at most T.
     Lengths(Arc<[u32]>),
     /// Contiguous along T, with lengths that the call reads from a buffer when it runs.
     UpTo {
@@ -68,6 +71,10 @@ pub enum Packing {
         /// Tokens of the longest.
         max_len: u32,
     },
+    /// Each has a row of T tokens of its own in the batch, of which those in its range are valid. The
+    /// others are padding, whatever they hold: they change no state and no sum, and their rows of o
+    /// are zero.
+    Padded(Arc<[Range<u32>]>),
 }
 
 /// The most that a call of [`Shape::packed_up_to`] has room for.
@@ -118,6 +125,15 @@ impl Shape {
         let PackedLimits { sequences, tokens, max_len } = limits;
         let packing = Packing::UpTo { sequences, max_len };
         Self { packing, ..Self::new(1, tokens, heads) }
+    }
+
+    /// A sequence for each of these ranges in a row of `seq_len` tokens, of which those in the range
+    /// are valid and the others padding, on either side or both: B = the number of ranges. An empty
+    /// range leaves its state as it was.
+    #[must_use]
+    pub fn padded(valid: &[Range<u32>], seq_len: u32, heads: u32) -> Self {
+        let batch = u32::try_from(valid.len()).unwrap_or(u32::MAX);
+        Self { packing: Packing::Padded(valid.into()), ..Self::new(batch, seq_len, heads) }
     }
 
     /// The same with `kv_heads` key heads and as many value heads: G = E, each read by H/E query
@@ -187,7 +203,7 @@ impl Shape {
     #[must_use]
     pub fn sequences(&self) -> u32 {
         match &self.packing {
-            Packing::Equal => self.batch,
+            Packing::Equal | Packing::Padded(_) => self.batch,
             Packing::Lengths(lengths) => u32::try_from(lengths.len()).unwrap_or(u32::MAX),
             Packing::UpTo { sequences, .. } => *sequences,
         }
@@ -200,7 +216,22 @@ impl Shape {
             Packing::Equal => self.seq_len,
             Packing::Lengths(lengths) => lengths.iter().copied().max().unwrap_or(0),
             Packing::UpTo { max_len, .. } => (*max_len).min(self.seq_len),
+            Packing::Padded(valid) => valid.iter().map(range_len).max().unwrap_or(0),
         }
+    }
+
+    /// The entries of sequences that shaders go through: a sequence each and, where rows are padded,
+    /// before each the padding since the last.
+    pub(crate) fn entries(&self) -> u32 {
+        match self.is_padded() {
+            true => self.batch.saturating_mul(2),
+            false => self.sequences(),
+        }
+    }
+
+    /// The entry of sequence n.
+    pub(crate) fn entry(&self, n: usize) -> usize {
+        if self.is_padded() { 2 * n + 1 } else { n }
     }
 
     /// The rows of each sequence in q, k, v and o seen as `[B T,..]`, or `None` where only a
@@ -219,12 +250,43 @@ impl Shape {
             Packing::Equal => Some(from(&mut (0..self.batch).map(|_| self.seq_len))),
             Packing::Lengths(lengths) => Some(from(&mut lengths.iter().copied())),
             Packing::UpTo { .. } => None,
+            Packing::Padded(valid) => (0..valid.len()).map(|n| self.valid_tokens(n)).collect(),
         }
     }
 
+    /// The valid tokens of row n of a padded shape, counted through all rows.
+    pub(crate) fn valid_tokens(&self, n: usize) -> Option<Range<usize>> {
+        let Packing::Padded(valid) = &self.packing else { return None };
+        let (range, begin) = (valid.get(n)?, n * self.seq_len as usize);
+        Some(begin + range.start as usize..begin + range.end as usize)
+    }
+
+    /// Some rows of the batch and some tokens of each, where the call does not pack them.
+    pub(crate) fn part(&self, batch: Range<u32>, tokens: Range<u32>) -> Self {
+        let mut part = self.clone();
+        (part.batch, part.seq_len) = (batch.len() as u32, tokens.len() as u32);
+        if let Packing::Padded(valid) = &self.packing {
+            let clip = |end: u32| end.clamp(tokens.start, tokens.end) - tokens.start;
+            let rows = valid.get(batch.start as usize..batch.end as usize).unwrap_or_default();
+            let clipped = rows.iter().map(|range| clip(range.start)..clip(range.end));
+            part.packing = Packing::Padded(clipped.collect());
+        }
+        part
+    }
+
     /// True if sequences begin where `cu_seqlens` says.
-    pub(crate) fn is_packed(&self) -> bool {
+    pub(crate) fn has_lengths(&self) -> bool {
         self.packing != Packing::Equal
+    }
+
+    /// True if sequences lie one behind the other along one axis T.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self.packing, Packing::Lengths(_) | Packing::UpTo { .. })
+    }
+
+    /// True if tokens of a row may be padding.
+    pub(crate) fn is_padded(&self) -> bool {
+        matches!(self.packing, Packing::Padded(_))
     }
 
     /// True if only a call knows the lengths.
@@ -238,7 +300,8 @@ impl Shape {
     /// # Errors
     ///
     /// A size that is zero and is not T's; G not dividing E; E neither dividing H nor a multiple of
-    /// it; lengths that do not add up to T; a tensor of 2^32 elements or more.
+    /// it; lengths that add up to more than T; valid tokens that are not a range of T for each row of
+    /// the batch; a tensor of 2^32 elements or more.
     pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
         for (what, size) in [
             ("batch", self.batch),
@@ -293,12 +356,31 @@ impl Shape {
             if sum > u64::from(u32::MAX) {
                 return Err(PlanError::TooManyElements { what: "q", actual: sum });
             }
-            if sum != u64::from(self.seq_len) {
+            // Rows of o behind the last sequence are zero.
+            if sum > u64::from(self.seq_len) {
                 return Err(PlanError::Lengths { required: self.seq_len, actual: sum });
+            }
+        }
+        if let Packing::Padded(valid) = &self.packing {
+            if valid.len() as u64 != u64::from(self.batch) {
+                return Err(PlanError::ValidRanges {
+                    required: self.batch,
+                    actual: valid.len() as u64,
+                });
+            }
+            let is_wrong = |range: &Range<u32>| range.start > range.end || range.end > self.seq_len;
+            if let Some(row) = valid.iter().position(is_wrong) {
+                let Range { start, end } = valid[row].clone();
+                let row = row as u64;
+                return Err(PlanError::Valid { row, required: self.seq_len, start, end });
             }
         }
         Ok(())
     }
+}
+
+fn range_len(range: &Range<u32>) -> u32 {
+    range.end.saturating_sub(range.start)
 }
 
 /// Elements of each tensor of a [`Shape`].

@@ -245,11 +245,10 @@ fn size_of(letter: &str, config: &Config, shape: &Shape) -> Result<u32, PlanErro
     })
 }
 
-/// A status, then `cu_seqlens` where sequences are packed, then a slot each where states are in a
-/// pool.
+/// A status, then `cu_seqlens` where lengths differ, then a slot each where states are in a pool.
 fn sequences_len(shape: &Shape) -> u64 {
-    let n = u64::from(shape.sequences());
-    let lengths = if shape.is_packed() { n + 1 } else { 0 };
+    let n = u64::from(shape.entries());
+    let lengths = if shape.has_lengths() { n + 1 } else { 0 };
     let slots = if shape.slots.is_some() { n } else { 0 };
     let sources = if shape.has_sources { n } else { 0 };
     let slots = slots + sources + 2 * n * u64::from(shape.checkpoints);

@@ -7,7 +7,8 @@ use wgpu::{BufferBinding, BufferUsages};
 use crate::device::buffers::init_buffer;
 use crate::error::{BindError, PoolError};
 use crate::plan::Plan;
-use crate::problem::shape::Shape;
+use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
+use crate::problem::shape::{Packing, Shape};
 use crate::serve::pool::StatePool;
 use crate::serve::slots::Slot;
 
@@ -39,7 +40,8 @@ const AFTER_STATUS: u64 = 4;
 pub struct Entry {
     /// The slot to which its state is written.
     pub slot: Slot,
-    /// Its tokens in this step; with a shape that is not packed, T.
+    /// Its tokens in this step; with a shape that is not packed, T, or where rows are padded the valid
+    /// ones of its row.
     pub tokens: u32,
     /// The slot from which its state is read, where it is another: see
     /// [`Shape::with_sources`](crate::Shape::with_sources).
@@ -212,16 +214,22 @@ pub(crate) fn check_counts(shape: &Shape, entries: &[Entry]) -> Result<(), PoolE
     if entries.len() > shape.sequences() as usize {
         return refuse("sequences", shape.sequences(), entries.len() as u64);
     }
-    let (max_len, is_packed) = (shape.max_len(), shape.is_packed());
-    for entry in entries {
+    for (n, entry) in entries.iter().enumerate() {
         let tokens = entry.tokens;
-        let is_wrong = if is_packed { tokens > max_len } else { tokens != shape.seq_len };
+        let (required, is_wrong) = match &shape.packing {
+            Packing::Equal => (shape.seq_len, tokens != shape.seq_len),
+            Packing::Padded(valid) => {
+                let valid = valid.get(n).map_or(0, |range| range.len() as u32);
+                (valid, tokens != valid)
+            }
+            _ => (shape.max_len(), tokens > shape.max_len()),
+        };
         if is_wrong {
-            return refuse("tokens of a sequence", max_len, tokens.into());
+            return refuse("tokens of a sequence", required, tokens.into());
         }
     }
     let all = entries.iter().map(|entry| u64::from(entry.tokens)).sum();
-    if is_packed && all > u64::from(shape.seq_len) {
+    if shape.is_packed() && all > u64::from(shape.seq_len) {
         return refuse("tokens", shape.seq_len, all);
     }
     Ok(())
@@ -296,33 +304,22 @@ struct Checked {
     checkpoints: Vec<Vec<[u32; 2]>>,
 }
 
-/// `cu_seqlens` where the shape is packed, then slots, the slots that are read where the shape has
+/// `cu_seqlens` where lengths differ, then slots, the slots that are read where the shape has
 /// those, and checkpoints; entries beyond these are not in use.
 fn words(shape: &Shape, checked: &Checked) -> Vec<u32> {
     let Checked { lengths, slots, sources, checkpoints } = checked;
-    let (n, count) = (shape.sequences() as usize, shape.checkpoints as usize);
+    let (n, count) = (shape.entries() as usize, shape.checkpoints as usize);
     let mut words = Vec::with_capacity((3 + 2 * count) * n + 1);
-    if shape.is_packed() {
-        words.push(0);
-        let ends = lengths.iter().scan(0u32, |end, len| {
-            // At most `tokens`, as `write` has checked.
-            *end = end.saturating_add(*len);
-            Some(*end)
-        });
-        words.extend(ends);
-        let end = words.last().copied().unwrap_or(0);
-        words.resize(n + 1, end);
+    if shape.has_lengths() {
+        words.extend(cu_seqlens(shape, lengths));
     }
-    let begin = words.len();
-    words.extend_from_slice(slots);
-    words.resize(begin + n, u32::MAX);
+    words.extend(of_entries(shape, slots.iter().copied(), &NO_SLOT));
     if shape.has_sources {
-        words.extend_from_slice(sources);
-        words.resize(begin + 2 * n, u32::MAX);
+        words.extend(of_entries(shape, sources.iter().copied(), &NO_SLOT));
     }
-    for i in 0..n {
+    for of_entry in of_entries(shape, checkpoints.iter().map(Vec::as_slice), &&[][..]) {
         let begin = words.len();
-        words.extend(checkpoints.get(i).into_iter().flatten().flatten());
+        words.extend(of_entry.iter().flatten());
         // After no token, a checkpoint is none.
         words.resize(begin + 2 * count, 0);
     }

@@ -92,7 +92,7 @@ impl Case {
             "feature maps"
         } else if self.shape.max_len() <= MAX_DECODE_LEN {
             "decoding"
-        } else if self.shape.is_packed() || self.source != SequenceSource::Host {
+        } else if self.shape.has_lengths() || self.source != SequenceSource::Host {
             "packed and pooled"
         } else {
             "prompts"
@@ -146,14 +146,14 @@ impl Case {
         let mut stored = |len: u64| -> Vec<f32> {
             sample(len).iter().map(|x| self.config.dtype.round(*x)).collect()
         };
-        let (q, mut k, v) = (stored(lens.q), stored(lens.k), stored(lens.v));
+        let (mut q, mut k, mut v) = (stored(lens.q), stored(lens.k), stored(lens.v));
         self.shape_keys(&mut k);
-        let decay = self.decays(lens, &sample(lens.decay));
+        let mut decay = self.decays(lens, &sample(lens.decay));
         // Sigmoids of normal values, or values like those.
         let has_activation = |beta: Beta| beta.activation != BetaActivation::None;
         let is_raw = self.config.update_rule.beta().is_some_and(has_activation);
         let in_unit = |x: f32| if is_raw { x } else { (x / 12.0 + 0.5).clamp(0.0, 1.0) };
-        let beta = sample(lens.beta).into_iter().map(in_unit).collect();
+        let mut beta: Vec<f32> = sample(lens.beta).into_iter().map(in_unit).collect();
         let gate_weights = sample(lens.gate_weights);
         // nu is a sum of features, which are positive for the maps that are normalised.
         let initial_state = self.initial_state.then(|| {
@@ -163,7 +163,26 @@ impl Case {
         let weights = self.config.needs_weights().then(|| self.sample_weights(&mut random));
         let rule = self.config.update_rule;
         let value_heads = self.shape.value_heads as usize;
+        if !self.config.has_constant_decay() {
+            self.poison_padding(&mut decay);
+        }
+        for rows in [&mut q, &mut k, &mut v, &mut beta] {
+            self.poison_padding(rows);
+        }
         Sample { q, k, v, decay, beta, gate_weights, rule, value_heads, initial_state, weights }
+    }
+
+    /// Rows of padded tokens, which no call may read.
+    fn poison_padding(&self, rows: &mut [f32]) {
+        let (false, Some(ranges)) = (!self.shape.is_padded(), self.shape.token_ranges()) else {
+            return;
+        };
+        let row_len = rows.len() / (self.shape.batch * self.shape.seq_len).max(1) as usize;
+        for (t, row) in rows.chunks_mut(row_len.max(1)).enumerate() {
+            if !ranges.iter().any(|range| range.contains(&t)) {
+                row.fill(f32::NAN);
+            }
+        }
     }
 
     /// Keys of a delta rule have the norm 1, or the rule diverges; alike ones a common part.

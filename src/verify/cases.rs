@@ -1,5 +1,7 @@
 //! The table of cases.
 
+use std::ops::Range;
+
 use super::case::{Case, SequenceSource};
 use super::rule_cases::rule_cases;
 use crate::problem::config::{Config, Normalization};
@@ -131,6 +133,15 @@ fn map_cases() -> Vec<Case> {
             2,
             LengthsAndSlots,
         ),
+        case(
+            "blocks-padded",
+            T2r { features: 300 },
+            Shape::padded(&[5..40, 0..9], 40, 2),
+            [2, 16, 16],
+            true,
+            2,
+            Host,
+        ),
         case("blocks-one-token", Dpfp { nu: 5 }, equal(3, 1, 2), [2, 32, 8], true, 0, Slots),
     ];
     for case in &mut cases {
@@ -235,7 +246,19 @@ fn packed_cases() -> Vec<Case> {
         let shape = Shape::new(b, t, h).with_kv_heads(g);
         Case { initial_state, segments, source: Slots, ..Case::new(name, Config::new(k, v), shape) }
     };
+    let padded = |name, valid: &[Range<u32>], t, [h, g, k, v]: [u32; 4], segments, source| {
+        let shape = Shape::padded(valid, t, h).with_kv_heads(g);
+        let case = Case::new(name, Config::new(k, v), shape);
+        Case { initial_state: true, segments, source, ..case }
+    };
     vec![
+        // name, valid tokens of each row, T, [H, G, K, V], segments, source
+        padded("padded-left", &[60..130, 0..130, 129..130], 130, [4, 2, 16, 16], 1, Host),
+        padded("padded-right", &[0..70, 0..0, 0..1], 130, [4, 2, 16, 16], 3, Host),
+        padded("padded-odd", &[3..90, 41..41, 5..67], 91, [6, 3, 9, 7], 4, Host),
+        padded("padded-slots", &[60..130, 0..70, 130..130], 130, [4, 2, 16, 16], 3, Slots),
+        padded("padded-run", &[3..9, 0..16, 15..16, 0..0], 20, [4, 2, 16, 16], 0, Host),
+        padded("padded-run-slots", &[1..2, 0..3, 0..0], 3, [4, 4, 17, 33], 0, Slots),
         // name, lengths, [H, G, K, V], initial state, segments, source
         case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, Host),
         case("packed-state", &[0, 70, 1, 0, 33, 129, 0], [4, 2, 16, 16], true, 1, Host),

@@ -14,6 +14,7 @@ use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
+use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
 use crate::problem::io::Output;
 use crate::problem::state;
 use crate::problem::tensor::Tensor;
@@ -294,15 +295,13 @@ impl Run<'_> {
         let shape = self.plan.shape();
         let ranges = self.known.shape().token_ranges().unwrap_or_default();
         let mut words = vec![0];
-        if shape.is_packed() {
-            let end = ranges.last().map_or(0, |range| range.end as u32);
-            words.extend(ranges.iter().map(|range| range.start as u32));
-            words.resize(shape.sequences() as usize + 2, end);
+        if shape.has_lengths() {
+            let lengths: Vec<u32> = ranges.iter().map(|range| range.len() as u32).collect();
+            words.extend(cu_seqlens(shape, &lengths));
         }
         if let Some(slots) = shape.slots {
-            let unused = shape.sequences() as usize - ranges.len();
-            words.extend((0..ranges.len()).map(|n| slot(n, slots) as u32));
-            words.extend(vec![u32::MAX; unused]);
+            let slots = (0..ranges.len()).map(|n| slot(n, slots) as u32);
+            words.extend(of_entries(shape, slots, &NO_SLOT));
         }
         words
     }

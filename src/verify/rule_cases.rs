@@ -1,5 +1,7 @@
 //! The cases of the update rules with decays and betas.
 
+use std::ops::Range;
+
 use super::case::{Case, Sampling, SequenceSource};
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
@@ -26,6 +28,9 @@ pub(super) fn rule_cases() -> Vec<Case> {
         |b, t, [h, g, e]: [u32; 3]| Shape::new(b, t, h).with_key_heads(g).with_value_heads(e);
     let packed = |lengths: &[u32], [h, g, e]: [u32; 3]| {
         Shape::packed(lengths, h).with_key_heads(g).with_value_heads(e)
+    };
+    let padded = |valid: &[Range<u32>], t, [h, g, e]: [u32; 3]| {
+        Shape::padded(valid, t, h).with_key_heads(g).with_value_heads(e)
     };
     let mut cases = vec![
         // name, rule, [B, T, [H, G, E]] or lengths, [K, V], sampling, segments, source
@@ -226,6 +231,24 @@ pub(super) fn rule_cases() -> Vec<Case> {
             Ordinary,
             0,
             LengthsAndSlots,
+        ),
+        case(
+            "gated-padded-rows",
+            gated(row),
+            padded(&[4..70, 0..33, 9..9], 70, [4, 2, 2]),
+            [17, 9],
+            Ordinary,
+            3,
+            Host,
+        ),
+        case(
+            "gated-delta-padded",
+            gated_delta(head, beta),
+            padded(&[4..70, 0..33], 70, [2, 2, 4]),
+            [32, 16],
+            Ordinary,
+            3,
+            Slots,
         ),
         case(
             "gated-delta-step",

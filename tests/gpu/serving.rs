@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod entries;
+mod padding;
 mod pool;
 mod schedule;
 
@@ -24,6 +25,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::impossible_entries_are_ignored", entries::impossible_entries),
     ("serving::told_by_the_device", entries::told_by_the_device),
     ("serving::several_steps_in_one_submission", entries::several_steps_in_one_submission),
+    ("serving::padded_rows", padding::padded_rows),
     ("serving::states_on_the_way", checkpoints::states_on_the_way),
     ("serving::rollback", checkpoints::rollback),
     ("serving::refused_checkpoints", checkpoints::refusals),

@@ -11,6 +11,7 @@ mod measured;
 // A shell limits the size of files, and links are made.
 #[cfg(unix)]
 mod outputs;
+mod padding;
 mod refusals;
 mod results;
 mod unused;

@@ -26,8 +26,12 @@ fn bad_tensors() {
             ["tensor initial_nu", "found only"],
         ),
         (
-            with("cu_seqlens", Tensor::new(Dtype::I32, &[2], &[0; 8])),
-            ["tensor cu_seqlens: element 1, the last", "expected T = 2, found 0"],
+            with("cu_seqlens", Tensor::new(Dtype::I32, &[2], &[0, 0, 0, 0, 3, 0, 0, 0])),
+            ["tensor cu_seqlens: element 1", "expected at most T = 2, found 3"],
+        ),
+        (
+            with("attention_mask", Tensor::new(Dtype::U8, &[1, 2], &[1, 2])),
+            ["tensor attention_mask: row 0, token 1", "expected 0 or 1, found 2"],
         ),
         (
             with("cu_seqlens", Tensor::f32(&[2], &[0.0, 2.0])),

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use safetensors::Dtype;
-
 use crate::common::{Tensor, encode, refused, refused_file, scratch, tiny, with};
 
 const PLAIN: [&str; 4] = ["--reference", "--feature-map", "identity", "--no-normalize"];
@@ -15,9 +13,21 @@ fn tensors_of_another_rule() {
     for (bytes, rule, parts) in [
         (with("decay", gate()), "linear", ["tensor decay", "the update rule is linear"]),
         (with("beta", gate()), "linear", ["tensor beta", "the update rule is linear"]),
-        (both.clone(), "linear", ["tensor beta", "takes q, k, v, cu_seqlens, initial_mu)"]),
-        (both.clone(), "gated", ["tensor beta", "takes q, k, v, cu_seqlens, decay, initial_mu)"]),
-        (both, "delta", ["tensor decay", "takes q, k, v, cu_seqlens, beta, initial_mu)"]),
+        (
+            both.clone(),
+            "linear",
+            ["tensor beta", "takes q, k, v, cu_seqlens, attention_mask, initial_mu)"],
+        ),
+        (
+            both.clone(),
+            "gated",
+            ["tensor beta", "takes q, k, v, cu_seqlens, attention_mask, decay, initial_mu)"],
+        ),
+        (
+            both,
+            "delta",
+            ["tensor decay", "takes q, k, v, cu_seqlens, attention_mask, beta, initial_mu)"],
+        ),
         (with("decay", gate()), "delta", ["tensor beta: expected in the file", "[decay, k, q, v]"]),
     ] {
         let line = refused_file(&bytes, &[&PLAIN[..], &["--update-rule", rule]].concat());
@@ -28,7 +38,7 @@ fn tensors_of_another_rule() {
 /// Without a rule by name every gate is taken, so a misspelt one is shown both.
 #[test]
 fn names_that_are_not_taken() {
-    let any_rule = "takes q, k, v, cu_seqlens, decay, beta, initial_mu";
+    let any_rule = "takes q, k, v, cu_seqlens, attention_mask, decay, beta, initial_mu";
     for (name, tensor, part) in [
         ("g", Tensor::zeros(&[1, 2, 1]), "here g is called decay"),
         ("gk", Tensor::zeros(&[1, 2, 1, 2]), "here gk is called decay"),
@@ -49,15 +59,6 @@ fn names_that_are_not_taken() {
         &[&PLAIN[..], &["--update-rule", "linear"]].concat(),
     );
     assert!(line.contains("tensor g") && !line.contains("decay"), "{line}");
-}
-
-#[test]
-fn padding() {
-    for (dtype, size) in [(Dtype::I64, 8), (Dtype::I32, 4), (Dtype::U8, 1)] {
-        let mask = Tensor::new(dtype, &[1, 2], &vec![0; 2 * size]);
-        let line = refused_file(&with("attention_mask", mask), &["--reference"]);
-        assert!(line.contains("tensor attention_mask") && line.contains("padding"), "{line}");
-    }
 }
 
 /// A file from a normalised call has a nu, which goes nowhere where nothing is divided.
@@ -100,8 +101,7 @@ fn compare_takes_less() {
     for (name, tensor, part) in [
         ("decay", Tensor::zeros(&[1, 2, 1]), "softmax attention has no update rule"),
         ("beta", Tensor::zeros(&[1, 2, 1]), "softmax attention has no update rule"),
-        ("g", Tensor::zeros(&[1, 2, 1]), "takes q, k, v, cu_seqlens)"),
-        ("attention_mask", Tensor::zeros(&[1, 2]), "takes q, k, v, cu_seqlens)"),
+        ("g", Tensor::zeros(&[1, 2, 1]), "takes q, k, v, cu_seqlens, attention_mask)"),
         ("initial_mu", Tensor::zeros(&[1, 1, 2, 2]), "softmax attention begins with no state"),
         ("key_weight", Tensor::zeros(&[2, 2]), "weights are drawn"),
     ] {

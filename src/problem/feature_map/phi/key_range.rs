@@ -9,10 +9,14 @@ const LARGEST_EXPONENT: f64 = 88.0;
 const LARGEST_FACTOR: f64 = 1e18;
 
 impl Phi<'_> {
-    /// The first feature that is infinite or not a number in f32, as its index in `[rows,F]` and its
+    /// The first feature that is infinite or not a number in f32: its row, its index in the row and its
     /// value; `k` has rows of `heads` heads in turn. Most rows are ruled out by their L2 norm, which
     /// costs less than their features.
-    pub(crate) fn non_finite_feature(&self, k: &[f32], heads: usize) -> Option<(usize, f32)> {
+    pub(crate) fn non_finite_feature(
+        &self,
+        k: &[f32],
+        heads: usize,
+    ) -> Option<(usize, usize, f32)> {
         let safe_norms: Vec<f64> = (0..heads).map(|head| self.safe_norm(head)).collect();
         let mut features = vec![0.0f32; self.features];
         for (row, x) in k.chunks(self.key_dim).enumerate() {
@@ -24,7 +28,7 @@ impl Phi<'_> {
             }
             self.row(x, head, &mut features);
             if let Some(f) = features.iter().position(|x| !x.is_finite()) {
-                return Some((row * self.features + f, features[f]));
+                return Some((row, f, features[f]));
             }
         }
         None
