@@ -10,8 +10,8 @@
 // grid    a thread for each of T x max(H,E) x V/4, folded
 // memory  none
 
-import constants::{FEATURE_BLOCKS, HAS_TABLE, NORMALIZE, QUERY_MAP, SCALE, SCAN_THREADS};
-import map/stabiliser::{LOWEST, RowScale, row_gain};
+import constants::{FEATURE_BLOCKS, HAS_TABLE, QUERY_MAP, SCALE, SCALES_QUERIES, SCAN_THREADS};
+import map/stabiliser::{LOWEST, RowScale, rescaling, row_gain};
 import normalise::{row_factor_of};
 import output/partial_rows::{PARTIAL_ROW_VEC4, VALUE_VEC4, partials};
 import params::{params, workgroup_index};
@@ -37,9 +37,9 @@ fn output_sum(
     var weight = 0.0;
     for (var block = 0u; block < FEATURE_BLOCKS; block++) {
         let at = partial_row(block, row);
-        if (NORMALIZE) {
+        if (SCALES_QUERIES) {
             let of_block = partials[at + VALUE_VEC4];
-            let rescale = exp(of_block.y - scale.shift) * (scale.scale / of_block.z);
+            let rescale = rescaling(QUERY_MAP, RowScale(of_block.y, of_block.z), scale);
             sum += rescale * partials[at + c4];
             weight += rescale * of_block.x;
         } else {
@@ -47,7 +47,7 @@ fn output_sum(
         }
     }
     var factor = SCALE;
-    if (NORMALIZE) { factor = row_factor_of(weight, row_gain(QUERY_MAP, scale)); }
+    if (SCALES_QUERIES) { factor = row_factor_of(weight, row_gain(QUERY_MAP, scale)); }
     store_o(row, c4, sum * factor);
 }
 
@@ -58,7 +58,7 @@ fn partial_row(block: u32, row: u32) -> u32 {
 // The largest shift and the smallest scale of a row's blocks.
 fn common_scale(row: u32) -> RowScale {
     var scale = RowScale(LOWEST, 3.4e38);
-    if (NORMALIZE) {
+    if (SCALES_QUERIES) {
         for (var block = 0u; block < FEATURE_BLOCKS; block++) {
             let of_block = partials[partial_row(block, row) + VALUE_VEC4];
             scale.shift = max(scale.shift, of_block.y);

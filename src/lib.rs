@@ -43,7 +43,7 @@ pub mod feature_map {
 
 /// Shapes, and how many elements their tensors have.
 pub mod shape {
-    pub use crate::problem::config::MAX_DIM;
+    pub use crate::problem::config::{MAX_KEY_DIM, MAX_VALUE_DIM};
     pub use crate::problem::shape::{Lens, PackedLimits, Packing, Shape};
 }
 

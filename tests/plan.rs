@@ -22,12 +22,12 @@ fn configs_out_of_range_are_refused() {
     let mut config = Config::new(0, 8);
     assert_eq!(
         config.validate(),
-        Err(ConfigError::Dim { what: "key_dim", required: 256, actual: 0 })
+        Err(ConfigError::Dim { what: "key_dim", required: 1024, actual: 0 })
     );
-    config = Config::new(8, 257);
+    config = Config::new(8, 4097);
     assert_eq!(
         config.validate(),
-        Err(ConfigError::Dim { what: "value_dim", required: 256, actual: 257 })
+        Err(ConfigError::Dim { what: "value_dim", required: 4096, actual: 4097 })
     );
     config = Config::new(8, 8);
     config.scale = f32::NAN;

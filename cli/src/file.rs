@@ -6,7 +6,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use linear_attention::feature_map::Weights;
 use linear_attention::reference::Output64;
-use linear_attention::shape::MAX_DIM;
+use linear_attention::shape::{MAX_KEY_DIM, MAX_VALUE_DIM};
 use linear_attention::{Config, Inputs, Output, Shape, UpdateRule};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -132,10 +132,12 @@ impl Input {
         let [_, _, e, value_dim] = sizes("v", "[B,T,E,V]", &v)?;
         expect_shape("k", &k, &[b, t, g, key_dim])?;
         expect_shape("v", &v, &[b, t, e, value_dim])?;
-        for (name, what, size) in [("q", "K", key_dim), ("v", "V", value_dim)] {
-            if size > MAX_DIM {
+        for (name, what, most, size) in
+            [("q", "K", MAX_KEY_DIM, key_dim), ("v", "V", MAX_VALUE_DIM, value_dim)]
+        {
+            if size > most {
                 return Err(format!(
-                    "tensor {name}: expected {what} from 1 to {MAX_DIM}, found {size}"
+                    "tensor {name}: expected {what} from 1 to {most}, found {size}"
                 ));
             }
         }

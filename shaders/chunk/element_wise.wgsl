@@ -1,7 +1,7 @@
 // implements: row_map
 //
-// Feature maps of one element each, on the way into workgroup memory. A query that is scaled waits there
-// for its row max.
+// Feature maps of one element each, those of this work item's feature block, on the way into workgroup
+// memory. A query that is scaled waits there for its row max.
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, KEY_MAP, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
@@ -20,7 +20,7 @@ fn clear_row_max(lane: Lane) {
 
 fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * BLOCK_VEC4; i += THREADS) {
-        let f4 = i % BLOCK_VEC4;
+        let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         let x = load_k(key_row(chunk.first + i / BLOCK_VEC4, item.head), f4);
         features[i] = masked_features(KEY_MAP, x, f4, NO_SCALE);
     }
@@ -28,14 +28,15 @@ fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
 
 fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * item.heads * BLOCK_VEC4; i += THREADS) {
-        let f4 = i % BLOCK_VEC4;
+        let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         let row = i / BLOCK_VEC4;
         let x = load_q(chunk_query_row(item, chunk, row), f4);
+        let at = query_features(row) + i % BLOCK_VEC4;
         if (SCALES_QUERIES) {
-            features[query_features(row) + f4] = x;
+            features[at] = x;
             atomicMax(&row_max[row], ordered_bits(row_measure(QUERY_MAP, x, f4)));
         } else {
-            features[query_features(row) + f4] = masked_features(QUERY_MAP, x, f4, NO_SCALE);
+            features[at] = masked_features(QUERY_MAP, x, f4, NO_SCALE);
         }
     }
 }
@@ -45,9 +46,9 @@ fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
     workgroupBarrier();
     if (!SCALES_QUERIES || heads == 0u) { return; }
     for (var i = lane.thread; i < chunk.tokens * heads * BLOCK_VEC4; i += THREADS) {
-        let f4 = i % BLOCK_VEC4;
+        let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         let row = i / BLOCK_VEC4;
-        let at = query_features(row) + f4;
+        let at = query_features(row) + i % BLOCK_VEC4;
         features[at] = masked_features(QUERY_MAP, features[at], f4, query_scale(row));
     }
     workgroupBarrier();

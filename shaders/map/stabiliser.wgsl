@@ -51,9 +51,17 @@ fn row_gain(map: u32, s: RowScale) -> f32 {
     }
 }
 
-// 2^-n for x from 2^n to 2^(n+1); 1 where x is 0 or less.
+// The factor between features of one scale and of another, which has no smaller shift and no larger
+// scale.
+fn rescaling(map: u32, before: RowScale, after: RowScale) -> f32 {
+    let ratio = after.scale / before.scale;
+    return exp(before.shift - after.shift) * select(ratio, ratio * ratio, map == RELU_SQUARED);
+}
+
+// 2^-n for x from 2^n to 2^(n+1); where x is 0 or less, all features are 0 and take any scale, so that
+// it is the largest: blocks of the same row may have others.
 fn inverse_power_of_two(x: f32) -> f32 {
-    if (x <= 0.0) { return 1.0; }
+    if (x <= 0.0) { return 8.507059e37; }
     let exponent = clamp(bitcast<u32>(x) >> 23u, 1u, 253u);
     return bitcast<f32>((254u - exponent) << 23u);
 }

@@ -4,7 +4,7 @@
 
 import output/partial_rows::{PARTIAL_ROW_VEC4, VALUE_VEC4, partials};
 import params::{params};
-import row_map::{query_scale};
+import row_map::{query_gain, query_scale};
 import work_item::{Chunk, WorkItem, chunk_output_row};
 
 fn partial_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
@@ -13,8 +13,10 @@ fn partial_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
 }
 
 fn store_weight(item: WorkItem, chunk: Chunk, row: u32, weight: f32) {
+    let s = query_scale(row);
+    // It clears the row's scale for the next chunk.
+    _ = query_gain(row);
     if (item.value_block == 0u) {
-        let s = query_scale(row);
         partials[partial_row(item, chunk, row) + VALUE_VEC4] = vec4<f32>(weight, s.shift, s.scale, 0.0);
     }
 }

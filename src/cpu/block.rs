@@ -16,6 +16,10 @@ use crate::problem::config::{Config, Gating};
 /// gone through row by row.
 const TOKENS_OF_ROW_DECAYS: usize = 16;
 
+/// Features whose products with nu are added up before they are added to the others: the error of a
+/// sum over F grows with the length of its parts.
+const FEATURES_OF_SUM: usize = 64;
+
 /// What follows of the features and decays of a block of a value head.
 #[derive(Debug)]
 pub(super) struct Block {
@@ -256,9 +260,16 @@ impl Block {
         }
         let mut weights = [0.0f32; TOKENS];
         if config.is_normalized() {
-            for (queries, nu) in self.queries.as_chunks::<TOKENS>().0.iter().zip(nu) {
-                for (weight, q) in weights.iter_mut().zip(queries) {
-                    *weight = mul_add(*q, *nu, *weight);
+            let queries = self.queries.as_chunks::<TOKENS>().0;
+            for (queries, nu) in queries.chunks(FEATURES_OF_SUM).zip(nu.chunks(FEATURES_OF_SUM)) {
+                let mut sums = [0.0f32; TOKENS];
+                for (queries, nu) in queries.iter().zip(nu) {
+                    for (sum, q) in sums.iter_mut().zip(queries) {
+                        *sum = mul_add(*q, *nu, *sum);
+                    }
+                }
+                for (weight, sum) in weights.iter_mut().zip(sums) {
+                    *weight += sum;
                 }
             }
             // Of tokens up to this one: a later one has no say.

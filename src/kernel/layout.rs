@@ -343,17 +343,14 @@ impl DecodeLayout {
             let blocks = config.value_dim.div_ceil(columns);
             // CPU adapters run threads in eights or so.
             let items = (DIRECT_THREADS / blocks).max(1);
-            let column_threads = 1;
             let lane_tiles = features_vec4;
-            return Some(Self {
-                tokens,
-                heads,
-                columns,
-                column_threads,
-                lanes: 1,
-                lane_tiles,
-                items,
-            });
+            let column_threads = 1;
+            let found =
+                Self { tokens, heads, columns, column_threads, lanes: 1, lane_tiles, items };
+            let threads = limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x);
+            return (found.threads(config) <= threads).then_some(found);
         }
         let column_threads = config.value_dim.div_ceil(4).next_power_of_two();
         let most = limits.max_compute_invocations_per_workgroup.min(256);

@@ -75,9 +75,9 @@ impl Scratch {
             placed.table = place(TABLE_ENTRY_SIZE * entries);
         }
         if plan.feature_blocks() > 1 && !plan.is_decode() {
-            // A row has the vec4s of q' mu, and one more for q' . nu.
-            let is_divided = config.normalization.eps().is_some();
-            let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_divided));
+            // A row has the vec4s of q' mu, and one more for q' . nu and the query's row scale.
+            let is_scaled = config.scales_queries();
+            let len = 4 * (u64::from(config.value_dim.div_ceil(4)) + u64::from(is_scaled));
             let rows = plan.o_rows() * u64::from(plan.feature_blocks());
             placed.partials = place(scratch(F32_SIZE * len, rows)?);
         }

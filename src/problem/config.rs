@@ -5,8 +5,10 @@ use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::update_rule::{DecayDims, UpdateRule};
 
-/// Largest `key_dim` and `value_dim`.
-pub const MAX_DIM: u32 = 256;
+/// Largest `key_dim`: a row of k must fit into a workgroup's memory.
+pub const MAX_KEY_DIM: u32 = 1024;
+/// Largest `value_dim`.
+pub const MAX_VALUE_DIM: u32 = 4096;
 
 /// Most features with a delta rule: what a key recalls is a sum over all of them, within a workgroup.
 const MAX_DELTA_FEATURES: u32 = 256;
@@ -72,9 +74,9 @@ pub(crate) enum Gating {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// K, the width of q and k: 1 to [`MAX_DIM`].
+    /// K, the width of q and k: 1 to [`MAX_KEY_DIM`].
     pub key_dim: u32,
-    /// V, the width of v and o: 1 to [`MAX_DIM`].
+    /// V, the width of v and o: 1 to [`MAX_VALUE_DIM`].
     pub value_dim: u32,
     /// The rule by which a token changes the state.
     pub update_rule: UpdateRule,
@@ -185,9 +187,11 @@ impl Config {
     ///
     /// Names the first field that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        for (what, actual) in [("key_dim", self.key_dim), ("value_dim", self.value_dim)] {
-            if !(1..=MAX_DIM).contains(&actual) {
-                return Err(ConfigError::Dim { what, required: MAX_DIM, actual });
+        for (what, required, actual) in
+            [("key_dim", MAX_KEY_DIM, self.key_dim), ("value_dim", MAX_VALUE_DIM, self.value_dim)]
+        {
+            if !(1..=required).contains(&actual) {
+                return Err(ConfigError::Dim { what, required, actual });
             }
         }
         if !self.scale.is_finite() {

@@ -43,6 +43,15 @@ pub fn cases() -> Vec<Case> {
         case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
         case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
         case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
+        // Beyond 256 F is taken apart, and V is as it is anywhere.
+        case("k512-v64", [1, 40, 4, 2, 512, 64], Elu, sum, true, 3),
+        case("k1024-v20", [2, 9, 2, 2, 1024, 20], Relu, sum, true, 1),
+        case("k301-v515-odd", [1, 20, 2, 1, 301, 515], Elu, sum, true, 2),
+        case("k16-v4096", [1, 9, 2, 2, 16, 4096], Elu, sum, true, 2),
+        case("k512-plain", [1, 20, 2, 2, 512, 16], Identity, none, true, 2),
+        case("k512-v1024-step", [2, 1, 2, 2, 512, 1024], Elu, sum, true, 0),
+        case("v1500-step", [2, 1, 2, 2, 16, 1500], Elu, sum, true, 0),
+        case("v1999-step-odd", [2, 1, 2, 2, 9, 1999], Elu, sum, true, 0),
         case("many-heads", [3, 9, 70, 35, 16, 16], Elu, sum, true, 1),
         case("long", [1, 16_500, 1, 1, 32, 32], Elu, sum, false, 0),
     ];
@@ -94,6 +103,10 @@ fn map_cases() -> Vec<Case> {
         case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
         case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host),
         case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, Host),
+        case("exp-blocks", Exp, equal(1, 20, 2), [2, 272, 8], true, 2, Host),
+        case("relu-squared-blocks", ReluSquared, equal(1, 20, 2), [1, 301, 7], true, 2, Host),
+        case("sigmoid-blocks", Sigmoid, equal(2, 3, 2), [2, 300, 8], true, 1, Slots),
+        case("softmax-wide", Softmax, equal(1, 12, 2), [2, 1024, 16], true, 1, Host),
         case("exp-step", Exp, equal(4, 1, 2), [2, 16, 16], true, 0, Slots),
         case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, Host),
         case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, Host),
@@ -157,6 +170,9 @@ fn map_cases() -> Vec<Case> {
         }
     }
     let mut exp_plain = case("exp-plain", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host);
+    exp_plain.config.normalization = Normalization::None;
+    cases.push(exp_plain);
+    let mut exp_plain = case("exp-plain-blocks", Exp, equal(1, 12, 2), [2, 300, 8], true, 1, Host);
     exp_plain.config.normalization = Normalization::None;
     cases.push(exp_plain);
     let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
@@ -230,6 +246,7 @@ fn half_cases() -> Vec<Case> {
         case("bf16", Bf16, equal(2, 70, 4), [2, 16, 16], true, 3, Host),
         case("bf16-odd", Bf16, equal(3, 67, 2), [2, 9, 7], true, 2, Host),
         case("bf16-wide", Bf16, equal(1, 20, 1), [1, 132, 8], true, 1, Host),
+        case("f16-blocks-odd", F16, equal(1, 20, 2), [1, 301, 515], true, 2, Host),
         case("bf16-step-odd", Bf16, equal(5, 1, 2), [2, 9, 7], true, 0, Slots),
         case("bf16-run", Bf16, packed(&[4, 16, 1], 4), [2, 16, 16], true, 0, Slots),
     ]

@@ -232,6 +232,16 @@ pub(super) fn rule_cases() -> Vec<Case> {
             0,
             LengthsAndSlots,
         ),
+        case("gated-rows-wide", gated(row), equal(1, 20, [2, 2, 2]), [320, 260], Ordinary, 2, Host),
+        case(
+            "gated-delta-wide",
+            gated_delta(head, beta),
+            equal(1, 20, [2, 2, 2]),
+            [32, 520],
+            Ordinary,
+            2,
+            Host,
+        ),
         case(
             "gated-padded-rows",
             gated(row),

@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("property::cut_anywhere", cut_anywhere),
     ("property::changing_a_token_changes_nothing_before_it", causal),
     ("property::constant_v_gives_that_constant", constant_v),
+    ("property::a_common_factor_cancels", common_factor),
     ("property::zero_features_give_zero", zero_features),
     ("property::permuted_batch_permutes_the_output", permuted_batch),
     ("property::same_bits_every_time", same_bits),
@@ -99,6 +100,38 @@ fn constant_v(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         Some(o) => Err(Failed::from(format!("{o} for 0.75"))),
         None => Ok(()),
     }
+}
+
+/// Queries and keys of any size give the average of v, also where F has several blocks, with elements
+/// of one row as far apart as f32 has room for.
+fn common_factor(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    use FeatureMap::{Elu, Exp, ReluSquared};
+    const K: usize = 300;
+    let t = 9;
+    for (map, factors) in [
+        (ReluSquared, [(1e10, 1e10), (1e-30, 1e-10)]),
+        (Elu, [(-60.0, -60.0), (1e30, -20.0)]),
+        (Exp, [(-1000.0, -40.0), (3e38, 0.5)]),
+    ] {
+        let config = Config::new(K as u32, 1).with_feature_map(map.clone());
+        let a = LinearAttention::new(&gpu.device, config)?;
+        for (q, k) in factors {
+            // The first of each row is q, and the others are far from it.
+            let far = if q < 0.0 { 2.0 * q } else { 0.0 };
+            let q: Vec<f32> = (0..t * K).map(|i| if i % K == 0 { q } else { far }).collect();
+            let v: Vec<f32> = (0..t).map(|i| i as f32).collect();
+            let k = vec![k; t * K];
+            let inputs = Inputs::new(&q, &k, &v);
+            let out = run(gpu, &a, &Shape::new(1, t as u32, 1), inputs)?;
+            for (i, o) in out.o.iter().enumerate() {
+                let average = i as f32 / 2.0;
+                if (o - average).abs() > 1e-5 * (1.0 + average) || o.is_nan() {
+                    return Err(format!("{map} of {}: {o} for {average}", q[0]).into());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn zero_features(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {

@@ -87,7 +87,7 @@ impl CustomMap {
     }
 
     /// The same with P projections y = W x + b of each row, from
-    /// [`Weights`](crate::feature_map::Weights); at most [`MAX_DIM`](crate::shape::MAX_DIM), which
+    /// [`Weights`](crate::feature_map::Weights); at most 256, which
     /// keeps them in workgroup memory.
     #[must_use]
     pub fn with_projections(self, projections: u32) -> Self {

@@ -14,11 +14,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::ConfigError;
-use crate::problem::config::MAX_DIM;
 use crate::problem::feature_map::custom::CustomMap;
 
 /// Most features: F.
 pub const MAX_FEATURES: u32 = 1 << 16;
+
+/// Most projections of a map of the caller's own.
+const MAX_PROJECTIONS: u32 = 256;
 
 /// The feature map φ, from the K elements of a row of q or k to its F features.
 ///
@@ -284,8 +286,12 @@ impl FeatureMap {
             {
                 return refuse("features", "a multiple of 8".to_owned(), *features);
             }
-            Self::Custom(map) if map.projections() > MAX_DIM => {
-                return refuse("projections", format!("at most {MAX_DIM}"), map.projections());
+            Self::Custom(map) if map.projections() > MAX_PROJECTIONS => {
+                return refuse(
+                    "projections",
+                    format!("at most {MAX_PROJECTIONS}"),
+                    map.projections(),
+                );
             }
             Self::Dpfp { nu } if *nu == 0 || *nu >= 2 * key_dim => {
                 return refuse("nu", format!("1 to {}", 2 * key_dim - 1), *nu);
