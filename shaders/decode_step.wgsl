@@ -18,7 +18,7 @@ import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
 import decode_values::{entering_value, entering_values};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{Lane, lane_of};
 import row_map::{load_queries, prepare_chunk};
 import rule::{update};
@@ -75,7 +75,7 @@ fn decode_tokens(
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
-                let row = value_row(chunk.first + i, item.head);
+                let row = gate_row(chunk.first + i, item.head);
                 let entering = entering_value(values, item, chunk, i, lane);
                 update(&mu, row, lane.f4, key(state, item, chunk, i, lane), entering);
                 @unroll

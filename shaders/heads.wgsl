@@ -1,17 +1,32 @@
-// Rows of the tensors, seen as [tokens x heads, width]. Tokens count through all sequences.
+// Rows of the tensors. Tokens count through all sequences.
 
-import params::{params};
+import constants::{HAS_BATCH_STRIDES};
+import params::{Rows, params};
 
-// Row of k, for value head e.
-fn key_row(t: u32, e: u32) -> u32 { return t * params.key_heads + key_head(e); }
+// The first element of a row of q, for output head h.
+fn query_begin(t: u32, h: u32) -> u32 { return row_begin(params.q, t, query_head(h)); }
 
-// Row of v.
-fn value_row(t: u32, e: u32) -> u32 { return t * params.value_heads + e; }
+// Of k, for value head e.
+fn key_begin(t: u32, e: u32) -> u32 { return row_begin(params.k, t, key_head(e)); }
 
-// Row of q, for output head h.
-fn query_row(t: u32, h: u32) -> u32 { return t * params.heads + query_head(h); }
+// Of v.
+fn value_begin(t: u32, e: u32) -> u32 { return row_begin(params.v, t, e); }
 
-// Row of o.
+// Of o.
+fn output_begin(t: u32, h: u32) -> u32 { return row_begin(params.o, t, h); }
+
+// In accesses of `rows`: vec4s or elements. Rows of the batch that follow one another as tokens do
+// need no division.
+fn row_begin(rows: Rows, t: u32, head: u32) -> u32 {
+    var begin = rows.offset + t * rows.token + head * rows.head;
+    if (HAS_BATCH_STRIDES) { begin += t / params.seq_len * rows.batch; }
+    return begin;
+}
+
+// The row of decays and betas of a value head, which lie side by side.
+fn gate_row(t: u32, e: u32) -> u32 { return t * params.value_heads + e; }
+
+// The row of partial sums of an output head.
 fn output_row(t: u32, h: u32) -> u32 { return t * params.output_heads + h; }
 
 fn key_head(e: u32) -> u32 { return e / params.key_group; }

@@ -11,6 +11,7 @@
 // memory  none
 
 import constants::{FEATURE_BLOCKS, HAS_TABLE, QUERY_MAP, SCALE, SCALES_QUERIES, SCAN_THREADS};
+import heads::{output_begin};
 import map/stabiliser::{LOWEST, RowScale, rescaling, row_gain};
 import normalise::{row_factor_of};
 import output/partial_rows::{PARTIAL_ROW_VEC4, VALUE_VEC4, partials};
@@ -28,8 +29,9 @@ fn output_sum(
     let row = i / VALUE_VEC4;
     let t = row / params.output_heads;
     if (t >= params.total_tokens) { return; }
+    let begin = output_begin(t, row % params.output_heads);
     if (!has_sequence(t)) {
-        store_o(row, c4, vec4<f32>(0.0));
+        store_o(begin, c4, vec4<f32>(0.0));
         return;
     }
     let scale = common_scale(row);
@@ -48,7 +50,7 @@ fn output_sum(
     }
     var factor = SCALE;
     if (SCALES_QUERIES) { factor = row_factor_of(weight, row_gain(QUERY_MAP, scale)); }
-    store_o(row, c4, sum * factor);
+    store_o(begin, c4, sum * factor);
 }
 
 fn partial_row(block: u32, row: u32) -> u32 {

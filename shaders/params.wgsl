@@ -1,7 +1,19 @@
 // Sizes that are fixed when tensors are bound. src/kernel/params.rs mirrors the struct, and a test
 // compares the offsets.
 
+// Where the rows of a tensor begin, in the units of its accesses.
+struct Rows {
+    offset: u32,  // of the first row
+    batch: u32,   // from one row of the batch to the next, less T times the next
+    token: u32,   // from one token to the next
+    head: u32,    // from one head to the next
+}
+
 struct Params {
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    o: Rows,
     sequences: u32,             // N
     seq_len: u32,               // T, where all sequences have as many tokens
     total_tokens: u32,          // tokens of all sequences together

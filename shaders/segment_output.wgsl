@@ -18,7 +18,7 @@ import constants::{THREADS};
 import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, next_stop, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import correction::{correct_values};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
 import row_map::{load_queries, prepare_chunk};
@@ -63,7 +63,7 @@ fn segment_output(
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
-            let row = value_row(chunk.first + i, item.head);
+            let row = gate_row(chunk.first + i, item.head);
             update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
             @once(ITEM_HEADS)
             for (var h = 0u; h < item.heads; h++) {

@@ -15,7 +15,7 @@ import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, 
 import chunk::{thread_of_item, value};
 import correction::{correct_values};
 import gates::{Decay};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{lane_of};
 import params::{params};
 import row_map::{prepare_chunk};
@@ -47,7 +47,7 @@ fn segment_state(
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
-            let row = value_row(chunk.first + i, item.head);
+            let row = gate_row(chunk.first + i, item.head);
             update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
             add_decay(&decay, row, f4);
         }

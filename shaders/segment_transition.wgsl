@@ -13,7 +13,7 @@
 import constants::{BLOCK_COLUMNS_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS, ROWS, THREADS};
 import chunk::{ChunkState, clear_chunk_nu, item_of, key, load_tokens, thread_of_item, value};
 import correction::{correct_values};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
 import row_map::{prepare_chunk};
@@ -42,7 +42,7 @@ fn segment_transition(
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
-            let row = value_row(chunk.first + i, item.head);
+            let row = gate_row(chunk.first + i, item.head);
             update(&mu, row, lane.f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }
     }

@@ -2,7 +2,7 @@
 // loaded directly a thread.
 
 import constants::{FEATURE_BLOCKS};
-import heads::{output_row, query_row};
+import heads::{output_begin, output_row, query_begin};
 import params::{params};
 import sequence_entry::{first_segment, segment_count, sequence_entry, sequence_of_segment};
 
@@ -29,14 +29,19 @@ struct Chunk {
     tokens: u32,
 }
 
-// Row of o of one of a chunk's query rows, in the order [tokens, heads].
+// Row of partial sums of one of a chunk's query rows, in the order [tokens, heads].
 fn chunk_output_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
     return output_row(chunk.first + row / item.heads, item.first_head + row % item.heads);
 }
 
-// Row of q of the same.
-fn chunk_query_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
-    return query_row(chunk.first + row / item.heads, item.first_head + row % item.heads);
+// The first element of the row of o of the same.
+fn chunk_output_begin(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
+    return output_begin(chunk.first + row / item.heads, item.first_head + row % item.heads);
+}
+
+// Of the row of q.
+fn chunk_query_begin(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
+    return query_begin(chunk.first + row / item.heads, item.first_head + row % item.heads);
 }
 
 // Item `index` of segments x E x head blocks x feature blocks x value blocks, where all sequences have as

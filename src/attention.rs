@@ -13,7 +13,7 @@ use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
-use crate::plan::steps::States;
+use crate::plan::steps::{Memory, States};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
@@ -109,8 +109,14 @@ impl LinearAttention {
         self.check_plan(plan)?;
         // `sequences` written by the host, which checks them, and by the device.
         let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
-        for is_untrusted in trust {
-            for step in plan.steps(states, *is_untrusted) {
+        // Rows that are apart may be in one another's gaps.
+        let reads: &[bool] = if plan.shape().strides.is_some() { &[false, true] } else { &[false] };
+        let memories = trust.iter().flat_map(|is_untrusted| {
+            let of = |reads_only: &bool| (*is_untrusted, *reads_only);
+            reads.iter().map(of)
+        });
+        for (is_untrusted, reads_only) in memories {
+            for step in plan.steps(states, Memory { is_untrusted, reads_only }) {
                 self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
@@ -174,7 +180,7 @@ impl LinearAttention {
         let (device, pipelines) = (&self.device, &self.pipelines);
         let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
         let mut steps = Vec::with_capacity(plan.dispatches().len());
-        for step in plan.steps(checked.states(), checked.is_untrusted) {
+        for step in plan.steps(checked.states(), checked.memory) {
             let pipeline = pipelines.get(device, step.stage, step.variant)?;
             let bind_group =
                 bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;

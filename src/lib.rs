@@ -45,6 +45,7 @@ pub mod feature_map {
 pub mod shape {
     pub use crate::problem::config::{MAX_KEY_DIM, MAX_VALUE_DIM};
     pub use crate::problem::shape::{Lens, PackedLimits, Packing, Shape};
+    pub use crate::problem::strides::{Strides, TensorStrides};
 }
 
 /// The update rules of the state, with their decays and betas.

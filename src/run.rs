@@ -88,9 +88,10 @@ impl LinearAttention {
         let (device, dtype) = (self.device(), self.config().dtype);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
         let rows = |label, data: &[f32]| init_buffer(device, label, &dtype.encode(data), usage);
-        let q = rows("linear_attention.q", inputs.q)?;
-        let k = rows("linear_attention.k", inputs.k)?;
-        let v = rows("linear_attention.v", inputs.v)?;
+        // Behind the last row there may be those of others.
+        let q = rows("linear_attention.q", &inputs.q[..lens.q as usize])?;
+        let k = rows("linear_attention.k", &inputs.k[..lens.k as usize])?;
+        let v = rows("linear_attention.v", &inputs.v[..lens.v as usize])?;
         let gate = |tensor: Tensor, data: Option<&[f32]>| {
             let bytes = data.map(|data| tensor.dtype(self.config()).encode(data));
             let buffer = |bytes: std::borrow::Cow<'_, [u8]>| {

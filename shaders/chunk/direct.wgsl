@@ -10,7 +10,7 @@ import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, HAS
 import constants::{NORMALIZE};
 import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import gates::{decay_nu};
-import heads::{key_row, output_row, value_row};
+import heads::{gate_row, key_begin, output_begin, value_begin};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure, row_scale};
 import normalise::{row_factor_of};
@@ -20,7 +20,7 @@ import sequence_entry::{next_checkpoint};
 import states/offset::{StateOffset};
 import states::{load_nu, store_nu};
 import tile::{Key, Value};
-import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
+import work_item::{Chunk, WorkItem, chunk_output_begin, chunk_query_begin};
 import work_item::{work_item, work_item_in_table};
 
 // A function's own and not `private`, which some compilers keep in memory.
@@ -65,13 +65,13 @@ fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {}
 
 // The key of the token, which enters nu.
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
-    let row = key_row(chunk.first, item.head);
+    let begin = key_begin(chunk.first, item.head);
     var key = Key();
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {
-        key[r] = masked_features(KEY_MAP, load_k(row, r), r, NO_SCALE);
+        key[r] = masked_features(KEY_MAP, load_k(begin, r), r, NO_SCALE);
         if (NORMALIZE) {
-            let nu = decay_nu((*state).nu[r], value_row(chunk.first, item.head), r);
+            let nu = decay_nu((*state).nu[r], gate_row(chunk.first, item.head), r);
             (*state).nu[r] = nu + key[r];
         }
     }
@@ -79,20 +79,20 @@ fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, l
 }
 
 fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
-    let row = value_row(chunk.first + i, item.head);
+    let begin = value_begin(chunk.first + i, item.head);
     var value = Value();
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        if (HAS_VALUES) { value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c); }
+        if (HAS_VALUES) { value[c] = load_v(begin, item.value_block * BLOCK_COLUMNS_VEC4 + c); }
     }
     return value;
 }
 
 fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, h: u32, lane: Lane) -> Key {
-    let row = chunk_query_row(item, chunk, i * item.heads + h);
+    let begin = chunk_query_begin(item, chunk, i * item.heads + h);
     var query = Key();
     @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) { query[r] = load_q(row, r); }
+    for (var r = 0u; r < ROWS_VEC4; r++) { query[r] = load_q(begin, r); }
     var scale = NO_SCALE;
     if (SCALES_QUERIES) {
         var largest = LOWEST;
@@ -111,10 +111,10 @@ fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32,
 }
 
 fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
-    let o_row = chunk_output_row(item, chunk, row);
+    let begin = chunk_output_begin(item, chunk, row);
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factor);
+        store_o(begin, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factor);
     }
 }
 
@@ -126,7 +126,7 @@ fn zero_rows(item: WorkItem, lane: Lane) {
         for (var h = 0u; h < item.heads; h++) {
             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                 let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
-                store_o(output_row(t, item.first_head + h), c4, vec4<f32>(0.0));
+                store_o(output_begin(t, item.first_head + h), c4, vec4<f32>(0.0));
             }
         }
     }

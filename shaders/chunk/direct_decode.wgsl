@@ -9,7 +9,7 @@
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS};
 import constants::{KEY_MAP, NORMALIZE, QUERY_MAP, SCALES_QUERIES};
 import gates::{decay_nu};
-import heads::{key_row, output_row, value_row};
+import heads::{gate_row, key_begin, output_begin, value_begin};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import normalise::{row_factor_of};
@@ -17,7 +17,7 @@ import rows::{load_k, load_q, load_v, store_o};
 import states/offset::{StateOffset};
 import states::{load_nu, store_nu};
 import tile::{Key, Value};
-import work_item::{Chunk, WorkItem, chunk_output_row, chunk_query_row};
+import work_item::{Chunk, WorkItem, chunk_output_begin, chunk_query_begin};
 
 // A function's own and not `private`, which some compilers keep in memory.
 struct ChunkState {
@@ -48,10 +48,10 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
     for (var row = 0u; row < DECODE_ROWS; row++) {
         (*state).scales[row] = NO_SCALE;
         if (SCALES_QUERIES && row < chunk.tokens * DECODE_HEADS) {
-            let q_row = chunk_query_row(item, chunk, row);
+            let begin = chunk_query_begin(item, chunk, row);
             var largest = LOWEST;
             for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) {
-                largest = max(largest, row_measure(QUERY_MAP, load_q(q_row, f4), f4));
+                largest = max(largest, row_measure(QUERY_MAP, load_q(begin, f4), f4));
             }
             (*state).scales[row] = row_scale(QUERY_MAP, largest);
         }
@@ -81,16 +81,16 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
 }
 
 fn next_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
-    let decayed = decay_nu(nu, value_row(chunk.first + i, item.head), f4);
+    let decayed = decay_nu(nu, gate_row(chunk.first + i, item.head), f4);
     return decayed + key_features(item, chunk, i, f4);
 }
 
 fn key_features(item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
-    return masked_features(KEY_MAP, load_k(key_row(chunk.first + i, item.head), f4), f4, NO_SCALE);
+    return masked_features(KEY_MAP, load_k(key_begin(chunk.first + i, item.head), f4), f4, NO_SCALE);
 }
 
 fn query_features(item: WorkItem, chunk: Chunk, row: u32, f4: u32, scale: RowScale) -> vec4<f32> {
-    return masked_features(QUERY_MAP, load_q(chunk_query_row(item, chunk, row), f4), f4, scale);
+    return masked_features(QUERY_MAP, load_q(chunk_query_begin(item, chunk, row), f4), f4, scale);
 }
 
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
@@ -103,20 +103,20 @@ fn query(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32,
 }
 
 fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
-    let row = value_row(chunk.first + i, item.head);
+    let begin = value_begin(chunk.first + i, item.head);
     var value = Value();
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        value[c] = load_v(row, item.value_block * BLOCK_COLUMNS_VEC4 + c);
+        value[c] = load_v(begin, item.value_block * BLOCK_COLUMNS_VEC4 + c);
     }
     return value;
 }
 
 fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
-    let o_row = chunk_output_row(item, chunk, row);
+    let begin = chunk_output_begin(item, chunk, row);
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        store_o(o_row, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factors[row]);
+        store_o(begin, item.value_block * BLOCK_COLUMNS_VEC4 + c, o[c] * (*state).row_factors[row]);
     }
 }
 
@@ -128,7 +128,7 @@ fn zero_rows(item: WorkItem, lane: Lane) {
         for (var h = 0u; h < item.heads; h++) {
             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                 let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
-                store_o(output_row(t, item.first_head + h), c4, vec4<f32>(0.0));
+                store_o(output_begin(t, item.first_head + h), c4, vec4<f32>(0.0));
             }
         }
     }

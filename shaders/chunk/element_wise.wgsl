@@ -5,11 +5,11 @@
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, KEY_MAP, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
-import heads::{key_row};
+import heads::{key_begin};
 import lane::{Lane};
 import map/stabiliser::{NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import rows::{load_k, load_q};
-import work_item::{Chunk, WorkItem, chunk_query_row};
+import work_item::{Chunk, WorkItem, chunk_query_begin};
 
 // The row max of each query, as an integer of the same order: [queries]
 var<workgroup> row_max: array<atomic<u32>, CHUNK_QUERIES>;
@@ -21,7 +21,7 @@ fn clear_row_max(lane: Lane) {
 fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * BLOCK_VEC4; i += THREADS) {
         let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
-        let x = load_k(key_row(chunk.first + i / BLOCK_VEC4, item.head), f4);
+        let x = load_k(key_begin(chunk.first + i / BLOCK_VEC4, item.head), f4);
         features[i] = masked_features(KEY_MAP, x, f4, NO_SCALE);
     }
 }
@@ -30,7 +30,7 @@ fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * item.heads * BLOCK_VEC4; i += THREADS) {
         let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         let row = i / BLOCK_VEC4;
-        let x = load_q(chunk_query_row(item, chunk, row), f4);
+        let x = load_q(chunk_query_begin(item, chunk, row), f4);
         let at = query_features(row) + i % BLOCK_VEC4;
         if (SCALES_QUERIES) {
             features[at] = x;

@@ -9,14 +9,14 @@
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, FEATURE_DIM, KEPT_VEC4, KEY_KEPT_VEC4};
 import constants::{KEY_MAP, L2_NORM, QUERY_KEPT_VEC4, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
-import heads::{key_head, key_row, query_head};
+import heads::{key_begin, key_head, query_head};
 import lane::{Lane};
 import map/formulas::{normalise_row, pre_features, row_statistics};
 import map/row::{ROW_VEC4, Row, kept, mask_elements, project, row_chunk, statistics};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import params::{params};
 import rows::{load_k, load_q};
-import work_item::{Chunk, WorkItem, chunk_query_row};
+import work_item::{Chunk, WorkItem, chunk_query_begin};
 
 var<workgroup> query_scales: array<RowScale, CHUNK_QUERIES>;
 
@@ -25,7 +25,7 @@ fn clear_row_max(lane: Lane) {}
 fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * ROW_VEC4; i += THREADS) {
         let x4 = i % ROW_VEC4;
-        let x = load_k(key_row(chunk.first + i / ROW_VEC4, item.head), x4);
+        let x = load_k(key_begin(chunk.first + i / ROW_VEC4, item.head), x4);
         row_chunk[i] = mask_elements(x, x4, 0.0);
     }
 }
@@ -33,7 +33,7 @@ fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
 fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * item.heads * ROW_VEC4; i += THREADS) {
         let x4 = i % ROW_VEC4;
-        let x = load_q(chunk_query_row(item, chunk, i / ROW_VEC4), x4);
+        let x = load_q(chunk_query_begin(item, chunk, i / ROW_VEC4), x4);
         row_chunk[CHUNK_TOKENS * ROW_VEC4 + i] = mask_elements(x, x4, 0.0);
     }
 }

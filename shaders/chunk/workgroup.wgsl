@@ -11,7 +11,7 @@ import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_QUERIES, C
 import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import gates::{decay_nu};
-import heads::{output_row, value_row};
+import heads::{gate_row, output_begin, value_begin};
 import lane::{Lane};
 import output::{store_weight, store_zero, write_output};
 import params::{workgroup_index};
@@ -82,7 +82,7 @@ fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var i = lane.thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
         values[i] = vec4<f32>(0.0);
-        if (HAS_VALUES) { values[i] = load_v(value_row(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4); }
+        if (HAS_VALUES) { values[i] = load_v(value_begin(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4); }
     }
 }
 
@@ -126,7 +126,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
 }
 
 fn decayed_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
-    return decay_nu(nu, value_row(chunk.first + i, item.head), item.feature_block * BLOCK_VEC4 + f4);
+    return decay_nu(nu, gate_row(chunk.first + i, item.head), item.feature_block * BLOCK_VEC4 + f4);
 }
 
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
@@ -190,6 +190,6 @@ fn zero_rows(item: WorkItem, lane: Lane) {
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
         let t = item.begin + row / item.heads;
-        store_zero(output_row(t, item.first_head + row % item.heads), c4);
+        store_zero(output_begin(t, item.first_head + row % item.heads), c4);
     }
 }

@@ -15,7 +15,7 @@ import constants::{HAS_DECAY, LANES, ROWS_VEC4, THREADS};
 import chunk/features::{features};
 import chunk/workgroup::{features_at, partial_sums, values};
 import gates::{decay_nu, load_beta};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{Lane};
 import tile::{Key, Tile, apply};
 import work_item::{Chunk, WorkItem};
@@ -46,7 +46,7 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
                 u -= partial_sums[(i * LANES + other) * BLOCK_COLUMNS_VEC4 + c4];
             }
             for (var j = 0u; j < i; j++) { u -= pair_sums[pair(i, j)] * values[j * BLOCK_COLUMNS_VEC4 + c4]; }
-            values[i * BLOCK_COLUMNS_VEC4 + c4] = load_beta(value_row(chunk.first + i, item.head)) * u;
+            values[i * BLOCK_COLUMNS_VEC4 + c4] = load_beta(gate_row(chunk.first + i, item.head)) * u;
         }
     }
     workgroupBarrier();
@@ -59,7 +59,7 @@ fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = vec4<f32>(1.0); }
     for (var i = 0u; i < chunk.tokens; i++) {
-        let row = value_row(chunk.first + i, item.head);
+        let row = gate_row(chunk.first + i, item.head);
         let key = features_at(i * BLOCK_VEC4 + lane.f4);
         if (HAS_DECAY) {
             @unroll
@@ -89,7 +89,7 @@ fn multiply_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
         let f4 = n % BLOCK_VEC4;
         var key = features[n];
         for (var i = j + 1u; i < chunk.tokens; i++) {
-            if (HAS_DECAY) { key = decay_nu(key, value_row(chunk.first + i, item.head), f4); }
+            if (HAS_DECAY) { key = decay_nu(key, gate_row(chunk.first + i, item.head), f4); }
             pair_products[pair(i, j) * BLOCK_VEC4 + f4] = dot(features[i * BLOCK_VEC4 + f4], key);
         }
     }

@@ -10,7 +10,7 @@
 import constants::{COLUMNS_VEC4, DECODE_TOKENS, LANE_TILES};
 import chunk::{ChunkState, key, value};
 import gates::{decay_nu, load_beta};
-import heads::{value_row};
+import heads::{gate_row};
 import lane::{Lane};
 import states/offset::{StateOffset};
 import tile/unrolled::{load_tile};
@@ -47,7 +47,7 @@ fn entering_values(
         @unroll
         for (var i = 0u; i < DECODE_TOKENS; i++) {
             if (i < chunk.tokens) {
-                let row = value_row(chunk.first + i, item.head);
+                let row = gate_row(chunk.first + i, item.head);
                 kept = decay_nu(kept, row, lane.f4);
                 let key_i = key(state, item, chunk, i, lane)[0];
                 let recalled = apply(&mu, Key(kept * key_i));
@@ -61,7 +61,7 @@ fn entering_values(
                         @unroll
                         for (var t = 1u; t < DECODE_TOKENS; t++) {
                             if (t > j && t <= i) {
-                                key_j = decay_nu(key_j, value_row(chunk.first + t, item.head), lane.f4);
+                                key_j = decay_nu(key_j, gate_row(chunk.first + t, item.head), lane.f4);
                             }
                         }
                         products[i * DECODE_TOKENS + j] += dot(key_i, key_j);
@@ -74,7 +74,7 @@ fn entering_values(
     @unroll
     for (var i = 0u; i < DECODE_TOKENS; i++) {
         if (i < chunk.tokens) {
-            let beta = load_beta(value_row(chunk.first + i, item.head));
+            let beta = load_beta(gate_row(chunk.first + i, item.head));
             @unroll
             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                 var u = values.u[i * COLUMNS_VEC4 + c];

@@ -26,4 +26,4 @@ fn write_output(item: WorkItem, chunk: Chunk, row: u32, c4: u32, sum: vec4<f32>)
 }
 
 // output_sum writes them.
-fn store_zero(row: u32, c4: u32) {}
+fn store_zero(begin: u32, c4: u32) {}

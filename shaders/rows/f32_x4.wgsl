@@ -15,18 +15,18 @@ const VALUE_ROW_VEC4: u32 = VALUE_DIM / 4u;
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;  // [T,E,V]
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;  // [T,max(H,E),V]
 
-fn load_q(row: u32, x4: u32) -> vec4<f32> {
-    return q[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)];
+fn load_q(begin: u32, x4: u32) -> vec4<f32> {
+    return q[begin + min(x4, KEY_ROW_VEC4 - 1u)];
 }
 
-fn load_k(row: u32, x4: u32) -> vec4<f32> {
-    return k[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)];
+fn load_k(begin: u32, x4: u32) -> vec4<f32> {
+    return k[begin + min(x4, KEY_ROW_VEC4 - 1u)];
 }
 
-fn load_v(row: u32, c4: u32) -> vec4<f32> {
-    return v[row * VALUE_ROW_VEC4 + min(c4, VALUE_ROW_VEC4 - 1u)];
+fn load_v(begin: u32, c4: u32) -> vec4<f32> {
+    return v[begin + min(c4, VALUE_ROW_VEC4 - 1u)];
 }
 
-fn store_o(row: u32, c4: u32, x: vec4<f32>) {
-    if (c4 < VALUE_ROW_VEC4) { o[row * VALUE_ROW_VEC4 + c4] = x; }
+fn store_o(begin: u32, c4: u32, x: vec4<f32>) {
+    if (c4 < VALUE_ROW_VEC4) { o[begin + c4] = x; }
 }

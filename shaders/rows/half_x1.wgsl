@@ -14,24 +14,24 @@ import rows/half::{half_bits, half_value};
 @group(0) @binding(3) var<storage, read_write> v: array<u32>;          // [T,E,V]
 @group(0) @binding(4) var<storage, read_write> o: array<atomic<u32>>;  // [T,max(H,E),V]
 
-fn load_q(row: u32, x4: u32) -> vec4<f32> {
-    let i = row_elements(row, x4, KEY_DIM);
+fn load_q(begin: u32, x4: u32) -> vec4<f32> {
+    let i = row_elements(begin, x4, KEY_DIM);
     return half_values(i, vec4<u32>(q[i.x / 2u], q[i.y / 2u], q[i.z / 2u], q[i.w / 2u]));
 }
 
-fn load_k(row: u32, x4: u32) -> vec4<f32> {
-    let i = row_elements(row, x4, KEY_DIM);
+fn load_k(begin: u32, x4: u32) -> vec4<f32> {
+    let i = row_elements(begin, x4, KEY_DIM);
     return half_values(i, vec4<u32>(k[i.x / 2u], k[i.y / 2u], k[i.z / 2u], k[i.w / 2u]));
 }
 
-fn load_v(row: u32, c4: u32) -> vec4<f32> {
-    let i = row_elements(row, c4, VALUE_DIM);
+fn load_v(begin: u32, c4: u32) -> vec4<f32> {
+    let i = row_elements(begin, c4, VALUE_DIM);
     return half_values(i, vec4<u32>(v[i.x / 2u], v[i.y / 2u], v[i.z / 2u], v[i.w / 2u]));
 }
 
-fn store_o(row: u32, c4: u32, x: vec4<f32>) {
+fn store_o(begin: u32, c4: u32, x: vec4<f32>) {
     let column = 4u * c4;
-    let i = row * VALUE_DIM + column;
+    let i = begin + column;
     if (column < VALUE_DIM) { store_half(i, x.x); }
     if (column + 1u < VALUE_DIM) { store_half(i + 1u, x.y); }
     if (column + 2u < VALUE_DIM) { store_half(i + 2u, x.z); }
@@ -52,7 +52,7 @@ fn half_values(i: vec4<u32>, words: vec4<u32>) -> vec4<f32> {
 }
 
 // Indices of elements 4 x4 .. + 3 of a row of `width` elements.
-fn row_elements(row: u32, x4: u32, width: u32) -> vec4<u32> {
+fn row_elements(begin: u32, x4: u32, width: u32) -> vec4<u32> {
     let element = min(vec4<u32>(4u * x4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(width - 1u));
-    return vec4<u32>(row * width) + element;
+    return vec4<u32>(begin) + element;
 }

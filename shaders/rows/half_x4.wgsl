@@ -16,21 +16,21 @@ const VALUE_ROW_VEC4: u32 = VALUE_DIM / 4u;
 @group(0) @binding(3) var<storage, read_write> v: array<vec2<u32>>;  // [T,E,V/4]
 @group(0) @binding(4) var<storage, read_write> o: array<vec2<u32>>;  // [T,max(H,E),V/4]
 
-fn load_q(row: u32, x4: u32) -> vec4<f32> {
-    return unpack_vec4(q[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)]);
+fn load_q(begin: u32, x4: u32) -> vec4<f32> {
+    return unpack_vec4(q[begin + min(x4, KEY_ROW_VEC4 - 1u)]);
 }
 
-fn load_k(row: u32, x4: u32) -> vec4<f32> {
-    return unpack_vec4(k[row * KEY_ROW_VEC4 + min(x4, KEY_ROW_VEC4 - 1u)]);
+fn load_k(begin: u32, x4: u32) -> vec4<f32> {
+    return unpack_vec4(k[begin + min(x4, KEY_ROW_VEC4 - 1u)]);
 }
 
-fn load_v(row: u32, c4: u32) -> vec4<f32> {
-    return unpack_vec4(v[row * VALUE_ROW_VEC4 + min(c4, VALUE_ROW_VEC4 - 1u)]);
+fn load_v(begin: u32, c4: u32) -> vec4<f32> {
+    return unpack_vec4(v[begin + min(c4, VALUE_ROW_VEC4 - 1u)]);
 }
 
-fn store_o(row: u32, c4: u32, x: vec4<f32>) {
+fn store_o(begin: u32, c4: u32, x: vec4<f32>) {
     if (c4 < VALUE_ROW_VEC4) {
-        o[row * VALUE_ROW_VEC4 + c4] = vec2<u32>(pack_pair(x.xy), pack_pair(x.zw));
+        o[begin + c4] = vec2<u32>(pack_pair(x.xy), pack_pair(x.zw));
     }
 }
 

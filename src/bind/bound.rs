@@ -8,13 +8,15 @@ use crate::bind::tensors::Checked;
 use crate::device::buffers::init_buffer;
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
-use crate::kernel::params::Params;
+use crate::kernel::params::{Params, Rows};
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
 use crate::plan::steps::{Source, Step};
 use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Packing;
+use crate::problem::strides::Strides;
+use crate::problem::tensor::Tensor;
 
 /// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
 /// buffers alive.
@@ -115,7 +117,12 @@ pub(crate) fn bind_group(
 fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
     let shape = plan.shape();
     let weights = weights.offsets(plan.config());
+    let rows = |tensor: Tensor| rows(plan, tensor);
     Params {
+        q: rows(Tensor::Q),
+        k: rows(Tensor::K),
+        v: rows(Tensor::V),
+        o: rows(Tensor::O),
         sequences: shape.entries(),
         seq_len: shape.seq_len,
         // Fewer than 2^32, since q has no more elements.
@@ -144,6 +151,17 @@ fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
         shares_key_weights: u32::from(weights.is_shared),
         grid_width: step.workgroups[0],
     }
+}
+
+/// Where the rows of a tensor begin, in accesses.
+fn rows(plan: &Plan, tensor: Tensor) -> Rows {
+    let shape = plan.shape();
+    let Strides { offset, batch, token, head } = shape.strides_of(plan.config(), tensor);
+    let width = if plan.has_vec4_rows() { 4 } else { 1 };
+    let [offset, batch, token, head] = [offset, batch, token, head].map(|n| n / width);
+    // The shader counts tokens through all rows of the batch: what is left is what lies between.
+    let batch = batch.wrapping_sub(token.wrapping_mul(shape.seq_len));
+    Rows { offset, batch, token, head }
 }
 
 /// A status and the entries that the host knows, as the shaders read them.

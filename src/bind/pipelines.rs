@@ -11,7 +11,7 @@ use crate::bind::options::{Options, ShaderChecks};
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
 use crate::kernel::layout::Layout;
-use crate::kernel::numbers::{Variant, numbers};
+use crate::kernel::numbers::Variant;
 use crate::kernel::stage::{Binding, Stage};
 use crate::problem::config::Config;
 
@@ -74,8 +74,7 @@ impl Pipelines {
         stage: Stage,
         variant: Variant,
     ) -> Result<Pipeline, DeviceError> {
-        let numbers = numbers(stage, &self.config, self.layout, variant);
-        let module = stage.module(&self.config, self.layout, &numbers);
+        let module = stage.module(&self.config, self.layout, variant);
         let wgsl = match &self.edit {
             Some(edit) => edit(stage, module.wgsl.clone()),
             None => module.wgsl.clone(),
@@ -84,7 +83,7 @@ impl Pipelines {
         let made = scoped(device, stage.kernel().label, || {
             let shader = shader_module(device, stage, wgsl.into(), self.checks);
             let bindings =
-                bind_group_layout(device, &stage.binds(&self.config, self.layout), stage);
+                bind_group_layout(device, &stage.binds(&self.config, self.layout), stage, variant);
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label,
                 bind_group_layouts: &[Some(&bindings)],
@@ -126,6 +125,7 @@ fn bind_group_layout(
     device: &wgpu::Device,
     bindings: &[Binding],
     stage: Stage,
+    variant: Variant,
 ) -> wgpu::BindGroupLayout {
     let entries: Vec<_> = bindings
         .iter()
@@ -135,6 +135,9 @@ fn bind_group_layout(
             ty: wgpu::BindingType::Buffer {
                 ty: match binding {
                     Binding::Params => wgpu::BufferBindingType::Uniform,
+                    Binding::Q | Binding::K | Binding::V if variant.reads_only => {
+                        wgpu::BufferBindingType::Storage { read_only: true }
+                    }
                     _ => wgpu::BufferBindingType::Storage { read_only: false },
                 },
                 has_dynamic_offset: false,

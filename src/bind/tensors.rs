@@ -4,6 +4,7 @@ use wgpu::{BufferBinding, BufferUsages};
 
 use crate::bind::weights_buffer::WeightsBinding;
 use crate::error::BindError;
+use crate::plan::steps::Memory;
 use crate::plan::{Plan, States};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::tensor::{Access, Tensor};
@@ -14,8 +15,10 @@ use crate::serve::sequences::Sequences;
 /// `sequences`), except that the initial state may be the very binding of the final one, which
 /// updates it in place where [`Plan::updates_in_place`] says so.
 ///
-/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous; a
-/// binding has whole 32-bit words ([`Dtype::bytes`](crate::Dtype::bytes)).
+/// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous or as
+/// [`Shape::with_strides`](crate::Shape::with_strides) has them; a binding has whole 32-bit words
+/// ([`Dtype::bytes`](crate::Dtype::bytes)). q, k and v that overlap, as views of one buffer do, are in
+/// buffers that hold no other tensor of the call.
 ///
 /// A state is f32: for each sequence mu `[E,F,V]`, then nu `[E,F]` where o is normalised, contiguous
 /// ([`Plan::state_size`] bytes).
@@ -176,8 +179,7 @@ pub(crate) struct Checked<'a> {
     tensors: Vec<(Tensor, Range<'a>)>,
     pub(crate) scratch: Option<Range<'a>>,
     pub(crate) weight_heads: WeightHeads,
-    /// The caller's own work on the device writes `sequences`, so shaders have to check it.
-    pub(crate) is_untrusted: bool,
+    pub(crate) memory: Memory,
     /// The initial state is where the final state goes.
     pub(crate) is_in_place: bool,
 }
@@ -243,7 +245,10 @@ pub(crate) fn check<'a>(
         tensors: Vec::with_capacity(bindings.len()),
         scratch: None,
         weight_heads,
-        is_untrusted: matches!(tensors.sequences, Some(Sequences::Device(_))),
+        memory: Memory {
+            is_untrusted: matches!(tensors.sequences, Some(Sequences::Device(_))),
+            reads_only: false,
+        },
         is_in_place: tensors.is_in_place() || is_pooled,
     };
     for (tensor, binding, ..) in bindings {
@@ -266,6 +271,7 @@ pub(crate) fn check<'a>(
         return Err(BindError::InPlace { actual: plan.readers_per_state() });
     }
     checked.check_overlaps()?;
+    checked.memory.reads_only = checked.are_shared()?;
     Ok(checked)
 }
 
@@ -311,6 +317,32 @@ impl<'a> Checked<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Checked<'_> {
+    /// True if two of q, k and v have bytes in common: then none may be bound as writable, and WebGPU
+    /// lets no buffer be bound both ways.
+    fn are_shared(&self) -> Result<bool, BindError> {
+        let rows = [Tensor::Q, Tensor::K, Tensor::V].map(|tensor| self.get(tensor));
+        let [Some(q), Some(k), Some(v)] = rows else { return Ok(false) };
+        let overlap = |(first, second): (&Range<'_>, &Range<'_>)| {
+            first.binding.buffer == second.binding.buffer
+                && first.binding.offset < second.end()
+                && second.binding.offset < first.end()
+        };
+        if ![(q, k), (q, v), (k, v)].into_iter().any(overlap) {
+            return Ok(false);
+        }
+        let is_row = |tensor: &Tensor| matches!(tensor, Tensor::Q | Tensor::K | Tensor::V);
+        let others = self.tensors.iter().filter(|(tensor, _)| !is_row(tensor));
+        for other in others.map(|(_, range)| range).chain(self.scratch.as_ref()) {
+            let shares = |row: &&Range<'_>| row.binding.buffer == other.binding.buffer;
+            if let Some(row) = [q, k, v].into_iter().find(shares) {
+                return Err(BindError::SharedBuffer { first: row.tensor, second: other.tensor });
+            }
+        }
+        Ok(true)
     }
 }
 

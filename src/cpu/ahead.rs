@@ -9,6 +9,7 @@ use prefetch_index::prefetch_index;
 use crate::cpu::call::Call;
 use crate::cpu::slices::Slice;
 use crate::cpu::task::Task;
+use crate::problem::heads::Rows;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -28,9 +29,11 @@ pub(super) struct Ahead<'a> {
 #[derive(Clone, Copy)]
 struct Piece<'a> {
     slice: Slice<'a>,
-    /// Elements of a line, of the row, and of the row before and in the piece.
+    /// Elements of a line.
     of_line: usize,
-    of_row: usize,
+    rows: Rows,
+    /// The first head, and elements before and in the piece.
+    head: usize,
     begin: usize,
     len: usize,
 }
@@ -46,22 +49,21 @@ impl<'a> Ahead<'a> {
             heads.query_head(outputs.start)..heads.query_head(outputs.end - 1) + 1,
             heads.key_head(of_values.start)..heads.key_head(of_values.end - 1) + 1,
         ];
-        let piece = |slice: Slice<'a>, of_heads: Range<usize>, all: usize, width: usize| Piece {
+        let piece = |slice: Slice<'a>, of_heads: Range<usize>, rows: Rows, width: usize| Piece {
             slice,
             of_line: LINE / slice.dtype().size() as usize,
-            of_row: all * width,
-            begin: of_heads.start * width,
-            len: of_heads.len() * width,
+            rows,
+            head: of_heads.start,
+            begin: 0,
+            // Of heads that do not lie side by side only the first.
+            len: if rows.head == width { of_heads.len() * width } else { width },
         };
-        let mut values = piece(call.v, of_values.clone(), heads.value, v);
+        let mut values = piece(call.v, of_values.clone(), heads.v, v);
         if of_values.len() == 1 {
-            (values.begin, values.len) = (values.begin + task.columns.start, task.columns.len());
+            (values.begin, values.len) = (task.columns.start, task.columns.len());
         }
-        let pieces = [
-            piece(call.q, of_queries, heads.query, k),
-            piece(call.k, of_keys, heads.key, k),
-            values,
-        ];
+        let pieces =
+            [piece(call.q, of_queries, heads.q, k), piece(call.k, of_keys, heads.k, k), values];
         // So many calls fetch a row.
         let calls = (calls / (pieces.len() * tokens)).max(1);
         Self { pieces, piece: 3, token: 0, offset: 0, tokens: 0..0, calls }
@@ -80,7 +82,7 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     pub(super) fn fetch(&mut self) {
         let Some(piece) = self.pieces.get(self.piece) else { return };
-        let begin = self.token * piece.of_row + piece.begin;
+        let begin = piece.rows.begin(self.token, piece.head) + piece.begin;
         let end = piece.len.min(self.offset + piece.len.div_ceil(self.calls));
         let lines = (begin + self.offset..begin + end).step_by(piece.of_line);
         match piece.slice {

@@ -40,14 +40,25 @@ impl Call<'_> {
     ) {
         let (group, value_dim) = (self.heads.value_group, self.config.value_dim as usize);
         let heads = task.heads.start * group..task.heads.end * group;
-        if task.columns.len() == stride && stride == value_dim {
+        let (in_row, len) = (self.o.rows.in_row, task.columns.len());
+        if in_row == 0 {
+            // Each head has rows of its own.
+            for (i, head) in heads.enumerate() {
+                let pieces =
+                    Pieces { begins: std::iter::once(task.columns.start), len, stride: len };
+                let of_head = |t: usize| &row(t)[i * stride..][..len];
+                self.o.write(tokens.clone(), (head, head), pieces, of_head);
+            }
+            return;
+        }
+        let head = (0, task.heads.start);
+        if len == stride && stride == value_dim && in_row == value_dim {
             // One piece.
             let (begin, len) = (heads.start * value_dim, heads.len() * value_dim);
             let pieces = Pieces { begins: std::iter::once(begin), len, stride: len };
-            return self.o.write(tokens, task.heads.start, pieces, row);
+            return self.o.write(tokens, head, pieces, row);
         }
-        let begins = heads.map(|head| head * value_dim + task.columns.start);
-        let pieces = Pieces { begins, len: task.columns.len(), stride };
-        self.o.write(tokens, task.heads.start, pieces, row);
+        let begins = heads.map(|head| head * in_row + task.columns.start);
+        self.o.write(tokens, head, Pieces { begins, len, stride }, row);
     }
 }

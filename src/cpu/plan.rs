@@ -7,7 +7,7 @@ use crate::cpu::call::Call;
 use crate::cpu::engine::CpuAttention;
 use crate::cpu::features::Features;
 use crate::cpu::gates::Gates;
-use crate::cpu::outputs::{OutputParts, Outputs};
+use crate::cpu::outputs::{OutputParts, OutputRows, Outputs};
 use crate::cpu::pool::{State, StatePool};
 use crate::cpu::run::{Pass, Run};
 use crate::cpu::scratch::{Scratch, is_long};
@@ -41,6 +41,8 @@ pub struct CpuPlan {
     attention: CpuAttention,
     shape: Shape,
     lens: Lens,
+    /// Those of o.
+    rows: OutputRows,
     /// Columns of a strip.
     width: usize,
     threads: usize,
@@ -71,6 +73,7 @@ impl CpuPlan {
     pub(super) fn new(attention: CpuAttention, shape: &Shape, width: usize) -> Result<Self, Error> {
         let config = attention.config().clone();
         let lens = shape.lens(&config)?;
+        let rows = OutputRows::new(&config, shape, &lens);
         let threads = threads::count().max(1);
         let columns = (config.value_dim as usize).next_multiple_of(width);
         let (group, has_long) = (shape.value_group() as usize, is_long(shape.max_len() as usize));
@@ -81,6 +84,7 @@ impl CpuPlan {
             attention,
             shape: shape.clone(),
             lens,
+            rows,
             width,
             threads,
             ranges: Vec::with_capacity(sequences),
@@ -89,7 +93,7 @@ impl CpuPlan {
             starts: Vec::new(),
             scratch: (0..threads).map(|_| scratch()).collect(),
             parts: (
-                OutputParts::new(shape.batch as usize * shape.seq_len as usize, config.dtype),
+                OutputParts::new(&rows, config.dtype),
                 StateParts::new(sequences * shape.value_heads as usize),
             ),
             in_pool: InPool {
@@ -210,12 +214,11 @@ impl CpuPlan {
         parts: &mut (OutputParts, StateParts),
     ) {
         let config = self.attention.config();
-        let heads = Heads::new(&self.shape);
+        let heads = Heads::new(config, &self.shape);
         let decay = (tensors.decay, tensors.gate_weights);
         let of_keys = Phi::of_keys(config, tensors.weights);
         let of_queries = Phi::of_queries(config, tensors.weights);
         let scales = config.scales_queries();
-        let row_len = heads.output * config.value_dim as usize;
         let call = Call {
             config,
             mistake: self.attention.mistake(),
@@ -225,7 +228,7 @@ impl CpuPlan {
             q: tensors.q,
             k: tensors.k,
             v: tensors.v,
-            o: Outputs::new(tensors.o, row_len, config.dtype, &mut parts.0),
+            o: Outputs::new(tensors.o, self.rows, config.dtype, &mut parts.0),
             heads,
             states,
         };

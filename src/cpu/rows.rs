@@ -51,13 +51,13 @@ impl Rows {
         let source = Source {
             slice: call.k,
             dtype: call.config.dtype,
-            first: (first * heads.key + key_head) * row.row.len(),
-            stride: heads.key * row.row.len(),
+            first: heads.k.begin(first, key_head),
+            stride: heads.k.token,
         };
         call.of_keys.rows(source, key_head, row, keys, &mut [1.0; TOKENS][..count]);
         for (h, queries) in self.queries.iter_mut().enumerate() {
             let output_head = e * heads.value_group + h;
-            let (source, head) = queries_of(call, first, output_head, row.row.len());
+            let (source, head) = queries_of(call, first, output_head);
             let rows = (&mut queries.rows[..], width);
             call.of_queries.rows(source, head, row, rows, &mut queries.gains[..count]);
         }
@@ -72,7 +72,7 @@ impl Queries {
         [first, t, output_head]: [usize; 3],
         row: &mut RowBuffer,
     ) {
-        let (source, head) = queries_of(call, first + t, output_head, row.row.len());
+        let (source, head) = queries_of(call, first + t, output_head);
         let to = &mut self.rows[t * width(call.config)..][..call.config.features() as usize];
         self.gains[t] = call.of_queries.row(source, head, row, to);
     }
@@ -83,12 +83,11 @@ pub(super) fn queries_of<'a>(
     call: &Call<'a>,
     first: usize,
     output_head: usize,
-    key_dim: usize,
 ) -> (Source<'a>, usize) {
     let heads = &call.heads;
     let key_head = heads.key_head(heads.value_head(output_head));
     let head = call.of_queries.weights_head(heads.query_head(output_head), key_head);
-    let (first, stride) = (heads.query_row(first, output_head) * key_dim, heads.query * key_dim);
+    let (first, stride) = (heads.query(first, output_head), heads.q.token);
     (Source { slice: call.q, dtype: call.config.dtype, first, stride }, head)
 }
 

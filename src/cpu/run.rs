@@ -197,14 +197,14 @@ impl Run<'_, '_> {
     fn fill_rows<S: Simd, const N: usize>(&mut self, first: usize, count: usize) {
         let (call, task) = (self.call, self.task);
         let Scratch { heads, row, .. } = &mut *self.scratch;
-        let (width, value_dim) = (N * S::F32_LANES, call.config.value_dim as usize);
+        let width = N * S::F32_LANES;
         for (e, head) in task.heads.clone().zip(heads) {
             head.rows.fill(call, [first, count, e], row);
             let strips = head.values.chunks_mut(TOKENS * width);
             for (begin, values) in task.columns.clone().step_by(width).zip(strips) {
                 let len = width.min(task.columns.end - begin);
                 for (t, to) in values.chunks_mut(width).enumerate().take(count) {
-                    let at = call.heads.value_row(first + t, e) * value_dim + begin;
+                    let at = call.heads.value(first + t, e) + begin;
                     call.v.copy(at, call.config.dtype, &mut to[..len]);
                     to[len..].fill(0.0);
                 }

@@ -14,17 +14,21 @@ pub(super) struct Shared<'a, T> {
 pub(super) type Parts<'a, T> = Vec<Mutex<&'a mut [T]>>;
 
 impl<'a, T> Shared<'a, T> {
-    /// Parts of so many rows; takes the memory of parts that there were.
+    /// Parts of so many rows of so many elements; takes the memory of parts that there were.
     pub(super) fn new(
-        slice: &'a mut [T],
-        row_len: usize,
-        rows_of_part: usize,
+        slices: impl Iterator<Item = &'a mut [T]>,
+        (row_len, rows_of_part): (usize, usize),
         parts: &mut Parts<'static, T>,
     ) -> Self {
         let mut parts: Parts<'a, T> = emptied(std::mem::take(parts));
-        let row_len = row_len.max(1);
-        parts.extend(slice.chunks_mut(rows_of_part * row_len).map(Mutex::new));
+        parts.extend(slices.map(Mutex::new));
         Self { parts, rows_of_part, row_len }
+    }
+
+    /// Each row of a slice by itself.
+    pub(super) fn rows(slice: &'a mut [T], row_len: usize, parts: &mut Parts<'static, T>) -> Self {
+        let row_len = row_len.max(1);
+        Self::new(slice.chunks_mut(row_len), (row_len, 1), parts)
     }
 
     /// The memory of the parts.

@@ -48,8 +48,8 @@ impl<'a> States<'a> {
         let no_place = Place::Slices { initial: None, last: None };
         let mut states = Self::new(config, value_heads, no_place);
         let last = last.map(|(mu, nu)| {
-            let nu = Shared::new(nu, states.nu_len, 1, &mut parts.nu);
-            (Shared::new(mu, states.mu_len, 1, &mut parts.mu), nu)
+            let nu = Shared::rows(nu, states.nu_len, &mut parts.nu);
+            (Shared::rows(mu, states.mu_len, &mut parts.mu), nu)
         });
         states.place = Place::Slices { initial, last };
         states
@@ -63,7 +63,7 @@ impl<'a> States<'a> {
         parts: &mut StateParts,
     ) -> Self {
         let features = config.features() as usize;
-        let nus = nus.map(|nus| Shared::new(nus, features, 1, &mut parts.nu));
+        let nus = nus.map(|nus| Shared::rows(nus, features, &mut parts.nu));
         Self::new(config, value_heads, Place::Pool { pool, slots, nus })
     }
 

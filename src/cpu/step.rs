@@ -67,15 +67,10 @@ impl Step {
     ) {
         let (config, heads) = (call.config, &call.heads);
         let value_dim = self.values.len();
-        let key_dim = config.key_dim as usize;
-        let source = Source {
-            slice: call.k,
-            dtype: config.dtype,
-            first: heads.key_row(t, e) * key_dim,
-            stride: 0,
-        };
+        let source =
+            Source { slice: call.k, dtype: config.dtype, first: heads.key(t, e), stride: 0 };
         call.of_keys.row(source, heads.key_head(e), &mut self.row, &mut self.key);
-        call.v.copy(heads.value_row(t, e) * value_dim, config.dtype, &mut self.values);
+        call.v.copy(heads.value(t, e), config.dtype, &mut self.values);
         match (config.gates(), self.kept.as_mut_slice()) {
             (None, _) | (_, []) => {}
             (Some(Gating::PerRow), kept) => call.gates.kept(t, e, kept),
@@ -91,7 +86,7 @@ impl Step {
         let beta = config.update_rule.beta().map(|_| call.gates.beta(t, e));
         for (h, o) in o.chunks_mut(value_dim).enumerate() {
             let output_head = e * heads.value_group + h;
-            let (source, head) = queries_of(call, t, output_head, key_dim);
+            let (source, head) = queries_of(call, t, output_head);
             let gain = call.of_queries.row(source, head, &mut self.row, &mut self.query);
             let weight = if nu.is_empty() { 0.0 } else { dot(&self.query, nu) };
             if h == 0 {

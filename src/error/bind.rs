@@ -96,6 +96,14 @@ pub enum BindError {
         /// The bytes that both have.
         bytes: u64,
     },
+    /// q, k and v overlap, for which their buffers must be bound to be read alone.
+    #[error("{second} must be in another buffer than {first}, since q, k and v overlap")]
+    SharedBuffer {
+        /// q, k or v.
+        first: &'static str,
+        /// The other tensor in its buffer.
+        second: &'static str,
+    },
     /// The weights are not those that the feature maps need.
     #[error(transparent)]
     Weights(#[from] WeightsError),

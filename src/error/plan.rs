@@ -86,6 +86,21 @@ pub enum PlanError {
         /// The token behind the last.
         end: u32,
     },
+    /// Rows of o would be written over one another.
+    #[error(
+        "strides of o must keep rows of {value_dim} elements apart, \
+         found batch {batch}, token {token}, head {head}"
+    )]
+    OutputStrides {
+        /// Elements from one row of the batch to the next.
+        batch: u32,
+        /// From one token to the next.
+        token: u32,
+        /// From one head to the next.
+        head: u32,
+        /// V.
+        value_dim: u32,
+    },
     /// A buffer has entries of more sequences than one call accepts.
     #[error("sequences must be at most {required}, found {actual}")]
     Sequences {

@@ -38,6 +38,12 @@ pub(crate) struct Variant {
     pub(crate) is_untrusted: bool,
     /// True if a work item that loads its own rows has one output head.
     pub(crate) has_one_head: bool,
+    /// True if the first token of a row of the batch does not follow the last of the row before.
+    pub(crate) has_batch_strides: bool,
+    /// True if rows begin at any element, whatever their widths are.
+    pub(crate) has_unaligned_rows: bool,
+    /// True if q, k and v may be one another's memory, which only bindings that are read may be.
+    pub(crate) reads_only: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,
 }
@@ -87,6 +93,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("HAS_SOURCES", Bool(variant.has_sources)),
         ("CHECKPOINTS", U32(variant.checkpoints)),
         ("IS_UNTRUSTED", Bool(variant.is_untrusted)),
+        ("HAS_BATCH_STRIDES", Bool(variant.has_batch_strides)),
         // Output heads of a work item where that is known.
         ("ITEM_HEADS", U32(variant.has_one_head.into())),
         // The tile of a thread, and the threads around it.

@@ -6,6 +6,10 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub(crate) struct Params {
+    pub(crate) q: Rows,
+    pub(crate) k: Rows,
+    pub(crate) v: Rows,
+    pub(crate) o: Rows,
     pub(crate) sequences: u32,
     pub(crate) seq_len: u32,
     pub(crate) total_tokens: u32,
@@ -29,4 +33,14 @@ pub(crate) struct Params {
     pub(crate) query_weights: u32,
     pub(crate) shares_key_weights: u32,
     pub(crate) grid_width: u32,
+}
+
+/// Mirror of `Rows`: see `shaders/heads.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Rows {
+    pub(crate) offset: u32,
+    pub(crate) batch: u32,
+    pub(crate) token: u32,
+    pub(crate) head: u32,
 }

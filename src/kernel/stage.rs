@@ -1,7 +1,8 @@
 //! The table of kernels: the stages of a call, their files, bindings and interfaces.
 
-use crate::kernel::assembler::{Module, Numbers, Parts};
+use crate::kernel::assembler::{Module, Parts};
 use crate::kernel::layout::{Layout, RowSource};
+use crate::kernel::numbers::{Variant, numbers};
 use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
 
@@ -175,8 +176,9 @@ impl Stage {
         binds
     }
 
-    /// The module of the stage with these numbers.
-    pub(crate) fn module(self, config: &Config, layout: Layout, numbers: &Numbers) -> Module {
+    /// The module of a variant of the stage.
+    pub(crate) fn module(self, config: &Config, layout: Layout, variant: Variant) -> Module {
+        let numbers = &numbers(self, config, layout, variant);
         let is_direct = layout.row_source == RowSource::Direct;
         let row_map = match (self, is_direct, config.is_element_wise()) {
             (Self::DecodeStep, true, _) => "chunk/direct_decode",
@@ -230,7 +232,7 @@ impl Stage {
             ),
             (
                 "rows",
-                match (config.is_vec4(), config.dtype) {
+                match (config.is_vec4() && !variant.has_unaligned_rows, config.dtype) {
                     (true, Dtype::F32) => "rows/f32_x4",
                     (false, Dtype::F32) => "rows/f32_x1",
                     (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
@@ -241,6 +243,15 @@ impl Stage {
             ("custom_map", "map/no_custom"),
         ];
         let custom_map = config.custom_maps().next().map(|map| map.wgsl());
-        Parts { root: self.name(), interfaces: &interfaces, custom_map, numbers }.assemble()
+        let root = self.name();
+        let mut module = Parts { root, interfaces: &interfaces, custom_map, numbers }.assemble();
+        if variant.reads_only {
+            for tensor in ["q", "k", "v"] {
+                let declared = format!("var<storage, read_write> {tensor}:");
+                module.wgsl =
+                    module.wgsl.replace(&declared, &format!("var<storage, read> {tensor}:"));
+            }
+        }
+        module
     }
 }

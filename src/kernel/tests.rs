@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::kernel::assembler::{Module, import};
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
-use crate::kernel::numbers::{InitialState, Variant, numbers};
+use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::params::Params;
 use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Normalization};
@@ -99,10 +99,13 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
             checkpoints: 2,
             is_untrusted: true,
             has_one_head: layout.row_source == RowSource::Direct,
+            has_batch_strides: true,
+            has_unaligned_rows: false,
+            reads_only: true,
             decode,
         };
     }
-    Some(stage.module(config, layout, &numbers(stage, config, layout, variant)))
+    Some(stage.module(config, layout, variant))
 }
 
 /// Calls `check` with every module.
@@ -277,6 +280,10 @@ fn fields_lie_where_the_shaders_read_them() {
         ($($field:ident),*) => { [$((stringify!($field), offset_of!(Params, $field))),*] };
     }
     let ours = fields![
+        q,
+        k,
+        v,
+        o,
         sequences,
         seq_len,
         total_tokens,

@@ -21,6 +21,7 @@ use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::strides::{Strides, TensorStrides};
 use crate::problem::tensor::{Tensor, state_len};
 
 /// Most tokens of a sequence that one dispatch of `decode_step` computes alone. On a CPU adapter
@@ -280,6 +281,21 @@ impl Plan {
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
         self.bytes(Tensor::Sequences)
+    }
+
+    fn strides(&self) -> impl Iterator<Item = Strides> {
+        let strides = self.shape.strides;
+        strides.into_iter().flat_map(TensorStrides::all).map(|(_, strides)| strides)
+    }
+
+    /// True if the tokens of the batch follow one another in every tensor.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.strides().all(|strides| strides.is_flat(self.shape.batch, self.shape.seq_len))
+    }
+
+    /// True if rows are read and written four elements at a time.
+    pub(crate) fn has_vec4_rows(&self) -> bool {
+        self.config.is_vec4() && self.strides().all(Strides::is_vec4)
     }
 
     /// The tensor that final states are stored in.

@@ -65,8 +65,9 @@ impl Split {
                 | PlanError::TooManyElements { .. }
                 | PlanError::TooManyWorkgroups { .. }
         );
-        // Packed sequences share one axis, and a pool is one binding.
-        if !is_too_large || shape.is_packed() || shape.slots.is_some() {
+        // Packed sequences share one axis, a pool is one binding, and rows that are apart begin anywhere.
+        let is_whole = shape.is_packed() || shape.slots.is_some() || shape.strides.is_some();
+        if !is_too_large || is_whole {
             return Err(refused);
         }
         let step = Step::new(config, shape, limits)?;

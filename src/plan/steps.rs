@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernel::layout::RowSource;
-use crate::kernel::numbers::{InitialState, Variant, numbers};
+use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
 use crate::problem::tensor::Tensor;
@@ -23,6 +23,15 @@ pub enum States {
     InitialAndFinal,
     /// The final state is stored where the initial state is: one binding for both, or a pool.
     InPlace,
+}
+
+/// What a caller's bindings ask of the shaders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// The caller's own work on the device writes `sequences`, so shaders have to check it.
+    pub(crate) is_untrusted: bool,
+    /// q, k and v have memory in common.
+    pub(crate) reads_only: bool,
 }
 
 /// The source of a binding.
@@ -60,16 +69,15 @@ impl States {
 }
 
 impl Plan {
-    /// The steps of a call with these states. With `is_untrusted` the shaders check the entries of
-    /// `sequences` themselves.
-    pub(crate) fn steps(&self, states: States, is_untrusted: bool) -> Vec<Step> {
+    /// The steps of a call with these states.
+    pub(crate) fn steps(&self, states: States, memory: Memory) -> Vec<Step> {
         let states = if self.shape().slots.is_some() { States::InPlace } else { states };
         let step = |dispatch: &super::Dispatch| {
             let (stage, workgroups) = (dispatch.stage, dispatch.workgroups);
             let binds = stage.binds(self.config(), self.layout());
             let sources =
                 binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
-            let variant = self.variant(stage, states, is_untrusted);
+            let variant = self.variant(stage, states, memory);
             Step { stage, workgroups, variant, sources: sources.collect() }
         };
         self.dispatches().iter().map(step).collect()
@@ -79,10 +87,9 @@ impl Plan {
     /// the plan has no such stage. For tools that look at shaders.
     #[must_use]
     pub fn wgsl(&self, stage: Stage, states: States) -> Option<String> {
-        let is_untrusted = self.reads_sequences();
-        let step = self.steps(states, is_untrusted).into_iter().find(|step| step.stage == stage)?;
-        let numbers = numbers(stage, self.config(), self.layout(), step.variant);
-        Some(stage.module(self.config(), self.layout(), &numbers).wgsl)
+        let memory = Memory { is_untrusted: self.reads_sequences(), reads_only: false };
+        let step = self.steps(states, memory).into_iter().find(|step| step.stage == stage)?;
+        Some(stage.module(self.config(), self.layout(), step.variant).wgsl)
     }
 
     /// True for a stage that reads and writes the states of sequences rather than of segments.
@@ -90,7 +97,7 @@ impl Plan {
         matches!(stage, Stage::SegmentOutput | Stage::DecodeStep)
     }
 
-    fn variant(&self, stage: Stage, states: States, is_untrusted: bool) -> Variant {
+    fn variant(&self, stage: Stage, states: States, memory: Memory) -> Variant {
         let is_last = Self::is_last(stage);
         let segment_states = stage == Stage::SegmentOutput && self.has_segment_states();
         let initial_state = match stage {
@@ -107,6 +114,7 @@ impl Plan {
         // The host numbers the states of padded rows by slots, since there is padding between them.
         let lengths = self.shape().has_lengths();
         let slots = self.shape().slots.is_some() || self.shape().is_padded();
+        let has_rows = stage.kernel().has_tile || stage == Stage::OutputSum;
         // The others only ask whether there is a table.
         let reads_words = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
         Variant {
@@ -120,10 +128,13 @@ impl Plan {
                 Stage::SequenceTable | Stage::SegmentOutput => self.shape().checkpoints,
                 _ => 0,
             },
-            is_untrusted: reads_words && is_untrusted,
+            is_untrusted: reads_words && memory.is_untrusted,
             has_one_head: stage == Stage::SegmentOutput
                 && self.layout().row_source == RowSource::Direct
                 && self.head_tile() == 1,
+            has_batch_strides: has_rows && !self.is_flat(),
+            has_unaligned_rows: has_rows && self.config().is_vec4() && !self.has_vec4_rows(),
+            reads_only: stage.kernel().has_tile && memory.reads_only,
             decode: self.decode().filter(|_| stage == Stage::DecodeStep),
         }
     }

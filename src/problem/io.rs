@@ -8,6 +8,7 @@ use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::feature_map::weights::Weights;
+use crate::problem::heads::Heads;
 use crate::problem::shape::{Lens, Shape};
 use crate::problem::state::StateSlices;
 use crate::problem::tensor::Tensor;
@@ -83,7 +84,8 @@ impl<'a> Inputs<'a> {
         Self { weights: weights.into(), ..self }
     }
 
-    /// Checks the slices: every slice has the length that the shape asks for, every element is finite,
+    /// Checks the slices: every slice has the length that the shape asks for (q, k and v at least that,
+    /// where they have strides), every element is finite,
     /// also as the config's dtype stores it (but for a decay, which may be -inf, and for padding, which
     /// may be anything), the weights are those that the maps need, decay, beta and their weights are
     /// there where the update rule has them and only there, and every feature φ(k) is finite in f32. (A
@@ -100,7 +102,9 @@ impl<'a> Inputs<'a> {
         for (tensor, slice, required) in
             [(Tensor::Q, self.q, lens.q), (Tensor::K, self.k, lens.k), (Tensor::V, self.v, lens.v)]
         {
-            check_len(tensor.name(), slice, required)?;
+            if !(shape.strides.is_some() && slice.len() as u64 > required) {
+                check_len(tensor.name(), slice, required)?;
+            }
             for elements in elements(config, shape, tensor, slice.len()) {
                 check_finite(tensor.name(), slice, elements, config.dtype)?;
             }
@@ -119,23 +123,17 @@ impl<'a> Inputs<'a> {
     }
 
     fn check_key_features(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
-        let phi = Phi::of_keys(config, self.weights);
         let [_, k, _] = self.rounded(config.dtype);
-        let heads = shape.key_heads as usize;
-        for elements in elements(config, shape, Tensor::K, k.len()) {
-            let rows_before = elements.start / config.key_dim as usize;
-            let Some((row, feature, actual)) = phi.non_finite_feature(&k[elements], heads) else {
-                continue;
-            };
-            let row = rows_before + row;
-            return Err(Error::KeyFeature {
-                token: (row / heads) as u64,
-                head: (row % heads) as u64,
-                feature: feature as u64,
-                actual: actual.to_string(),
-            });
-        }
-        Ok(())
+        let rows = Heads::new(config, shape).k;
+        let key_heads = shape.key_heads as usize;
+        let tokens = shape.token_ranges().unwrap_or_default().into_iter().flatten();
+        let all = tokens.flat_map(|t| (0..key_heads).map(move |head| (t, head)));
+        let row = |(t, head)| &k[rows.begin(t, head)..][..config.key_dim as usize];
+        let found = Phi::of_keys(config, self.weights)
+            .non_finite_feature(key_heads, all.map(|of| (of, row(of))));
+        let Some(((token, head), feature, actual)) = found else { return Ok(()) };
+        let [token, head, feature] = [token, head, feature].map(|n| n as u64);
+        Err(Error::KeyFeature { token, head, feature, actual: actual.to_string() })
     }
 
     fn check_gates(&self, config: &Config, shape: &Shape, lens: &Lens) -> Result<(), Error> {
@@ -212,18 +210,36 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The elements of a slice that a call reads: all of them, or where rows are padded those of valid
-/// tokens.
-fn elements(config: &Config, shape: &Shape, tensor: Tensor, len: usize) -> Vec<Range<usize>> {
+/// The elements of a slice that a call reads: all of them but those of padding and, where rows are not
+/// contiguous, those between them.
+pub(crate) fn elements(
+    config: &Config,
+    shape: &Shape,
+    tensor: Tensor,
+    len: usize,
+) -> Vec<Range<usize>> {
     let is_constant =
         tensor == Tensor::GateWeights || (tensor == Tensor::Decay && config.has_constant_decay());
-    let ranges = shape.token_ranges().filter(|_| shape.is_padded() && !is_constant);
+    let ranges = shape.token_ranges().filter(|_| !is_constant);
+    let heads = Heads::new(config, shape);
+    let (rows, count, width) = match tensor {
+        Tensor::Q => (heads.q, shape.heads, config.key_dim),
+        Tensor::K => (heads.k, shape.key_heads, config.key_dim),
+        Tensor::V => (heads.v, shape.value_heads, config.value_dim),
+        _ => (heads.o, shape.output_heads(), config.value_dim),
+    };
+    let is_strided = shape.strides.is_some_and(|strides| strides.get(tensor).is_some());
     // `lens` has accepted the length.
     let row_len = tensor.row_len(config, shape).unwrap_or(0) as usize;
     let of_tokens = |tokens: Range<usize>| tokens.start * row_len..tokens.end * row_len;
     match ranges {
-        Some(ranges) => ranges.into_iter().map(of_tokens).collect(),
-        None => std::iter::once(0..len).collect(),
+        Some(ranges) if is_strided => {
+            let of_token = |t: usize| (0..count as usize).map(move |head| rows.begin(t, head));
+            let begins = ranges.into_iter().flatten().flat_map(of_token);
+            begins.map(|begin| begin..begin + width as usize).collect()
+        }
+        Some(ranges) if shape.is_padded() && len > 0 => ranges.into_iter().map(of_tokens).collect(),
+        _ => std::iter::once(0..len).collect(),
     }
 }
 

@@ -9,5 +9,6 @@ pub(crate) mod heads;
 pub(crate) mod io;
 pub(crate) mod shape;
 pub(crate) mod state;
+pub(crate) mod strides;
 pub(crate) mod tensor;
 pub(crate) mod update_rule;

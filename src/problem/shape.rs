@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
+use crate::problem::strides::TensorStrides;
 use crate::problem::tensor::Tensor;
 
 /// The sizes that change from call to call.
@@ -54,6 +55,8 @@ pub struct Shape {
     /// C, the most states of a sequence that are stored in slots on the way, each after as many tokens
     /// as the call says.
     pub checkpoints: u32,
+    /// Where the rows of q, k, v and o lie; `None` where all are contiguous.
+    pub strides: Option<TensorStrides>,
 }
 
 /// The layout of sequences along T.
@@ -104,6 +107,7 @@ impl Shape {
             slots: None,
             has_sources: false,
             checkpoints: 0,
+            strides: None,
         }
     }
 
@@ -176,6 +180,12 @@ impl Shape {
     #[must_use]
     pub fn with_checkpoints(self, checkpoints: u32) -> Self {
         Self { checkpoints, ..self }
+    }
+
+    /// The same with rows of q, k, v and o that are not contiguous.
+    #[must_use]
+    pub fn with_strides(self, strides: TensorStrides) -> Self {
+        Self { strides: Some(strides), ..self }
     }
 
     /// max(H,E), the heads of o.
@@ -301,7 +311,7 @@ impl Shape {
     ///
     /// A size that is zero and is not T's; G not dividing E; E neither dividing H nor a multiple of
     /// it; lengths that add up to more than T; valid tokens that are not a range of T for each row of
-    /// the batch; a tensor of 2^32 elements or more.
+    /// the batch; strides of o with which its rows overlap; a tensor of 2^32 elements or more.
     pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
         for (what, size) in [
             ("batch", self.batch),
@@ -321,6 +331,7 @@ impl Shape {
         }
         self.check_heads()?;
         self.check_lengths()?;
+        self.check_strides(config)?;
         let len = |tensor: Tensor| tensor.len(config, self);
         Ok(Lens {
             q: len(Tensor::Q)?,
@@ -383,7 +394,8 @@ fn range_len(range: &Range<u32>) -> u32 {
     range.end.saturating_sub(range.start)
 }
 
-/// Elements of each tensor of a [`Shape`].
+/// Elements of each tensor of a [`Shape`]; with [`Shape::with_strides`] those up to the end of the last
+/// row of q, k, v and o.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lens {

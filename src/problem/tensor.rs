@@ -151,6 +151,11 @@ impl Tensor {
             Self::Weights => return Ok(weights_len(config)),
             _ => {}
         }
+        if let Some(len) = shape.strided_len(config, self) {
+            let is_indexed = len <= u64::from(u32::MAX);
+            let refused = PlanError::TooManyElements { what: self.name(), actual: len };
+            return if is_indexed { Ok(len) } else { Err(refused) };
+        }
         let sizes = self.dims().iter().map(|letter| size_of(letter, config, shape));
         elements(self.name(), &sizes.collect::<Result<Vec<u32>, PlanError>>()?)
     }

@@ -29,9 +29,10 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
     let [q, k, v] = inputs.rounded(config.dtype);
     let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
     let (features, value_dim) = (config.features() as usize, config.value_dim as usize);
-    let heads = Heads::new(shape);
-    let keys = key_rows(config, inputs, &heads);
-    let queries = query_rows(config, inputs, &heads, lens.o as usize / value_dim);
+    let heads = Heads::new(config, shape);
+    let tokens = shape.batch as usize * shape.seq_len as usize;
+    let keys = key_rows(config, inputs, &heads, tokens);
+    let queries = query_rows(config, inputs, &heads, tokens);
     let gates = Gates::new(config, shape, inputs);
     let mut out = Output64::zeros(&lens);
     for (n, tokens) in token_ranges(shape)?.into_iter().enumerate() {
@@ -42,11 +43,10 @@ pub fn naive(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Outpu
                 let value = head.value(&of, i);
                 head.values.push(value);
                 for h in e * heads.value_group..(e + 1) * heads.value_group {
-                    let row = heads.output_row(i, h);
-                    let (query, gain) = &queries[row];
+                    let (query, gain) = &queries[i * heads.output + h];
                     let (sums, weight) = head.read(&of, query, i, i + 1);
                     for (c, sum) in sums.into_iter().enumerate() {
-                        out.o[row * value_dim + c] = normalized(config, sum, weight, *gain);
+                        out.o[heads.output(i, h) + c] = normalized(config, sum, weight, *gain);
                     }
                 }
             }
@@ -89,8 +89,8 @@ impl Head {
     /// u of token i: v, or beta times what it differs by from what its key recalls.
     fn value(&self, of: &Problem<'_>, i: usize) -> Vec<f64> {
         let value_dim = of.config.value_dim as usize;
-        let row = of.heads.value_row(i, self.e);
-        let value = of.inputs.v[row * value_dim..][..value_dim].iter().map(|v| f64::from(*v));
+        let value =
+            of.inputs.v[of.heads.value(i, self.e)..][..value_dim].iter().map(|v| f64::from(*v));
         let Some(beta) = of.gates.beta(i, self.e) else { return value.collect() };
         let (recalled, _) = self.read(of, of.key(i, self.e), i, i);
         value.zip(recalled).map(|(v, recalled)| beta * (v - recalled)).collect()
@@ -136,38 +136,40 @@ impl<'a> Problem<'a> {
     /// The key of token t and value head e.
     fn key(&self, t: usize, e: usize) -> &'a [f64] {
         let features = self.config.features() as usize;
-        &self.keys[self.heads.key_row(t, e) * features..][..features]
+        let row = t * self.heads.key + self.heads.key_head(e);
+        &self.keys[row * features..][..features]
     }
 }
 
-/// φ of the rows of k.
-fn key_rows(config: &Config, inputs: Inputs<'_>, heads: &Heads) -> Vec<f64> {
+/// φ of the rows of k: `[tokens,G,F]`.
+fn key_rows(config: &Config, inputs: Inputs<'_>, heads: &Heads, tokens: usize) -> Vec<f64> {
     let phi = Phi::of_keys(config, inputs.weights);
     let mut features = vec![0.0; config.features() as usize];
-    let rows = inputs.k.chunks(config.key_dim as usize).enumerate();
-    rows.flat_map(|(row, x)| {
-        phi.row(x, row % heads.key, &mut features);
+    let rows = (0..tokens).flat_map(|t| (0..heads.key).map(move |head| (t, head)));
+    rows.flat_map(|(t, head)| {
+        let x = &inputs.k[heads.k.begin(t, head)..][..config.key_dim as usize];
+        phi.row(x, head, &mut features);
         features.clone()
     })
     .collect()
 }
 
-/// φ of the query of each of `rows` rows of o, with its gain.
+/// φ of the query of each token and output head, with its gain.
 fn query_rows(
     config: &Config,
     inputs: Inputs<'_>,
     heads: &Heads,
-    rows: usize,
+    tokens: usize,
 ) -> Vec<(Vec<f64>, f64)> {
     let phi = Phi::of_queries(config, inputs.weights);
     let key_dim = config.key_dim as usize;
     let query = |row: usize| {
         let (t, h) = (row / heads.output, row % heads.output);
-        let x = &inputs.q[heads.query_row(t, h) * key_dim..][..key_dim];
+        let x = &inputs.q[heads.query(t, h)..][..key_dim];
         let key_head = heads.key_head(heads.value_head(h));
         let mut features = vec![0.0; config.features() as usize];
         let gain = phi.row(x, phi.weights_head(heads.query_head(h), key_head), &mut features);
         (features, gain)
     };
-    (0..rows).map(query).collect()
+    (0..tokens * heads.output).map(query).collect()
 }

@@ -27,7 +27,7 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
     let [q, k, v] = inputs.rounded(config.dtype);
     let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
     let features = config.features() as usize;
-    let heads = Heads::new(shape);
+    let heads = Heads::new(config, shape);
     let of_queries = Phi::of_queries(config, inputs.weights);
     let of_keys = Phi::of_keys(config, inputs.weights);
 
@@ -43,9 +43,9 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
         for t in tokens {
             for e in 0..heads.value {
                 let state = n * heads.value + e;
-                let x = &k[heads.key_row(t, e) * key_dim..][..key_dim];
+                let x = &k[heads.key(t, e)..][..key_dim];
                 of_keys.row(x, heads.key_head(e), &mut key);
-                let v = &v[heads.value_row(t, e) * value_dim..][..value_dim];
+                let v = &v[heads.value(t, e)..][..value_dim];
                 value.clear();
                 value.extend(v.iter().map(|v| f64::from(*v)));
                 let mu = &mut out.mu[state * features * value_dim..][..features * value_dim];
@@ -76,7 +76,7 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
             for h in 0..heads.output {
                 let e = heads.value_head(h);
                 let state = n * heads.value + e;
-                let x = &q[heads.query_row(t, h) * key_dim..][..key_dim];
+                let x = &q[heads.query(t, h)..][..key_dim];
                 let head = of_queries.weights_head(heads.query_head(h), heads.key_head(e));
                 let gain = of_queries.row(x, head, &mut query);
                 let mut weight = 0.0;
@@ -90,7 +90,7 @@ pub fn recurrent(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<O
                         *sum += q * mu;
                     }
                 }
-                let o = &mut out.o[heads.output_row(t, h) * value_dim..][..value_dim];
+                let o = &mut out.o[heads.output(t, h)..][..value_dim];
                 for (o, x) in o.iter_mut().zip(&sum) {
                     *o = normalized(config, *x, weight, gain);
                 }

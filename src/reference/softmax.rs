@@ -29,7 +29,7 @@ pub fn softmax(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Vec
     let lens = shape.lens(config)?;
     let [q, k, v] = inputs.rounded(config.dtype);
     let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
-    let heads = Heads::new(shape);
+    let heads = Heads::new(config, shape);
     let scale = f64::from(config.key_dim).sqrt().recip();
     let mut o = vec![0.0; lens.o as usize];
     let mut logits = Vec::new();
@@ -37,22 +37,22 @@ pub fn softmax(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Vec
         for i in tokens.clone() {
             for h in 0..heads.output {
                 let e = heads.value_head(h);
-                let q_i = &q[heads.query_row(i, h) * key_dim..][..key_dim];
+                let q_i = &q[heads.query(i, h)..][..key_dim];
                 logits.clear();
                 logits.extend((tokens.start..=i).map(|j| {
-                    let k_j = &k[heads.key_row(j, e) * key_dim..][..key_dim];
+                    let k_j = &k[heads.key(j, e)..][..key_dim];
                     let dot: f64 =
                         q_i.iter().zip(k_j).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
                     scale * dot
                 }));
                 // Every weight less the largest, which is e^0: the quotient is the same.
                 let row_max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let o = &mut o[heads.output_row(i, h) * value_dim..][..value_dim];
+                let o = &mut o[heads.output(i, h)..][..value_dim];
                 let mut total = 0.0;
                 for (j, logit) in (tokens.start..).zip(&logits) {
                     let weight = (logit - row_max).exp();
                     total += weight;
-                    let v_j = &v[heads.value_row(j, e) * value_dim..][..value_dim];
+                    let v_j = &v[heads.value(j, e)..][..value_dim];
                     for (o, v) in o.iter_mut().zip(v_j) {
                         *o += weight * f64::from(*v);
                     }

@@ -8,9 +8,10 @@ use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::projection::Projection;
 use crate::problem::feature_map::random::Random;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
-use crate::problem::io::{GateWeights, Inputs};
+use crate::problem::io::{GateWeights, Inputs, elements};
 use crate::problem::shape::{Lens, PackedLimits, Shape};
 use crate::problem::state::StateSlices;
+use crate::problem::tensor::Tensor;
 use crate::problem::update_rule::{Beta, BetaActivation, UpdateRule};
 
 /// One problem of the harness.
@@ -163,36 +164,42 @@ impl Case {
         let weights = self.config.needs_weights().then(|| self.sample_weights(&mut random));
         let rule = self.config.update_rule;
         let value_heads = self.shape.value_heads as usize;
-        if !self.config.has_constant_decay() {
-            self.poison_padding(&mut decay);
-        }
-        for rows in [&mut q, &mut k, &mut v, &mut beta] {
-            self.poison_padding(rows);
+        for (tensor, data) in [
+            (Tensor::Q, &mut q),
+            (Tensor::K, &mut k),
+            (Tensor::V, &mut v),
+            (Tensor::Decay, &mut decay),
+            (Tensor::Beta, &mut beta),
+        ] {
+            self.poison_the_rest(tensor, data);
         }
         Sample { q, k, v, decay, beta, gate_weights, rule, value_heads, initial_state, weights }
     }
 
-    /// Rows of padded tokens, which no call may read.
-    fn poison_padding(&self, rows: &mut [f32]) {
-        let (false, Some(ranges)) = (!self.shape.is_padded(), self.shape.token_ranges()) else {
-            return;
-        };
-        let row_len = rows.len() / (self.shape.batch * self.shape.seq_len).max(1) as usize;
-        for (t, row) in rows.chunks_mut(row_len.max(1)).enumerate() {
-            if !ranges.iter().any(|range| range.contains(&t)) {
-                row.fill(f32::NAN);
-            }
+    /// Padding and what lies between rows, which no call may read.
+    fn poison_the_rest(&self, tensor: Tensor, data: &mut [f32]) {
+        let mut poisoned = vec![f32::NAN; data.len()];
+        for elements in elements(&self.config, &self.shape, tensor, data.len()) {
+            poisoned[elements.clone()].copy_from_slice(&data[elements]);
         }
+        data.copy_from_slice(&poisoned);
     }
 
     /// Keys of a delta rule have the norm 1, or the rule diverges; alike ones a common part.
     fn shape_keys(&self, k: &mut [f32]) {
         let key_dim = self.config.key_dim as usize;
+        let is_delta = self.config.update_rule.beta().is_some() && !self.config.l2_norm;
+        for elements in elements(&self.config, &self.shape, Tensor::K, k.len()) {
+            self.shape_key_rows(&mut k[elements], key_dim, is_delta);
+        }
+    }
+
+    fn shape_key_rows(&self, k: &mut [f32], key_dim: usize, is_delta: bool) {
         for row in k.chunks_mut(key_dim) {
             if self.sampling == Sampling::CorrelatedKeys {
                 row.iter_mut().enumerate().for_each(|(i, x)| *x = 0.3 * *x + (i as f32).cos());
             }
-            if self.config.update_rule.beta().is_some() && !self.config.l2_norm {
+            if is_delta {
                 let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-3);
                 row.iter_mut().for_each(|x| *x = self.config.dtype.round(*x / norm));
             }

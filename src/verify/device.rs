@@ -15,6 +15,7 @@ use crate::plan::segments::Segment;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
+use crate::problem::heads::Heads;
 use crate::problem::io::Output;
 use crate::problem::state;
 use crate::problem::tensor::Tensor;
@@ -193,10 +194,15 @@ impl Run<'_> {
     fn output(&self, mut o: Vec<f32>, states: Vec<f32>) -> Output {
         let lens = self.known.lens();
         let beyond = o.split_off(lens.o as usize);
+        let gaps = self.gaps(o.len());
         let sequences = self.known.shape().sequences() as usize;
         let len = self.state_len();
         let mut of_sequences = Vec::with_capacity(lens.state as usize);
         let mut is_clean = beyond.iter().all(|x| *x == 0.0);
+        for at in gaps {
+            is_clean &= o[at].is_nan();
+            o[at] = 0.0;
+        }
         if let Some(slots) = self.plan.shape().slots {
             for n in 0..sequences {
                 of_sequences.extend_from_slice(self.state(&states, slot(n, slots)));
@@ -211,6 +217,22 @@ impl Run<'_> {
         }
         let (mu, nu) = state::split(sequences, lens.mu as usize, &of_sequences);
         Output::new(o, mu, nu)
+    }
+
+    /// Elements of o between its rows, which are the caller's.
+    fn gaps(&self, len: usize) -> Vec<usize> {
+        let shape = self.known.shape();
+        if shape.strides.is_none() {
+            return Vec::new();
+        }
+        let heads = Heads::new(&self.case.config, shape);
+        let mut is_gap = vec![true; len];
+        let tokens = 0..shape.batch as usize * shape.seq_len as usize;
+        for (t, h) in tokens.flat_map(|t| (0..heads.output).map(move |h| (t, h))) {
+            let begin = heads.output(t, h);
+            is_gap[begin..begin + self.case.config.value_dim as usize].fill(false);
+        }
+        is_gap.iter().enumerate().filter(|(_, is_gap)| **is_gap).map(|(at, _)| at).collect()
     }
 
     pub(super) fn state_len(&self) -> usize {

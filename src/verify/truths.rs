@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::plan::segments::Segment;
 use crate::problem::config::Config;
 use crate::problem::gates::Kept;
+use crate::problem::heads::{Heads, Rows};
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 use crate::problem::state::{self, StateSlices};
@@ -50,9 +51,17 @@ impl Run<'_> {
             let len = tensor.row_len(config, shape)? as usize;
             Ok(x[segment.tokens.start * len..segment.tokens.end * len].to_vec())
         };
-        let q = rows(Tensor::Q, &self.sample.q)?;
-        let k = rows(Tensor::K, &self.sample.k)?;
-        let v = rows(Tensor::V, v)?;
+        let heads = Heads::new(config, shape);
+        let gathered = |of: Rows, (count, width): (u32, u32), x: &[f32]| -> Vec<f32> {
+            let tokens = segment.tokens.clone();
+            let begins =
+                tokens.flat_map(|t| (0..count as usize).map(move |head| of.begin(t, head)));
+            begins.flat_map(|begin| &x[begin..][..width as usize]).copied().collect()
+        };
+        let (key_dim, value_dim) = (config.key_dim, config.value_dim);
+        let q = gathered(heads.q, (shape.heads, key_dim), &self.sample.q);
+        let k = gathered(heads.k, (shape.key_heads, key_dim), &self.sample.k);
+        let v = gathered(heads.v, (shape.value_heads, value_dim), v);
         let inputs = self.sample.inputs();
         let decay = match inputs.decay {
             Some(decay) if !config.has_constant_decay() => Some(rows(Tensor::Decay, decay)?),

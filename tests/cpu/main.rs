@@ -5,6 +5,7 @@ mod calls;
 mod harness;
 mod numbers;
 mod pool;
+mod strides;
 
 use linear_attention::cpu::{CpuAttention, CpuPlan, StatePool};
 use linear_attention::update_rule::{Beta, Decay};

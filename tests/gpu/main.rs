@@ -16,6 +16,7 @@ mod properties;
 mod runner;
 mod serving;
 mod split;
+mod strides;
 mod subjects;
 mod trust;
 mod tuning;

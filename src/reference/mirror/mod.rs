@@ -123,7 +123,7 @@ impl<'a> Sizes<'a> {
         let features = config.features() as usize;
         Self {
             config,
-            heads: Heads::new(plan.shape()),
+            heads: Heads::new(config, plan.shape()),
             of_keys: Phi::of_keys(config, inputs.weights),
             gates: Gates::new(config, plan.shape(), inputs),
             of_queries: Phi::of_queries(config, inputs.weights),
@@ -186,7 +186,7 @@ impl State {
     /// Token t enters the state. With `m = exp(decay) - 1`, which keeps the digits of a decay near 0:
     /// `mu += m mu`, `u = v` or `beta (v - k' mu)`, `mu += k'^T u`; and nu alike.
     fn update(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, e: usize) {
-        let value = &inputs.v[sizes.heads.value_row(t, e) * sizes.value_dim..][..sizes.value_dim];
+        let value = &inputs.v[sizes.heads.value(t, e)..][..sizes.value_dim];
         self.update_with(sizes, inputs, [t, e], value.to_vec());
     }
 
@@ -198,7 +198,7 @@ impl State {
         [t, e]: [usize; 2],
         mut value: Vec<f32>,
     ) {
-        let x = &inputs.k[sizes.heads.key_row(t, e) * sizes.key_dim..][..sizes.key_dim];
+        let x = &inputs.k[sizes.heads.key(t, e)..][..sizes.key_dim];
         let mut key = vec![0.0; sizes.features];
         sizes.of_keys.row(x, sizes.heads.key_head(e), &mut key);
         for (f, mu) in self.mu.chunks_mut(sizes.value_dim).enumerate() {

@@ -22,8 +22,7 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output
             for t in segment.tokens.clone() {
                 held.update(&sizes, inputs, t, e);
                 for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
-                    let row = sizes.heads.output_row(t, h);
-                    let o = &mut o[row * sizes.value_dim..][..sizes.value_dim];
+                    let o = &mut o[sizes.heads.output(t, h)..][..sizes.value_dim];
                     held.apply(&sizes, inputs, [t, h, e], o);
                 }
             }
@@ -41,7 +40,7 @@ impl State {
     fn apply(&self, sizes: &Sizes<'_>, inputs: Inputs<'_>, [t, h, e]: [usize; 3], o: &mut [f32]) {
         let heads = &sizes.heads;
         let mut query = vec![0.0; sizes.features];
-        let x = &inputs.q[heads.query_row(t, h) * sizes.key_dim..][..sizes.key_dim];
+        let x = &inputs.q[heads.query(t, h)..][..sizes.key_dim];
         let head = sizes.of_queries.weights_head(heads.query_head(h), heads.key_head(e));
         let gain = sizes.of_queries.row(x, head, &mut query);
         o.copy_from_slice(&self.sums_over_features(sizes, &query));

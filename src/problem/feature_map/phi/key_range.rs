@@ -9,18 +9,17 @@ const LARGEST_EXPONENT: f64 = 88.0;
 const LARGEST_FACTOR: f64 = 1e18;
 
 impl Phi<'_> {
-    /// The first feature that is infinite or not a number in f32: its row, its index in the row and its
-    /// value; `k` has rows of `heads` heads in turn. Most rows are ruled out by their L2 norm, which
-    /// costs less than their features.
-    pub(crate) fn non_finite_feature(
+    /// The first feature that is infinite or not a number in f32: the token and head of its row, its
+    /// index in the row and its value. Most rows are ruled out by their L2 norm, which costs less than
+    /// their features.
+    pub(crate) fn non_finite_feature<'k>(
         &self,
-        k: &[f32],
         heads: usize,
-    ) -> Option<(usize, usize, f32)> {
+        rows: impl Iterator<Item = ((usize, usize), &'k [f32])>,
+    ) -> Option<((usize, usize), usize, f32)> {
         let safe_norms: Vec<f64> = (0..heads).map(|head| self.safe_norm(head)).collect();
         let mut features = vec![0.0f32; self.features];
-        for (row, x) in k.chunks(self.key_dim).enumerate() {
-            let head = row % heads;
+        for ((token, head), x) in rows {
             let norm = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
             let norm = if self.l2_norm { norm.min(1.0) } else { norm };
             if norm < safe_norms[head] {
@@ -28,7 +27,7 @@ impl Phi<'_> {
             }
             self.row(x, head, &mut features);
             if let Some(f) = features.iter().position(|x| !x.is_finite()) {
-                return Some((row, f, features[f]));
+                return Some(((token, head), f, features[f]));
             }
         }
         None
