@@ -116,7 +116,8 @@ impl LinearAttention {
             reads.iter().map(of)
         });
         for (is_untrusted, reads_only) in memories {
-            for step in plan.steps(states, Memory { is_untrusted, reads_only }) {
+            for step in plan.steps(states, Memory { is_untrusted, reads_only, ..Memory::default() })
+            {
                 self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
@@ -218,6 +219,10 @@ impl LinearAttention {
     ) -> Result<Bound, BindError> {
         if let [part] = split.parts() {
             return self.bind(&part.plan, tensors, scratch);
+        }
+        if tensors.key_status.is_some() {
+            // Each part counts its own tokens.
+            return Err(BindError::Unexpected { tensor: "key_status" });
         }
         if split.carries_state() && tensors.final_state.is_none() {
             return Err(BindError::Missing { tensor: "final_state" });

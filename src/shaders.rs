@@ -61,6 +61,8 @@ files![
     "states/offset",
     "states/x1",
     "states/x4",
+    "status/keys",
+    "status/none",
     "tile",
     "tile/looped",
     "tile/unrolled",

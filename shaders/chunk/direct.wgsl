@@ -11,6 +11,7 @@ import constants::{NORMALIZE};
 import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import gates::{decay_nu};
 import heads::{gate_row, key_begin, output_begin, value_begin};
+import key_status::{check_key};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, masked_features, row_gain, row_measure, row_scale};
 import normalise::{row_factor_of};
@@ -70,6 +71,7 @@ fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, l
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {
         key[r] = masked_features(KEY_MAP, load_k(begin, r), r, NO_SCALE);
+        check_key(item, chunk.first, key[r]);
         if (NORMALIZE) {
             let nu = decay_nu((*state).nu[r], gate_row(chunk.first, item.head), r);
             (*state).nu[r] = nu + key[r];

@@ -10,6 +10,7 @@ import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMNS_VEC4, DECODE_HEADS, D
 import constants::{KEY_MAP, NORMALIZE, QUERY_MAP, SCALES_QUERIES};
 import gates::{decay_nu};
 import heads::{gate_row, key_begin, output_begin, value_begin};
+import key_status::{check_key};
 import lane::{Lane};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import normalise::{row_factor_of};
@@ -86,7 +87,10 @@ fn next_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4
 }
 
 fn key_features(item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
-    return masked_features(KEY_MAP, load_k(key_begin(chunk.first + i, item.head), f4), f4, NO_SCALE);
+    let t = chunk.first + i;
+    let key = masked_features(KEY_MAP, load_k(key_begin(t, item.head), f4), f4, NO_SCALE);
+    check_key(item, t, key);
+    return key;
 }
 
 fn query_features(item: WorkItem, chunk: Chunk, row: u32, f4: u32, scale: RowScale) -> vec4<f32> {

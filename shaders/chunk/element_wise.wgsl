@@ -6,6 +6,7 @@
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, KEY_MAP, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import heads::{key_begin};
+import key_status::{check_key};
 import lane::{Lane};
 import map/stabiliser::{NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import rows::{load_k, load_q};
@@ -23,6 +24,7 @@ fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
         let f4 = item.feature_block * BLOCK_VEC4 + i % BLOCK_VEC4;
         let x = load_k(key_begin(chunk.first + i / BLOCK_VEC4, item.head), f4);
         features[i] = masked_features(KEY_MAP, x, f4, NO_SCALE);
+        check_key(item, chunk.first + i / BLOCK_VEC4, features[i]);
     }
 }
 

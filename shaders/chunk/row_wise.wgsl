@@ -10,6 +10,7 @@ import constants::{BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, FEATURE_DIM, KEPT_VE
 import constants::{KEY_MAP, L2_NORM, QUERY_KEPT_VEC4, QUERY_MAP, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import heads::{key_begin, key_head, query_head};
+import key_status::{check_key};
 import lane::{Lane};
 import map/formulas::{normalise_row, pre_features, row_statistics};
 import map/row::{ROW_VEC4, Row, kept, mask_elements, project, row_chunk, statistics};
@@ -68,6 +69,7 @@ fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
         if (4u * f4 < FEATURE_DIM) { x = pre_features(map_of(row), row, f4); }
         if (!SCALES_QUERIES || !row.is_query) { x = masked_features(map_of(row), x, f4, NO_SCALE); }
         features[row.at * BLOCK_VEC4 + i % BLOCK_VEC4] = x;
+        if (!row.is_query) { check_key(item, chunk.first + row.at, x); }
     }
     workgroupBarrier();
     if (!SCALES_QUERIES || heads == 0u) { return; }

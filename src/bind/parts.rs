@@ -40,6 +40,7 @@ pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) ->
         pool: None,
         sequences: None,
         weights: whole.weights.clone(),
+        key_status: None,
     }
 }
 

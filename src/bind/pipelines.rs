@@ -82,8 +82,12 @@ impl Pipelines {
         let label = Some(stage.kernel().label);
         let made = scoped(device, stage.kernel().label, || {
             let shader = shader_module(device, stage, wgsl.into(), self.checks);
-            let bindings =
-                bind_group_layout(device, &stage.binds(&self.config, self.layout), stage, variant);
+            let bindings = bind_group_layout(
+                device,
+                &stage.binds(&self.config, self.layout, variant),
+                stage,
+                variant,
+            );
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label,
                 bind_group_layouts: &[Some(&bindings)],

@@ -56,6 +56,9 @@ pub struct Tensors<'a> {
     /// The weights of the feature maps, where
     /// [`Config::needs_weights`](crate::Config::needs_weights), and only there.
     pub weights: Option<WeightsBinding<'a>>,
+    /// A word that says, once the call has run, which key has a feature that is infinite or NaN: see
+    /// [`Shape::faulty_key`](crate::Shape::faulty_key). `None` looks at none.
+    pub key_status: Option<BufferBinding<'a>>,
 }
 
 impl<'a> Tensors<'a> {
@@ -96,6 +99,7 @@ impl<'a> Tensors<'a> {
             pool: None,
             sequences: None,
             weights: None,
+            key_status: None,
         }
     }
 
@@ -145,6 +149,14 @@ impl<'a> Tensors<'a> {
     #[must_use]
     pub fn with_weights(self, weights: WeightsBinding<'a>) -> Self {
         Self { weights: Some(weights), ..self }
+    }
+
+    /// With a word of u32 that says which key has a feature that is infinite or NaN, and so spoils its
+    /// sequence and head from there on. `run` names such keys by itself; this is for buffers. It costs
+    /// a look at each feature, and a storage buffer of the stage.
+    #[must_use]
+    pub fn with_key_status(self, key_status: BufferBinding<'a>) -> Self {
+        Self { key_status: Some(key_status), ..self }
     }
 
     /// True if the initial state is the final state's own binding.
@@ -216,6 +228,7 @@ pub(crate) fn check<'a>(
         (Tensor::Sequences, sequences, reads_sequences, reads_sequences),
         (Tensor::Weights, weights, false, plan.config().needs_weights()),
         (Tensor::InitialState, state, false, !is_pooled),
+        (Tensor::KeyStatus, tensors.key_status.clone(), false, true),
     ];
     for (tensor, binding, is_needed, is_accepted) in &bindings {
         let tensor = tensor.name();
@@ -248,6 +261,7 @@ pub(crate) fn check<'a>(
         memory: Memory {
             is_untrusted: matches!(tensors.sequences, Some(Sequences::Device(_))),
             reads_only: false,
+            checks_keys: tensors.key_status.is_some(),
         },
         is_in_place: tensors.is_in_place() || is_pooled,
     };

@@ -44,6 +44,8 @@ pub(crate) struct Variant {
     pub(crate) has_unaligned_rows: bool,
     /// True if q, k and v may be one another's memory, which only bindings that are read may be.
     pub(crate) reads_only: bool,
+    /// True if a status says which key has a feature that is infinite or NaN.
+    pub(crate) checks_keys: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,
 }

@@ -51,10 +51,11 @@ pub(crate) enum Binding {
     GateWeights = 14,
     SegmentDecays = 15,
     Transitions = 16,
+    KeyStatus = 17,
 }
 
 impl Binding {
-    pub(crate) const LAST: Self = Self::Transitions;
+    pub(crate) const LAST: Self = Self::KeyStatus;
 }
 
 /// A stage as a row of the table.
@@ -70,8 +71,8 @@ pub(crate) struct Kernel {
 }
 
 use Binding::{
-    Beta, Decay, GateWeights, Gates, K, O, Params, Partials, Q, SegmentDecays, Sequences, StateIn,
-    StateOut, Table, Transitions, V, Weights,
+    Beta, Decay, GateWeights, Gates, K, KeyStatus, O, Params, Partials, Q, SegmentDecays,
+    Sequences, StateIn, StateOut, Table, Transitions, V, Weights,
 };
 
 const KERNELS: [Kernel; 9] = [
@@ -156,8 +157,8 @@ impl Stage {
         &KERNELS[self as usize]
     }
 
-    /// The tensors it binds.
-    pub(crate) fn binds(self, config: &Config, layout: Layout) -> Vec<Binding> {
+    /// The tensors that a variant of it binds.
+    pub(crate) fn binds(self, config: &Config, layout: Layout, variant: Variant) -> Vec<Binding> {
         let kernel = self.kernel();
         let mut binds = kernel.binds.to_vec();
         if kernel.has_tile && !config.is_element_wise() {
@@ -172,6 +173,9 @@ impl Stage {
         if self == Self::SegmentOutput && layout.feature_blocks(config) > 1 {
             binds.retain(|binding| *binding != O);
             binds.push(Partials);
+        }
+        if variant.checks_keys {
+            binds.push(KeyStatus);
         }
         binds
     }
@@ -239,6 +243,7 @@ impl Stage {
                     (false, Dtype::F16 | Dtype::Bf16) => "rows/half_x1",
                 },
             ),
+            ("key_status", if variant.checks_keys { "status/keys" } else { "status/none" }),
             ("states", if config.is_vec4() { "states/x4" } else { "states/x1" }),
             ("custom_map", "map/no_custom"),
         ];

@@ -87,9 +87,14 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     {
         return None;
     }
-    let mut variant = Variant { decode, ..Variant::default() };
+    Some(stage.module(config, layout, variant(stage, config, layout, is_whole)))
+}
+
+/// A variant with as little as there is, or with everything at once.
+fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Variant {
+    let decode = DecodeLayout::new(config, layout, [2, 2], &wgpu::Limits::default());
     if is_whole {
-        variant = Variant {
+        return Variant {
             initial_state: InitialState::Given,
             segment_states: true,
             final_state: true,
@@ -102,10 +107,11 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
             has_batch_strides: true,
             has_unaligned_rows: false,
             reads_only: true,
+            checks_keys: matches!(stage, Stage::SegmentOutput | Stage::DecodeStep),
             decode,
         };
     }
-    Some(stage.module(config, layout, variant))
+    Variant { decode, ..Variant::default() }
 }
 
 /// Calls `check` with every module.
@@ -153,7 +159,9 @@ fn modules_are_valid_and_bind_what_the_table_says() {
             .filter(|(handle, _)| !uses[*handle].is_empty())
             .filter_map(|(_, v)| Some(v.binding?.binding))
             .collect();
-        let ours: BTreeSet<u32> = stage.binds(config, layout).iter().map(|b| *b as u32).collect();
+        let variant = variant(stage, config, layout, name.ends_with("-states"));
+        let binds = stage.binds(config, layout, variant);
+        let ours: BTreeSet<u32> = binds.iter().map(|b| *b as u32).collect();
         assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
         assert!(module.overrides.is_empty(), "{name}");
     });

@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     pub(crate) is_untrusted: bool,
     /// q, k and v have memory in common.
     pub(crate) reads_only: bool,
+    /// A status of keys is bound.
+    pub(crate) checks_keys: bool,
 }
 
 /// The source of a binding.
@@ -74,10 +76,10 @@ impl Plan {
         let states = if self.shape().slots.is_some() { States::InPlace } else { states };
         let step = |dispatch: &super::Dispatch| {
             let (stage, workgroups) = (dispatch.stage, dispatch.workgroups);
-            let binds = stage.binds(self.config(), self.layout());
+            let variant = self.variant(stage, states, memory);
+            let binds = stage.binds(self.config(), self.layout(), variant);
             let sources =
                 binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
-            let variant = self.variant(stage, states, memory);
             Step { stage, workgroups, variant, sources: sources.collect() }
         };
         self.dispatches().iter().map(step).collect()
@@ -87,7 +89,7 @@ impl Plan {
     /// the plan has no such stage. For tools that look at shaders.
     #[must_use]
     pub fn wgsl(&self, stage: Stage, states: States) -> Option<String> {
-        let memory = Memory { is_untrusted: self.reads_sequences(), reads_only: false };
+        let memory = Memory { is_untrusted: self.reads_sequences(), ..Memory::default() };
         let step = self.steps(states, memory).into_iter().find(|step| step.stage == stage)?;
         Some(stage.module(self.config(), self.layout(), step.variant).wgsl)
     }
@@ -135,6 +137,8 @@ impl Plan {
             has_batch_strides: has_rows && !self.is_flat(),
             has_unaligned_rows: has_rows && self.config().is_vec4() && !self.has_vec4_rows(),
             reads_only: stage.kernel().has_tile && memory.reads_only,
+            // Either of them sees every key.
+            checks_keys: is_last && memory.checks_keys,
             decode: self.decode().filter(|_| stage == Stage::DecodeStep),
         }
     }
@@ -158,6 +162,7 @@ impl Plan {
             Binding::Decay => Source::Tensor(Tensor::Decay),
             Binding::Beta => Source::Tensor(Tensor::Beta),
             Binding::GateWeights => Source::Tensor(Tensor::GateWeights),
+            Binding::KeyStatus => Source::Tensor(Tensor::KeyStatus),
             Binding::Sequences if self.reads_sequences() => Source::Tensor(Tensor::Sequences),
             Binding::Sequences if self.shape().has_lengths() => Source::Entries,
             Binding::Sequences => Source::Dummy,

@@ -304,6 +304,23 @@ impl Shape {
         matches!(self.packing, Packing::UpTo { .. })
     }
 
+    /// What a call has left in [`Tensors::key_status`](crate::Tensors::key_status), which was 0 before:
+    /// the first token, counted through all sequences, and the key head whose key has a feature that is
+    /// infinite or NaN in f32; `None` where there is none.
+    ///
+    /// ```
+    /// use linear_attention::Shape;
+    ///
+    /// let shape = Shape::new(1, 100, 8).with_kv_heads(2);
+    /// assert_eq!(shape.faulty_key(0), None);
+    /// assert_eq!(shape.faulty_key(!(2 * 37 + 1)), Some((37, 1)));
+    /// ```
+    #[must_use]
+    pub fn faulty_key(&self, status: u32) -> Option<(u32, u32)> {
+        let row = !status;
+        (status != 0).then(|| (row / self.key_heads.max(1), row % self.key_heads.max(1)))
+    }
+
     /// Elements of each tensor. T = 0 is a call as well: o is empty, and the final state is the
     /// initial one.
     ///

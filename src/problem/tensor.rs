@@ -27,6 +27,7 @@ pub(crate) enum Tensor {
     Pool,
     Sequences,
     Weights,
+    KeyStatus,
 }
 
 /// The type of a tensor's elements.
@@ -56,7 +57,7 @@ impl Tensor {
         [Self::Q, Self::K, Self::V, Self::O, Self::Decay, Self::Beta];
 
     #[cfg(test)]
-    pub(crate) const ALL: [Tensor; 14] = [
+    pub(crate) const ALL: [Tensor; 15] = [
         Self::Q,
         Self::K,
         Self::V,
@@ -71,6 +72,7 @@ impl Tensor {
         Self::Pool,
         Self::Sequences,
         Self::Weights,
+        Self::KeyStatus,
     ];
 
     /// The name of the field of [`Tensors`](crate::Tensors) or [`Output`](crate::Output), in errors
@@ -91,6 +93,7 @@ impl Tensor {
             Self::Pool => "pool",
             Self::Sequences => "sequences",
             Self::Weights => "weights",
+            Self::KeyStatus => "key_status",
         }
     }
 
@@ -111,6 +114,7 @@ impl Tensor {
             Self::Pool => &["slots", "state"],
             Self::Sequences => &["1 + (N+1) + N + N + 2 N C"],
             Self::Weights => &["heads", "W and b"],
+            Self::KeyStatus => &["1"],
         }
     }
 
@@ -119,7 +123,7 @@ impl Tensor {
             Self::Q | Self::K | Self::V | Self::O => ElementType::OfConfig,
             Self::Decay => ElementType::OfDecay,
             Self::Beta => ElementType::OfBeta,
-            Self::Sequences => ElementType::U32,
+            Self::Sequences | Self::KeyStatus => ElementType::U32,
             _ => ElementType::F32,
         }
     }
@@ -129,7 +133,9 @@ impl Tensor {
             Self::O | Self::FinalState => Access::Write,
             // The shaders count the entries that they ignore in the status, the first word of
             // `sequences`.
-            Self::Mu | Self::Nu | Self::Pool | Self::Sequences => Access::ReadWrite,
+            Self::Mu | Self::Nu | Self::Pool | Self::Sequences | Self::KeyStatus => {
+                Access::ReadWrite
+            }
             _ => Access::Read,
         }
     }
@@ -246,6 +252,7 @@ fn size_of(letter: &str, config: &Config, shape: &Shape) -> Result<u32, PlanErro
         },
         "E + E rows" => shape.value_heads.saturating_mul(1 + config.decay_rows()),
         "slots" => shape.slots.unwrap_or(0),
+        "1" => 1,
         _ => state_len(config, shape.value_heads)?,
     })
 }

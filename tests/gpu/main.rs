@@ -9,6 +9,7 @@ mod binding;
 mod cases;
 mod compile;
 mod half;
+mod key_status;
 mod maps;
 mod mutations;
 mod onnx;

@@ -8,7 +8,8 @@ use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
 use crate::{
-    Trial, binding, compile, half, maps, onnx, properties, serving, split, strides, trust, tuning,
+    Trial, binding, compile, half, key_status, maps, onnx, properties, serving, split, strides,
+    trust, tuning,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -21,6 +22,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         binding::TESTS,
         compile::TESTS,
         half::TESTS,
+        key_status::TESTS,
         maps::TESTS,
         serving::TESTS,
         split::TESTS,
