@@ -85,6 +85,12 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
+    /// A feature map has no derivative here: one of the caller's own.
+    #[error("feature map {feature_map} must have a derivative, found one of the caller's own")]
+    NoDerivative {
+        /// The map's name.
+        feature_map: String,
+    },
     /// A tensor that the update rule needs is missing, or one was given that it does not use.
     #[error("update rule {rule}: {tensor} must be {required}, found {actual}")]
     RuleTensor {

@@ -9,11 +9,15 @@
 //! zero. All scale a query's features by its row scale where o is normalised, so that no factor that
 //! cancels in the quotient overflows or vanishes on the way.
 
+mod backward;
+mod gradients;
 mod mirror;
 mod naive;
 mod recurrent;
 mod softmax;
 
+pub use backward::backward;
+pub use gradients::{Gradients64, OutputGradients};
 pub(crate) use mirror::segment_decays;
 pub use mirror::segment_output::segment_output;
 pub use mirror::segment_state::segment_state;

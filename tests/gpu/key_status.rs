@@ -37,7 +37,9 @@ fn names_the_first(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             (2, vec![(1, 1)], Some((1, 1))),
         ] {
             // The first token is padding.
-            let shape = Shape::padded(&[1..t as u32], t as u32, 2 * heads as u32);
+            let valid = 1..t as u32;
+            let valid = std::slice::from_ref(&valid);
+            let shape = Shape::padded(valid, t as u32, 2 * heads as u32);
             let shape = shape.with_kv_heads(heads as u32);
             let [q, mut k, v] =
                 [(1, 2 * heads), (2, heads), (3, heads)].map(|(salt, h)| numbers(t * h * d, salt));

@@ -3,6 +3,7 @@
 pub(crate) mod custom;
 #[cfg(not(target_arch = "wasm32"))]
 mod custom_check;
+pub(crate) mod dual;
 pub(crate) mod phi;
 pub(crate) mod projection;
 pub(crate) mod random;

@@ -102,6 +102,22 @@ impl Projection {
         [self.projections, self.key_dim]
     }
 
+    /// Elements of W and of b, of all heads.
+    pub(crate) fn lens(&self) -> [usize; 2] {
+        [self.weight.len(), self.bias.len()]
+    }
+
+    /// The index of projection p of head `head` among all rows of W.
+    pub(crate) fn index(&self, head: usize, p: usize) -> usize {
+        head % self.heads as usize * self.projections as usize + p
+    }
+
+    /// That row of W.
+    pub(crate) fn row(&self, head: usize, p: usize) -> &[f32] {
+        let key_dim = self.key_dim as usize;
+        &self.weight[self.index(head, p) * key_dim..][..key_dim]
+    }
+
     /// The largest L2 norm of a row of W and the largest |b|, of head `head`.
     pub(crate) fn largest_norms(&self, head: usize) -> (f64, f64) {
         let head = head % self.heads as usize;

@@ -1,9 +1,11 @@
 //! φ of a row, written once for f64, the definition, and for f32, the mirror of the shaders.
 
+mod derivative;
 mod formulas;
 mod key_range;
 mod stabiliser;
 
+pub(crate) use derivative::WeightGradients;
 use stabiliser::RowScale;
 
 use crate::problem::config::Config;
@@ -87,6 +89,18 @@ impl<'a> Phi<'a> {
         if self.shares_key_weights { key_head } else { query_head }
     }
 
+    pub(crate) fn shares_key_weights(&self) -> bool {
+        self.shares_key_weights
+    }
+
+    /// The scale of a row whose features are `pre` before they are activated.
+    fn scale<R: Real>(&self, pre: &[R]) -> RowScale<R> {
+        if !self.is_scaled {
+            return RowScale::none();
+        }
+        RowScale::of(self.map, self.is_normalized, pre)
+    }
+
     /// The features of a row, with the weights of head `head`, and returned the gain: the factor that
     /// its scale puts on them. It cancels in the quotient, but for eps.
     pub(crate) fn row<R: Real>(&self, x: &[f32], head: usize, features: &mut [R]) -> R {
@@ -114,11 +128,7 @@ impl<'a> Phi<'a> {
             projection.project(head, x, y);
         }
         formulas::pre_features(self.map, x, y, features, z);
-        let scale = if self.is_scaled {
-            RowScale::of(self.map, self.is_normalized, features)
-        } else {
-            RowScale::none()
-        };
+        let scale = self.scale(features);
         for feature in features.iter_mut() {
             *feature = stabiliser::activate(self.map, *feature, scale, self.features);
         }

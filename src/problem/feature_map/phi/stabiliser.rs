@@ -10,6 +10,7 @@
 //! element itself, a projection or an exponent, and [`activate`] makes the feature of it.
 
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::dual::Dual;
 use crate::problem::feature_map::real::Real;
 
 /// The scale of a query's features.
@@ -56,6 +57,13 @@ impl<R: Real> RowScale<R> {
             FeatureMap::ReluSquared => self.scale * self.scale,
             _ => self.scale * (-self.shift).exp(),
         }
+    }
+}
+
+impl RowScale<f64> {
+    /// The same in dual numbers, which changes nothing.
+    pub(super) fn constant(self) -> RowScale<Dual> {
+        RowScale { shift: Dual::constant(self.shift), scale: Dual::constant(self.scale) }
     }
 }
 
