@@ -56,6 +56,11 @@ pub mod update_rule {
     };
 }
 
+/// The backward pass: gradients of a loss by outputs and by inputs.
+pub mod gradients {
+    pub use crate::problem::gradients::{Gradients, OutputGradients};
+}
+
 /// States as buffers hold them and as slices.
 pub mod state {
     pub use crate::problem::state::{StateSlices, join, split};

@@ -3,7 +3,8 @@
 
 use linear_attention::error::Error;
 use linear_attention::feature_map::{CustomMap, Projection, Weights};
-use linear_attention::reference::{Gradients64, Output64, OutputGradients, backward, recurrent};
+use linear_attention::gradients::{Gradients, OutputGradients};
+use linear_attention::reference::{Output64, backward, recurrent};
 use linear_attention::shape::TensorStrides;
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{Config, FeatureMap, Inputs, Normalization, Shape, UpdateRule};
@@ -98,7 +99,7 @@ impl Sample {
         product(&of_o, &o) + product(&of_mu, &mu) + product(&of_nu, &nu)
     }
 
-    fn backward(&self) -> Gradients64 {
+    fn backward(&self) -> Gradients<f64> {
         let [o, mu, nu] = self.gradients_of_output();
         let gradients = OutputGradients::new(&o).with_final_state(&mu, &nu);
         backward(&self.config, &self.shape, self.inputs(), gradients).unwrap()
@@ -157,7 +158,7 @@ fn check_all(config: Config, shape: Shape) {
 }
 
 /// The same of W and b: a projection cannot be changed, so it is made again.
-fn check_weights(sample: &Sample, found: &Gradients64) {
+fn check_weights(sample: &Sample, found: &Gradients<f64>) {
     let Some(weights) = &sample.weights else { return };
     let key_dim = sample.config.key_dim;
     for (is_keys, projection, [of_weight, of_bias]) in

@@ -28,6 +28,7 @@
 //! | `rows`, `features`, `gates` | features and decays of a block |
 //! | `block`, `pairs`, `step` | what follows of them: for a block, for a single token |
 //! | `tiles` | products in vectors |
+//! | `backward` | gradients |
 //!
 //! With the feature `rayon` a call's threads are those of the pool that it is made in
 //! ([`ThreadPool::install`](https://docs.rs/rayon/latest/rayon/struct.ThreadPool.html#method.install)).
@@ -39,6 +40,7 @@
 
 mod ahead;
 mod aligned;
+mod backward;
 mod block;
 mod call;
 mod engine;

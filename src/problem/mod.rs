@@ -5,6 +5,7 @@ pub(crate) mod dtype;
 pub(crate) mod entries;
 pub(crate) mod feature_map;
 pub(crate) mod gates;
+pub(crate) mod gradients;
 pub(crate) mod heads;
 pub(crate) mod io;
 pub(crate) mod shape;

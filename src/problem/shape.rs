@@ -300,6 +300,7 @@ impl Shape {
     }
 
     /// True if only a call knows the lengths.
+    #[cfg(feature = "cpu")]
     pub(crate) fn is_packed_up_to(&self) -> bool {
         matches!(self.packing, Packing::UpTo { .. })
     }

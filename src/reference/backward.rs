@@ -2,20 +2,17 @@
 
 use std::ops::Range;
 
-use super::gradients::{Gradients64, OutputGradients};
 use super::token_ranges;
 use crate::error::Error;
 use crate::problem::config::Config;
-use crate::problem::feature_map::dual::Dual;
 use crate::problem::feature_map::phi::{Phi, WeightGradients};
 use crate::problem::feature_map::projection::Projection;
 use crate::problem::feature_map::weights::Weights;
 use crate::problem::gates::Gates;
+use crate::problem::gradients::{Gradients, OutputGradients, activate, zeros};
 use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::{Lens, Shape};
-use crate::problem::tensor::Tensor;
-use crate::problem::update_rule::BetaDims;
 
 /// The gradients of a loss by all inputs. With `a = exp(decay)`, in the order in which a token does
 /// what it does, reversed; `dmu` and `dnu` begin as the gradients of the final state:
@@ -42,7 +39,7 @@ pub fn backward(
     shape: &Shape,
     inputs: Inputs<'_>,
     gradients: OutputGradients<'_>,
-) -> Result<Gradients64, Error> {
+) -> Result<Gradients<f64>, Error> {
     inputs.check(config, shape)?;
     let lens = shape.lens(config)?;
     gradients.check(config, &lens)?;
@@ -67,7 +64,11 @@ pub fn backward(
             of.reverse([n, e], tokens.start, &steps, &mut found);
         }
     }
-    Ok(of.finish(found))
+    let Found { mut gradients, decays, betas, of_keys, of_queries } = found;
+    activate(&mut gradients, config, shape, inputs, (&decays, &betas));
+    gradients.key_weights = [of_keys.weight, of_keys.bias];
+    gradients.query_weights = [of_queries.weight, of_queries.bias];
+    Ok(gradients)
 }
 
 struct Backward<'a> {
@@ -100,7 +101,7 @@ struct State {
 
 /// The gradients so far, by features, decays and betas where tensors have what these are made of.
 struct Found {
-    gradients: Gradients64,
+    gradients: Gradients<f64>,
     /// By the decays in log space, `[tokens,E,rows]`, and by the betas, `[tokens,E]`.
     decays: Vec<f64>,
     betas: Vec<f64>,
@@ -110,7 +111,6 @@ struct Found {
 
 impl Found {
     fn new(config: &Config, shape: &Shape, lens: &Lens, weights: Option<&Weights>) -> Self {
-        let zeros = |len: u64| vec![0.0; len as usize];
         let of_weights = |projection: Option<&Projection>| {
             let [weight, bias] = projection.map_or([0, 0], Projection::lens);
             WeightGradients { weight: vec![0.0; weight], bias: vec![0.0; bias] }
@@ -118,19 +118,7 @@ impl Found {
         let rows = shape.value_heads as usize * shape.batch as usize * shape.seq_len as usize;
         let has_beta = config.update_rule.beta().is_some();
         Self {
-            gradients: Gradients64 {
-                q: zeros(lens.q),
-                k: zeros(lens.k),
-                v: zeros(lens.v),
-                decay: zeros(lens.decay),
-                beta: zeros(lens.beta),
-                a_log: Vec::new(),
-                dt_bias: Vec::new(),
-                mu: zeros(lens.mu),
-                nu: zeros(lens.nu),
-                key_weights: Default::default(),
-                query_weights: Default::default(),
-            },
+            gradients: zeros(lens),
             decays: vec![0.0; rows * config.decay_rows() as usize],
             betas: vec![0.0; if has_beta { rows } else { 0 }],
             of_keys: of_weights(weights.and_then(|weights| weights.keys.as_ref())),
@@ -321,48 +309,5 @@ impl Backward<'_> {
     /// F and V.
     fn sizes(&self) -> (usize, usize) {
         (self.config.features() as usize, self.config.value_dim as usize)
-    }
-
-    /// The gradients by what decays, betas and weights were given as.
-    fn finish(&self, mut found: Found) -> Gradients64 {
-        let (rule, heads) = (self.config.update_rule, self.heads.value);
-        let rows = self.config.decay_rows() as usize;
-        if let (Some(decay), Some(given)) = (rule.decay(), self.inputs.decay) {
-            let weights = self.inputs.gate_weights;
-            let of_gradients = &mut found.gradients;
-            let weight_rows = if weights.is_some() { heads * rows } else { 0 };
-            of_gradients.a_log = vec![0.0; if weights.is_some() { heads } else { 0 }];
-            of_gradients.dt_bias = vec![0.0; weight_rows];
-            let dtype = Tensor::Decay.dtype(self.config);
-            for (i, of_decay) in found.decays.iter().enumerate() {
-                let (at, index) = (i % (heads * rows), i % given.len());
-                let x = f64::from(dtype.round(given[index]));
-                let (a_log, dt_bias) = weights.map_or((0.0, 0.0), |w| {
-                    (f64::from(w.a_log[at / rows]), f64::from(w.dt_bias[at]))
-                });
-                let slope = |dx: [f64; 3]| {
-                    let [x, a_log, dt_bias] = [(x, dx[0]), (a_log, dx[1]), (dt_bias, dx[2])]
-                        .map(|(x, dx)| Dual { x, dx });
-                    decay.activate(x, a_log, dt_bias).dx * of_decay
-                };
-                of_gradients.decay[index] += slope([1.0, 0.0, 0.0]);
-                if weights.is_some() {
-                    of_gradients.a_log[at / rows] += slope([0.0, 1.0, 0.0]);
-                    of_gradients.dt_bias[at] += slope([0.0, 0.0, 1.0]);
-                }
-            }
-        }
-        if let (Some(beta), Some(given)) = (rule.beta(), self.inputs.beta) {
-            let dtype = Tensor::Beta.dtype(self.config);
-            // One of a token, or one of a token and head.
-            let heads = if beta.dims == BetaDims::Shared { heads } else { 1 };
-            for (i, of_beta) in found.betas.iter().enumerate() {
-                let x = Dual { x: f64::from(dtype.round(given[i / heads])), dx: 1.0 };
-                found.gradients.beta[i / heads] += beta.activate(x).dx * of_beta;
-            }
-        }
-        found.gradients.key_weights = [found.of_keys.weight, found.of_keys.bias];
-        found.gradients.query_weights = [found.of_queries.weight, found.of_queries.bias];
-        found.gradients
     }
 }

@@ -10,14 +10,12 @@
 //! cancels in the quotient overflows or vanishes on the way.
 
 mod backward;
-mod gradients;
 mod mirror;
 mod naive;
 mod recurrent;
 mod softmax;
 
 pub use backward::backward;
-pub use gradients::{Gradients64, OutputGradients};
 pub(crate) use mirror::segment_decays;
 pub use mirror::segment_output::segment_output;
 pub use mirror::segment_state::segment_state;

@@ -1,6 +1,7 @@
 //! The CPU engine against the reference.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
+mod backward;
 mod calls;
 mod harness;
 mod numbers;
