@@ -95,7 +95,7 @@ fn large_and_small_queries() {
         let q: Vec<f32> = sample.q.iter().map(|x| factor * x).collect();
         let mut inputs = sample.inputs();
         inputs.q = &q;
-        let o = vec![1.0; 24];
+        let o = [1.0; 24];
         let gradients: Vec<f32> = o.iter().enumerate().map(|(i, x)| x * (i as f32).cos()).collect();
         attention.backward(&shape, inputs, OutputGradients::new(&gradients)).unwrap()
     };
