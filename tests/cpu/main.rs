@@ -3,6 +3,7 @@
 
 mod calls;
 mod harness;
+mod many;
 mod numbers;
 mod pool;
 
