@@ -108,7 +108,8 @@ impl LinearAttention {
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
         // `sequences` written by the host, which checks them, and by the device.
-        let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
+        let is_either = plan.reads_sequences() && plan.shape().checkpoints == 0;
+        let trust: &[bool] = if is_either { &[false, true] } else { &[false] };
         for is_untrusted in trust {
             for step in plan.steps(states, *is_untrusted) {
                 self.pipelines.get(&self.device, step.stage, step.variant)?;

@@ -1,7 +1,7 @@
 //! The numbers that a module is compiled for.
 
 use crate::kernel::assembler::{Number, Numbers};
-use crate::kernel::layout::{DecodeLayout, Layout, SCAN_THREADS};
+use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout, SCAN_THREADS, THREAD_ENTRIES};
 use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
@@ -76,6 +76,8 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("EPS", F32(eps.unwrap_or(0.0))),
         ("IS_BF16", Bool(config.dtype == Dtype::Bf16)),
         ("SCAN_THREADS", U32(SCAN_THREADS)),
+        ("THREAD_ENTRIES", U32(THREAD_ENTRIES)),
+        ("BLOCK_ENTRIES", U32(BLOCK_ENTRIES)),
         ("STATE_ZERO", U32(InitialState::Zero as u32)),
         ("STATE_IN_PLACE", U32(InitialState::InPlace as u32)),
         ("INITIAL_STATE", U32(variant.initial_state as u32)),

@@ -72,7 +72,8 @@ impl Plan {
             let variant = self.variant(stage, states, is_untrusted);
             Step { stage, workgroups, variant, sources: sources.collect() }
         };
-        self.dispatches().iter().map(step).collect()
+        let checks = self.checks.iter().filter(|_| is_untrusted);
+        checks.chain(self.dispatches()).map(step).collect()
     }
 
     /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where
@@ -96,6 +97,8 @@ impl Plan {
         let initial_state = match stage {
             Stage::SegmentState
             | Stage::SegmentTransition
+            | Stage::SequenceClaims
+            | Stage::SequenceConflicts
             | Stage::SequenceTable
             | Stage::TokenGates
             | Stage::OutputSum => InitialState::Zero,
@@ -106,7 +109,8 @@ impl Plan {
         };
         let (lengths, slots) = (self.shape().is_packed(), self.shape().slots.is_some());
         // The others only ask whether there is a table.
-        let reads_words = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
+        let checks_words = matches!(stage, Stage::SequenceClaims | Stage::SequenceConflicts);
+        let reads_words = checks_words || matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
         Variant {
             initial_state,
             segment_states,

@@ -19,6 +19,7 @@ pub enum Sequences<'a> {
     /// | N + 1 | `cu_seqlens`: sequence n has the tokens `cu_seqlens[n] .. cu_seqlens[n+1]` | where the shape is packed |
     /// | N | the slot of each sequence, `u32::MAX` for one that takes no part | where it has slots |
     /// | N | the slot that each sequence reads | where it has sources |
+    /// | the rest | what the shaders find out about the entries; anything before | always |
     ///
     /// Checkpoints are the host's alone: a shape that has them wants a [`Batch`].
     ///

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod entries;
+mod many;
 mod pool;
 mod schedule;
 
@@ -24,6 +25,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::impossible_entries_are_ignored", entries::impossible_entries),
     ("serving::told_by_the_device", entries::told_by_the_device),
     ("serving::several_steps_in_one_submission", entries::several_steps_in_one_submission),
+    ("many_sequences::of_one_token", many::of_one_token),
+    ("many_sequences::that_conflict", many::that_conflict),
+    ("many_sequences::any_entries", many::any_entries),
+    ("many_sequences::few_of_many", many::few_of_many),
+    ("many_sequences::time_grows_no_faster_than_their_number", many::time_grows_no_faster),
     ("serving::states_on_the_way", checkpoints::states_on_the_way),
     ("serving::rollback", checkpoints::rollback),
     ("serving::refused_checkpoints", checkpoints::refusals),
