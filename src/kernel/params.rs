@@ -29,4 +29,5 @@ pub(crate) struct Params {
     pub(crate) query_weights: u32,
     pub(crate) shares_key_weights: u32,
     pub(crate) grid_width: u32,
+    pub(crate) first_workgroup: u32,
 }

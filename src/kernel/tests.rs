@@ -299,7 +299,8 @@ fn fields_lie_where_the_shaders_read_them() {
         query_weights_begin,
         query_weights,
         shares_key_weights,
-        grid_width
+        grid_width,
+        first_workgroup
     ];
     let theirs: Vec<_> =
         members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();

@@ -6,6 +6,7 @@ pub(crate) mod scratch;
 pub(crate) mod segments;
 pub(crate) mod split;
 pub(crate) mod steps;
+pub(crate) mod submissions;
 pub(crate) mod support;
 pub(crate) mod tuning;
 pub(crate) mod workarounds;

@@ -72,8 +72,7 @@ impl Plan {
             let variant = self.variant(stage, states, is_untrusted);
             Step { stage, workgroups, variant, sources: sources.collect() }
         };
-        let checks = self.checks.iter().filter(|_| is_untrusted);
-        checks.chain(self.dispatches()).map(step).collect()
+        self.all_dispatches(is_untrusted).map(step).collect()
     }
 
     /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where
