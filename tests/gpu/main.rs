@@ -17,6 +17,7 @@ mod runner;
 mod serving;
 mod split;
 mod subjects;
+mod submissions;
 mod trust;
 mod tuning;
 

@@ -7,7 +7,10 @@ use libtest_mimic::Failed;
 use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
-use crate::{Trial, binding, compile, half, maps, onnx, properties, serving, split, trust, tuning};
+use crate::{
+    Trial, binding, compile, half, maps, onnx, properties, serving, split, submissions, trust,
+    tuning,
+};
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
 
@@ -22,6 +25,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         maps::TESTS,
         serving::TESTS,
         split::TESTS,
+        submissions::TESTS,
         trust::TESTS,
         tuning::TESTS,
         onnx::TESTS,
