@@ -206,8 +206,8 @@ impl Plan {
         }
     }
 
-    /// True if no work item alone goes through more tokens than a device is given at a time: the
-    /// workgroups in flight share its speed, a quarter of them on each of its cores.
+    /// True if no workgroup alone goes through more tokens than a device is given at a time. The
+    /// workgroups in flight share its speed, four of them on each of its cores.
     pub(crate) fn has_short_chains(&self) -> bool {
         let budget = self.tuning.max_operations;
         let most = (budget.saturating_mul(4) / u64::from(self.tuning.workgroups)).clamp(1, budget);
@@ -216,7 +216,8 @@ impl Plan {
         let chains = self.dispatches.iter().filter(|dispatch| stages.contains(&dispatch.stage));
         chains.map(|dispatch| dispatch.stage).all(|stage| {
             let items = self.items_per_segment(stage).unwrap_or(1).max(1);
-            len.saturating_mul(self.token_operations(stage) / items) <= most
+            let of_item = len.saturating_mul(self.token_operations(stage) / items);
+            of_item <= most && of_item.saturating_mul(self.layout().items().into()) <= budget
         })
     }
 }
