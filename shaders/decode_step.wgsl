@@ -3,10 +3,10 @@
 //     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a value
-// head of a sequence. Its threads go through their rows of mu a tile at a time: four rows are loaded,
-// take in the tokens, are read by the queries and stored, so that the state is read once and written
-// once.
+// where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a
+// value head of a sequence. Its threads go through their rows of mu a tile at a time: four rows are
+// loaded, take in the tokens, are read by the queries and stored, so that the state is read once
+// and written once.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
 // writes  o [T,max(H,E),V]  state_out [states, state]

@@ -4,9 +4,9 @@
 //     conflict[n] = conflict[owner[slot_n]] = 1                   where owner[slot_n] != n
 //     conflict[n] = conflict[m] = 1, m = owner[source_n] != n     where slot_m = source_n
 //
-// Of all entries of one slot at most one is its owner: each of the others marks itself and the owner,
-// so that all are marked as soon as there are two. An owner of a slot that nobody has claimed is any
-// word, and no entry's slot says so.
+// Of all entries of one slot at most one is its owner: each of the others marks itself and the
+// owner, so that all are marked as soon as there are two. An owner of a slot that nobody has
+// claimed is any word, and no entry's slot says so.
 //
 // reads   sequences: its entries, owners, block_max
 // writes  sequences: latest [N+1], gap, conflicts [N]

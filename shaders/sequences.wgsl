@@ -12,8 +12,9 @@ import sequence_words::{conflict_index, gap_index, latest_index, slot_index, sou
 
 struct Sequences {
     status: atomic<u32>,  // sequences ignored since the caller last cleared it
-    // cu_seqlens [N+1] where HAS_LENGTHS, slots [N] where HAS_SLOTS, the slots that are read [N] where
-    // HAS_SOURCES, checkpoints [N, CHECKPOINTS]: tokens and a slot each; then the words of the checks
+    // cu_seqlens [N+1] where HAS_LENGTHS, slots [N] where HAS_SLOTS, the slots that are read [N]
+    // where HAS_SOURCES, checkpoints [N, CHECKPOINTS]: tokens and a slot each; then the words of
+    // the checks
     words: array<u32>,
 }
 
@@ -89,8 +90,8 @@ fn first_token(n: u32) -> u32 {
     return min(max(conflict_of(n).latest, length_word(n)), params.total_tokens);
 }
 
-// True where an interval has more tokens than a sequence may have: only one without a sequence does,
-// and all work items share its rows of o.
+// True where an interval has more tokens than a sequence may have: only one without a sequence
+// does, and all work items share its rows of o.
 fn is_long(begin: u32, end: u32) -> bool { return HAS_LENGTHS && end - begin > params.max_len; }
 
 fn has_long_gap() -> bool {

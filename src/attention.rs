@@ -249,9 +249,9 @@ impl LinearAttention {
 
     /// Records one compute pass with the work of one submission: all of
     /// [`Bound::submissions`](crate::Bound::submissions), from 0 on and each in a submission of its
-    /// own, are the call. Drivers reset a device whose submission takes seconds; what is cut takes a
-    /// fraction of one, and a caller may show how far it is and stop in between. It has the same bits
-    /// as in one submission.
+    /// own, are the call. Drivers reset a device whose submission takes seconds; what is cut takes
+    /// a fraction of one, and a caller may show how far it is and stop in between. It has the same
+    /// bits as in one submission.
     ///
     /// Until the last has been submitted nothing else may use the call's scratch. Where the caller
     /// stops before that, o and the final states, or the slots of a pool, are partly written.

@@ -31,9 +31,8 @@ pub struct Candidate {
 
 /// The fastest of [`Tuning::candidates`] for this shape on this device.
 ///
-/// With the operations a second of the fastest it also sets
-/// [`Tuning::max_operations`], to those of a quarter of a second, but to 2^30 at least: a small shape
-/// does not show how fast a device is.
+/// With the operations a second of the fastest it also sets [`Tuning::max_operations`], to those of
+/// a quarter of a second, but to 2^30 at least: a small shape does not show how fast a device is.
 ///
 /// Compiles and runs each candidate and blocks until the device is done: a second or so on a
 /// GPU, a minute on a CPU adapter. Store what it returns (feature `serde`) and pass it in

@@ -28,8 +28,8 @@ use crate::problem::tensor::{Tensor, state_len};
 /// a sequence of very many query rows has segments instead: see [`Plan::is_decode`].
 pub const MAX_DECODE_LEN: u32 = 16;
 
-/// Most tokens for each sequence in one dispatch of `decode_step`. A call whose buffers have room for
-/// more has few sequences for its tokens, and no use for a step.
+/// Most tokens for each sequence in one dispatch of `decode_step`. A call whose buffers have room
+/// for more has few sequences for its tokens, and no use for a step.
 const MAX_DECODE_SHARE: u64 = 256;
 
 /// One dispatch of a plan.

@@ -10,9 +10,9 @@ use crate::problem::shape::{Packing, Shape};
 use crate::problem::tensor::{Tensor, state_len};
 
 /// A problem in parts, each with bindings that the device accepts: some of the sequences or, where
-/// one alone is too large, some of its tokens, continued from the final state of the part before.
-/// A sequence of equal length is also cut along its tokens where a work item would go through so
-/// many that [`Tuning::max_operations`] could not bound a submission: a long prompt of a delta rule,
+/// one alone is too large, some of its tokens, continued from the final state of the part before. A
+/// sequence of equal length is also cut along its tokens where a work item would go through so many
+/// that [`Tuning::max_operations`] could not bound a submission: a long prompt of a delta rule,
 /// say.
 ///
 /// [`LinearAttention::split`](crate::LinearAttention::split) makes one, and
@@ -323,8 +323,8 @@ mod tests {
         assert!(split.carries_state());
     }
 
-    /// Where a delta rule's heads fill the device, a work item goes through its whole sequence: a long one
-    /// is cut, whatever binds.
+    /// Where a delta rule's heads fill the device, a work item goes through its whole sequence: a
+    /// long one is cut, whatever binds.
     #[test]
     fn chains_are_cut() {
         let (config, limits) = (

@@ -1,5 +1,5 @@
-//! Work in bounded submissions. Drivers reset a device whose submission takes seconds, and nobody can
-//! stop one. So dispatches are cut into ranges of workgroups: a work item needs no other of its
+//! Work in bounded submissions. Drivers reset a device whose submission takes seconds, and nobody
+//! can stop one. So dispatches are cut into ranges of workgroups: a work item needs no other of its
 //! dispatch, so that every bit is the same, wherever the cuts are.
 
 use std::ops::Range;
@@ -26,7 +26,8 @@ pub(crate) struct Submission {
     pub(crate) operations: u64,
 }
 
-/// Operations that an element costs in stages that go element by element: an address, a load, a store.
+/// Operations that an element costs in stages that go element by element: an address, a load, a
+/// store.
 const ELEMENT_OPERATIONS: u64 = 8;
 
 /// The operations of a dispatch over its work items.
@@ -84,8 +85,8 @@ impl Plan {
         self.checks.iter().filter(move |_| is_untrusted).chain(&self.dispatches)
     }
 
-    /// Operations of a call: the larger of the floating-point operations and of a few for each element.
-    /// Of lengths that only the call knows it counts the most there may be.
+    /// Operations of a call: the larger of the floating-point operations and of a few for each
+    /// element. Of lengths that only the call knows it counts the most there may be.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.submissions(false).iter().map(|part| part.operations).fold(0, u64::saturating_add)

@@ -42,9 +42,9 @@ pub struct Tuning {
     /// [`record_submission`](crate::LinearAttention::record_submission) or
     /// [`run`](crate::LinearAttention::run) submit a call in parts. Drivers reset a device whose
     /// submission takes two seconds or so, and no one can stop a submission. By default 2^38 for a
-    /// discrete GPU, 2^33 for a CPU adapter and 2^35 for any other: a third of a second for 0.8, 0.025
-    /// and 0.1 T operations a second. [`tune`](crate::tuning::tune) measures it. It changes no bit but
-    /// where a long sequence has to be cut: see [`Split`](crate::plan::Split).
+    /// discrete GPU, 2^33 for a CPU adapter and 2^35 for any other: a third of a second for 0.8,
+    /// 0.025 and 0.1 T operations a second. [`tune`](crate::tuning::tune) measures it. It changes
+    /// no bit but where a long sequence has to be cut: see [`Split`](crate::plan::Split).
     #[cfg_attr(feature = "serde", serde(default = "of_unknown_device"))]
     pub max_operations: u64,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.

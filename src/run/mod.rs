@@ -28,10 +28,10 @@ impl LinearAttention {
     /// Uploads the inputs, computes, and returns the output and the final state, blocking
     /// this thread until the device is done.
     ///
-    /// No submission has more than [`Tuning::max_operations`](crate::tuning::Tuning), and no more than
-    /// two are on their way. What does not bind whole is uploaded, computed and read back in the
-    /// parts of [`LinearAttention::split`], so that the device needs memory for two of them, however
-    /// long the sequences are.
+    /// No submission has more than [`Tuning::max_operations`](crate::tuning::Tuning), and no more
+    /// than two are on their way. What does not bind whole is uploaded, computed and read back in
+    /// the parts of [`LinearAttention::split`], so that the device needs memory for two of them,
+    /// however long the sequences are.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl LinearAttention {
         Ok(call.output())
     }
 
-    /// [`LinearAttention::run`] without blocking: the future polls the device and yields until it is
-    /// done.
+    /// [`LinearAttention::run`] without blocking: the future polls the device and yields until it
+    /// is done.
     ///
     /// # Errors
     ///

@@ -60,8 +60,8 @@ fn many_sequences_of_a_pool() {
     }
 }
 
-/// Sixteen times as many leave caches and take up to some forty times as long: a loop over pairs takes
-/// 256 times as long.
+/// Sixteen times as many leave caches and take up to some forty times as long: a loop over pairs
+/// takes 256 times as long.
 #[test]
 fn many_sequences_take_a_time_that_grows_with_their_number() {
     let config = Config::new(D, D);

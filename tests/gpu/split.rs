@@ -18,8 +18,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 /// Bytes that the device of this test binds at most.
 const BINDING: u64 = 1 << 16;
 
-/// Part of the batch at a time; part of a sequence; both, with heads in groups and states whose size
-/// is a multiple of every device's alignment.
+/// Part of the batch at a time; part of a sequence; both, with heads in groups and states whose
+/// size is a multiple of every device's alignment.
 fn parts_are_the_whole(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (decay, beta) = (Decay::per_head(), Beta::per_head());
     let linear = Config::new(16, 16);

@@ -78,7 +78,8 @@ fn run(
 }
 
 /// Every submission is within the budget, progress grows to its end, and the bits are those of one
-/// submission: for prompts and steps, equal and packed, with segments and feature blocks, every rule.
+/// submission: for prompts and steps, equal and packed, with segments and feature blocks, every
+/// rule.
 fn same_bits(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let linear = Config::new(16, 16);
     let delta = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
