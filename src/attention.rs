@@ -238,7 +238,8 @@ impl LinearAttention {
         Ok(bound)
     }
 
-    /// Records one compute pass with all dispatches. Allocates nothing, cannot fail.
+    /// Records one compute pass with all dispatches, however much work they are: see
+    /// [`LinearAttention::record_submission`]. Allocates nothing, cannot fail.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("linear_attention"),

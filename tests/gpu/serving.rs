@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("many_sequences::of_one_token", many::of_one_token),
     ("many_sequences::that_conflict", many::that_conflict),
     ("many_sequences::any_entries", many::any_entries),
+    ("bounded_submissions::of_a_pool", many::in_bounded_submissions),
     ("many_sequences::few_of_many", many::few_of_many),
     ("many_sequences::time_grows_no_faster_than_their_number", many::time_grows_no_faster),
     ("serving::states_on_the_way", checkpoints::states_on_the_way),

@@ -13,7 +13,7 @@ use linear_attention::{
     Bound, Config, Inputs, LinearAttention, Options, Plan, Readback, Shape, Tensors, reference,
 };
 
-pub(super) use entries::{any_entries, that_conflict};
+pub(super) use entries::{any_entries, in_bounded_submissions, that_conflict};
 
 use super::super::properties::{close, numbers};
 use super::{buffer, encoder, is};
@@ -122,9 +122,15 @@ fn entries(gpu: &Gpu, pool: &StatePool, plan: &Plan) -> Result<Vec<Entry>, Faile
 
 /// o, the states, and the entries that were ignored.
 fn run(gpu: &Gpu, a: &LinearAttention, call: &Call) -> Result<(Vec<f32>, Vec<f32>, u32), Failed> {
+    let mut first = encoder(gpu);
+    first.clear_buffer(&call.sequences, 0, Some(4));
+    gpu.queue.submit([first.finish()]);
+    for i in 0..call.bound.submissions() {
+        let mut encoder = encoder(gpu);
+        a.record_submission(&mut encoder, &call.bound, i);
+        gpu.queue.submit([encoder.finish()]);
+    }
     let mut encoder = encoder(gpu);
-    encoder.clear_buffer(&call.sequences, 0, Some(4));
-    a.record(&mut encoder, &call.bound);
     let readback = Readback::record(&gpu.device, &mut encoder, &[&call.o, &call.states])?;
     let sequences = call.sequences.as_entire_buffer_binding();
     let status = Status::record(&gpu.device, &mut encoder, &sequences)?;

@@ -118,3 +118,39 @@ pub(in super::super) fn any_entries(gpu: &Gpu, _: &LinearAttention) -> Result<()
     }
     Ok(())
 }
+
+/// A call on a pool in bounded submissions has the bits, and ignores the entries, of one submission:
+/// a step and a prompt, whose entries the host or the device wrote.
+pub(in super::super) fn in_bounded_submissions(
+    gpu: &Gpu,
+    _: &LinearAttention,
+) -> Result<(), Failed> {
+    const SOME: u32 = 20_000;
+    let config = Config::new(D as u32, D as u32);
+    let given = Given::new(SOME);
+    let lengths: Vec<u32> = (0..=SOME).collect();
+    let mut slots: Vec<u32> = (0..SOME).map(|n| slot_of(n, SOME)).collect();
+    slots[5] = slots[19_000];
+    let words = [&[0], &lengths[..], &slots].concat();
+    let device_type = gpu.device.adapter_info().device_type;
+    let tuning = Tuning::new(&config, &gpu.device.limits(), device_type)?;
+    for (max_len, by) in [(1, By::Host), (1, By::Device), (17, By::Host), (17, By::Device)] {
+        let shape = Shape::packed_up_to(limits(SOME, max_len), 1).with_slots(SOME);
+        let mut found = Vec::new();
+        for budget in [u64::MAX, 1 << 20] {
+            let options = Options::default().with_tuning(tuning.with_max_operations(budget));
+            let a = LinearAttention::with_options(&gpu.device, config.clone(), &options)?;
+            let call = call(gpu, &a, &shape, by, &given, &words)?;
+            let is_cut = call.bound.submissions() > 1;
+            is(
+                is_cut == (budget == 1 << 20),
+                &format!("{} submissions", call.bound.submissions()),
+            )?;
+            found.push(run(gpu, &a, &call)?);
+        }
+        let ignored = if by == By::Device { 2 } else { 0 };
+        is(found[0].2 == ignored, &format!("{by:?}: {} ignored", found[0].2))?;
+        is(found[0] == found[1], &format!("{by:?}, up to {max_len} tokens: other bits"))?;
+    }
+    Ok(())
+}
