@@ -3,25 +3,28 @@
 //     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a value head of a sequence. Its threads go through their rows of mu a tile at a time:
-// four rows are loaded, take in the tokens, are read by the queries and stored, so that the state is
-// read once and written once.
+// where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a
+// value head of a sequence. Its threads go through their rows of mu a tile at a time: four rows are
+// loaded, take in the tokens, are read by the queries and stored, so that the state is read once
+// and written once.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
 // writes  o [T,max(H,E),V]  state_out [states, state]
 // grid    (N, and 1 where tokens may lie behind the last sequence) x E, folded
 // memory  see chunk/
 
-import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, LANE_TILES};
-import constants::{NORMALIZE, ROWS_VEC4, THREADS};
+import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, HAS_LENGTHS};
+import constants::{LANE_TILES, NORMALIZE, ROWS_VEC4, THREADS};
 import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
 import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
 import decode_values::{entering_value, entering_values};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
+import params::{params};
 import row_map::{load_queries, prepare_chunk};
 import rule::{update};
+import sequences::{has_long_gap, is_in_long_gap, is_long};
 import states/offset::{StateOffset, state_offset};
 import tile::{Tile, Value, apply};
 import tile/unrolled::{load_tile, store_tile};
@@ -43,13 +46,31 @@ fn decode_step(
     let at = StateOffsets(state_offset(item.source, item.head), state_offset(item.state, item.head));
     var state: ChunkState;
     if (item.is_active) {
-        if (item.has_sequence) { decode_tokens(&state, item, chunk, at, lane); } else { zero_rows(item, lane); }
+        if (item.has_sequence) {
+            decode_tokens(&state, item, chunk, at, lane);
+        } else if (!is_long(item.begin, item.end)) {
+            zero_rows(item, lane);
+        }
+        if (HAS_LENGTHS && has_long_gap()) { zero_share(item, lane); }
     }
     if (FINAL_STATE && NORMALIZE) {
         wait_for_readers_of_nu();
         if (item.is_active && item.has_sequence && item.value_block == 0u) {
             store_chunk_nu(&state, at.stored, item, chunk, lane);
         }
+    }
+}
+
+// The rows of o that belong to no sequence, of the item's share of all tokens: one work item alone
+// would go through tokens without number.
+fn zero_share(item: WorkItem, lane: Lane) {
+    let share = params.total_tokens / (params.sequences + 1u) + 1u;
+    let begin = min(item.sequence * share, params.total_tokens);
+    var row = item;
+    for (var t = begin; t < min(begin + share, params.total_tokens); t++) {
+        row.begin = t;
+        row.end = t + 1u;
+        if (is_in_long_gap(t)) { zero_rows(row, lane); }
     }
 }
 

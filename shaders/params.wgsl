@@ -37,11 +37,12 @@ struct Params {
     query_weights: u32,         // vec4s from one head's weights to the next, for queries
     shares_key_weights: u32,    // 1 where a query has the weights of the key head that it reads
     grid_width: u32,            // workgroups along x; the rest is folded into y
+    first_workgroup: u32,       // those before it are in earlier submissions
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 
-// The number of a workgroup in the folded grid.
+// The number of a workgroup among all of its dispatch, whose grid is folded and may be in parts.
 fn workgroup_index(workgroup: vec3<u32>) -> u32 {
-    return workgroup.y * params.grid_width + workgroup.x;
+    return params.first_workgroup + workgroup.y * params.grid_width + workgroup.x;
 }

@@ -5,10 +5,11 @@
 // grid    a thread a sequence, and one for the tokens behind the last; folded
 // memory  none
 
-import constants::{CHECKPOINTS, IS_UNTRUSTED, SCAN_THREADS};
+import constants::{CHECKPOINTS, SCAN_THREADS};
 import params::{params, workgroup_index};
 import sequence_entry::{SequenceEntry, table};
-import sequences::{Conflict, add_conflict, checked_sequence, checkpoint_words, sequences};
+import sequence_words::{checkpoint_index};
+import sequences::{checked_sequence, sequences};
 
 @compute @workgroup_size(SCAN_THREADS)
 fn sequence_table(
@@ -17,16 +18,12 @@ fn sequence_table(
 ) {
     let n = workgroup_index(workgroup) * SCAN_THREADS + thread;
     if (n > params.sequences) { return; }
-    var conflict = Conflict();
-    if (IS_UNTRUSTED) {
-        for (var m = 0u; m < params.sequences; m++) { add_conflict(&conflict, n, m); }
-    }
-    let sequence = checked_sequence(n, conflict);
+    let sequence = checked_sequence(n);
     if (sequence.is_invalid) { atomicAdd(&sequences.status, 1u); }
     let is_active = u32(sequence.is_used && !sequence.is_invalid);
     table[n] = SequenceEntry(sequence.begin, sequence.end, sequence.source, sequence.state, is_active);
     if (n == params.sequences) { return; }
-    let words = checkpoint_words(n);
+    let words = checkpoint_index(n);
     for (var c = 0u; c < CHECKPOINTS; c++) {
         let tokens = sequences.words[words + 2u * c];
         let slot = sequences.words[words + 2u * c + 1u];

@@ -6,13 +6,15 @@
 // M_n = max(cu_seqlens[0 ..= n]) the interval of sequence n is M_n .. M_(n+1), which for a valid
 // sequence is cu_seqlens[n] .. cu_seqlens[n+1].
 
-import constants::{CHECKPOINTS, HAS_LENGTHS, HAS_SLOTS, HAS_SOURCES};
+import constants::{HAS_GAPS, HAS_LENGTHS, HAS_SLOTS, IS_UNTRUSTED};
 import params::{params};
+import sequence_words::{conflict_index, gap_index, latest_index, slot_index, source_index};
 
 struct Sequences {
     status: atomic<u32>,  // sequences ignored since the caller last cleared it
-    // cu_seqlens [N+1] where HAS_LENGTHS, slots [N] where HAS_SLOTS, the slots that are read [N] where
-    // HAS_SOURCES, checkpoints [N, CHECKPOINTS]: tokens and a slot each
+    // cu_seqlens [N+1] where HAS_LENGTHS, slots [N] where HAS_SLOTS, the slots that are read [N]
+    // where HAS_SOURCES, checkpoints [N, CHECKPOINTS]: tokens and a slot each; then the words of
+    // the checks
     words: array<u32>,
 }
 
@@ -38,45 +40,25 @@ struct Conflict {
 
 fn length_word(n: u32) -> u32 { return sequences.words[n]; }
 
-fn slot_word(n: u32) -> u32 {
-    return sequences.words[n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
-}
-
-// The slot that a sequence reads.
-fn source_word(n: u32) -> u32 {
-    if (!HAS_SOURCES) { return slot_word(n); }
-    return sequences.words[params.sequences + n + select(0u, params.sequences + 1u, HAS_LENGTHS)];
-}
-
-// The index of the first checkpoint word of sequence n.
-fn checkpoint_words(n: u32) -> u32 {
-    let slots = select(1u, 2u, HAS_SOURCES) * params.sequences;
-    return slots + select(0u, params.sequences + 1u, HAS_LENGTHS) + 2u * CHECKPOINTS * n;
-}
-
-// Adds what the words of sequence m say of sequence n.
-fn add_conflict(conflict: ptr<function, Conflict>, n: u32, m: u32) {
-    if (HAS_LENGTHS) {
-        if (m < n) { (*conflict).latest = max((*conflict).latest, length_word(m)); }
+// What the stages before have found out, where nobody has checked the entries.
+fn conflict_of(n: u32) -> Conflict {
+    var conflict = Conflict();
+    if (IS_UNTRUSTED && HAS_LENGTHS) { conflict.latest = sequences.words[latest_index(n)]; }
+    if (IS_UNTRUSTED && HAS_SLOTS && n < params.sequences) {
+        conflict.has_twin = sequences.words[conflict_index(n)] != 0u;
     }
-    if (HAS_SLOTS) {
-        if (n < params.sequences && m != n) {
-            let slot = slot_word(m);
-            let is_shared = slot == slot_word(n) || slot == source_word(n)
-                || source_word(m) == slot_word(n);
-            if (is_shared) { (*conflict).has_twin = true; }
-        }
-    }
+    return conflict;
 }
 
 // Sequence n of N, or with n = N the tokens behind the last.
-fn checked_sequence(n: u32, conflict: Conflict) -> Sequence {
+fn checked_sequence(n: u32) -> Sequence {
+    let conflict = conflict_of(n);
     let is_rest = n >= params.sequences;
     var sequence = Sequence(n * params.seq_len, (n + 1u) * params.seq_len, n, n, !is_rest, false);
     if (HAS_SLOTS && !is_rest) {
-        sequence.state = slot_word(n);
+        sequence.state = sequences.words[slot_index(n)];
         sequence.is_used = sequence.state != NO_SLOT;
-        sequence.source = source_word(n);
+        sequence.source = sequences.words[source_index(n)];
         let is_in_pool = sequence.state < params.states && sequence.source < params.states;
         sequence.is_invalid = !is_in_pool || conflict.has_twin;
     }
@@ -100,4 +82,34 @@ fn checked_sequence(n: u32, conflict: Conflict) -> Sequence {
         sequence.source = 0u;
     }
     return sequence;
+}
+
+// The first token of an interval, from n = 0 to N.
+fn first_token(n: u32) -> u32 {
+    if (n == 0u) { return 0u; }
+    return min(max(conflict_of(n).latest, length_word(n)), params.total_tokens);
+}
+
+// True where an interval has more tokens than a sequence may have: only one without a sequence
+// does, and all work items share its rows of o.
+fn is_long(begin: u32, end: u32) -> bool { return HAS_LENGTHS && end - begin > params.max_len; }
+
+fn has_long_gap() -> bool {
+    if (HAS_GAPS && !IS_UNTRUSTED) { return true; }
+    // Of a host's lengths only the tokens behind the last are of no sequence.
+    if (!IS_UNTRUSTED) { return is_long(first_token(params.sequences), params.total_tokens); }
+    return sequences.words[gap_index()] != 0u;
+}
+
+fn is_in_long_gap(t: u32) -> bool {
+    if (!IS_UNTRUSTED && !HAS_GAPS) { return t >= first_token(params.sequences); }
+    var n = 0u;
+    var beyond = params.sequences + 1u;
+    while (beyond - n > 1u) {
+        let middle = n + (beyond - n) / 2u;
+        if (first_token(middle) <= t) { n = middle; } else { beyond = middle; }
+    }
+    var end = params.total_tokens;
+    if (n < params.sequences) { end = first_token(n + 1u); }
+    return is_long(first_token(n), end);
 }

@@ -2,7 +2,7 @@
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::bound::{Bound, BoundStep, DUMMY_SIZE, bind_group};
+use crate::bind::bound::{Binder, Bound, BoundStep, BoundSubmission, DUMMY_SIZE, bind_group};
 use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
 use crate::bind::pipelines::{Edit, Pipelines};
@@ -13,7 +13,8 @@ use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
-use crate::plan::steps::{Memory, States};
+use crate::plan::steps::{Memory, States, Step};
+use crate::plan::submissions::Submission;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
@@ -108,7 +109,8 @@ impl LinearAttention {
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
         // `sequences` written by the host, which checks them, and by the device.
-        let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
+        let is_either = plan.reads_sequences() && plan.shape().checkpoints == 0;
+        let trust: &[bool] = if is_either { &[false, true] } else { &[false] };
         // Rows that are apart may be in one another's gaps.
         let reads: &[bool] = if plan.shape().strides.is_some() { &[false, true] } else { &[false] };
         let memories = trust.iter().flat_map(|is_untrusted| {
@@ -180,15 +182,27 @@ impl LinearAttention {
         self.check_plan(plan)?;
         let (device, pipelines) = (&self.device, &self.pipelines);
         let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
-        let mut steps = Vec::with_capacity(plan.dispatches().len());
-        for step in plan.steps(checked.states(), checked.memory) {
-            let pipeline = pipelines.get(device, step.stage, step.variant)?;
-            let bind_group =
-                bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;
-            let (stage, workgroups) = (step.stage, step.workgroups);
-            steps.push(BoundStep { stage, pipeline: pipeline.pipeline, bind_group, workgroups });
+        let steps = plan.steps(checked.states(), checked.memory);
+        let get = |step: &Step| pipelines.get(device, step.stage, step.variant);
+        let pipelines = steps.iter().map(get).collect::<Result<Vec<_>, _>>()?;
+        let (checked, dummy) = (&checked, &self.dummy);
+        let mut binder = Binder { device, plan, checked, dummy, entries: None };
+        let mut submissions = Vec::new();
+        for Submission { pieces, operations } in plan.submissions(checked.memory.is_untrusted) {
+            let mut bound = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                let step = steps.get(piece.dispatch).zip(pipelines.get(piece.dispatch));
+                let Some((step, pipeline)) = step else { continue };
+                bound.push(BoundStep {
+                    stage: step.stage,
+                    pipeline: pipeline.pipeline.clone(),
+                    bind_group: bind_group(&mut binder, &pipeline.bindings, step, &piece)?,
+                    workgroups: piece.workgroups,
+                });
+            }
+            submissions.push(BoundSubmission { steps: bound, operations });
         }
-        Ok(Bound { parts: vec![steps] })
+        Ok(Bound { submissions })
     }
 
     /// A shape in parts that the device binds: one part where all of it fits, otherwise some of
@@ -227,15 +241,16 @@ impl LinearAttention {
         if split.carries_state() && tensors.final_state.is_none() {
             return Err(BindError::Missing { tensor: "final_state" });
         }
-        let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
+        let mut bound = Bound { submissions: Vec::with_capacity(split.parts().len()) };
         for part in split.parts() {
-            let tensors = tensors_of(split, part, tensors);
-            bound.parts.extend(self.bind(&part.plan, &tensors, scratch.clone())?.parts);
+            let tensors = tensors_of(part, tensors);
+            bound.submissions.extend(self.bind(&part.plan, &tensors, scratch.clone())?.submissions);
         }
         Ok(bound)
     }
 
-    /// Records one compute pass with all dispatches. Allocates nothing, cannot fail.
+    /// Records one compute pass with all dispatches, however much work they are: see
+    /// [`LinearAttention::record_submission`]. Allocates nothing, cannot fail.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("linear_attention"),
@@ -244,10 +259,36 @@ impl LinearAttention {
         self.dispatch(&mut pass, bound);
     }
 
+    /// Records one compute pass with the work of one submission: all of
+    /// [`Bound::submissions`](crate::Bound::submissions), from 0 on and each in a submission of its
+    /// own, are the call. Drivers reset a device whose submission takes seconds; what is cut takes
+    /// a fraction of one, and a caller may show how far it is and stop in between. It has the same
+    /// bits as in one submission.
+    ///
+    /// Until the last has been submitted nothing else may use the call's scratch. Where the caller
+    /// stops before that, o and the final states, or the slots of a pool, are partly written.
+    ///
+    /// Allocates nothing, cannot fail; records nothing beyond the last.
+    pub fn record_submission(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bound: &Bound,
+        submission: usize,
+    ) {
+        let Some(submission) = bound.submissions.get(submission) else { return };
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("linear_attention"),
+            timestamp_writes: None,
+        });
+        for step in &submission.steps {
+            step.record(&mut pass);
+        }
+    }
+
     /// Records all dispatches into the caller's compute pass. It sets the pipeline and
     /// bind group 0 and leaves them set.
     pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound) {
-        for dispatch in bound.parts.iter().flatten() {
+        for dispatch in bound.steps() {
             dispatch.record(pass);
         }
     }
@@ -255,7 +296,7 @@ impl LinearAttention {
     /// Records one stage, for a caller who times or inspects each; nothing where the plan
     /// has no such dispatch.
     pub fn dispatch_stage(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound, stage: Stage) {
-        for dispatch in bound.parts.iter().flatten().filter(|dispatch| dispatch.stage == stage) {
+        for dispatch in bound.steps().filter(|dispatch| dispatch.stage == stage) {
             dispatch.record(pass);
         }
     }

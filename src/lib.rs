@@ -30,6 +30,7 @@ pub use problem::feature_map::FeatureMap;
 pub use problem::io::{Inputs, Output};
 pub use problem::shape::{Packing, Shape};
 pub use problem::update_rule::UpdateRule;
+pub use run::Progress;
 pub use wgpu;
 
 /// The feature maps, the caller's own among them, and their weights.

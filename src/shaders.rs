@@ -54,8 +54,11 @@ files![
     "segment_output",
     "segment_state",
     "segment_transition",
+    "sequence_claims",
+    "sequence_conflicts",
     "sequence_entry",
     "sequence_table",
+    "sequence_words",
     "sequences",
     "state_scan",
     "states/offset",
@@ -68,6 +71,7 @@ files![
     "tile/unrolled",
     "token_gates",
     "transition_scan",
+    "unchecked_sequences",
     "work_item",
 ];
 

@@ -31,6 +31,9 @@ pub struct Candidate {
 
 /// The fastest of [`Tuning::candidates`] for this shape on this device.
 ///
+/// With the operations a second of the fastest it also sets [`Tuning::max_operations`], to those of
+/// a quarter of a second, but to 2^30 at least: a small shape does not show how fast a device is.
+///
 /// Compiles and runs each candidate and blocks until the device is done: a second or so on a
 /// GPU, a minute on a CPU adapter. Store what it returns (feature `serde`) and pass it in
 /// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for
@@ -48,8 +51,22 @@ pub fn tune(
     let measured = tune_with(device, queue, config, shape, &mut |_| {})?;
     // There is at least the tuning that a device gets unasked.
     let best = measured.iter().min_by_key(|candidate| candidate.time);
-    best.map(|candidate| candidate.tuning)
-        .ok_or_else(|| DeviceError::new("linear_attention.tune", "nothing was measured").into())
+    let best =
+        best.ok_or_else(|| DeviceError::new("linear_attention.tune", "nothing was measured"))?;
+    let plan = Plan::new(config, shape, &device.limits(), &best.tuning)?;
+    Ok(best.tuning.with_max_operations(operations_within(SUBMISSION, &plan, best.time)))
+}
+
+/// The time of a submission: short beside the two seconds after which drivers reset a device, long
+/// beside the microseconds that it takes to submit.
+const SUBMISSION: Duration = Duration::from_millis(250);
+
+/// Operations that a device does within a time, as a power of two: at the speed of this plan.
+fn operations_within(time: Duration, plan: &Plan, taken: Duration) -> u64 {
+    let per_second = plan.operations() as f64 / taken.as_secs_f64().max(1e-9);
+    // A float beyond 64 bits becomes the largest of them.
+    let operations = (per_second * time.as_secs_f64()) as u64;
+    (1 << operations.max(1 << 30).ilog2()).min(1 << 62)
 }
 
 /// The same, returning every candidate in the order of [`Tuning::candidates`] and calling

@@ -17,6 +17,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("in_your_encoder", &[]),
     ("between_engines", &[]),
     ("long_context", &["32768"]),
+    ("long_prompt", &["4096", "32"]),
     ("serve", &["12"]),
     ("streaming", &[]),
 ];

@@ -6,9 +6,8 @@
 //
 // memory  none
 
-import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, HAS_VALUES, KEY_MAP};
-import constants::{NORMALIZE};
-import constants::{QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMNS_VEC4, HAS_TABLE, HAS_VALUES};
+import constants::{ITEM_HEADS, KEY_MAP, NORMALIZE, QUERY_MAP, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import gates::{decay_nu};
 import heads::{gate_row, key_begin, output_begin, value_begin};
 import key_status::{check_key};
@@ -125,7 +124,9 @@ fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {}
 // Rows of o that belong to no sequence are zero.
 fn zero_rows(item: WorkItem, lane: Lane) {
     for (var t = item.begin; t < item.end; t++) {
+        @once(ITEM_HEADS)
         for (var h = 0u; h < item.heads; h++) {
+            @unroll
             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                 let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
                 store_o(output_begin(t, item.first_head + h), c4, vec4<f32>(0.0));

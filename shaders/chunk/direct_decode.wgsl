@@ -130,6 +130,7 @@ fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn zero_rows(item: WorkItem, lane: Lane) {
     for (var t = item.begin; t < item.end; t++) {
         for (var h = 0u; h < item.heads; h++) {
+            @unroll
             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                 let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + c;
                 store_o(output_begin(t, item.first_head + h), c4, vec4<f32>(0.0));

@@ -3,10 +3,10 @@
 // A work item of decode_step is a thread, which has a value block of a value head. The value blocks of a
 // head are neighbours in one workgroup: all of them read nu before the first of them stores it.
 
-import constants::{DECODE_ITEMS, IS_UNTRUSTED, VALUE_BLOCKS};
+import constants::{DECODE_ITEMS, VALUE_BLOCKS};
 import decode/item::{decode_sequences, item_of_sequence};
 import params::{params, workgroup_index};
-import sequences::{Conflict, add_conflict, checked_sequence, sequences};
+import sequences::{checked_sequence, sequences};
 import work_item::{WorkItem};
 
 fn decode_item(workgroup: vec3<u32>, thread: u32) -> WorkItem {
@@ -14,12 +14,8 @@ fn decode_item(workgroup: vec3<u32>, thread: u32) -> WorkItem {
     let n = index / params.value_heads;
     var item: WorkItem;
     if (n >= decode_sequences()) { return item; }
-    var conflict = Conflict();
-    if (IS_UNTRUSTED) {
-        for (var m = 0u; m < params.sequences; m++) { add_conflict(&conflict, n, m); }
-    }
-    let sequence = checked_sequence(n, conflict);
-    item = item_of_sequence(index, sequence);
+    let sequence = checked_sequence(n);
+    item = item_of_sequence(index, n, sequence);
     item.value_block = thread % VALUE_BLOCKS;
     if (sequence.is_invalid && item.head == 0u && item.value_block == 0u) {
         atomicAdd(&sequences.status, 1u);

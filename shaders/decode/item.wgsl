@@ -6,11 +6,12 @@ import sequences::{Sequence};
 import work_item::{WorkItem};
 
 // Item `index` of N (and the tokens behind the last sequence) x E.
-fn item_of_sequence(index: u32, sequence: Sequence) -> WorkItem {
+fn item_of_sequence(index: u32, n: u32, sequence: Sequence) -> WorkItem {
     var item: WorkItem;
     item.is_active = true;
     item.has_sequence = sequence.is_used && !sequence.is_invalid;
     item.is_last = true;
+    item.sequence = n;
     item.source = sequence.source;
     item.state = sequence.state;
     item.head = index % params.value_heads;

@@ -12,6 +12,7 @@ use crate::kernel::params::{Params, Rows};
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
 use crate::plan::steps::{Source, Step};
+use crate::plan::submissions::Piece;
 use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Packing;
@@ -22,8 +23,35 @@ use crate::problem::tensor::Tensor;
 /// buffers alive.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// Of each part, one after the other; most problems have one.
-    pub(crate) parts: Vec<Vec<BoundStep>>,
+    /// One after the other; most problems have one.
+    pub(crate) submissions: Vec<BoundSubmission>,
+}
+
+/// What goes into one submission.
+#[derive(Clone, Debug)]
+pub(crate) struct BoundSubmission {
+    pub(crate) steps: Vec<BoundStep>,
+    pub(crate) operations: u64,
+}
+
+impl Bound {
+    /// Submissions that the work is cut into, each of at most
+    /// [`Tuning::max_operations`](crate::tuning::Tuning::max_operations): at least one. See
+    /// [`LinearAttention::record_submission`](crate::LinearAttention::record_submission).
+    #[must_use]
+    pub fn submissions(&self) -> usize {
+        self.submissions.len()
+    }
+
+    /// Operations of a submission, by which a caller shows progress; 0 for one that there is not.
+    #[must_use]
+    pub fn operations(&self, submission: usize) -> u64 {
+        self.submissions.get(submission).map_or(0, |submission| submission.operations)
+    }
+
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &BoundStep> {
+        self.submissions.iter().flat_map(|submission| &submission.steps)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -49,29 +77,49 @@ const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
 pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::LAST as u64 + 1);
 
-/// The bind group of one step. `dummy` stands for the tensors that it has not.
+/// What the bind groups of a call share.
+pub(crate) struct Binder<'a> {
+    pub(crate) device: &'a wgpu::Device,
+    pub(crate) plan: &'a Plan,
+    pub(crate) checked: &'a Checked<'a>,
+    /// Stands for tensors that a step has not.
+    pub(crate) dummy: &'a wgpu::Buffer,
+    /// The entries that the host knows, once uploaded.
+    pub(crate) entries: Option<wgpu::Buffer>,
+}
+
+impl Binder<'_> {
+    fn entries(&mut self) -> Result<wgpu::Buffer, DeviceError> {
+        if let Some(entries) = &self.entries {
+            return Ok(entries.clone());
+        }
+        let (label, words) = ("linear_attention.sequences", entries(self.plan));
+        let words = bytemuck::cast_slice(&words);
+        let buffer = init_buffer(self.device, label, words, BufferUsages::STORAGE)?;
+        Ok(self.entries.insert(buffer).clone())
+    }
+}
+
+/// The bind group of a piece of a step.
 pub(crate) fn bind_group(
-    device: &wgpu::Device,
+    binder: &mut Binder<'_>,
     layout: &wgpu::BindGroupLayout,
-    plan: &Plan,
     step: &Step,
-    checked: &Checked<'_>,
-    dummy: &wgpu::Buffer,
+    piece: &Piece,
 ) -> Result<wgpu::BindGroup, DeviceError> {
+    let (device, plan, checked, dummy) = (binder.device, binder.plan, binder.checked, binder.dummy);
     let mut bound = Vec::with_capacity(step.sources.len());
     for (binding, source) in &step.sources {
         let of_dummy = || (dummy.clone(), *binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
         let buffer = match source {
             Source::Params => {
-                let params = params(plan, checked.weight_heads, step);
+                let params = params(plan, checked.weight_heads, step.stage, piece);
                 let (label, bytes) = ("linear_attention.params", bytemuck::bytes_of(&params));
                 let buffer = init_buffer(device, label, bytes, BufferUsages::UNIFORM)?;
                 (buffer, 0, size_of::<Params>() as u64)
             }
             Source::Entries => {
-                let (label, words) = ("linear_attention.sequences", entries(plan));
-                let words = bytemuck::cast_slice(&words);
-                let buffer = init_buffer(device, label, words, BufferUsages::STORAGE)?;
+                let buffer = binder.entries()?;
                 let size = buffer.size();
                 (buffer, 0, size)
             }
@@ -113,8 +161,8 @@ pub(crate) fn bind_group(
     })
 }
 
-/// The uniform of one step.
-fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
+/// The uniform of a piece.
+fn params(plan: &Plan, weights: WeightHeads, stage: Stage, piece: &Piece) -> Params {
     let shape = plan.shape();
     let weights = weights.offsets(plan.config());
     let rows = |tensor: Tensor| rows(plan, tensor);
@@ -137,7 +185,7 @@ fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
         group: shape.value_group(),
         head_tile: plan.head_tile(),
         head_blocks: plan.head_blocks(),
-        value_blocks: match step.stage {
+        value_blocks: match stage {
             Stage::SegmentTransition => plan.transition_blocks(),
             _ => plan.value_blocks(),
         },
@@ -149,7 +197,8 @@ fn params(plan: &Plan, weights: WeightHeads, step: &Step) -> Params {
         query_weights_begin: weights.query_begin,
         query_weights: weights.query_stride,
         shares_key_weights: u32::from(weights.is_shared),
-        grid_width: step.workgroups[0],
+        grid_width: piece.workgroups[0],
+        first_workgroup: piece.first_workgroup,
     }
 }
 

@@ -5,17 +5,18 @@ use std::num::NonZeroU64;
 use wgpu::BufferBinding;
 
 use crate::bind::tensors::Tensors;
-use crate::plan::split::{Part, Split};
+use crate::plan::split::Part;
 use crate::problem::tensor::Tensor;
 
 /// The ranges of whole tensors that a part computes.
-pub(crate) fn tensors_of<'a>(split: &Split, part: &Part, whole: &Tensors<'a>) -> Tensors<'a> {
+pub(crate) fn tensors_of<'a>(part: &Part, whole: &Tensors<'a>) -> Tensors<'a> {
     let rows = |tensor: Tensor, binding: &BufferBinding<'a>| {
-        let skipped = split.first_row(part).saturating_mul(part.plan.row_size(tensor));
+        let size = tensor.dtype(part.plan.config()).size();
+        let skipped = size * part.begin_of(tensor, part.plan.row_size(tensor) / size);
         part_of(binding, skipped, part.plan.bytes(tensor))
     };
     let states = |binding: &BufferBinding<'a>| {
-        let skipped = u64::from(part.batch.start) * part.plan.state_size();
+        let skipped = u64::from(part.sequences.start) * part.plan.state_size();
         part_of(binding, skipped, part.plan.bytes(Tensor::FinalState))
     };
     let final_state = whole.final_state.as_ref().map(states);

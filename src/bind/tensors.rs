@@ -269,6 +269,7 @@ pub(crate) fn check<'a>(
         let Some(binding) = binding else { continue };
         let len = match tensor {
             Tensor::Weights => weight_heads.size(plan.config()),
+            Tensor::Sequences if checked.memory.is_untrusted => plan.sequences_size(),
             _ => plan.bytes(tensor),
         };
         let is_written = tensor.access() != Access::Read;

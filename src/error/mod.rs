@@ -117,6 +117,14 @@ pub enum Error {
         /// The value head.
         head: u64,
     },
+    /// The caller's `on_progress` broke off the call.
+    #[error("the call was cancelled after {done} of {operations} operations")]
+    Cancelled {
+        /// Operations of the submissions that had run.
+        done: u64,
+        /// Those of the whole call.
+        operations: u64,
+    },
     /// wgpu or the driver refused an object, or the device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -101,14 +101,6 @@ pub enum PlanError {
         /// V.
         value_dim: u32,
     },
-    /// A buffer has entries of more sequences than one call accepts.
-    #[error("sequences must be at most {required}, found {actual}")]
-    Sequences {
-        /// The most that the device takes.
-        required: u32,
-        /// N.
-        actual: u32,
-    },
     /// A pool is larger than the device binds.
     #[error(
         "pool must have at most {required} bytes \

@@ -6,6 +6,12 @@ use crate::problem::feature_map::FeatureMap;
 
 /// Threads of a workgroup of the stages that go through states and outputs element by element.
 pub(crate) const SCAN_THREADS: u32 = 64;
+
+/// Entries of a thread of the stages that check those which a device wrote.
+pub(crate) const THREAD_ENTRIES: u32 = 4;
+
+/// Entries of a workgroup of those stages.
+pub(crate) const BLOCK_ENTRIES: u32 = THREAD_ENTRIES * SCAN_THREADS;
 /// Threads of a workgroup with [`RowSource::Direct`], each of which is a work item.
 pub(crate) const DIRECT_THREADS: u32 = 8;
 /// Features up to which the threads of one work item hold all.

@@ -1,7 +1,7 @@
 //! The numbers that a module is compiled for.
 
 use crate::kernel::assembler::{Number, Numbers};
-use crate::kernel::layout::{DecodeLayout, Layout, SCAN_THREADS};
+use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout, SCAN_THREADS, THREAD_ENTRIES};
 use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
@@ -28,6 +28,8 @@ pub(crate) struct Variant {
     pub(crate) final_state: bool,
     /// Whether a buffer says which tokens a sequence has.
     pub(crate) has_lengths: bool,
+    /// Whether tokens between sequences may belong to none.
+    pub(crate) has_gaps: bool,
     /// Whether a buffer says which slot of a pool a sequence has.
     pub(crate) has_slots: bool,
     /// True if that buffer also has the slot that a sequence reads.
@@ -84,12 +86,15 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("EPS", F32(eps.unwrap_or(0.0))),
         ("IS_BF16", Bool(config.dtype == Dtype::Bf16)),
         ("SCAN_THREADS", U32(SCAN_THREADS)),
+        ("THREAD_ENTRIES", U32(THREAD_ENTRIES)),
+        ("BLOCK_ENTRIES", U32(BLOCK_ENTRIES)),
         ("STATE_ZERO", U32(InitialState::Zero as u32)),
         ("STATE_IN_PLACE", U32(InitialState::InPlace as u32)),
         ("INITIAL_STATE", U32(variant.initial_state as u32)),
         ("SEGMENT_STATES", Bool(variant.segment_states)),
         ("FINAL_STATE", Bool(variant.final_state)),
         ("HAS_LENGTHS", Bool(variant.has_lengths)),
+        ("HAS_GAPS", Bool(variant.has_gaps)),
         ("HAS_SLOTS", Bool(variant.has_slots)),
         ("HAS_TABLE", Bool(variant.has_lengths || variant.has_slots)),
         ("HAS_SOURCES", Bool(variant.has_sources)),

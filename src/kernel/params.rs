@@ -33,6 +33,7 @@ pub(crate) struct Params {
     pub(crate) query_weights: u32,
     pub(crate) shares_key_weights: u32,
     pub(crate) grid_width: u32,
+    pub(crate) first_workgroup: u32,
 }
 
 /// Mirror of `Rows`: see `shaders/heads.wgsl`.

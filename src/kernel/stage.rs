@@ -11,6 +11,10 @@ use crate::problem::dtype::Dtype;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
+    /// One of the entries that write each slot, where nobody has checked them.
+    SequenceClaims,
+    /// The entries that others conflict with.
+    SequenceConflicts,
     /// A checked table of the sequences, from the caller's lengths and slots.
     SequenceTable,
     /// The decays and betas of all tokens, after their activations.
@@ -75,7 +79,19 @@ use Binding::{
     Sequences, StateIn, StateOut, Table, Transitions, V, Weights,
 };
 
-const KERNELS: [Kernel; 9] = [
+const KERNELS: [Kernel; 11] = [
+    Kernel {
+        name: "sequence_claims",
+        label: "linear_attention.sequence_claims",
+        binds: &[Params, Sequences],
+        has_tile: false,
+    },
+    Kernel {
+        name: "sequence_conflicts",
+        label: "linear_attention.sequence_conflicts",
+        binds: &[Params, Sequences],
+        has_tile: false,
+    },
     Kernel {
         name: "sequence_table",
         label: "linear_attention.sequence_table",
@@ -134,7 +150,9 @@ const KERNELS: [Kernel; 9] = [
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 9] = [
+    pub const ALL: [Stage; 11] = [
+        Self::SequenceClaims,
+        Self::SequenceConflicts,
         Self::SequenceTable,
         Self::TokenGates,
         Self::SegmentState,

@@ -99,6 +99,7 @@ fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Var
             segment_states: true,
             final_state: true,
             has_lengths: true,
+            has_gaps: true,
             has_slots: true,
             has_sources: true,
             checkpoints: 2,
@@ -314,7 +315,8 @@ fn fields_lie_where_the_shaders_read_them() {
         query_weights_begin,
         query_weights,
         shares_key_weights,
-        grid_width
+        grid_width,
+        first_workgroup
     ];
     let theirs: Vec<_> =
         members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();

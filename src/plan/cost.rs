@@ -1,6 +1,7 @@
 //! Bytes and operations of a plan, from which the roofline of a device follows.
 
 use super::Plan;
+use crate::kernel::stage::Stage;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::tensor::Tensor;
 
@@ -49,11 +50,34 @@ impl Plan {
     /// once per value block, and those that a row keeps once per feature block.
     #[must_use]
     pub fn flops(&self) -> u64 {
+        let stages = self.dispatches.iter().map(|dispatch| self.stage_flops(dispatch.stage));
+        stages.fold(0, u64::saturating_add)
+    }
+
+    /// The same of one stage.
+    pub(super) fn stage_flops(&self, stage: Stage) -> u64 {
+        let f = u64::from(self.config.features());
+        let recomputed = self.segmentation.recomputed;
+        let states = u64::from(self.state_len).saturating_mul(self.segmentation.count);
+        match stage {
+            Stage::SegmentOutput | Stage::DecodeStep => {
+                self.total_tokens().saturating_mul(self.token_operations(stage))
+            }
+            Stage::SegmentState | Stage::SegmentTransition => {
+                recomputed.saturating_mul(self.token_operations(stage))
+            }
+            Stage::StateScan if self.segmentation.max_segments > 1 => states,
+            // A product of each segment's matrix with the state before, and the sum.
+            Stage::TransitionScan => states.saturating_mul(2 * f + 1),
+            _ => 0,
+        }
+    }
+
+    /// Operations of a token in all work items of a stage that goes through tokens.
+    pub(super) fn token_operations(&self, stage: Stage) -> u64 {
         let config = &self.config;
         let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
-        let tokens = u64::from(self.shape.batch) * u64::from(self.shape.seq_len);
         let kv_heads = u64::from(self.shape.value_heads);
-        let o_rows = tokens * u64::from(self.shape.heads);
         let blocks = if self.decode.is_some() { 1 } else { u64::from(self.head_blocks()) };
         let project = |map: &FeatureMap| {
             // Each feature block computes the projections that a row keeps; others belong to one
@@ -71,17 +95,14 @@ impl Plan {
             + if config.normalization.eps().is_some() { 2 * f } else { 0 }
             + v
             + project(config.query_map());
-        let mut flops = blocks * tokens * kv_heads * add_token + o_rows * read;
-        if self.has_transitions() {
-            // M, and its product with the state before.
-            let per_token = 4 * f * f + decays * f / v.max(1);
-            flops += self.segmentation.recomputed * kv_heads * per_token;
-            flops += 2 * f * u64::from(self.state_len) * self.segmentation.count;
+        match stage {
+            Stage::SegmentState => kv_heads * add_token,
+            // The matrix of a segment, from its keys.
+            Stage::SegmentTransition => kv_heads * (4 * f * f + decays * f / v.max(1)),
+            Stage::SegmentOutput | Stage::DecodeStep => {
+                blocks * kv_heads * add_token + u64::from(self.shape.heads) * read
+            }
+            _ => 0,
         }
-        if self.segmentation.max_segments > 1 {
-            flops += self.segmentation.recomputed * kv_heads * add_token;
-            flops += u64::from(self.state_len) * self.segmentation.count;
-        }
-        flops
     }
 }

@@ -1,7 +1,7 @@
 //! The dispatches of a plan and their grids.
 
 use crate::error::PlanError;
-use crate::kernel::layout::SCAN_THREADS;
+use crate::kernel::layout::{BLOCK_ENTRIES, SCAN_THREADS};
 use crate::kernel::stage::Stage;
 use crate::plan::{Dispatch, Plan};
 
@@ -12,6 +12,11 @@ impl Plan {
         // The tokens after the last sequence are one more entry.
         let entries = sequences + u64::from(self.has_entries());
         let heads = u64::from(self.shape.value_heads);
+        if self.reads_sequences() {
+            for stage in [Stage::SequenceClaims, Stage::SequenceConflicts] {
+                self.checks.push(fold(stage, sequences + 1, BLOCK_ENTRIES, limits)?);
+            }
+        }
         if self.config.gates().is_some() {
             let elements =
                 (self.total_tokens() * heads).saturating_mul(self.config.gate_row().into());

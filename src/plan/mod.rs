@@ -6,6 +6,7 @@ pub(crate) mod scratch;
 pub(crate) mod segments;
 pub(crate) mod split;
 pub(crate) mod steps;
+pub(crate) mod submissions;
 pub(crate) mod support;
 pub(crate) mod tuning;
 pub(crate) mod workarounds;
@@ -15,7 +16,7 @@ pub use split::{Part, Split};
 pub use steps::States;
 
 use crate::error::PlanError;
-use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
+use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout, RowSource};
 use crate::plan::scratch::Scratch;
 use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
@@ -27,6 +28,10 @@ use crate::problem::tensor::{Tensor, state_len};
 /// Most tokens of a sequence that one dispatch of `decode_step` computes alone. On a CPU adapter
 /// a sequence of very many query rows has segments instead: see [`Plan::is_decode`].
 pub const MAX_DECODE_LEN: u32 = 16;
+
+/// Most tokens for each sequence in one dispatch of `decode_step`. A call whose buffers have room
+/// for more has few sequences for its tokens, and no use for a step.
+const MAX_DECODE_SHARE: u64 = 256;
 
 /// One dispatch of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +70,8 @@ pub struct Plan {
     /// Elements of the state of one sequence.
     state_len: u32,
     scratch: Scratch,
+    /// The dispatches that check entries which nobody has checked, before all others.
+    checks: Vec<Dispatch>,
     dispatches: Vec<Dispatch>,
 }
 
@@ -96,11 +103,15 @@ impl Plan {
             segmentation: Segmentation::default(),
             state_len,
             scratch: Scratch::default(),
+            checks: Vec::new(),
             dispatches: Vec::with_capacity(Stage::ALL.len()),
         };
         plan.check_sequences()?;
         let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
-        if is_short && tuning.segment_len.is_none() {
+        // Tokens of no sequence are shared out among all.
+        let of_each = plan.total_tokens() / (u64::from(shape.sequences()) + 1);
+        let is_dense = of_each <= MAX_DECODE_SHARE;
+        if is_short && is_dense && tuning.segment_len.is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }
@@ -111,19 +122,18 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses more sequences than an invocation can compare, since a driver may exit loops that are
-    /// too long, and more tokens than an index can pass without wrapping.
+    /// Refuses more tokens or words of sequences than an index can pass without wrapping.
     fn check_sequences(&self) -> Result<(), PlanError> {
-        let required = self.max_sequences();
-        let actual = self.shape.entries();
-        if self.has_entries() && actual > required {
-            return Err(PlanError::Sequences { required, actual });
-        }
         // The index of a token, chunk or segment beyond the last must not wrap to 0, so that loops
         // with `t += chunk_len` end.
         let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
         if actual > required {
             return Err(PlanError::SeqLen { required, actual });
+        }
+        let words = self.sequences_size() / F32_SIZE;
+        if words > u64::from(u32::MAX) {
+            let what = Tensor::Sequences.name();
+            return Err(PlanError::TooManyElements { what, actual: words });
         }
         Ok(())
     }
@@ -140,14 +150,14 @@ impl Plan {
             Tensor::Beta,
             Tensor::GateWeights,
             self.final_state(),
-            Tensor::Sequences,
         ];
         let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
+        let sequences = (Tensor::Sequences.name(), self.sequences_size(), required);
         let parts =
             self.scratch.parts().map(|(what, range)| (what, range.end - range.start, required));
-        let scratch =
-            parts.into_iter().chain([("scratch", self.scratch_size(), limits.max_buffer_size)]);
-        for (what, actual, required) in tensors.into_iter().chain(scratch) {
+        let scratch = ("scratch", self.scratch_size(), limits.max_buffer_size);
+        let all = tensors.into_iter().chain(parts).chain([sequences, scratch]);
+        for (what, actual, required) in all {
             if actual <= required {
                 continue;
             }
@@ -250,7 +260,9 @@ impl Plan {
         &self.lens
     }
 
-    /// The dispatches, in order.
+    /// The dispatches, in order. A call with
+    /// [`Sequences::Device`](crate::serve::Sequences::Device) has two more before them, which check
+    /// its entries: `sequence_claims` and `sequence_conflicts`.
     #[must_use]
     pub fn dispatches(&self) -> &[Dispatch] {
         &self.dispatches
@@ -277,10 +289,18 @@ impl Plan {
     }
 
     /// Bytes of [`Sequences::Device`](crate::serve::Sequences::Device), 0 where the plan needs
-    /// none.
+    /// none: the caller's words and, behind them, those in which the shaders check them.
     #[must_use]
     pub fn sequences_size(&self) -> wgpu::BufferAddress {
-        self.bytes(Tensor::Sequences)
+        let mut size = self.bytes(Tensor::Sequences);
+        if self.reads_sequences() {
+            let n = u64::from(self.shape.entries());
+            let blocks = n / u64::from(BLOCK_ENTRIES) + 1;
+            let slots = u64::from(self.shape.slots.unwrap_or(0));
+            // Gaps, the latest begins, blocks of them, conflicts, and the owners of slots.
+            size += F32_SIZE * (1 + n + 1 + blocks + n + slots);
+        }
+        size
     }
 
     fn strides(&self) -> impl Iterator<Item = Strides> {

@@ -82,7 +82,7 @@ impl Plan {
                 binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
             Step { stage, workgroups, variant, sources: sources.collect() }
         };
-        self.dispatches().iter().map(step).collect()
+        self.all_dispatches(memory.is_untrusted).map(step).collect()
     }
 
     /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where
@@ -105,6 +105,8 @@ impl Plan {
         let initial_state = match stage {
             Stage::SegmentState
             | Stage::SegmentTransition
+            | Stage::SequenceClaims
+            | Stage::SequenceConflicts
             | Stage::SequenceTable
             | Stage::TokenGates
             | Stage::OutputSum => InitialState::Zero,
@@ -118,12 +120,14 @@ impl Plan {
         let slots = self.shape().slots.is_some() || self.shape().is_padded();
         let has_rows = stage.kernel().has_tile || stage == Stage::OutputSum;
         // The others only ask whether there is a table.
-        let reads_words = matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
+        let checks_words = matches!(stage, Stage::SequenceClaims | Stage::SequenceConflicts);
+        let reads_words = checks_words || matches!(stage, Stage::SequenceTable | Stage::DecodeStep);
         Variant {
             initial_state,
             segment_states,
             final_state: is_last && states.has_final(),
             has_lengths: if reads_words { lengths } else { self.has_table() },
+            has_gaps: stage == Stage::DecodeStep && self.shape().is_padded(),
             has_slots: reads_words && slots,
             has_sources: reads_words && self.shape().has_sources,
             checkpoints: match stage {

@@ -75,6 +75,8 @@ pub fn kernels(
     let obstacle = kernels.iter().map(|kernel| &kernel.obstacle).min_by_key(|o| o.is_some());
     let obstacle = obstacle.cloned().flatten();
     let untiled = [
+        Stage::SequenceClaims,
+        Stage::SequenceConflicts,
         Stage::SequenceTable,
         Stage::TokenGates,
         Stage::StateScan,

@@ -38,6 +38,15 @@ pub struct Tuning {
     /// `decode_step`, whose sums have another order, and segments that fit no device in particular.
     #[cfg_attr(feature = "serde", serde(default))]
     pub segment_len: Option<u32>,
+    /// Most operations of one submission, at least 2^20, where
+    /// [`record_submission`](crate::LinearAttention::record_submission) or
+    /// [`run`](crate::LinearAttention::run) submit a call in parts. Drivers reset a device whose
+    /// submission takes two seconds or so, and no one can stop a submission. By default 2^38 for a
+    /// discrete GPU, 2^33 for a CPU adapter and 2^35 for any other: a third of a second for 0.8,
+    /// 0.025 and 0.1 T operations a second. [`tune`](crate::tuning::tune) measures it. It changes
+    /// no bit but where a long sequence has to be cut: see [`Split`](crate::plan::Split).
+    #[cfg_attr(feature = "serde", serde(default = "of_unknown_device"))]
+    pub max_operations: u64,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub(crate) max_loop_iterations: u32,
@@ -79,6 +88,7 @@ impl Tuning {
                 long_sequence_segment_len: 1024,
                 max_delta_segment_len: u32::MAX,
                 segment_len: None,
+                max_operations: max_operations(device_type),
                 max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {
@@ -175,6 +185,12 @@ impl Tuning {
         Self { segment_len: segment_len.into(), ..self }
     }
 
+    /// With at most so many operations in a submission: see [`Tuning::max_operations`].
+    #[must_use]
+    pub fn with_max_operations(self, max_operations: u64) -> Self {
+        Self { max_operations, ..self }
+    }
+
     /// True if both use the same pipelines: only the plan reads the segments' sizes.
     #[must_use]
     pub fn compiles_like(&self, other: &Self) -> bool {
@@ -200,8 +216,33 @@ impl Tuning {
                 return Err(ConfigError::Tuning { what, required, actual: "0".to_owned() });
             }
         }
+        if self.max_operations < MIN_OPERATIONS {
+            let (what, required) = ("max_operations", format!("at least {MIN_OPERATIONS}"));
+            return Err(ConfigError::Tuning {
+                what,
+                required,
+                actual: self.max_operations.to_string(),
+            });
+        }
         self.layout.check(config, limits)
     }
+}
+
+/// Fewest operations of a submission: to submit takes longer.
+const MIN_OPERATIONS: u64 = 1 << 20;
+
+/// Operations that the slowest device of a type should do within a second.
+fn max_operations(device_type: wgpu::DeviceType) -> u64 {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => 1 << 38,
+        wgpu::DeviceType::Cpu => 1 << 33,
+        _ => 1 << 35,
+    }
+}
+
+#[cfg(feature = "serde")]
+fn of_unknown_device() -> u64 {
+    max_operations(wgpu::DeviceType::Other)
 }
 
 /// Until [`LinearAttention::with_options`](crate::LinearAttention::with_options) knows the device.

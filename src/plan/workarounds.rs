@@ -34,11 +34,6 @@ impl Plan {
         u32::try_from(chunks * u64::from(self.chunk_len())).unwrap_or(u32::MAX)
     }
 
-    /// Sequences whose words an invocation may compare with one another.
-    pub(crate) fn max_sequences(&self) -> u32 {
-        self.tuning().max_loop_iterations.saturating_sub(8192)
-    }
-
     /// An upper bound of the iterations of an invocation for a chunk.
     fn iterations_per_chunk(&self) -> u64 {
         let (config, layout) = (self.config(), self.layout());

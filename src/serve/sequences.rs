@@ -19,6 +19,7 @@ pub enum Sequences<'a> {
     /// | N + 1 | `cu_seqlens`: sequence n has the tokens `cu_seqlens[n] .. cu_seqlens[n+1]` | where lengths differ |
     /// | N | the slot of each sequence, `u32::MAX` for one that takes no part | where it has slots |
     /// | N | the slot that each sequence reads | where it has sources |
+    /// | the rest | what the shaders find out about the entries; anything before | always |
     ///
     /// N is the number of sequences or, where rows are padded, of the two entries that each row has:
     /// the padding since the last row's valid tokens, which has no slot, and its valid tokens.

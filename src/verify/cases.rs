@@ -382,6 +382,7 @@ fn packed_cases() -> Vec<Case> {
         padded("padded-odd", &[3..90, 41..41, 5..67], 91, [6, 3, 9, 7], 4, Host),
         padded("padded-slots", &[60..130, 0..70, 130..130], 130, [4, 2, 16, 16], 3, Slots),
         padded("padded-run", &[3..9, 0..16, 15..16, 0..0], 20, [4, 2, 16, 16], 0, Host),
+        padded("padded-run-gaps", &[30..31, 0..0, 0..2, 61..64], 64, [2, 1, 16, 16], 0, Host),
         padded("padded-run-slots", &[1..2, 0..3, 0..0], 3, [4, 4, 17, 33], 0, Slots),
         // name, lengths, [H, G, K, V], initial state, segments, source
         case("packed", &[70, 1, 0, 33, 129], [4, 2, 16, 16], false, 1, Host),

@@ -87,7 +87,12 @@ impl Run<'_> {
 
         let adding: Vec<_> = segments.iter().filter(|segment| !segment.is_last).collect();
         let added = reference::segment_state(&self.plan, inputs);
-        let before = [Stage::SequenceTable, Stage::TokenGates];
+        let before = [
+            Stage::SequenceClaims,
+            Stage::SequenceConflicts,
+            Stage::SequenceTable,
+            Stage::TokenGates,
+        ];
         let stages = |stages: &[Stage]| [&before, stages].concat();
         let (_, scratch) = self.run(&stages(&[Stage::SegmentState]), None).await?;
         let truths = adding.iter().map(|segment| self.added_truth(segment));
@@ -312,7 +317,8 @@ impl Run<'_> {
         })
     }
 
-    /// The words of `Sequences::Device`: the case's sequences, then unused entries.
+    /// The words of `Sequences::Device`: the case's sequences, then unused entries, then words that
+    /// may hold anything.
     fn sequence_words(&self) -> Vec<u32> {
         let shape = self.plan.shape();
         let ranges = self.known.shape().token_ranges().unwrap_or_default();
@@ -325,6 +331,7 @@ impl Run<'_> {
             let slots = (0..ranges.len()).map(|n| slot(n, slots) as u32);
             words.extend(of_entries(shape, slots, &NO_SLOT));
         }
+        words.resize((self.plan.sequences_size() / 4).max(1) as usize, 0xABAB_ABAB);
         words
     }
 }

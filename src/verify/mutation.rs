@@ -101,9 +101,11 @@ impl Mutation {
             Self::ScanWithoutInitial => {
                 (Stage::StateScan, "sum = state_in[source * len + element];", "sum = Element();")
             }
-            Self::SlotIgnored => {
-                (Stage::DecodeStep, "sequence.state = slot_word(n);", "sequence.state = n;")
-            }
+            Self::SlotIgnored => (
+                Stage::DecodeStep,
+                "sequence.state = sequences.words[slot_index(n)];",
+                "sequence.state = n;",
+            ),
             Self::LengthOffByOne => (
                 Stage::SequenceTable,
                 "end = length_word(n + 1u);",

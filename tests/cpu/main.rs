@@ -4,6 +4,7 @@
 mod backward;
 mod calls;
 mod harness;
+mod many;
 mod numbers;
 mod pool;
 mod strides;

@@ -19,6 +19,7 @@ mod serving;
 mod split;
 mod strides;
 mod subjects;
+mod submissions;
 mod trust;
 mod tuning;
 

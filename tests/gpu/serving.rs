@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod entries;
+mod many;
 mod padding;
 mod pool;
 mod schedule;
@@ -26,6 +27,12 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("serving::told_by_the_device", entries::told_by_the_device),
     ("serving::several_steps_in_one_submission", entries::several_steps_in_one_submission),
     ("serving::padded_rows", padding::padded_rows),
+    ("many_sequences::of_one_token", many::of_one_token),
+    ("many_sequences::that_conflict", many::that_conflict),
+    ("many_sequences::any_entries", many::any_entries),
+    ("bounded_submissions::of_a_pool", many::in_bounded_submissions),
+    ("many_sequences::few_of_many", many::few_of_many),
+    ("many_sequences::time_grows_no_faster_than_their_number", many::time_grows_no_faster),
     ("serving::states_on_the_way", checkpoints::states_on_the_way),
     ("serving::rollback", checkpoints::rollback),
     ("serving::refused_checkpoints", checkpoints::refusals),

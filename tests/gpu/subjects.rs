@@ -9,7 +9,7 @@ use linear_attention::{Config, LinearAttention};
 use crate::adapters::Gpu;
 use crate::{
     Trial, binding, compile, half, key_status, maps, onnx, properties, serving, split, strides,
-    trust, tuning,
+    submissions, trust, tuning,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -27,6 +27,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         serving::TESTS,
         split::TESTS,
         strides::TESTS,
+        submissions::TESTS,
         trust::TESTS,
         tuning::TESTS,
         onnx::TESTS,

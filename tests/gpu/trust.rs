@@ -2,6 +2,7 @@
 //! shader that does not compile. Each test has an instance of its own, whose report counts buffers.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -282,6 +283,13 @@ fn no_buffer_left(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         own.run(&attention, i)?;
     }
     own.expect_buffers(before, "after twenty runs")?;
+    let stop = |_| ControlFlow::Break(());
+    let inputs = Inputs::new(&q, &k, &v);
+    let ended = attention.run_with_progress(&own.queue, &shape(), inputs, stop);
+    if !matches!(ended, Err(Error::Cancelled { .. })) {
+        return Err(Failed::from("a call that was cancelled went on"));
+    }
+    own.expect_buffers(before, "after a call that was cancelled")?;
     let mut bad = q.clone();
     bad[7] = f32::NAN;
     let refused = [

@@ -1,0 +1,107 @@
+//! From host slices to host vectors: for tools, tests and first use.
+
+mod call;
+
+use std::ops::ControlFlow;
+
+use crate::attention::LinearAttention;
+use crate::error::Error;
+use crate::problem::io::{Inputs, Output};
+use crate::problem::shape::Shape;
+use crate::run::call::Call;
+
+/// How far a call on host slices is, after each of its submissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Submissions that the device has done.
+    pub submissions_done: usize,
+    /// All of them.
+    pub submissions: usize,
+    /// The operations of those that are done.
+    pub operations_done: u64,
+    /// Those of all.
+    pub operations: u64,
+}
+
+impl LinearAttention {
+    /// Uploads the inputs, computes, and returns the output and the final state, blocking
+    /// this thread until the device is done.
+    ///
+    /// No submission has more than [`Tuning::max_operations`](crate::tuning::Tuning), and no more
+    /// than two are on their way. What does not bind whole is uploaded, computed and read back in
+    /// the parts of [`LinearAttention::split`], so that the device needs memory for two of them,
+    /// however long the sequences are.
+    ///
+    /// # Errors
+    ///
+    /// Anything a step can refuse, before anything is submitted; or the device's failure.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn run(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+    ) -> Result<Output, Error> {
+        self.run_with_progress(queue, shape, inputs, |_| ControlFlow::Continue(()))
+    }
+
+    /// The same, calling `on_progress` after each submission, which may cancel the call: then the
+    /// device does at most one more submission, nothing is returned, and everything that the call
+    /// made is freed.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run`]; [`Error::Cancelled`] where `on_progress` breaks.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn run_with_progress(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+        mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Output, Error> {
+        let mut call = Call::new(self, queue, shape, inputs)?;
+        while let Some(oldest) = call.advance()? {
+            let found = oldest.wait(self.device())?;
+            call.take(found, &mut on_progress)?;
+        }
+        Ok(call.output())
+    }
+
+    /// [`LinearAttention::run`] without blocking: the future polls the device and yields until it
+    /// is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run`].
+    pub async fn run_async(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+    ) -> Result<Output, Error> {
+        let go_on = |_| ControlFlow::Continue(());
+        self.run_async_with_progress(queue, shape, inputs, go_on).await
+    }
+
+    /// [`LinearAttention::run_with_progress`] without blocking.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run_with_progress`].
+    pub async fn run_async_with_progress(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+        mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Output, Error> {
+        let mut call = Call::new(self, queue, shape, inputs)?;
+        while let Some(oldest) = call.advance()? {
+            let found = oldest.read().await?;
+            call.take(found, &mut on_progress)?;
+        }
+        Ok(call.output())
+    }
+}
