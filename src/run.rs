@@ -6,7 +6,7 @@ use crate::attention::LinearAttention;
 use crate::bind::bound::Bound;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
-use crate::device::buffers::{empty_buffer, init_buffer};
+use crate::device::buffers::{empty_buffer, upload};
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::Error;
@@ -73,10 +73,10 @@ impl LinearAttention {
         let split = self.split(shape)?;
         let lens = shape.lens(self.config())?;
         inputs.check(self.config(), shape)?;
-        let uploaded = self.upload(&split, &lens, inputs)?;
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
             label: Some("linear_attention.run"),
         });
+        let uploaded = self.upload(&mut encoder, &split, &lens, inputs)?;
         self.record(&mut encoder, &uploaded.bound);
         let sources = [&uploaded.o, &uploaded.states];
         let readback = Readback::record(self.device(), &mut encoder, &sources)?;
@@ -84,17 +84,24 @@ impl LinearAttention {
         Ok((readback, split))
     }
 
-    fn upload(&self, split: &Split, lens: &Lens, inputs: Inputs<'_>) -> Result<Uploaded, Error> {
+    fn upload(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        split: &Split,
+        lens: &Lens,
+        inputs: Inputs<'_>,
+    ) -> Result<Uploaded, Error> {
         let (device, dtype) = (self.device(), self.config().dtype);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-        let rows = |label, data: &[f32]| init_buffer(device, label, &dtype.encode(data), usage);
+        let mut rows =
+            |label, data: &[f32]| upload(device, encoder, label, &dtype.encode(data), usage);
         let q = rows("linear_attention.q", inputs.q)?;
         let k = rows("linear_attention.k", inputs.k)?;
         let v = rows("linear_attention.v", inputs.v)?;
-        let gate = |tensor: Tensor, data: Option<&[f32]>| {
+        let mut gate = |tensor: Tensor, data: Option<&[f32]>| {
             let bytes = data.map(|data| tensor.dtype(self.config()).encode(data));
             let buffer = |bytes: std::borrow::Cow<'_, [u8]>| {
-                init_buffer(device, tensor.name(), &bytes, usage)
+                upload(device, encoder, tensor.name(), &bytes, usage)
             };
             bytes.map(buffer).transpose()
         };
@@ -113,13 +120,13 @@ impl LinearAttention {
                 let states = joined(initial_state.mu, initial_state.nu);
                 let (label, bytes) =
                     ("linear_attention.initial_state", bytemuck::cast_slice(&states));
-                Some(init_buffer(device, label, bytes, usage)?)
+                Some(upload(device, encoder, label, bytes, usage)?)
             }
             None => None,
         };
         let weights = inputs
             .weights
-            .map(|weights| WeightsBuffer::new(device, self.config(), weights))
+            .map(|weights| WeightsBuffer::upload(device, encoder, self.config(), weights))
             .transpose()?;
         let tensors = Tensors {
             weights: weights.as_ref().map(WeightsBuffer::binding),

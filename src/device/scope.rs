@@ -13,6 +13,8 @@ pub(crate) fn scoped<T>(
     what: &str,
     make: impl FnOnce() -> T,
 ) -> Result<T, DeviceError> {
+    #[cfg(feature = "mutation")]
+    crate::device::failure::count(what)?;
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{init_buffer, staging_buffer};
+use crate::device::scope::scoped;
 use crate::error::{BindError, PoolError};
 use crate::plan::Plan;
 use crate::problem::shape::Shape;
@@ -29,6 +30,8 @@ pub struct Batch {
     pool_buffer: wgpu::Buffer,
     pool_offset: u64,
 }
+
+const LABEL: &str = "linear_attention.sequences";
 
 /// Bytes of the status, which the shaders write, before the words.
 const AFTER_STATUS: u64 = 4;
@@ -89,7 +92,7 @@ impl Batch {
         Ok(Self {
             buffer: init_buffer(
                 pool.device(),
-                "linear_attention.sequences",
+                LABEL,
                 bytemuck::cast_slice(&status_and_words),
                 BufferUsages::STORAGE | BufferUsages::COPY_DST,
             )?,
@@ -130,8 +133,9 @@ impl Batch {
     /// # Errors
     ///
     /// [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Entries`] where there are
-    /// more sequences or tokens than the shape has, or [`PoolError::Pool`] where it was made for
-    /// another pool. Nothing is written then.
+    /// more sequences or tokens than the shape has, [`PoolError::Pool`] where it was made for
+    /// another pool, or [`PoolError::Device`] where the queue refuses to write. Nothing is written
+    /// then.
     pub fn write(
         &self,
         queue: &wgpu::Queue,
@@ -158,7 +162,8 @@ impl Batch {
         checkpoints: &[Checkpoint],
     ) -> Result<(), PoolError> {
         let words = self.words(pool, entries, checkpoints)?;
-        queue.write_buffer(&self.buffer, AFTER_STATUS, bytemuck::cast_slice(&words));
+        let bytes = bytemuck::cast_slice(&words);
+        scoped(pool.device(), LABEL, || queue.write_buffer(&self.buffer, AFTER_STATUS, bytes))?;
         Ok(())
     }
 
@@ -180,7 +185,7 @@ impl Batch {
         let words = self.words(pool, entries, checkpoints)?;
         let label = "linear_attention.entries";
         let bytes = bytemuck::cast_slice(&words);
-        let entries = init_buffer(pool.device(), label, bytes, BufferUsages::COPY_SRC)?;
+        let entries = staging_buffer(pool.device(), label, bytes)?;
         let size = bytes.len() as u64;
         encoder.copy_buffer_to_buffer(&entries, 0, &self.buffer, AFTER_STATUS, size);
         Ok(())

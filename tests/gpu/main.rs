@@ -10,6 +10,7 @@ mod cases;
 mod compile;
 mod half;
 mod maps;
+mod memory;
 mod mutations;
 mod onnx;
 mod properties;

@@ -7,7 +7,9 @@ use libtest_mimic::Failed;
 use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
-use crate::{Trial, binding, compile, half, maps, onnx, properties, serving, split, trust, tuning};
+use crate::{
+    Trial, binding, compile, half, maps, memory, onnx, properties, serving, split, trust, tuning,
+};
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
 
@@ -20,6 +22,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         compile::TESTS,
         half::TESTS,
         maps::TESTS,
+        memory::TESTS,
         serving::TESTS,
         split::TESTS,
         trust::TESTS,
