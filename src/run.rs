@@ -7,6 +7,7 @@ use crate::bind::bound::Bound;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::buffers::{empty_buffer, upload};
+use crate::device::driven::driven;
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::Error;
@@ -42,19 +43,36 @@ impl LinearAttention {
         output_of(self.config(), &split, readback.wait()?)
     }
 
-    /// The same without blocking: the future polls the device and yields until it is done.
+    /// The same without blocking. It waits for the device as [`Readback::read`] does: natively a
+    /// thread polls the device where that is not done at once.
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::run`].
+    /// As [`LinearAttention::run`]; or there is no thread to be had.
     pub async fn run_async(
         &self,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
+        driven(self.device(), self.run_polled(queue, shape, inputs)).await?
+    }
+
+    /// The same for a program that polls the device, or drives this by a
+    /// [`Poller`](crate::Poller): once submitted it only waits to be woken, and natively for ever
+    /// where nobody polls.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run_async`].
+    pub async fn run_polled(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+    ) -> Result<Output, Error> {
         let (readback, split) = self.submit(queue, shape, inputs)?;
-        output_of(self.config(), &split, readback.read().await?)
+        output_of(self.config(), &split, readback.read_polled().await?)
     }
 
     fn submit(

@@ -20,6 +20,7 @@ mod split;
 mod subjects;
 mod trust;
 mod tuning;
+mod waiting;
 
 use std::process::ExitCode;
 use std::rc::Rc;

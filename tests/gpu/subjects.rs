@@ -9,6 +9,7 @@ use linear_attention::{Config, LinearAttention};
 use crate::adapters::Gpu;
 use crate::{
     Trial, binding, compile, half, maps, memory, onnx, properties, serving, split, trust, tuning,
+    waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -27,6 +28,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         split::TESTS,
         trust::TESTS,
         tuning::TESTS,
+        waiting::TESTS,
         onnx::TESTS,
     ];
     let trial = |(name, test): &(&str, Test)| {
