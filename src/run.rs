@@ -9,7 +9,7 @@ use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::buffers::{empty_buffer, upload};
 use crate::device::driven::driven;
 use crate::device::readback::Readback;
-use crate::device::scope::scoped;
+use crate::device::scope::{collect, scoped};
 use crate::error::Error;
 use crate::plan::split::Split;
 use crate::problem::config::Config;
@@ -71,7 +71,18 @@ impl LinearAttention {
         shape: &Shape,
         inputs: Inputs<'_>,
     ) -> Result<Output, Error> {
-        let (readback, split) = self.submit(queue, shape, inputs)?;
+        let submit = || self.submit(queue, shape, inputs);
+        // Natively each object has its answer at once. A browser has them all later.
+        let (submitted, refused) = if cfg!(target_arch = "wasm32") {
+            let (submitted, refused) = collect(self.device(), "linear_attention.run", submit);
+            (submitted, refused.await)
+        } else {
+            (submit(), None)
+        };
+        let (readback, split) = submitted?;
+        if let Some(refused) = refused {
+            return Err(refused.into());
+        }
         output_of(self.config(), &split, readback.read_polled().await?)
     }
 

@@ -2,8 +2,7 @@
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::buffers::{init_buffer, probe, upload};
-use crate::device::scope::scoped;
+use crate::device::buffers::{init_buffer, upload, write_buffer};
 use crate::error::{Error, WeightsError};
 use crate::problem::config::Config;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
@@ -73,9 +72,7 @@ impl WeightsBuffer {
             }
         }
         let bytes = bytemuck::cast_slice(&words);
-        probe(&self.device, LABEL, bytes.len() as u64)?;
-        scoped(&self.device, LABEL, || queue.write_buffer(&self.buffer, 0, bytes))?;
-        Ok(())
+        Ok(write_buffer(&self.device, queue, (LABEL, &self.buffer, 0), bytes)?)
     }
 }
 

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::buffers::{init_buffer, staging_buffer};
-use crate::device::scope::scoped;
+use crate::device::buffers::{init_buffer, staging_buffer, write_buffer};
 use crate::error::{BindError, PoolError};
 use crate::plan::Plan;
 use crate::problem::shape::Shape;
@@ -163,8 +162,7 @@ impl Batch {
     ) -> Result<(), PoolError> {
         let words = self.words(pool, entries, checkpoints)?;
         let bytes = bytemuck::cast_slice(&words);
-        scoped(pool.device(), LABEL, || queue.write_buffer(&self.buffer, AFTER_STATUS, bytes))?;
-        Ok(())
+        Ok(write_buffer(pool.device(), queue, (LABEL, &self.buffer, AFTER_STATUS), bytes)?)
     }
 
     /// The same, recorded where the encoder stands: calls that are recorded after it have these
