@@ -7,13 +7,13 @@ use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
 use crate::bind::pipelines::{Edit, Pipelines};
 use crate::bind::tensors;
-use crate::bind::tensors::Tensors;
+use crate::bind::tensors::{Checked, Tensors};
 use crate::device::buffers::empty_buffer;
 use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
 use crate::plan::split::Split;
-use crate::plan::steps::States;
+use crate::plan::steps::{States, Step};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
@@ -44,8 +44,10 @@ impl LinearAttention {
         wgpu::Features::empty()
     }
 
-    /// Limits a device must have for `config`. More workgroup memory and larger bindings
-    /// are used where the device has them: ask for the adapter's own.
+    /// Limits with which a device runs every call of `config`, but for the rarest of nine storage
+    /// buffers. More workgroup memory and larger bindings are used where the device has them: ask for
+    /// the adapter's own. With fewer storage buffers it runs the calls that need no more: see
+    /// [`kernels`](crate::tuning::kernels).
     #[must_use]
     pub fn required_limits(_config: &Config) -> wgpu::Limits {
         wgpu::Limits::default()
@@ -103,18 +105,32 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// [`BindError::Plan`] for a plan of another config or tuning; the device's refusal of a
-    /// pipeline.
+    /// [`BindError::Plan`] for a plan of another config or tuning; [`BindError::StorageBuffers`]
+    /// where a stage has more than the device; the device's refusal of a pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
         // `sequences` written by the host, which checks them, and by the device.
         let trust: &[bool] = if plan.reads_sequences() { &[false, true] } else { &[false] };
         for is_untrusted in trust {
-            for step in plan.steps(states, *is_untrusted) {
+            let steps = plan.steps(states, *is_untrusted);
+            self.check_storage_buffers(&steps)?;
+            for step in steps {
                 self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
         Ok(())
+    }
+
+    /// Refuses a stage with more bindings than the device has, before anything is compiled.
+    fn check_storage_buffers(&self, steps: &[Step]) -> Result<(), BindError> {
+        let actual = self.limits.max_storage_buffers_per_shader_stage;
+        match steps.iter().find(|step| step.storage_buffers() > actual) {
+            None => Ok(()),
+            Some(step) => {
+                let (stage, required) = (step.stage.name(), step.storage_buffers());
+                Err(BindError::StorageBuffers { stage, required, actual })
+            }
+        }
     }
 
     fn check_plan(&self, plan: &Plan) -> Result<(), BindError> {
@@ -162,7 +178,8 @@ impl LinearAttention {
     ///
     /// Names the first tensor that is missing, too small, misaligned, without `STORAGE`, beyond
     /// its buffer, overlapping another where one is written, or refused by the device, as a
-    /// pipeline that is compiled here may be, too. In a browser the last comes to the caller's own
+    /// pipeline that is compiled here may be, too; or the stage that has more storage buffers than
+    /// the device. In a browser the last comes to the caller's own
     /// error handler instead.
     pub fn bind(
         &self,
@@ -170,11 +187,31 @@ impl LinearAttention {
         tensors: &Tensors<'_>,
         scratch: Option<BufferBinding<'_>>,
     ) -> Result<Bound, BindError> {
+        self.bind_checked(plan, self.check(plan, tensors, scratch.as_ref())?)
+    }
+
+    /// The tensors and the steps of a call, if it can run here.
+    fn check<'a>(
+        &self,
+        plan: &Plan,
+        tensors: &Tensors<'a>,
+        scratch: Option<&BufferBinding<'a>>,
+    ) -> Result<(Checked<'a>, Vec<Step>), BindError> {
         self.check_plan(plan)?;
+        let checked = tensors::check(plan, tensors, scratch, &self.limits)?;
+        let steps = plan.steps(checked.states(), checked.is_untrusted);
+        self.check_storage_buffers(&steps)?;
+        Ok((checked, steps))
+    }
+
+    fn bind_checked(
+        &self,
+        plan: &Plan,
+        (checked, resolved): (Checked<'_>, Vec<Step>),
+    ) -> Result<Bound, BindError> {
         let (device, pipelines) = (&self.device, &self.pipelines);
-        let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
-        let mut steps = Vec::with_capacity(plan.dispatches().len());
-        for step in plan.steps(checked.states(), checked.is_untrusted) {
+        let mut steps = Vec::with_capacity(resolved.len());
+        for step in resolved {
             let pipeline = pipelines.get(device, step.stage, step.variant)?;
             let bind_group =
                 bind_group(device, &pipeline.bindings, plan, &step, &checked, &self.dummy)?;
@@ -216,10 +253,15 @@ impl LinearAttention {
         if split.carries_state() && tensors.final_state.is_none() {
             return Err(BindError::Missing { tensor: "final_state" });
         }
-        let mut bound = Bound { parts: Vec::with_capacity(split.parts().len()) };
-        for part in split.parts() {
+        let check = |part| {
             let tensors = tensors_of(split, part, tensors);
-            bound.parts.extend(self.bind(&part.plan, &tensors, scratch.clone())?.parts);
+            Ok((&part.plan, self.check(&part.plan, &tensors, scratch.as_ref())?))
+        };
+        // All parts before the first compiles.
+        let checked = split.parts().iter().map(check).collect::<Result<Vec<_>, BindError>>()?;
+        let mut bound = Bound { parts: Vec::with_capacity(checked.len()) };
+        for (plan, checked) in checked {
+            bound.parts.extend(self.bind_checked(plan, checked)?.parts);
         }
         Ok(bound)
     }

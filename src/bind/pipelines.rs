@@ -75,7 +75,7 @@ impl Pipelines {
         variant: Variant,
     ) -> Result<Pipeline, DeviceError> {
         let numbers = numbers(stage, &self.config, self.layout, variant);
-        let module = stage.module(&self.config, self.layout, &numbers);
+        let module = stage.module(&self.config, self.layout, &numbers, variant.unbound);
         let wgsl = match &self.edit {
             Some(edit) => edit(stage, module.wgsl.clone()),
             None => module.wgsl.clone(),
@@ -83,8 +83,9 @@ impl Pipelines {
         let label = Some(stage.kernel().label);
         let made = scoped(device, stage.kernel().label, || {
             let shader = shader_module(device, stage, wgsl.into(), self.checks);
-            let bindings =
-                bind_group_layout(device, &stage.binds(&self.config, self.layout), stage);
+            let mut binds = stage.binds(&self.config, self.layout);
+            binds.retain(|binding| !variant.unbound.has(*binding as u32));
+            let bindings = bind_group_layout(device, &binds, stage);
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label,
                 bind_group_layouts: &[Some(&bindings)],

@@ -1,6 +1,6 @@
 //! The numbers that a module is compiled for.
 
-use crate::kernel::assembler::{Number, Numbers};
+use crate::kernel::assembler::{Number, Numbers, Unbound};
 use crate::kernel::layout::{DecodeLayout, Layout, SCAN_THREADS};
 use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Gating};
@@ -40,6 +40,8 @@ pub(crate) struct Variant {
     pub(crate) has_one_head: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,
+    /// Bindings that the call does not have.
+    pub(crate) unbound: Unbound,
 }
 
 /// The tile of a stage and the threads around it.

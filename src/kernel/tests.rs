@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
-use crate::kernel::assembler::{Module, import};
+use crate::kernel::assembler::{Module, Unbound, import};
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
 use crate::kernel::numbers::{InitialState, Variant, numbers};
 use crate::kernel::params::Params;
@@ -75,8 +75,13 @@ fn layouts(config: &Config) -> Vec<(&'static str, Layout)> {
     layouts
 }
 
-/// The module of a stage, and its name; `None` where no plan has the stage.
+/// The module of a stage; `None` where no plan has the stage.
 fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Module> {
+    let numbers = numbers(stage, config, layout, variant(stage, config, layout, is_whole)?);
+    Some(stage.module(config, layout, &numbers, Unbound::default()))
+}
+
+fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Variant> {
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
     let corrects = config.update_rule.beta().is_some();
@@ -100,9 +105,10 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
             is_untrusted: true,
             has_one_head: layout.row_source == RowSource::Direct,
             decode,
+            unbound: Unbound::default(),
         };
     }
-    Some(stage.module(config, layout, &numbers(stage, config, layout, variant)))
+    Some(variant)
 }
 
 /// Calls `check` with every module.
@@ -154,6 +160,35 @@ fn modules_are_valid_and_bind_what_the_table_says() {
         assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
         assert!(module.overrides.is_empty(), "{name}");
     });
+}
+
+/// A call without states whose sequences have equal lengths binds the fewest buffers, and its module
+/// declares no more.
+#[test]
+fn modules_declare_what_a_call_binds() {
+    for (name, config) in configs() {
+        for (layout_name, layout) in layouts(&config) {
+            for stage in Stage::ALL {
+                let Some(variant) = variant(stage, &config, layout, false) else { continue };
+                let optional = stage.kernel().optional.iter().map(|binding| *binding as u32);
+                let unbound = Unbound::new(optional);
+                let numbers = numbers(stage, &config, layout, variant);
+                let text = stage.module(&config, layout, &numbers, unbound);
+                let name = format!("{}-{layout_name}-{name}", stage.name());
+                let module = parse(&name, &text);
+                validate(&name, &text, &module);
+                let declared = |module: &naga::Module| {
+                    let variables = module.global_variables.iter();
+                    variables.filter(|(_, v)| v.binding.is_some()).count() as u32
+                };
+                let whole = stage.module(&config, layout, &numbers, Unbound::default());
+                let whole = declared(&parse(&name, &whole));
+                // Files may declare what the stage does not use, q in segment_state, say.
+                let [fewest, most] = stage.storage_buffers(&config, layout);
+                assert_eq!(whole - declared(&module), most - fewest, "{name}");
+            }
+        }
+    }
 }
 
 /// Browsers compile with tint, where it is on PATH.

@@ -99,7 +99,9 @@ impl Plan {
         };
         plan.check_sequences()?;
         let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
-        if is_short && tuning.segment_len.is_none() {
+        let [storage_buffers, _] = Stage::DecodeStep.storage_buffers(config, tuning.layout);
+        let has_room = storage_buffers <= limits.max_storage_buffers_per_shader_stage;
+        if is_short && has_room && tuning.segment_len.is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::assembler::Unbound;
 use crate::kernel::layout::RowSource;
 use crate::kernel::numbers::{InitialState, Variant, numbers};
 use crate::kernel::stage::{Binding, Stage};
@@ -49,6 +50,13 @@ pub(crate) struct Step {
     pub(crate) sources: Vec<(Binding, Source)>,
 }
 
+impl Step {
+    /// Storage buffers that it binds.
+    pub(crate) fn storage_buffers(&self) -> u32 {
+        self.sources.iter().filter(|(binding, _)| *binding != Binding::Params).count() as u32
+    }
+}
+
 impl States {
     fn has_initial(self) -> bool {
         matches!(self, Self::Initial | Self::InitialAndFinal | Self::InPlace)
@@ -69,8 +77,13 @@ impl Plan {
             let binds = stage.binds(self.config(), self.layout());
             let sources =
                 binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
-            let variant = self.variant(stage, states, is_untrusted);
-            Step { stage, workgroups, variant, sources: sources.collect() }
+            let is_unbound = |(binding, source): &(Binding, Source)| {
+                *source == Source::Dummy && stage.kernel().optional.contains(binding)
+            };
+            let (unbound, sources): (Vec<_>, Vec<_>) = sources.partition(is_unbound);
+            let unbound = Unbound::new(unbound.into_iter().map(|(binding, _)| binding as u32));
+            let variant = Variant { unbound, ..self.variant(stage, states, is_untrusted) };
+            Step { stage, workgroups, variant, sources }
         };
         self.dispatches().iter().map(step).collect()
     }
@@ -82,7 +95,7 @@ impl Plan {
         let is_untrusted = self.reads_sequences();
         let step = self.steps(states, is_untrusted).into_iter().find(|step| step.stage == stage)?;
         let numbers = numbers(stage, self.config(), self.layout(), step.variant);
-        Some(stage.module(self.config(), self.layout(), &numbers).wgsl)
+        Some(stage.module(self.config(), self.layout(), &numbers, step.variant.unbound).wgsl)
     }
 
     /// True for a stage that reads and writes the states of sequences rather than of segments.
@@ -123,6 +136,7 @@ impl Plan {
                 && self.layout().row_source == RowSource::Direct
                 && self.head_tile() == 1,
             decode: self.decode().filter(|_| stage == Stage::DecodeStep),
+            unbound: Unbound::default(),
         }
     }
 

@@ -17,6 +17,7 @@ mod properties;
 mod runner;
 mod serving;
 mod split;
+mod storage_buffers;
 mod subjects;
 mod trust;
 mod tuning;

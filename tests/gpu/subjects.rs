@@ -8,8 +8,8 @@ use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
 use crate::{
-    Trial, binding, compile, half, maps, memory, onnx, properties, serving, split, trust, tuning,
-    waiting,
+    Trial, binding, compile, half, maps, memory, onnx, properties, serving, split, storage_buffers,
+    trust, tuning, waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -26,6 +26,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         memory::TESTS,
         serving::TESTS,
         split::TESTS,
+        storage_buffers::TESTS,
         trust::TESTS,
         tuning::TESTS,
         waiting::TESTS,
