@@ -136,11 +136,12 @@ pub(super) fn costs_no_time(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed
     println!("CPU time of the threads that polled: {polling:?}");
     for Measured { what, waited, cpu, questions } in measured? {
         println!("{what}: waited {waited:?}, CPU time {cpu:?}, asked {questions} times");
-        if waited < Duration::from_secs(1) {
+        // Whoever comes first has its device for itself.
+        if waited < Duration::from_millis(300) {
             return Err(format!("{what} has waited {waited:?}: not long enough").into());
         }
         // Of run_async and run_polled, what copies the output counts as well.
-        if cpu > waited / 100 || questions > 3 {
+        if cpu > waited / 50 || questions > 3 {
             return Err(format!("{what}: {cpu:?} of CPU time in {waited:?}").into());
         }
     }
@@ -178,7 +179,7 @@ pub(super) fn beside_an_idle_device(gpu: &Gpu, _: &LinearAttention) -> Result<()
     result?;
     let polling = cpu_time_of_pollers();
     println!("waited {waited:?}, CPU time {cpu:?}, of the thread that polled {polling:?}");
-    if waited < seconds || questions > 2 || cpu + polling > seconds / 100 {
+    if waited < seconds / 2 || questions > 2 || cpu + polling > seconds / 100 {
         return Err(format!("{cpu:?} and {polling:?} in {waited:?}").into());
     }
     Ok(())
