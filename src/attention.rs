@@ -7,7 +7,7 @@ use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
 use crate::bind::pipelines::{Edit, Pipelines};
 use crate::bind::tensors;
-use crate::bind::tensors::Tensors;
+use crate::bind::tensors::{Checked, Tensors};
 use crate::device::buffers::empty_buffer;
 use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
@@ -45,8 +45,10 @@ impl LinearAttention {
         wgpu::Features::empty()
     }
 
-    /// Limits a device must have for `config`. More workgroup memory and larger bindings
-    /// are used where the device has them: ask for the adapter's own.
+    /// Limits with which a device runs every call of `config`, but for the rarest of nine storage
+    /// buffers. More workgroup memory and larger bindings are used where the device has them: ask for
+    /// the adapter's own. With fewer storage buffers it runs the calls that need no more: see
+    /// [`kernels`](crate::tuning::kernels).
     #[must_use]
     pub fn required_limits(_config: &Config) -> wgpu::Limits {
         wgpu::Limits::default()
@@ -104,8 +106,8 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// [`BindError::Plan`] for a plan of another config or tuning; the device's refusal of a
-    /// pipeline.
+    /// [`BindError::Plan`] for a plan of another config or tuning; [`BindError::StorageBuffers`]
+    /// where a stage has more than the device; the device's refusal of a pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
         // `sequences` written by the host, which checks them, and by the device.
@@ -118,12 +120,26 @@ impl LinearAttention {
             reads.iter().map(of)
         });
         for (is_untrusted, reads_only) in memories {
-            for step in plan.steps(states, Memory { is_untrusted, reads_only, ..Memory::default() })
-            {
+            let memory = Memory { is_untrusted, reads_only, ..Memory::default() };
+            let steps = plan.steps(states, memory);
+            self.check_storage_buffers(&steps)?;
+            for step in steps {
                 self.pipelines.get(&self.device, step.stage, step.variant)?;
             }
         }
         Ok(())
+    }
+
+    /// Refuses a stage with more bindings than the device has, before anything is compiled.
+    fn check_storage_buffers(&self, steps: &[Step]) -> Result<(), BindError> {
+        let actual = self.limits.max_storage_buffers_per_shader_stage;
+        match steps.iter().find(|step| step.storage_buffers() > actual) {
+            None => Ok(()),
+            Some(step) => {
+                let (stage, required) = (step.stage.name(), step.storage_buffers());
+                Err(BindError::StorageBuffers { stage, required, actual })
+            }
+        }
     }
 
     fn check_plan(&self, plan: &Plan) -> Result<(), BindError> {
@@ -171,7 +187,8 @@ impl LinearAttention {
     ///
     /// Names the first tensor that is missing, too small, misaligned, without `STORAGE`, beyond
     /// its buffer, overlapping another where one is written, or refused by the device, as a
-    /// pipeline that is compiled here may be, too. In a browser the last comes to the caller's own
+    /// pipeline that is compiled here may be, too; or the stage that has more storage buffers than
+    /// the device. In a browser the last comes to the caller's own
     /// error handler instead.
     pub fn bind(
         &self,
@@ -179,10 +196,29 @@ impl LinearAttention {
         tensors: &Tensors<'_>,
         scratch: Option<BufferBinding<'_>>,
     ) -> Result<Bound, BindError> {
+        self.bind_checked(plan, self.check(plan, tensors, scratch.as_ref())?)
+    }
+
+    /// The tensors and the steps of a call, if it can run here.
+    fn check<'a>(
+        &self,
+        plan: &Plan,
+        tensors: &Tensors<'a>,
+        scratch: Option<&BufferBinding<'a>>,
+    ) -> Result<(Checked<'a>, Vec<Step>), BindError> {
         self.check_plan(plan)?;
-        let (device, pipelines) = (&self.device, &self.pipelines);
-        let checked = tensors::check(plan, tensors, scratch.as_ref(), &self.limits)?;
+        let checked = tensors::check(plan, tensors, scratch, &self.limits)?;
         let steps = plan.steps(checked.states(), checked.memory);
+        self.check_storage_buffers(&steps)?;
+        Ok((checked, steps))
+    }
+
+    fn bind_checked(
+        &self,
+        plan: &Plan,
+        (checked, steps): (Checked<'_>, Vec<Step>),
+    ) -> Result<Bound, BindError> {
+        let (device, pipelines) = (&self.device, &self.pipelines);
         let get = |step: &Step| pipelines.get(device, step.stage, step.variant);
         let pipelines = steps.iter().map(get).collect::<Result<Vec<_>, _>>()?;
         let (checked, dummy) = (&checked, &self.dummy);
@@ -241,10 +277,15 @@ impl LinearAttention {
         if split.carries_state() && tensors.final_state.is_none() {
             return Err(BindError::Missing { tensor: "final_state" });
         }
-        let mut bound = Bound { submissions: Vec::with_capacity(split.parts().len()) };
-        for part in split.parts() {
+        let check = |part| {
             let tensors = tensors_of(part, tensors);
-            bound.submissions.extend(self.bind(&part.plan, &tensors, scratch.clone())?.submissions);
+            Ok((&part.plan, self.check(&part.plan, &tensors, scratch.as_ref())?))
+        };
+        // All parts before the first compiles.
+        let checked = split.parts().iter().map(check).collect::<Result<Vec<_>, BindError>>()?;
+        let mut bound = Bound { submissions: Vec::with_capacity(checked.len()) };
+        for (plan, checked) in checked {
+            bound.submissions.extend(self.bind_checked(plan, checked)?.submissions);
         }
         Ok(bound)
     }

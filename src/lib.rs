@@ -21,6 +21,8 @@ pub use attention::LinearAttention;
 pub use bind::bound::Bound;
 pub use bind::options::{Options, ShaderChecks};
 pub use bind::tensors::Tensors;
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::poller::Poller;
 pub use device::readback::Readback;
 pub use error::Error;
 pub use plan::{Plan, States};

@@ -8,6 +8,7 @@ use crate::attention::LinearAttention;
 use crate::bind::options::Options;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
+use crate::device::poll::poll;
 use crate::device::scope::scoped;
 use crate::error::{DeviceError, Error};
 use crate::plan::Plan;
@@ -262,9 +263,7 @@ impl Buffers {
             let start = Instant::now();
             let label = "linear_attention.tune";
             scoped(device, label, || queue.submit([commands]))?;
-            device
-                .poll(wgpu::PollType::wait_indefinitely())
-                .map_err(|error| DeviceError::from_source(label, error))?;
+            poll(device, label, wgpu::PollType::wait_indefinitely())?;
             // The first run may compile, upload and fault pages in.
             if run > 0 {
                 least = least.min(start.elapsed());

@@ -39,7 +39,8 @@ pub(crate) fn adapters() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A line for each layout and one for what all of them share.
+/// A line for each layout and one for what all of them share, and for each kernel in it that the
+/// device lacks something for.
 fn print_kernels(kernels: &[Kernel]) {
     for (name, is_it) in [
         (
@@ -50,14 +51,19 @@ fn print_kernels(kernels: &[Kernel]) {
         ("direct", |layout| matches!(layout, Some(Layout { row_source: RowSource::Direct, .. }))),
         ("shared", |layout| layout.is_none()),
     ] {
-        let of_layout: Vec<_> = kernels.iter().filter(|kernel| is_it(kernel.layout)).collect();
-        let Some(first) = of_layout.first() else { continue };
-        let names: Vec<_> = of_layout.iter().map(|kernel| kernel.stage.name()).collect();
-        let state = match &first.obstacle {
-            Some(obstacle) => format!("not available: {obstacle}"),
-            None if first.is_chosen => "available, chosen".to_owned(),
-            None => "available".to_owned(),
-        };
-        println!("  kernels, {name:<10}{}: {state}", names.join(", "));
+        let of_layout = kernels.iter().filter(|kernel| is_it(kernel.layout));
+        let (here, missing): (Vec<_>, Vec<_>) =
+            of_layout.partition(|kernel| kernel.obstacle.is_none());
+        if let Some(first) = here.first() {
+            let names: Vec<_> = here.iter().map(|kernel| kernel.stage.name()).collect();
+            let state = if first.is_chosen { "available, chosen" } else { "available" };
+            println!("  kernels, {name:<10}{}: {state}", names.join(", "));
+        }
+        for kernel in missing {
+            if let Some(obstacle) = &kernel.obstacle {
+                let stage = kernel.stage.name();
+                println!("  kernels, {name:<10}{stage}: not available: {obstacle}");
+            }
+        }
     }
 }

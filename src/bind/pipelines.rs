@@ -82,12 +82,9 @@ impl Pipelines {
         let label = Some(stage.kernel().label);
         let made = scoped(device, stage.kernel().label, || {
             let shader = shader_module(device, stage, wgsl.into(), self.checks);
-            let bindings = bind_group_layout(
-                device,
-                &stage.binds(&self.config, self.layout, variant),
-                stage,
-                variant,
-            );
+            let mut binds = stage.binds(&self.config, self.layout, variant);
+            binds.retain(|binding| !variant.unbound.has(*binding as u32));
+            let bindings = bind_group_layout(device, &binds, stage, variant);
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label,
                 bind_group_layouts: &[Some(&bindings)],

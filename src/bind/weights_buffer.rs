@@ -2,7 +2,7 @@
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{init_buffer, upload, write_buffer};
 use crate::error::{Error, WeightsError};
 use crate::problem::config::Config;
 use crate::problem::feature_map::weights::{WeightHeads, Weights};
@@ -10,10 +10,14 @@ use crate::problem::feature_map::weights::{WeightHeads, Weights};
 /// Weights on the device.
 #[derive(Clone, Debug)]
 pub struct WeightsBuffer {
+    device: wgpu::Device,
     buffer: wgpu::Buffer,
     config: Config,
     heads: WeightHeads,
 }
+
+const LABEL: &str = "linear_attention.weights";
+const USAGE: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_DST);
 
 impl WeightsBuffer {
     /// Uploads weights.
@@ -23,10 +27,25 @@ impl WeightsBuffer {
     /// As [`Weights::encode`]; or the device's refusal.
     pub fn new(device: &wgpu::Device, config: &Config, weights: &Weights) -> Result<Self, Error> {
         let words = weights.encode(config)?;
-        let (label, bytes) = ("linear_attention.weights", bytemuck::cast_slice(&words));
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-        let buffer = init_buffer(device, label, bytes, usage)?;
-        Ok(Self { buffer, config: config.clone(), heads: weights.heads() })
+        let buffer = init_buffer(device, LABEL, bytemuck::cast_slice(&words), USAGE)?;
+        Ok(Self::of(device, buffer, config, weights))
+    }
+
+    /// The same, as soon as `encoder` has run.
+    pub(crate) fn upload(
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        config: &Config,
+        weights: &Weights,
+    ) -> Result<Self, Error> {
+        let words = weights.encode(config)?;
+        let buffer = upload(device, encoder, LABEL, bytemuck::cast_slice(&words), USAGE)?;
+        Ok(Self::of(device, buffer, config, weights))
+    }
+
+    fn of(device: &wgpu::Device, buffer: wgpu::Buffer, config: &Config, weights: &Weights) -> Self {
+        let (device, config, heads) = (device.clone(), config.clone(), weights.heads());
+        Self { device, buffer, config, heads }
     }
 
     /// The binding for [`Tensors::weights`](crate::Tensors::weights).
@@ -40,7 +59,8 @@ impl WeightsBuffer {
     ///
     /// # Errors
     ///
-    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads.
+    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads; or the device's
+    /// refusal. The old ones are in place then.
     pub fn write(&self, queue: &wgpu::Queue, weights: &Weights) -> Result<(), WeightsError> {
         let words = weights.encode(&self.config)?;
         let (required, actual) = (self.heads, weights.heads());
@@ -51,8 +71,8 @@ impl WeightsBuffer {
                 return Err(WeightsError::Heads { what, required: required.to_string(), actual });
             }
         }
-        queue.write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
-        Ok(())
+        let bytes = bytemuck::cast_slice(&words);
+        Ok(write_buffer(&self.device, queue, (LABEL, &self.buffer, 0), bytes)?)
     }
 }
 

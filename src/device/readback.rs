@@ -1,13 +1,13 @@
 //! From a buffer of the device back to the host.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
-
 use bytemuck::Pod;
+use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use wgpu::BufferUsages;
 
 use crate::device::buffers::empty_buffer;
+use crate::device::driven::driven;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::device::poll::poll;
 use crate::error::DeviceError;
 
 /// A copy of buffers on its way to the host. Dropping it abandons the copy.
@@ -57,8 +57,12 @@ impl Readback {
         Ok(Self { device: device.clone(), staging, lens })
     }
 
-    /// The copies, one for each source, once the submission that holds them has run. Polls the
-    /// device itself, so that it ends on any executor and without a thread.
+    /// The copies, one for each source, once the submission that holds them has run.
+    ///
+    /// It ends on any executor, and nothing spins: where the device is not done at once, a thread
+    /// polls it until it is, since wgpu calls back from there alone. A program with a thread or a
+    /// loop of its own for that takes [`Readback::read_polled`]. A browser calls back by itself, and
+    /// no thread is started.
     ///
     /// The elements are what the caller says they are: f32 for a state, u32 for words, u8 for a
     /// tensor that [`Dtype::decode`](crate::Dtype::decode) takes apart. Where they do not fill a
@@ -66,54 +70,66 @@ impl Readback {
     ///
     /// # Errors
     ///
-    /// The device was lost, or the buffer could not be mapped.
+    /// The device was lost, the buffer could not be mapped, or there is no thread to be had.
     pub async fn read<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
-        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
-        self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver may be gone: its future was dropped.
-            let _ = sender.send(result);
-        });
-        let mut mapped = pin!(receiver.receive());
-        let refused = |error| DeviceError::from_source(LABEL, error);
-        let result = poll_fn(|context| match mapped.as_mut().poll(context) {
-            Poll::Ready(result) => {
-                let failed = |error| DeviceError::from_source(LABEL, error);
-                Poll::Ready(result.map(|result| result.map_err(failed)))
-            }
-            // A browser calls back by itself, once this has returned to it.
-            Poll::Pending if cfg!(target_arch = "wasm32") => Poll::Pending,
-            Poll::Pending => match self.device.poll(wgpu::PollType::Poll) {
-                Ok(_) => {
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                Err(error) => Poll::Ready(Some(Err(refused(error)))),
-            },
-        })
-        .await;
-        result.unwrap_or_else(|| Err(lost()))?;
-        self.take()
+        let device = self.device.clone();
+        driven(&device, self.read_polled()).await?
+    }
+
+    /// The same for a program that polls the device, or drives this by a
+    /// [`Poller`](crate::Poller): it only waits to be woken, and natively for ever where nobody
+    /// polls.
+    ///
+    /// # Errors
+    ///
+    /// The device was lost, or the buffer could not be mapped.
+    pub async fn read_polled<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
+        match self.map().receive().await {
+            Some(Ok(())) => self.take(),
+            Some(Err(error)) => Err(DeviceError::from_source(LABEL, error)),
+            None => Err(lost()),
+        }
     }
 
     /// The same, blocking this thread until the device is done.
     ///
     /// # Errors
     ///
-    /// As [`Readback::read`].
+    /// As [`Readback::read_polled`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {
-        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
-        self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            let _ = sender.send(result);
-        });
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| DeviceError::from_source(LABEL, error))?;
-        match pollster::block_on(receiver.receive()) {
+        self.wait_by(wgpu::PollType::wait_indefinitely())
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn wait_by<T: Pod>(self, wait: wgpu::PollType) -> Result<Vec<Vec<T>>, DeviceError> {
+        let mapped = self.map();
+        poll(&self.device, LABEL, wait)?;
+        match pollster::block_on(mapped.receive()) {
             Some(Ok(())) => self.take(),
             Some(Err(error)) => Err(DeviceError::from_source(LABEL, error)),
             None => Err(lost()),
         }
+    }
+
+    /// The same, blocking until this submission has run, and not those behind it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn wait_for<T: Pod>(
+        self,
+        submission: wgpu::SubmissionIndex,
+    ) -> Result<Vec<Vec<T>>, DeviceError> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        self.wait_by(wait)
+    }
+
+    /// Where wgpu says that the staging buffer is mapped.
+    fn map(&self) -> OneshotReceiver<Result<(), wgpu::BufferAsyncError>> {
+        let (sender, receiver) = oneshot_channel();
+        self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver may be gone: its future was dropped.
+            let _ = sender.send(result);
+        });
+        receiver
     }
 
     fn take<T: Pod>(self) -> Result<Vec<Vec<T>>, DeviceError> {

@@ -104,6 +104,21 @@ pub enum BindError {
         /// The other tensor in its buffer.
         second: &'static str,
     },
+    /// A stage of this call binds more storage buffers than the device has. Calls with fewer states,
+    /// or with sequences of equal lengths, bind fewer: see
+    /// [`kernels`](crate::tuning::kernels).
+    #[error(
+        "{stage} must have {required} storage buffers for this call \
+         (max_storage_buffers_per_shader_stage), found {actual}"
+    )]
+    StorageBuffers {
+        /// The stage's name.
+        stage: &'static str,
+        /// The storage buffers that it binds.
+        required: u32,
+        /// The device's limit.
+        actual: u32,
+    },
     /// The weights are not those that the feature maps need.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -179,4 +179,7 @@ pub enum WeightsError {
         /// P and K found.
         actual: [u32; 2],
     },
+    /// wgpu or the driver refused to write them.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }

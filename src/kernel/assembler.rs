@@ -26,6 +26,20 @@ pub(crate) enum Number {
 /// The numbers of a module, by name.
 pub(crate) type Numbers = Vec<(&'static str, Number)>;
 
+/// The numbers of bindings that a call does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Unbound(u32);
+
+impl Unbound {
+    pub(crate) fn new(bindings: impl IntoIterator<Item = u32>) -> Self {
+        Self(bindings.into_iter().fold(0, |all, binding| all | 1 << binding))
+    }
+
+    pub(crate) fn has(self, binding: u32) -> bool {
+        self.0 >> binding & 1 == 1
+    }
+}
+
 /// The files of a module and what is put in their place.
 pub(crate) struct Parts<'a> {
     /// The file with the entry point.
@@ -36,6 +50,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) custom_map: Option<&'a str>,
     /// Every number that a file may import.
     pub(crate) numbers: &'a Numbers,
+    /// Bindings that the module has as variables of its own.
+    pub(crate) unbound: Unbound,
 }
 
 /// A module, and the origin of each of its lines.
@@ -56,7 +72,8 @@ const CUSTOM: &str = "custom map";
 impl Parts<'_> {
     /// The module: the root first, then what it imports, then the numbers.
     pub(crate) fn assemble(&self) -> Module {
-        let mut writer = Writer { numbers: self.numbers, wgsl: String::new(), origins: Vec::new() };
+        let (numbers, unbound) = (self.numbers, self.unbound);
+        let mut writer = Writer { numbers, unbound, wgsl: String::new(), origins: Vec::new() };
         let (mut files, mut used) = (vec![self.root], BTreeSet::new());
         let mut next = 0;
         while let Some(file) = files.get(next).copied() {
@@ -140,6 +157,7 @@ impl Module {
 
 struct Writer<'a> {
     numbers: &'a Numbers,
+    unbound: Unbound,
     wgsl: String,
     origins: Vec<(&'static str, usize)>,
 }
@@ -157,9 +175,19 @@ impl Writer<'_> {
             .lines()
             .enumerate()
             .filter(|(_, line)| import(line).is_none())
-            .map(|(number, line)| (number + 1, line.to_owned()))
+            .map(|(number, line)| (number + 1, self.declaration(line)))
             .collect();
         self.block(file, &lines);
+    }
+
+    /// A line, but for a binding that the call does not have: a binding counts against the device's
+    /// limit, whether or not a shader reaches it.
+    fn declaration(&self, line: &str) -> String {
+        let found = array_binding(line).filter(|(binding, ..)| self.unbound.has(*binding));
+        match found {
+            Some((_, name, element)) => format!("var<private> {name}: array<{element}, 1>;"),
+            None => line.to_owned(),
+        }
     }
 
     /// Lines as they are, but for loops that are unrolled.
@@ -205,6 +233,15 @@ impl Writer<'_> {
             _ => text.strip_suffix('u')?.parse().ok(),
         }
     }
+}
+
+/// The number, the name and the elements of `@group(0) @binding(5) var<storage, read_write> name:
+/// array<element>;`.
+fn array_binding(line: &str) -> Option<(u32, &str, &str)> {
+    let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(") ")?;
+    let (name, rest) = rest.strip_prefix("var<storage, read_write> ")?.split_once(": array<")?;
+    let (element, _) = rest.split_once(">;")?;
+    Some((number.parse().ok()?, name, element))
 }
 
 /// The variable, the bound and the lines of `for (var i = 0u; i < N; i++) { .. }`.

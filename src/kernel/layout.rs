@@ -240,8 +240,12 @@ impl Layout {
     }
 }
 
-/// Whether a device has what a kernel asks of it.
-fn check_limits(limits: &wgpu::Limits, threads: u64, memory: u64) -> Result<(), ConfigError> {
+/// Whether a device has the threads and the workgroup memory that a kernel asks of it.
+pub(crate) fn check_limits(
+    limits: &wgpu::Limits,
+    threads: u64,
+    memory: u64,
+) -> Result<(), ConfigError> {
     let threads = threads.max(SCAN_THREADS.into());
     for (what, required, actual) in [
         (
@@ -251,7 +255,6 @@ fn check_limits(limits: &wgpu::Limits, threads: u64, memory: u64) -> Result<(), 
         ),
         ("max_compute_workgroup_size_x", threads, limits.max_compute_workgroup_size_x),
         ("max_compute_workgroup_storage_size", memory, limits.max_compute_workgroup_storage_size),
-        ("max_storage_buffers_per_shader_stage", 8, limits.max_storage_buffers_per_shader_stage),
     ] {
         if u64::from(actual) < required {
             return Err(ConfigError::Limit { what, required, actual: actual.into() });

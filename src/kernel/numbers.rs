@@ -1,6 +1,6 @@
 //! The numbers that a module is compiled for.
 
-use crate::kernel::assembler::{Number, Numbers};
+use crate::kernel::assembler::{Number, Numbers, Unbound};
 use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout, SCAN_THREADS, THREAD_ENTRIES};
 use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Gating};
@@ -50,6 +50,8 @@ pub(crate) struct Variant {
     pub(crate) checks_keys: bool,
     /// The numbers of `decode_step`.
     pub(crate) decode: Option<DecodeLayout>,
+    /// Bindings that the call does not have.
+    pub(crate) unbound: Unbound,
 }
 
 /// The tile of a stage and the threads around it.

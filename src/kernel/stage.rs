@@ -70,6 +70,8 @@ pub(crate) struct Kernel {
     pub(crate) label: &'static str,
     /// The tensors it binds, whatever the config.
     pub(crate) binds: &'static [Binding],
+    /// Those of them that some calls do not have, and then do not bind.
+    pub(crate) optional: &'static [Binding],
     /// Whether it goes through rows of k and v with a tile of mu.
     pub(crate) has_tile: bool,
 }
@@ -84,66 +86,77 @@ const KERNELS: [Kernel; 11] = [
         name: "sequence_claims",
         label: "linear_attention.sequence_claims",
         binds: &[Params, Sequences],
+        optional: &[],
         has_tile: false,
     },
     Kernel {
         name: "sequence_conflicts",
         label: "linear_attention.sequence_conflicts",
         binds: &[Params, Sequences],
+        optional: &[],
         has_tile: false,
     },
     Kernel {
         name: "sequence_table",
         label: "linear_attention.sequence_table",
         binds: &[Params, Table, Sequences],
+        optional: &[],
         has_tile: false,
     },
     Kernel {
         name: "token_gates",
         label: "linear_attention.token_gates",
         binds: &[Params, Gates, Decay, Beta, GateWeights],
+        optional: &[],
         has_tile: false,
     },
     Kernel {
         name: "segment_state",
         label: "linear_attention.segment_state",
         binds: &[Params, K, V, StateOut, Table],
+        optional: &[Table],
         has_tile: true,
     },
     Kernel {
         name: "segment_transition",
         label: "linear_attention.segment_transition",
         binds: &[Params, K, V, StateOut, Table],
+        optional: &[Table],
         has_tile: true,
     },
     Kernel {
         name: "state_scan",
         label: "linear_attention.state_scan",
         binds: &[Params, StateIn, StateOut, Table],
+        optional: &[StateIn, Table],
         has_tile: false,
     },
     Kernel {
         name: "transition_scan",
         label: "linear_attention.transition_scan",
         binds: &[Params, StateIn, StateOut, Table, Transitions],
+        optional: &[StateIn, Table],
         has_tile: false,
     },
     Kernel {
         name: "segment_output",
         label: "linear_attention.segment_output",
         binds: &[Params, Q, K, V, O, StateIn, StateOut, Table],
+        optional: &[StateIn, StateOut, Table],
         has_tile: true,
     },
     Kernel {
         name: "output_sum",
         label: "linear_attention.output_sum",
         binds: &[Params, O, Table, Partials],
+        optional: &[Table],
         has_tile: false,
     },
     Kernel {
         name: "decode_step",
         label: "linear_attention.decode_step",
         binds: &[Params, Q, K, V, O, StateIn, StateOut, Sequences],
+        optional: &[StateIn, StateOut],
         has_tile: true,
     },
 ];
@@ -198,8 +211,20 @@ impl Stage {
         binds
     }
 
-    /// The module of a variant of the stage.
+    /// The fewest storage buffers that it binds, in a call without states whose sequences have equal
+    /// lengths, and the most.
+    pub(crate) fn storage_buffers(self, config: &Config, layout: Layout) -> [u32; 2] {
+        let binds = self.binds(config, layout, Variant::default());
+        let storage = binds.iter().filter(|binding| **binding != Params);
+        let optional = storage.clone().filter(|binding| self.kernel().optional.contains(binding));
+        let (most, optional) = (storage.count() as u32, optional.count() as u32);
+        [most - optional, most]
+    }
+
+    /// The module of a variant of the stage. What is unbound is a variable of the shader's own, which
+    /// no constant lets it touch.
     pub(crate) fn module(self, config: &Config, layout: Layout, variant: Variant) -> Module {
+        let unbound = variant.unbound;
         let numbers = &numbers(self, config, layout, variant);
         let is_direct = layout.row_source == RowSource::Direct;
         let row_map = match (self, is_direct, config.is_element_wise()) {
@@ -267,7 +292,8 @@ impl Stage {
         ];
         let custom_map = config.custom_maps().next().map(|map| map.wgsl());
         let root = self.name();
-        let mut module = Parts { root, interfaces: &interfaces, custom_map, numbers }.assemble();
+        let mut module =
+            Parts { root, interfaces: &interfaces, custom_map, numbers, unbound }.assemble();
         if variant.reads_only {
             for tensor in ["q", "k", "v"] {
                 let declared = format!("var<storage, read_write> {tensor}:");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
-use crate::kernel::assembler::{Module, import};
+use crate::kernel::assembler::{Module, Unbound, import};
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
 use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::params::Params;
@@ -75,8 +75,13 @@ fn layouts(config: &Config) -> Vec<(&'static str, Layout)> {
     layouts
 }
 
-/// The module of a stage, and its name; `None` where no plan has the stage.
+/// The module of a stage; `None` where no plan has the stage.
 fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Module> {
+    Some(stage.module(config, layout, variant(stage, config, layout, is_whole)?))
+}
+
+/// A variant with as little as there is, or with everything at once.
+fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Variant> {
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
     let corrects = config.update_rule.beta().is_some();
@@ -87,14 +92,8 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     {
         return None;
     }
-    Some(stage.module(config, layout, variant(stage, config, layout, is_whole)))
-}
-
-/// A variant with as little as there is, or with everything at once.
-fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Variant {
-    let decode = DecodeLayout::new(config, layout, [2, 2], &wgpu::Limits::default());
     if is_whole {
-        return Variant {
+        return Some(Variant {
             initial_state: InitialState::Given,
             segment_states: true,
             final_state: true,
@@ -110,9 +109,10 @@ fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Var
             reads_only: true,
             checks_keys: matches!(stage, Stage::SegmentOutput | Stage::DecodeStep),
             decode,
-        };
+            unbound: Unbound::default(),
+        });
     }
-    Variant { decode, ..Variant::default() }
+    Some(Variant { decode, ..Variant::default() })
 }
 
 /// Calls `check` with every module.
@@ -160,12 +160,40 @@ fn modules_are_valid_and_bind_what_the_table_says() {
             .filter(|(handle, _)| !uses[*handle].is_empty())
             .filter_map(|(_, v)| Some(v.binding?.binding))
             .collect();
-        let variant = variant(stage, config, layout, name.ends_with("-states"));
+        let variant = variant(stage, config, layout, name.ends_with("-states")).unwrap();
         let binds = stage.binds(config, layout, variant);
         let ours: BTreeSet<u32> = binds.iter().map(|b| *b as u32).collect();
         assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
         assert!(module.overrides.is_empty(), "{name}");
     });
+}
+
+/// A call without states whose sequences have equal lengths binds the fewest buffers, and its module
+/// declares no more.
+#[test]
+fn modules_declare_what_a_call_binds() {
+    for (name, config) in configs() {
+        for (layout_name, layout) in layouts(&config) {
+            for stage in Stage::ALL {
+                let Some(variant) = variant(stage, &config, layout, false) else { continue };
+                let optional = stage.kernel().optional.iter().map(|binding| *binding as u32);
+                let unbound = Unbound::new(optional);
+                let text = stage.module(&config, layout, Variant { unbound, ..variant });
+                let name = format!("{}-{layout_name}-{name}", stage.name());
+                let module = parse(&name, &text);
+                validate(&name, &text, &module);
+                let declared = |module: &naga::Module| {
+                    let variables = module.global_variables.iter();
+                    variables.filter(|(_, v)| v.binding.is_some()).count() as u32
+                };
+                let whole = stage.module(&config, layout, variant);
+                let whole = declared(&parse(&name, &whole));
+                // Files may declare what the stage does not use, q in segment_state, say.
+                let [fewest, most] = stage.storage_buffers(&config, layout);
+                assert_eq!(whole - declared(&module), most - fewest, "{name}");
+            }
+        }
+    }
 }
 
 /// Browsers compile with tint, where it is on PATH.

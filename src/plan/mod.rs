@@ -111,7 +111,9 @@ impl Plan {
         // Tokens of no sequence are shared out among all.
         let of_each = plan.total_tokens() / (u64::from(shape.sequences()) + 1);
         let is_dense = of_each <= MAX_DECODE_SHARE;
-        if is_short && is_dense && tuning.segment_len.is_none() {
+        let [storage_buffers, _] = Stage::DecodeStep.storage_buffers(config, tuning.layout);
+        let has_room = storage_buffers <= limits.max_storage_buffers_per_shader_stage;
+        if is_short && is_dense && has_room && tuning.segment_len.is_none() {
             let rows = [shape.max_len(), shape.value_group()];
             plan.decode = DecodeLayout::new(config, tuning.layout, rows, limits);
         }

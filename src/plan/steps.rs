@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::assembler::Unbound;
 use crate::kernel::layout::RowSource;
 use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::stage::{Binding, Stage};
@@ -60,6 +61,13 @@ pub(crate) struct Step {
     pub(crate) sources: Vec<(Binding, Source)>,
 }
 
+impl Step {
+    /// Storage buffers that it binds.
+    pub(crate) fn storage_buffers(&self) -> u32 {
+        self.sources.iter().filter(|(binding, _)| *binding != Binding::Params).count() as u32
+    }
+}
+
 impl States {
     fn has_initial(self) -> bool {
         matches!(self, Self::Initial | Self::InitialAndFinal | Self::InPlace)
@@ -80,7 +88,13 @@ impl Plan {
             let binds = stage.binds(self.config(), self.layout(), variant);
             let sources =
                 binds.into_iter().map(|binding| (binding, self.source(stage, binding, states)));
-            Step { stage, workgroups, variant, sources: sources.collect() }
+            let is_unbound = |(binding, source): &(Binding, Source)| {
+                *source == Source::Dummy && stage.kernel().optional.contains(binding)
+            };
+            let (unbound, sources): (Vec<_>, Vec<_>) = sources.partition(is_unbound);
+            let unbound = Unbound::new(unbound.into_iter().map(|(binding, _)| binding as u32));
+            let variant = Variant { unbound, ..variant };
+            Step { stage, workgroups, variant, sources }
         };
         self.all_dispatches(memory.is_untrusted).map(step).collect()
     }
@@ -144,6 +158,7 @@ impl Plan {
             // Either of them sees every key.
             checks_keys: is_last && memory.checks_keys,
             decode: self.decode().filter(|_| stage == Stage::DecodeStep),
+            unbound: Unbound::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The kernels that a device can run, and the obstacles to the rest.
 
 use crate::error::ConfigError;
-use crate::kernel::layout::Layout;
+use crate::kernel::layout::{Layout, SCAN_THREADS, check_limits};
 use crate::kernel::stage::Stage;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -15,14 +15,24 @@ pub struct Kernel {
     /// The best tile of mu that fits, or the smallest one where none fits. `None` for stages that
     /// every layout shares.
     pub layout: Option<Layout>,
-    /// The limit that the device does not meet; `None` where it can run the kernel.
+    /// The limit that the device does not meet; `None` where it can run the kernel in the calls that
+    /// ask for the least.
     pub obstacle: Option<ConfigError>,
+    /// Storage buffers that the kernel binds in a call without states whose sequences have equal
+    /// lengths: no more than the device's `max_storage_buffers_per_shader_stage` where there is no
+    /// obstacle.
+    pub min_storage_buffers: u32,
+    /// Storage buffers that it binds in the call that has the most: an initial state, a final state
+    /// elsewhere, and lengths. With as many every call runs, with fewer `bind` refuses some by
+    /// [`BindError::StorageBuffers`](crate::error::BindError::StorageBuffers).
+    pub max_storage_buffers: u32,
     /// True if [`Tuning::new`] chooses it for the device.
     pub is_chosen: bool,
 }
 
 /// Every kernel for `config`, and for a device with these limits whether it can run and whether it
-/// is chosen. All that differs between devices is here: no kernel asks for a feature.
+/// is chosen. All that differs between devices is here: no kernel asks for a feature. A call needs
+/// the kernels of its [`Plan::dispatches`](crate::Plan::dispatches) alone.
 ///
 /// ```
 /// use linear_attention::{Config, wgpu};
@@ -49,6 +59,21 @@ pub fn kernels(
     config.validate()?;
     let chosen = Tuning::new(config, limits, device_type).ok().map(|tuning| tuning.layout);
     let mut kernels = Vec::new();
+    let kernel = |stage: Stage, shape: (Option<Layout>, Option<ConfigError>), is_chosen| {
+        let (layout, obstacle) = shape;
+        // Stages that every layout shares bind the same in each.
+        let of = layout.unwrap_or(Layout::for_cpu(config));
+        let [least, most] = stage.storage_buffers(config, of);
+        let actual = limits.max_storage_buffers_per_shader_stage;
+        let few = (actual < least).then(|| ConfigError::Limit {
+            what: "max_storage_buffers_per_shader_stage",
+            required: least.into(),
+            actual: actual.into(),
+        });
+        let obstacle = obstacle.or(few);
+        let (min_storage_buffers, max_storage_buffers) = (least, most);
+        Kernel { stage, layout, obstacle, min_storage_buffers, max_storage_buffers, is_chosen }
+    };
     // Best first; the last asks for the least.
     for layouts in [Layout::workgroups(config), vec![Layout::for_cpu(config)]] {
         let mut checked =
@@ -63,17 +88,9 @@ pub fn kernels(
             Stage::DecodeStep,
         ];
         for stage in tiled {
-            kernels.push(Kernel {
-                stage,
-                layout: Some(layout),
-                obstacle: obstacle.clone(),
-                is_chosen,
-            });
+            kernels.push(kernel(stage, (Some(layout), obstacle.clone()), is_chosen));
         }
     }
-    // They need less than any other.
-    let obstacle = kernels.iter().map(|kernel| &kernel.obstacle).min_by_key(|o| o.is_some());
-    let obstacle = obstacle.cloned().flatten();
     let untiled = [
         Stage::SequenceClaims,
         Stage::SequenceConflicts,
@@ -84,8 +101,8 @@ pub fn kernels(
         Stage::OutputSum,
     ];
     for stage in untiled {
-        let is_chosen = chosen.is_some();
-        kernels.push(Kernel { stage, layout: None, obstacle: obstacle.clone(), is_chosen });
+        let obstacle = check_limits(limits, SCAN_THREADS.into(), 0).err();
+        kernels.push(kernel(stage, (None, obstacle), chosen.is_some()));
     }
     kernels.sort_by_key(|kernel| kernel.stage as usize);
     Ok(kernels)

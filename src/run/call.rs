@@ -9,7 +9,7 @@ use crate::attention::LinearAttention;
 use crate::bind::bound::Bound;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
-use crate::device::buffers::{empty_buffer, init_buffer};
+use crate::device::buffers::{empty_buffer, upload};
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::{DeviceError, Error};
@@ -24,7 +24,7 @@ use crate::run::Progress;
 /// Submissions on their way: one that the device computes, and one that it finds when it is done.
 const IN_FLIGHT: usize = 2;
 
-const LABEL: &str = "linear_attention.run";
+pub(super) const LABEL: &str = "linear_attention.run";
 
 /// The usages of all buffers of a call.
 const USAGES: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC);
@@ -37,6 +37,8 @@ pub(super) struct Call<'a> {
     split: Split,
     lens: Lens,
     shared: Shared,
+    /// That of the first submission, once buffers of all parts are uploaded.
+    encoder: Option<wgpu::CommandEncoder>,
     /// The part that is being submitted.
     current: Option<Current>,
     /// The next one.
@@ -86,17 +88,15 @@ pub(super) struct Found {
 impl InFlight {
     /// Blocks until this submission has run, and not the one behind it.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn wait(self, device: &wgpu::Device) -> Result<Found, DeviceError> {
-        let index = Some(self.index.clone());
-        device
-            .poll(wgpu::PollType::Wait { submission_index: index, timeout: None })
-            .map_err(|error| DeviceError::from_source(LABEL, error))?;
-        pollster::block_on(self.read())
+    pub(super) fn wait(self) -> Result<Found, DeviceError> {
+        let Self { index, readback, operations, output_of } = self;
+        Ok(Found { tensors: readback.wait_for(index)?, operations, output_of })
     }
 
-    pub(super) async fn read(self) -> Result<Found, DeviceError> {
+    /// Only waits to be woken by whoever polls the device.
+    pub(super) async fn read_polled(self) -> Result<Found, DeviceError> {
         let Self { readback, operations, output_of, .. } = self;
-        Ok(Found { tensors: readback.read().await?, operations, output_of })
+        Ok(Found { tensors: readback.read_polled().await?, operations, output_of })
     }
 }
 
@@ -122,7 +122,8 @@ impl<'a> Call<'a> {
         });
         let progress =
             Progress { submissions_done: 0, submissions, operations_done: 0, operations };
-        let shared = Shared::new(attention, &split, inputs)?;
+        let mut encoder = encoder(attention);
+        let shared = Shared::new(attention, &mut encoder, &split, inputs)?;
         let mut call = Self {
             attention,
             queue,
@@ -130,6 +131,7 @@ impl<'a> Call<'a> {
             split,
             lens,
             shared,
+            encoder: Some(encoder),
             current: None,
             next_part: 0,
             in_flight: VecDeque::with_capacity(IN_FLIGHT),
@@ -209,20 +211,19 @@ impl<'a> Call<'a> {
 
     /// Submits what comes next, if anything does.
     fn submit(&mut self) -> Result<Option<InFlight>, Error> {
+        let mut encoder = self.encoder.take().unwrap_or_else(|| encoder(self.attention));
         if self.current.as_ref().is_none_or(|part| part.submitted == part.bound.submissions()) {
             let before = self.current.take().map(|part| part.states);
             let Some(part) = self.split.parts().get(self.next_part) else { return Ok(None) };
             let next = self.split.parts().get(self.next_part + 1);
             let is_last = next.is_none_or(|next| !next.continues());
-            self.current = Some(self.bind(part, before, is_last)?);
+            self.current = Some(self.bind(&mut encoder, part, before, is_last)?);
             self.next_part += 1;
         }
         let Some(Current { bound, o, states, submitted, is_last }) = &mut self.current else {
             return Ok(None);
         };
         let device = self.attention.device();
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(LABEL) };
-        let mut encoder = device.create_command_encoder(&descriptor);
         self.attention.record_submission(&mut encoder, bound, *submitted);
         let operations = bound.operations(*submitted);
         *submitted += 1;
@@ -249,26 +250,27 @@ impl<'a> Call<'a> {
     /// ended with.
     fn bind(
         &self,
+        encoder: &mut wgpu::CommandEncoder,
         part: &Part,
         before: Option<wgpu::Buffer>,
         is_last: bool,
     ) -> Result<Current, Error> {
         let (device, config) = (self.attention.device(), self.attention.config());
         let (plan, inputs, shared) = (&part.plan, &self.inputs, &self.shared);
-        let upload = |tensor: Tensor, data: &[f32]| -> Result<wgpu::Buffer, Error> {
+        let mut rows = |tensor: Tensor, data: &[f32]| -> Result<wgpu::Buffer, Error> {
             let begin = part.begin_of(tensor, tensor.row_len(config, plan.shape())?);
             let data = &data[slice(begin, tensor.len(config, plan.shape())?, data.len())];
             let bytes = tensor.dtype(config).encode(data);
-            Ok(init_buffer(device, tensor.name(), &bytes, USAGES)?)
+            Ok(upload(device, encoder, tensor.name(), &bytes, USAGES)?)
         };
-        let q = upload(Tensor::Q, inputs.q)?;
-        let k = upload(Tensor::K, inputs.k)?;
-        let v = upload(Tensor::V, inputs.v)?;
+        let q = rows(Tensor::Q, inputs.q)?;
+        let k = rows(Tensor::K, inputs.k)?;
+        let v = rows(Tensor::V, inputs.v)?;
         let decay = match (&shared.decay, inputs.decay) {
             (Some(decay), _) => Some(decay.clone()),
-            (None, decay) => decay.map(|decay| upload(Tensor::Decay, decay)).transpose()?,
+            (None, decay) => decay.map(|decay| rows(Tensor::Decay, decay)).transpose()?,
         };
-        let beta = inputs.beta.map(|beta| upload(Tensor::Beta, beta)).transpose()?;
+        let beta = inputs.beta.map(|beta| rows(Tensor::Beta, beta)).transpose()?;
         let o = empty_buffer(device, "linear_attention.o", plan.bytes(Tensor::O), USAGES)?;
         let sequences = u64::from(plan.shape().sequences());
         let initial_state = match (&before, inputs.initial_state) {
@@ -281,7 +283,7 @@ impl<'a> Call<'a> {
                 };
                 let states = state::join(sequences as usize, of(given.mu), of(given.nu));
                 let bytes = bytemuck::cast_slice(&states);
-                Some(init_buffer(device, "linear_attention.initial_state", bytes, USAGES)?)
+                Some(upload(device, encoder, "linear_attention.initial_state", bytes, USAGES)?)
             }
             _ => None,
         };
@@ -309,23 +311,37 @@ impl<'a> Call<'a> {
 }
 
 impl Shared {
-    fn new(attention: &LinearAttention, split: &Split, inputs: Inputs<'_>) -> Result<Self, Error> {
+    fn new(
+        attention: &LinearAttention,
+        encoder: &mut wgpu::CommandEncoder,
+        split: &Split,
+        inputs: Inputs<'_>,
+    ) -> Result<Self, Error> {
         let (device, config) = (attention.device(), attention.config());
-        let upload = |tensor: Tensor, data: &[f32]| {
-            init_buffer(device, tensor.name(), &tensor.dtype(config).encode(data), USAGES)
+        let mut whole = |tensor: Tensor, data: &[f32]| {
+            let bytes = tensor.dtype(config).encode(data);
+            upload(device, encoder, tensor.name(), &bytes, USAGES)
         };
         let gate_weights = inputs.gate_weights.map(|weights| weights.joined());
-        let gate_weights = gate_weights.map(|data| upload(Tensor::GateWeights, &data));
+        let gate_weights = gate_weights.map(|data| whole(Tensor::GateWeights, &data));
         let decay = inputs.decay.filter(|_| config.has_constant_decay());
-        let weights = inputs.weights.map(|weights| WeightsBuffer::new(device, config, weights));
+        let decay = decay.map(|data| whole(Tensor::Decay, data)).transpose()?;
+        let weights = inputs.weights;
+        let weights =
+            weights.map(|weights| WeightsBuffer::upload(device, encoder, config, weights));
         let size = split.scratch_size().max(4);
         Ok(Self {
             scratch: empty_buffer(device, "linear_attention.scratch", size, USAGES)?,
             gate_weights: gate_weights.transpose()?,
-            decay: decay.map(|data| upload(Tensor::Decay, data)).transpose()?,
+            decay,
             weights: weights.transpose()?,
         })
     }
+}
+
+fn encoder(attention: &LinearAttention) -> wgpu::CommandEncoder {
+    let descriptor = wgpu::CommandEncoderDescriptor { label: Some(LABEL) };
+    attention.device().create_command_encoder(&descriptor)
 }
 
 /// `len` elements from `begin` on, of so many as there are; `Inputs::check` has found them all.

@@ -5,10 +5,12 @@ mod call;
 use std::ops::ControlFlow;
 
 use crate::attention::LinearAttention;
+use crate::device::driven::driven;
+use crate::device::scope::collect;
 use crate::error::Error;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
-use crate::run::call::Call;
+use crate::run::call::{Call, LABEL};
 
 /// How far a call on host slices is, after each of its submissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,18 +65,19 @@ impl LinearAttention {
     ) -> Result<Output, Error> {
         let mut call = Call::new(self, queue, shape, inputs)?;
         while let Some(oldest) = call.advance()? {
-            let found = oldest.wait(self.device())?;
+            let found = oldest.wait()?;
             call.take(found, &mut on_progress)?;
         }
         Ok(call.output())
     }
 
-    /// [`LinearAttention::run`] without blocking: the future polls the device and yields until it
-    /// is done.
+    /// [`LinearAttention::run`] without blocking. It waits for the device as
+    /// [`Readback::read`](crate::Readback::read) does: natively a thread polls the device where that
+    /// is not done at once.
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::run`].
+    /// As [`LinearAttention::run`]; or there is no thread to be had.
     pub async fn run_async(
         &self,
         queue: &wgpu::Queue,
@@ -85,23 +88,75 @@ impl LinearAttention {
         self.run_async_with_progress(queue, shape, inputs, go_on).await
     }
 
-    /// [`LinearAttention::run_with_progress`] without blocking.
+    /// [`LinearAttention::run_with_progress`] without blocking, as [`LinearAttention::run_async`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run_with_progress`]; or there is no thread to be had.
+    pub async fn run_async_with_progress(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+        on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Output, Error> {
+        let polled = self.run_polled_with_progress(queue, shape, inputs, on_progress);
+        driven(self.device(), polled).await?
+    }
+
+    /// [`LinearAttention::run_async`] for a program that polls the device, or drives this by a
+    /// [`Poller`](crate::Poller): once submitted it only waits to be woken, and natively for ever
+    /// where nobody polls.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttention::run`].
+    pub async fn run_polled(
+        &self,
+        queue: &wgpu::Queue,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+    ) -> Result<Output, Error> {
+        let go_on = |_| ControlFlow::Continue(());
+        self.run_polled_with_progress(queue, shape, inputs, go_on).await
+    }
+
+    /// The same, calling `on_progress` as [`LinearAttention::run_with_progress`] does.
     ///
     /// # Errors
     ///
     /// As [`LinearAttention::run_with_progress`].
-    pub async fn run_async_with_progress(
+    pub async fn run_polled_with_progress(
         &self,
         queue: &wgpu::Queue,
         shape: &Shape,
         inputs: Inputs<'_>,
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Output, Error> {
-        let mut call = Call::new(self, queue, shape, inputs)?;
-        while let Some(oldest) = call.advance()? {
-            let found = oldest.read().await?;
+        let device = self.device();
+        let mut call = answered(device, || Call::new(self, queue, shape, inputs)).await?;
+        while let Some(oldest) = answered(device, || call.advance()).await? {
+            let found = oldest.read_polled().await?;
             call.take(found, &mut on_progress)?;
         }
         Ok(call.output())
+    }
+}
+
+/// What `make` returns, or what the device refuses of it. Natively each object has its answer at
+/// once. A browser has them all later.
+async fn answered<T>(
+    device: &wgpu::Device,
+    make: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    if !cfg!(target_arch = "wasm32") {
+        return make();
+    }
+    let (made, refused) = collect(device, LABEL, make);
+    let refused = refused.await;
+    let made = made?;
+    match refused {
+        Some(refused) => Err(refused.into()),
+        None => Ok(made),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{init_buffer, staging_buffer, write_buffer};
 use crate::error::{BindError, PoolError};
 use crate::plan::Plan;
 use crate::problem::entries::{NO_SLOT, cu_seqlens, of_entries};
@@ -30,6 +30,8 @@ pub struct Batch {
     pool_buffer: wgpu::Buffer,
     pool_offset: u64,
 }
+
+const LABEL: &str = "linear_attention.sequences";
 
 /// Bytes of the status, which the shaders write, before the words.
 const AFTER_STATUS: u64 = 4;
@@ -91,7 +93,7 @@ impl Batch {
         Ok(Self {
             buffer: init_buffer(
                 pool.device(),
-                "linear_attention.sequences",
+                LABEL,
                 bytemuck::cast_slice(&status_and_words),
                 BufferUsages::STORAGE | BufferUsages::COPY_DST,
             )?,
@@ -132,8 +134,9 @@ impl Batch {
     /// # Errors
     ///
     /// [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Entries`] where there are
-    /// more sequences or tokens than the shape has, or [`PoolError::Pool`] where it was made for
-    /// another pool. Nothing is written then.
+    /// more sequences or tokens than the shape has, [`PoolError::Pool`] where it was made for
+    /// another pool, or [`PoolError::Device`] where the queue refuses to write. Nothing is written
+    /// then.
     pub fn write(
         &self,
         queue: &wgpu::Queue,
@@ -160,8 +163,8 @@ impl Batch {
         checkpoints: &[Checkpoint],
     ) -> Result<(), PoolError> {
         let words = self.words(pool, entries, checkpoints)?;
-        queue.write_buffer(&self.buffer, AFTER_STATUS, bytemuck::cast_slice(&words));
-        Ok(())
+        let bytes = bytemuck::cast_slice(&words);
+        Ok(write_buffer(pool.device(), queue, (LABEL, &self.buffer, AFTER_STATUS), bytes)?)
     }
 
     /// The same, recorded where the encoder stands: calls that are recorded after it have these
@@ -182,7 +185,7 @@ impl Batch {
         let words = self.words(pool, entries, checkpoints)?;
         let label = "linear_attention.entries";
         let bytes = bytemuck::cast_slice(&words);
-        let entries = init_buffer(pool.device(), label, bytes, BufferUsages::COPY_SRC)?;
+        let entries = staging_buffer(pool.device(), label, bytes)?;
         let size = bytes.len() as u64;
         encoder.copy_buffer_to_buffer(&entries, 0, &self.buffer, AFTER_STATUS, size);
         Ok(())

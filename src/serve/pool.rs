@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wgpu::{BufferAddress, BufferBinding, BufferUsages};
 
-use crate::device::buffers::{empty_buffer, init_buffer};
+use crate::device::buffers::{empty_buffer, staging_buffer};
 use crate::error::PoolError;
 use crate::plan::Plan;
 use crate::problem::config::Config;
@@ -286,7 +286,7 @@ impl StatePool {
         let header = snapshot::Header::new(&self.config, self.value_heads);
         let state = header.open(bytes, self.state_size)?;
         let label = "linear_attention.restore";
-        let upload = init_buffer(&self.device, label, state, BufferUsages::COPY_SRC)?;
+        let upload = staging_buffer(&self.device, label, state)?;
         let slot = self.take(1)?[0];
         encoder.copy_buffer_to_buffer(
             &upload,

@@ -63,13 +63,24 @@ impl Snapshot {
         Ok(Self { header, readback: Readback::record_ranges(device, encoder, &[source])? })
     }
 
-    /// The bytes, once the submission that holds the copy has run. Polls the device itself.
+    /// The bytes, once the submission that holds the copy has run. It waits as
+    /// [`Readback::read`](crate::Readback::read) does.
     ///
     /// # Errors
     ///
     /// [`PoolError::Device`] where the device was lost or the copy could not be read.
     pub async fn read(self) -> Result<Vec<u8>, PoolError> {
         Ok(self.header.seal(&self.readback.read().await?.concat()))
+    }
+
+    /// The same for a program that polls the device: see
+    /// [`Readback::read_polled`](crate::Readback::read_polled).
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::read`].
+    pub async fn read_polled(self) -> Result<Vec<u8>, PoolError> {
+        Ok(self.header.seal(&self.readback.read_polled().await?.concat()))
     }
 
     /// The same, blocking this thread until the device is done.

@@ -31,13 +31,24 @@ impl Status {
         Ok(Self { readback: Readback::record_ranges(device, encoder, &[range])? })
     }
 
-    /// Entries ignored, once the submission that holds the copy has run.
+    /// Entries ignored, once the submission that holds the copy has run. It waits as
+    /// [`Readback::read`](crate::Readback::read) does.
     ///
     /// # Errors
     ///
     /// The device was lost, or the copy could not be read.
     pub async fn read(self) -> Result<u32, DeviceError> {
         self.readback.read().await.map(|words| count(&words))
+    }
+
+    /// The same for a program that polls the device: see
+    /// [`Readback::read_polled`](crate::Readback::read_polled).
+    ///
+    /// # Errors
+    ///
+    /// As [`Status::read`].
+    pub async fn read_polled(self) -> Result<u32, DeviceError> {
+        self.readback.read_polled().await.map(|words| count(&words))
     }
 
     /// The same, blocking this thread until the device is done.

@@ -8,7 +8,9 @@ use super::compare::Row;
 use crate::attention::LinearAttention;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
+use crate::device::buffers::init_buffer;
 use crate::device::readback::Readback;
+use crate::device::scope::scoped;
 use crate::error::{DeviceError, Error};
 use crate::kernel::stage::Stage;
 use crate::plan::segments::Segment;
@@ -174,7 +176,7 @@ impl Run<'_> {
         }
         let sources = [&buffers.o, &buffers.final_state, &buffers.scratch, &buffers.sequences];
         let readback = Readback::record(device, &mut encoder, &sources)?;
-        queue.submit([encoder.finish()]);
+        scoped(device, "linear_attention.verify", || queue.submit([encoder.finish()]))?;
         let mut tensors = match blocks {
             #[cfg(not(target_arch = "wasm32"))]
             true => readback.wait::<u8>()?,
@@ -250,16 +252,8 @@ impl Run<'_> {
     }
 
     fn buffers(&self, scratch: Option<&[f32]>) -> Result<Buffers, Error> {
-        let filled = |label, bytes: &[u8]| {
-            let buffer = self.on.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size: bytes.len() as u64,
-                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            self.on.queue.write_buffer(&buffer, 0, bytes);
-            buffer
-        };
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let filled = |label, bytes: &[u8]| init_buffer(self.on.device, label, bytes, usage);
         // Elements that `data` has no value for are poisoned: NaN in every dtype.
         let buffer = |tensor: Tensor, data: &[f32]| {
             let dtype = tensor.dtype(self.plan.config());
@@ -303,17 +297,19 @@ impl Run<'_> {
         scratch.resize(((self.plan.scratch_size() / F32_SIZE) as usize).max(1), f32::NAN);
         Ok(Buffers {
             weights: weights.transpose()?,
-            q: buffer(Tensor::Q, &self.sample.q),
-            k: buffer(Tensor::K, &self.sample.k),
-            v: buffer(Tensor::V, &self.sample.v),
-            o: buffer(Tensor::O, &[]),
-            decay: buffer(Tensor::Decay, &self.sample.decay),
-            beta: buffer(Tensor::Beta, &self.sample.beta),
-            gate_weights: buffer(Tensor::GateWeights, &self.sample.gate_weights),
-            initial_state: initial.map(|states| buffer(Tensor::InitialState, &states)),
-            final_state: buffer(self.plan.final_state(), &final_state),
-            sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words())),
-            scratch: filled("scratch", bytemuck::cast_slice(&scratch)),
+            q: buffer(Tensor::Q, &self.sample.q)?,
+            k: buffer(Tensor::K, &self.sample.k)?,
+            v: buffer(Tensor::V, &self.sample.v)?,
+            o: buffer(Tensor::O, &[])?,
+            decay: buffer(Tensor::Decay, &self.sample.decay)?,
+            beta: buffer(Tensor::Beta, &self.sample.beta)?,
+            gate_weights: buffer(Tensor::GateWeights, &self.sample.gate_weights)?,
+            initial_state: initial
+                .map(|states| buffer(Tensor::InitialState, &states))
+                .transpose()?,
+            final_state: buffer(self.plan.final_state(), &final_state)?,
+            sequences: filled("sequences", bytemuck::cast_slice(&self.sequence_words()))?,
+            scratch: filled("scratch", bytemuck::cast_slice(&scratch))?,
         })
     }
 

@@ -23,6 +23,9 @@ pub use compare::{FLOOR_ULP, Row};
 #[cfg(feature = "mutation")]
 pub use mutation::Mutation;
 
+#[cfg(feature = "mutation")]
+pub use crate::device::failure::refuse_object;
+
 use crate::attention::LinearAttention;
 use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
 #[cfg(feature = "mutation")]

@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("property::same_bits_every_time", same_bits),
     ("property::nan_stays_in_its_sequence", nan_stays),
     ("property::error_does_not_grow_with_t", error_does_not_grow),
-    ("property::async_without_a_thread", async_path),
+    ("property::async_on_any_executor", async_path),
 ];
 
 const D: usize = 16;

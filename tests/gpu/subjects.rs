@@ -8,8 +8,8 @@ use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
 use crate::{
-    Trial, binding, compile, half, key_status, maps, onnx, properties, serving, split, strides,
-    submissions, trust, tuning,
+    Trial, binding, compile, half, key_status, maps, memory, onnx, properties, serving, split,
+    storage_buffers, strides, submissions, trust, tuning, waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -24,12 +24,15 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         half::TESTS,
         key_status::TESTS,
         maps::TESTS,
+        memory::TESTS,
         serving::TESTS,
         split::TESTS,
+        storage_buffers::TESTS,
         strides::TESTS,
         submissions::TESTS,
         trust::TESTS,
         tuning::TESTS,
+        waiting::TESTS,
         onnx::TESTS,
     ];
     let trial = |(name, test): &(&str, Test)| {

@@ -30,17 +30,26 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 const D: usize = 16;
 
 /// An adapter's own instance and device, with a handler that counts what no one else has caught.
-struct Own {
-    instance: Instance,
-    device: Device,
-    queue: Queue,
+pub(crate) struct Own {
+    pub(crate) instance: Instance,
+    pub(crate) device: Device,
+    pub(crate) queue: Queue,
     uncaught: Arc<AtomicU32>,
 }
 
 impl Own {
-    fn new(gpu: &Gpu) -> Result<Self, Failed> {
+    pub(crate) fn new(gpu: &Gpu) -> Result<Self, Failed> {
         let (instance, adapter) = same_adapter(&gpu.adapter).ok_or("the adapter is gone")?;
-        let (device, queue) = pollster::block_on(adapter.request_device(&Default::default()))?;
+        Self::on(instance, &adapter, &Default::default())
+    }
+
+    /// A device that the descriptor asks for.
+    pub(crate) fn on(
+        instance: Instance,
+        adapter: &wgpu::Adapter,
+        descriptor: &wgpu::DeviceDescriptor<'_>,
+    ) -> Result<Self, Failed> {
+        let (device, queue) = pollster::block_on(adapter.request_device(descriptor))?;
         let uncaught = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&uncaught);
         device.on_uncaptured_error(Arc::new(move |_| {
@@ -50,13 +59,13 @@ impl Own {
     }
 
     /// Buffers that are alive once all work is done.
-    fn buffers(&self) -> Result<usize, Failed> {
+    pub(crate) fn buffers(&self) -> Result<usize, Failed> {
         self.device.poll(PollType::wait_indefinitely())?;
         let report = self.instance.generate_report().ok_or("wgpu has no report")?;
         Ok(report.hub_report().buffers.num_allocated)
     }
 
-    fn expect_buffers(&self, expected: usize, when: &str) -> Result<(), Failed> {
+    pub(crate) fn expect_buffers(&self, expected: usize, when: &str) -> Result<(), Failed> {
         let found = self.buffers()?;
         if found == expected {
             return Ok(());
@@ -64,7 +73,7 @@ impl Own {
         Err(Failed::from(format!("{when}: {expected} buffers before, {found} after")))
     }
 
-    fn expect_nothing_uncaught(&self) -> Result<(), Failed> {
+    pub(crate) fn expect_nothing_uncaught(&self) -> Result<(), Failed> {
         match self.uncaught.load(Ordering::Relaxed) {
             0 => Ok(()),
             count => Err(Failed::from(format!("{count} errors reached the caller's handler"))),

@@ -10,8 +10,30 @@ globalThis.Window = class Window {};
 const gpu = create((process.env.DAWN_FLAGS ?? "").split(",").filter(Boolean));
 Object.defineProperty(globalThis, "navigator", { value: { gpu }, configurable: true });
 
-const { check } = await import("./pkg/linear_attention_web.js");
+// What the device refuses on purpose: nothing (null), or the object after so many. A browser refuses a
+// buffer later, by an error, and throws where a queue has no memory for a copy; it throws at once
+// where there is no memory to map, and of that there is none here.
+let left = null;
+const isRefused = () => left !== null && left-- === 0 && ((left = null), true);
+const { createBuffer } = GPUDevice.prototype;
+GPUDevice.prototype.createBuffer = function (descriptor) {
+  if (descriptor.mappedAtCreation) throw new RangeError("no memory to map");
+  return createBuffer.call(this, isRefused() ? { ...descriptor, size: 2 ** 50 } : descriptor);
+};
+const { writeBuffer } = GPUQueue.prototype;
+GPUQueue.prototype.writeBuffer = function (...args) {
+  if (isRefused()) throw new RangeError("no memory for a copy");
+  return writeBuffer.apply(this, args);
+};
+const refuse = (number) => {
+  const wasRefused = left === null;
+  left = number < 0 ? null : number;
+  return wasRefused;
+};
+
+const { check, without_memory: withoutMemory } = await import("./pkg/linear_attention_web.js");
 try {
+  console.log(await withoutMemory(refuse));
   console.log(await check(process.argv[2] ?? "", (line) => console.log(line)));
   process.exit(0);
 } catch (error) {

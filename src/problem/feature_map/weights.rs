@@ -84,7 +84,7 @@ impl Weights {
         let shape = Shape::new(1, 1, self.heads().queries.max(1));
         let shape = shape.with_key_heads(self.heads().keys.max(1));
         self.check(config, &shape)?;
-        let mut words = Vec::new();
+        let mut words = Vec::with_capacity((self.heads().size(config) / 4) as usize);
         if let Some(keys) = &self.keys {
             keys.pack(config.key_map(), &mut words);
         }

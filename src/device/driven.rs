@@ -1,0 +1,36 @@
+//! A wait for the device in a program of which nothing is known.
+
+use std::future::Future;
+
+use crate::error::DeviceError;
+
+/// What `future` is, where nobody else may poll the device: a thread does while it waits. A browser
+/// calls back by itself.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) async fn driven<F: Future>(
+    device: &wgpu::Device,
+    future: F,
+) -> Result<F::Output, DeviceError> {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    let mut future = std::pin::pin!(future);
+    let mut ask = async || poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    if let Poll::Ready(output) = ask().await {
+        return Ok(output);
+    }
+    // Work that is done already needs no thread.
+    crate::device::poll::poll(device, "linear_attention.poller", wgpu::PollType::Poll)?;
+    if let Poll::Ready(output) = ask().await {
+        return Ok(output);
+    }
+    crate::device::poller::Poller::for_one(device)?.drive(future).await
+}
+
+#[cfg(target_arch = "wasm32")]
+pub(crate) async fn driven<F: Future>(
+    _device: &wgpu::Device,
+    future: F,
+) -> Result<F::Output, DeviceError> {
+    Ok(future.await)
+}
