@@ -1,10 +1,11 @@
 //! The bind group of each step of a plan.
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::tensors::Checked;
+use crate::bind::tensors::{Checked, Range as BoundRange};
 use crate::device::buffers::init_buffer;
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
@@ -14,6 +15,7 @@ use crate::plan::Plan;
 use crate::plan::steps::{Source, Step};
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Packing;
+use crate::problem::tensor::Tensor;
 
 /// Tensors bound to a plan, ready to be recorded any number of times. It keeps the
 /// buffers alive.
@@ -46,6 +48,42 @@ const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
 pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::LAST as u64 + 1);
 
+/// What stands behind a binding of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    /// The uniform.
+    Params(Params),
+    /// Words that the host uploads.
+    Words(Vec<u32>),
+    /// So many bytes of a tensor.
+    Tensor(Tensor, u64),
+    /// A range of scratch.
+    Scratch(Range<u64>),
+    /// A tensor that the call has not.
+    Dummy,
+}
+
+/// What stands behind each binding of a step; `len` is the bytes of a tensor that is bound. It needs
+/// no device, so that tests can look at it.
+pub(crate) fn contents(
+    plan: &Plan,
+    step: &Step,
+    weights: WeightHeads,
+    len: impl Fn(Tensor) -> Option<u64>,
+) -> Vec<(Binding, Content)> {
+    let content = |source: &Source| match source {
+        Source::Params => Content::Params(params(plan, weights, step)),
+        Source::Lengths => Content::Words(cu_seqlens(plan)),
+        Source::Tensor(tensor) => match len(*tensor) {
+            Some(len) if len > 0 => Content::Tensor(*tensor, len),
+            _ => Content::Dummy,
+        },
+        Source::Scratch(part) => Content::Scratch(part.clone()),
+        Source::Dummy => Content::Dummy,
+    };
+    step.sources.iter().map(|(binding, source)| (*binding, content(source))).collect()
+}
+
 /// The bind group of one step. `dummy` stands for the tensors that it has not.
 pub(crate) fn bind_group(
     device: &wgpu::Device,
@@ -55,39 +93,37 @@ pub(crate) fn bind_group(
     checked: &Checked<'_>,
     dummy: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup, DeviceError> {
+    let len = |tensor| checked.get(tensor).map(|range| range.len);
     let mut bound = Vec::with_capacity(step.sources.len());
-    for (binding, source) in &step.sources {
-        let of_dummy = || (dummy.clone(), *binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
-        let buffer = match source {
-            Source::Params => {
-                let params = params(plan, checked.weight_heads, step);
+    for (binding, content) in contents(plan, step, checked.weight_heads, len) {
+        let of_dummy = || (dummy.clone(), binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
+        let of = |range: &BoundRange<'_>, offset: u64, len: u64| {
+            (range.binding.buffer.clone(), range.binding.offset + offset, len)
+        };
+        let upload = |label, bytes: &[u8], usage| {
+            let buffer = init_buffer(device, label, bytes, usage)?;
+            let size = buffer.size();
+            Ok((buffer, 0, size))
+        };
+        let buffer = match content {
+            Content::Params(params) => {
                 let (label, bytes) = ("linear_attention.params", bytemuck::bytes_of(&params));
-                let buffer = init_buffer(device, label, bytes, BufferUsages::UNIFORM)?;
-                (buffer, 0, size_of::<Params>() as u64)
+                upload(label, bytes, BufferUsages::UNIFORM)?
             }
-            Source::Lengths => {
-                let (label, words) = ("linear_attention.sequences", cu_seqlens(plan));
-                let words = bytemuck::cast_slice(&words);
-                let buffer = init_buffer(device, label, words, BufferUsages::STORAGE)?;
-                let size = buffer.size();
-                (buffer, 0, size)
+            Content::Words(words) => {
+                let (label, bytes) = ("linear_attention.sequences", bytemuck::cast_slice(&words));
+                upload(label, bytes, BufferUsages::STORAGE)?
             }
-            Source::Tensor(tensor) => match checked.get(*tensor) {
-                Some(range) if range.len > 0 => {
-                    (range.binding.buffer.clone(), range.binding.offset, range.len)
-                }
-                _ => of_dummy(),
-            },
-            Source::Scratch(part) => match &checked.scratch {
-                Some(range) => {
-                    let offset = range.binding.offset + part.start;
-                    (range.binding.buffer.clone(), offset, part.end - part.start)
-                }
+            Content::Tensor(tensor, len) => {
+                checked.get(tensor).map_or_else(of_dummy, |range| of(range, 0, len))
+            }
+            Content::Scratch(part) => match &checked.scratch {
+                Some(range) => of(range, part.start, part.end - part.start),
                 None => of_dummy(),
             },
-            Source::Dummy => of_dummy(),
+            Content::Dummy => of_dummy(),
         };
-        bound.push((*binding, buffer));
+        bound.push((binding, buffer));
     }
     let entries: Vec<_> = bound
         .iter()

@@ -248,10 +248,7 @@ pub(crate) fn check<'a>(
     };
     for (tensor, binding, ..) in bindings {
         let Some(binding) = binding else { continue };
-        let len = match tensor {
-            Tensor::Weights => weight_heads.size(plan.config()),
-            _ => plan.bytes(tensor),
-        };
+        let len = bound_len(plan, tensor, weight_heads);
         let is_written = tensor.access() != Access::Read;
         let range = Range { tensor: tensor.name(), binding, len, is_written };
         checked.tensors.push((tensor, check_one(range, align)?));
@@ -311,6 +308,14 @@ impl<'a> Checked<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes of a tensor that are bound.
+pub(crate) fn bound_len(plan: &Plan, tensor: Tensor, weights: WeightHeads) -> u64 {
+    match tensor {
+        Tensor::Weights => weights.size(plan.config()),
+        _ => plan.bytes(tensor),
     }
 }
 
