@@ -90,6 +90,12 @@ impl Runner<'_> {
             };
             let told = |fault: Fault| module.locate(&fault.to_string());
             let shader = self.shader(wgsl).map_err(told)?;
+            let is_counted = step.stage.kernel().has_tile && step.variant.decode.is_none();
+            let (required, actual) = (layout.workgroup_memory(config), shader.workgroup_memory());
+            if is_counted && actual > required {
+                let name = step.stage.name();
+                return Err(format!("{name}: {actual} bytes of workgroup memory, not {required}"));
+            }
             let checks = Checks { reads: !self.spoils_scratch, races: !self.spoils_scratch };
             let done = dispatch(&shader, &views, &mut memory, step.workgroups, checks);
             let done = done.map_err(told)?;

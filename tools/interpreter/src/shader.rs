@@ -84,6 +84,12 @@ impl Shader {
         Ok(shader)
     }
 
+    /// Bytes of workgroup memory, without gaps between its variables.
+    #[must_use]
+    pub fn workgroup_memory(&self) -> u64 {
+        4 * self.sizes.shared as u64
+    }
+
     fn place(&mut self) -> Result<(), Fault> {
         for (_, global) in self.module.global_variables.iter() {
             self.globals.push(self.sizes.shared);
