@@ -1,5 +1,5 @@
-//! The inputs that the fuzzer found worth keeping, on a stable compiler: `fuzz/bodies` has what is done
-//! with each.
+//! The inputs that the fuzzer found worth keeping, on a stable compiler: `fuzz/bodies` has what is
+//! done with each.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 #![allow(unreachable_pub, reason = "the targets of the fuzzer have the same modules")]
 
@@ -11,6 +11,8 @@ mod custom_map;
 mod plan;
 #[path = "../fuzz/bodies/program.rs"]
 mod program;
+#[path = "../fuzz/bodies/setup.rs"]
+mod setup;
 #[path = "../fuzz/bodies/snapshot.rs"]
 mod snapshot;
 

@@ -5,7 +5,8 @@ use linear_attention::cpu::{CpuAttention, CpuPlan, StatePool, Tensors};
 use linear_attention::serve::{Entry, Slot};
 use linear_attention::{Inputs, Output};
 
-use crate::program::{self, Engine, Setup, Tokens};
+use crate::program::{self, Engine};
+use crate::setup::{Setup, Tokens};
 
 struct Cpu<'a> {
     setup: &'a Setup,

@@ -1,5 +1,5 @@
-//! Any numbers in a config, a shape and a tuning: a plan or an error, without a panic or an overflow,
-//! and soon; a plan's grids and scratch are within the limits, and it has its own tokens.
+//! Any numbers in a config, a shape and a tuning: a plan or an error, without a panic or an
+//! overflow, and soon; a plan's grids and scratch are within the limits, and it has its own tokens.
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};

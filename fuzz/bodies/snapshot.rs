@@ -1,5 +1,5 @@
-//! Any bytes as a snapshot: a state, which then makes the same bytes, or an error. Most are made from
-//! a snapshot of the very pool, and may have the checksum that belongs to them, so that they come
+//! Any bytes as a snapshot: a state, which then makes the same bytes, or an error. Most are made
+//! from a snapshot of the very pool, and may have the checksum that belongs to them, so that they come
 //! further than the checksum.
 
 use arbitrary::{Arbitrary, Unstructured};

@@ -4,5 +4,7 @@
 mod cpu_pool;
 #[path = "../bodies/program.rs"]
 mod program;
+#[path = "../bodies/setup.rs"]
+mod setup;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cpu_pool::run(bytes));

@@ -156,7 +156,8 @@ pub(super) const MISTAKES: &[Mistake] = &[
     mistake(
         "some threads leave before a barrier",
         "    let lane = lane_of(thread_of_item(thread));\n    if (!item.has_sequence) {",
-        "    let lane = lane_of(thread_of_item(thread));\n    if (lane.thread > 1u) { return; }\n    if (!item.has_sequence) {",
+        "    let lane = lane_of(thread_of_item(thread));\n    if (lane.thread > 1u) { return; }\n\
+         \x20   if (!item.has_sequence) {",
         &[Barrier],
     ),
     mistake("nu is not cleared", "    clear_chunk_nu(&state, lane);\n", "", &[Uninitialised]),

@@ -130,7 +130,8 @@ impl Runner<'_> {
     }
 }
 
-/// A word that may be anything: small numbers, which pass for tokens, slots and segments, and large.
+/// A word that may be anything: small numbers, which pass for tokens, slots and segments, and
+/// large ones.
 fn garbage(seed: u32, i: u32, plan: &crate::plan::Plan) -> u32 {
     let mut x = (seed.wrapping_mul(0x9E37_79B9) ^ i).wrapping_mul(0x85EB_CA6B);
     x ^= x >> 15;

@@ -6,7 +6,7 @@ use naga::{
 };
 
 use crate::exec::{Code, Machine};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::Fault;
 use crate::mask::Mask;
 use crate::math;
 use crate::pointer::Base;
@@ -50,7 +50,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn inner(&self, code: Code<'a>, handle: Handle<Expression>) -> &'a TypeInner {
+    pub(crate) fn inner(&self, code: Code<'a>, handle: Handle<Expression>) -> &'a TypeInner {
         code.info[handle].ty.inner_with(&self.shader.module.types)
     }
 
@@ -143,8 +143,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// `change` for each component of each invocation, active or not: nothing can go wrong. A scalar
-    /// is combined with every component.
+    /// `change` for each component of each invocation, active or not: nothing can go wrong.
+    /// A scalar is combined with every component.
     fn each(&mut self, from: [Slot; 3], to: Slot, change: impl Fn([u32; 3]) -> u32) {
         let lanes = self.lanes;
         for w in 0..to.words {
@@ -211,125 +211,6 @@ impl<'a> Machine<'a> {
                 other => return Err(Fault::unsupported(other)),
             };
             self.registers[to.at * self.lanes + lane] = holds.into();
-        }
-        Ok(())
-    }
-
-    /// An element whose index is a value.
-    fn access(
-        &mut self,
-        code: Code<'a>,
-        base: Handle<Expression>,
-        index: Handle<Expression>,
-        to: Slot,
-        active: Mask,
-    ) -> Result<(), Fault> {
-        let inner = self.inner(code, base);
-        let elements = self.shader.elements(inner)?;
-        let (base, index) = (code.frame.slots[base.index()], code.frame.slots[index.index()]);
-        let is_pointer = Shader::is_pointer(inner);
-        let view = match (self.bases[base.at], elements.count) {
-            (Base::Bound(binding), None) => Some(self.view(binding)?),
-            _ => None,
-        };
-        if is_pointer {
-            self.bases[to.at] = self.bases[base.at];
-        }
-        for lane in active.lanes() {
-            let index = self.registers[index.at * self.lanes + lane] as usize;
-            let offset = self.registers[base.at * self.lanes + lane] as usize;
-            let bound = view.map_or(0, |view| view.len.saturating_sub(offset) / elements.stride);
-            let count = elements.count.unwrap_or(bound);
-            if index >= count {
-                let message = format!("index {index} of {count} elements");
-                return Err(Fault::new(FaultKind::OutOfBounds, message));
-            }
-            if is_pointer {
-                self.registers[to.at * self.lanes + lane] =
-                    (offset + index * elements.stride) as u32;
-                continue;
-            }
-            for w in 0..to.words {
-                let from = base.at + index * elements.stride + w;
-                self.registers[(to.at + w) * self.lanes + lane] =
-                    self.registers[from * self.lanes + lane];
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what a pointer points to into the registers of an expression.
-    pub(crate) fn load(
-        &mut self,
-        code: Code<'a>,
-        pointer: Handle<Expression>,
-        to: Handle<Expression>,
-        active: Mask,
-    ) -> Result<(), Fault> {
-        let is_atomic = self.shader.is_atomic(self.inner(code, pointer));
-        let [from, to] = [pointer, to].map(|handle| code.frame.slots[handle.index()]);
-        let base = self.bases[from.at];
-        if base != Base::Local {
-            self.statistics.accesses += (active.lanes().count() * to.words) as u64;
-        }
-        for lane in active.lanes() {
-            let offset = self.registers[from.at * self.lanes + lane] as usize;
-            for w in 0..to.words {
-                let (at, i) = (offset + w, lane as u32);
-                let word = match base {
-                    Base::Local => self.locals[at * self.lanes + lane],
-                    Base::Shared if is_atomic => self.shared.atomic(at, i, false, |a| a)?,
-                    Base::Shared => self.shared.load(at, i)?,
-                    Base::Bound(binding) if is_atomic => {
-                        let view = self.view(binding)?;
-                        self.storage.atomic(view, at, i, |a| a)?
-                    }
-                    Base::Bound(binding) => {
-                        let view = self.view(binding)?;
-                        self.storage.load(view, at, i)?
-                    }
-                };
-                self.registers[(to.at + w) * self.lanes + lane] = word;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a value to what a pointer points to.
-    pub(crate) fn store(
-        &mut self,
-        code: Code<'a>,
-        pointer: Handle<Expression>,
-        value: Handle<Expression>,
-        active: Mask,
-    ) -> Result<(), Fault> {
-        let is_atomic = self.shader.is_atomic(self.inner(code, pointer));
-        let [to, from] = [pointer, value].map(|handle| code.frame.slots[handle.index()]);
-        let base = self.bases[to.at];
-        if base != Base::Local {
-            self.statistics.accesses += (active.lanes().count() * from.words) as u64;
-        }
-        for lane in active.lanes() {
-            let offset = self.registers[to.at * self.lanes + lane] as usize;
-            for w in 0..from.words {
-                let word = self.registers[(from.at + w) * self.lanes + lane];
-                let (at, i) = (offset + w, lane as u32);
-                match base {
-                    Base::Local => self.locals[at * self.lanes + lane] = word,
-                    Base::Shared if is_atomic => {
-                        self.shared.atomic(at, i, true, |_| word)?;
-                    }
-                    Base::Shared => self.shared.store(at, i, word)?,
-                    Base::Bound(binding) => {
-                        let view = self.view(binding)?;
-                        if is_atomic {
-                            self.storage.atomic(view, at, i, |_| word)?;
-                        } else {
-                            self.storage.store(view, at, i, word)?;
-                        }
-                    }
-                }
-            }
         }
         Ok(())
     }

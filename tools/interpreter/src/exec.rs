@@ -1,19 +1,15 @@
 //! Statements: a workgroup goes through them together.
 
 use naga::valid::FunctionInfo;
-use naga::{
-    AtomicFunction, Barrier, Block, BuiltIn, Expression, Function, Handle, Span, Statement,
-    SwitchCase, SwitchValue,
-};
+use naga::{Barrier, Block, BuiltIn, Expression, Function, Handle, Span, Statement};
 
-use crate::fault::{Fault, FaultKind};
+use crate::fault::Fault;
+use crate::flow::Left;
+use crate::history::Clock;
 use crate::mask::Mask;
-use crate::memory::{Checks, Clock, Memory, Shared, Storage, View};
+use crate::memory::{Checks, Memory, Shared, Storage, View};
 use crate::pointer::Base;
 use crate::shader::{Frame, Shader};
-
-/// Iterations of one loop after which it is said to have no end.
-const MAX_ITERATIONS: u32 = 1 << 14;
 
 /// How much was executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,14 +88,6 @@ pub(crate) struct Code<'a> {
     pub(crate) frame: &'a Frame,
 }
 
-/// The invocations that have left a loop's iteration, the loop, or the function.
-#[derive(Default)]
-struct Left {
-    continued: Mask,
-    broken: Mask,
-    returned: Mask,
-}
-
 impl<'a> Machine<'a> {
     pub(crate) fn code(&self, index: usize) -> Code<'a> {
         let (function, info) = self.shader.function(index);
@@ -166,7 +154,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Returns the invocations that reach the end of the block.
-    fn block(
+    pub(crate) fn block(
         &mut self,
         code: Code<'a>,
         block: &'a Block,
@@ -289,150 +277,6 @@ impl<'a> Machine<'a> {
             self.bases[to.at] = self.bases[from.at];
             self.copy(from.at, to.at, from.words, active);
         }
-    }
-
-    fn switch(
-        &mut self,
-        code: Code<'a>,
-        selector: Handle<Expression>,
-        cases: &'a [SwitchCase],
-        active: Mask,
-        left: &mut Left,
-    ) -> Result<Mask, Fault> {
-        let at = code.frame.slots[selector.index()].at * self.lanes;
-        let of = |value: u32| active.filter(|lane| self.registers[at + lane] == value);
-        let mut rest = active;
-        let mut chosen = Vec::with_capacity(cases.len());
-        for case in cases {
-            let mask = match case.value {
-                SwitchValue::U32(value) => of(value),
-                SwitchValue::I32(value) => of(value.cast_unsigned()),
-                SwitchValue::Default => Mask::default(),
-            };
-            rest = rest & !mask;
-            chosen.push(mask);
-        }
-        let mut within = Left::default();
-        let (mut falling, mut after) = (Mask::default(), Mask::default());
-        for (case, mask) in cases.iter().zip(chosen) {
-            let is_default = matches!(case.value, SwitchValue::Default);
-            let mask = mask | falling | if is_default { rest } else { Mask::default() };
-            let ended = self.block(code, &case.body, mask, &mut within)?;
-            (falling, after) =
-                if case.fall_through { (ended, after) } else { (Mask::default(), after | ended) };
-        }
-        left.continued |= within.continued;
-        left.returned |= within.returned;
-        Ok(after | falling | within.broken)
-    }
-
-    fn repeat(
-        &mut self,
-        code: Code<'a>,
-        (body, continuing, break_if): (&'a Block, &'a Block, Option<Handle<Expression>>),
-        mut active: Mask,
-        left: &mut Left,
-    ) -> Result<Mask, Fault> {
-        let mut after = Mask::default();
-        for _ in 0..MAX_ITERATIONS {
-            if active.is_empty() {
-                return Ok(after);
-            }
-            let mut within = Left::default();
-            let ended = self.block(code, body, active, &mut within)?;
-            left.returned |= within.returned;
-            after |= within.broken;
-            active =
-                self.block(code, continuing, ended | within.continued, &mut Left::default())?;
-            if let Some(condition) = break_if {
-                let at = code.frame.slots[condition.index()].at * self.lanes;
-                let done = active.filter(|lane| self.registers[at + lane] != 0);
-                after |= done;
-                active = active & !done;
-            }
-        }
-        Err(Fault::new(FaultKind::Endless, format!("a loop of {MAX_ITERATIONS} iterations")))
-    }
-
-    fn check_uniform(&self, active: Mask) -> Result<(), Fault> {
-        if active == Mask::first(self.lanes) {
-            return Ok(());
-        }
-        let count = active.lanes().count();
-        let message = format!("{count} of {} invocations reach a barrier", self.lanes);
-        Err(Fault::new(FaultKind::Barrier, message))
-    }
-
-    fn pass_barrier(&mut self, barrier: Barrier) -> Result<(), Fault> {
-        if barrier.contains(Barrier::WORK_GROUP) {
-            self.shared.tick();
-        }
-        if barrier.contains(Barrier::STORAGE) {
-            self.storage.tick();
-        }
-        let known = Barrier::WORK_GROUP | Barrier::STORAGE;
-        if known.contains(barrier) { Ok(()) } else { Err(Fault::unsupported(barrier)) }
-    }
-
-    fn atomic(
-        &mut self,
-        code: Code<'a>,
-        (pointer, fun, value): (Handle<Expression>, &AtomicFunction, Handle<Expression>),
-        result: Option<Handle<Expression>>,
-        active: Mask,
-    ) -> Result<(), Fault> {
-        let slots = &code.frame.slots;
-        let [at, value] = [pointer, value].map(|handle| slots[handle.index()]);
-        if value.kind != naga::ScalarKind::Uint {
-            return Err(Fault::unsupported(fun));
-        }
-        self.statistics.accesses += active.lanes().count() as u64;
-        for lane in active.lanes() {
-            let offset = self.registers[at.at * self.lanes + lane] as usize;
-            let operand = self.registers[value.at * self.lanes + lane];
-            let change: fn(u32, u32) -> u32 = match fun {
-                AtomicFunction::Add => u32::wrapping_add,
-                AtomicFunction::Subtract => u32::wrapping_sub,
-                AtomicFunction::And => |a, b| a & b,
-                AtomicFunction::InclusiveOr => |a, b| a | b,
-                AtomicFunction::ExclusiveOr => |a, b| a ^ b,
-                AtomicFunction::Min => u32::min,
-                AtomicFunction::Max => u32::max,
-                AtomicFunction::Exchange { compare: None } => |_, b| b,
-                AtomicFunction::Exchange { .. } => return Err(Fault::unsupported(fun)),
-            };
-            let is_write = matches!(fun, AtomicFunction::Exchange { .. });
-            let before = match self.bases[at.at] {
-                Base::Bound(binding) => {
-                    let view = self.view(binding)?;
-                    let invocation = self.index * self.lanes as u32 + lane as u32;
-                    let changed = match fun {
-                        AtomicFunction::And => !operand,
-                        AtomicFunction::InclusiveOr => operand,
-                        _ => 0,
-                    };
-                    self.storage.own_halves(view, offset, invocation, changed)?;
-                    self.storage.atomic(view, offset, lane as u32, |a| change(a, operand))?
-                }
-                Base::Shared => {
-                    self.shared.atomic(offset, lane as u32, is_write, |a| change(a, operand))?
-                }
-                Base::Local => return Err(Fault::unsupported("an atomic of a function")),
-            };
-            if let Some(result) = result {
-                self.registers[slots[result.index()].at * self.lanes + lane] = before;
-            }
-        }
-        Ok(())
-    }
-
-    /// The range that is bound.
-    pub(crate) fn view(&self, binding: u32) -> Result<View, Fault> {
-        let view = self.views.iter().find(|view| view.binding == binding);
-        view.copied().ok_or_else(|| {
-            let message = format!("nothing is bound to binding {binding}");
-            Fault::new(FaultKind::OutOfBounds, message)
-        })
     }
 
     /// Copies registers of the active invocations.

@@ -1,8 +1,8 @@
 //! Runs WGSL compute shaders on the host, exactly, and checks every access to memory.
 //!
 //! A [`Shader`] is a module as naga parses it. [`dispatch`] executes its entry point for a whole
-//! grid: integers, control flow, barriers and atomics as WGSL defines them, f32 as the host computes
-//! it. The invocations of a workgroup go through a statement together, those that are active, so
+//! grid: integers, control flow, barriers and atomics as WGSL defines them, f32 as the host
+//! computes it. The invocations of a workgroup go through a statement together, those that are active, so
 //! that a statement is looked at once a workgroup; workgroups run one after the other. No check
 //! depends on that order. A [`Fault`] is
 //!
@@ -15,9 +15,12 @@
 //!
 //! It knows the part of WGSL that the shaders of `linear-attention` use, and refuses the rest.
 
+mod access;
 mod eval;
 mod exec;
 mod fault;
+mod flow;
+mod history;
 mod mask;
 mod math;
 mod memory;
