@@ -74,7 +74,7 @@ fn scratch_that_the_caller_writes_to() {
     check(80_000, 53, true);
 }
 
-/// Hours of it with `LINEAR_ATTENTION_INTERPRET=1`; one call of that many otherwise.
+/// One call of 10,000, or of `LINEAR_ATTENTION_INTERPRET`.
 #[test]
 #[ignore = "minutes"]
 fn all_small_shapes() {
