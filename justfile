@@ -53,6 +53,10 @@ features:
 fuzz-build:
     scripts/check-extra fuzz
 
+# Each fuzz target for some seconds, from the corpus that is kept.
+fuzz *ARGS:
+    scripts/fuzz {{ARGS}}
+
 # All checks for which a machine may lack a tool.
 extra:
     scripts/check-extra

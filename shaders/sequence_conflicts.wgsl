@@ -35,9 +35,9 @@ fn sequence_conflicts(
         for (var n = first; n < first + THREAD_ENTRIES; n++) {
             if (n <= params.sequences) {
                 store_word(latest_index(n), latest);
-                let begin = latest;
+                // The interval before n, the first of which begins at token 0, or behind the last.
+                let begin = select(latest, 0u, n <= 1u);
                 latest = max(latest, load_word(n));
-                // The interval before n, or behind the last.
                 find_gap(begin, latest);
                 if (n == params.sequences) { find_gap(latest, params.total_tokens); }
             }

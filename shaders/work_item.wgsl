@@ -73,7 +73,8 @@ fn work_item_in_table(index: u32, head_blocks: u32) -> WorkItem {
     // Where an entry is not valid, s may wrap: then it is too large as well.
     let s = item.segment - first_segment(n, entry.begin);
     item.is_active = s < segment_count(entry);
-    item.has_sequence = entry.is_active != 0u;
+    // The tokens behind the last sequence have no checkpoints in the table, whatever scratch holds.
+    item.has_sequence = entry.is_active != 0u && n < params.sequences;
     item.is_last = s + 1u == segment_count(entry);
     item.sequence = n;
     item.source = entry.source;

@@ -315,6 +315,23 @@ fn packed_shapes_out_of_range_are_refused() {
 
 /// One token for each of many sequences is one dispatch that needs no scratch, however told.
 #[test]
+fn any_number_of_checkpoints_is_a_plan_or_an_error() {
+    let config = Config::new(8, 8);
+    for checkpoints in [1 << 16, 1 << 30, u32::MAX] {
+        for sequences in [1, 1 << 16, 1 << 30] {
+            let limits = PackedLimits { sequences, tokens: 64, max_len: 32 };
+            let shape = Shape::packed_up_to(limits, 1).with_slots(1).with_checkpoints(checkpoints);
+            for device_type in [DeviceType::Cpu, DeviceType::DiscreteGpu] {
+                let limits = Limits::default();
+                let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+                let plan = Plan::new(&config, &shape, &limits, &tuning);
+                assert_eq!(plan.is_ok(), checkpoints <= 1 << 16 && sequences == 1, "{plan:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_short_run_is_one_dispatch() {
     let config = Config::new(64, 64);
     for shape in [

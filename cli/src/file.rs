@@ -74,7 +74,12 @@ impl InputFile {
         let bytes = fs::read(path).map_err(|error| {
             Failure::Input(format!("{shown}: expected a readable file, found {error}"))
         })?;
-        Ok(Self { shown, bytes })
+        Ok(Self::of_bytes(shown, bytes))
+    }
+
+    /// The same of its bytes; `shown` is its name in errors.
+    pub(crate) fn of_bytes(shown: String, bytes: Vec<u8>) -> Self {
+        Self { shown, bytes }
     }
 
     /// The rule that is named, or that the file's tensors imply.

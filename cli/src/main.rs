@@ -13,6 +13,8 @@ mod cu_seqlens;
 mod device;
 mod failure;
 mod file;
+#[cfg(test)]
+mod fuzzed;
 mod header;
 mod maps;
 mod output;

@@ -1,9 +1,6 @@
-//! Any text as a feature map: a map or an error.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use linear_attention::feature_map::CustomMap;
+#[path = "../bodies/custom_map.rs"]
+mod custom_map;
 
-fuzz_target!(|text: &str| {
-    let _ = CustomMap::new("fuzzed", text, 8, |_, _, _| {});
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| custom_map::run(bytes));

@@ -25,10 +25,12 @@ import work_item::{Chunk, WorkItem, work_item, work_item_in_table};
 
 const VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * BLOCK_COLUMNS_VEC4;
 const PARTIAL_LEN: u32 = select(1u, CHUNK_QUERIES * LANES * BLOCK_COLUMNS_VEC4, LANES > 1u);
-const PRODUCT_LEN: u32 = CHUNK_QUERIES * BLOCK_VEC4;
+// What nothing uses takes no memory.
+const NU_LEN: u32 = select(1u, BLOCK_VEC4, NORMALIZE);
+const PRODUCT_LEN: u32 = select(1u, CHUNK_QUERIES * BLOCK_VEC4, NORMALIZE);
 
 var<workgroup> values: array<vec4<f32>, VALUE_CHUNK_LEN>;    // [tokens, columns/4]
-var<workgroup> nu: array<vec4<f32>, BLOCK_VEC4>;             // nu up to the chunk: [F/4]
+var<workgroup> nu: array<vec4<f32>, NU_LEN>;                 // nu up to the chunk: [F/4]
 var<workgroup> products: array<f32, PRODUCT_LEN>;            // of phi(q) and nu: [queries, F/4]
 var<workgroup> partial_sums: array<vec4<f32>, PARTIAL_LEN>;  // of phi(q) mu: [queries, LANES, columns/4]
 var<workgroup> shared_item: WorkItem;

@@ -5,7 +5,7 @@
 // Every binding of the crate is read_write: WebGPU refuses one buffer as both read and read_write in
 // a dispatch, and callers carve all tensors from one buffer.
 
-import constants::{FEATURE_DIM, FULL_ROWS, INITIAL_STATE, VALUE_DIM};
+import constants::{FEATURE_DIM, FULL_COLUMNS, FULL_ROWS, INITIAL_STATE, VALUE_DIM};
 import constants::{STATE_IN_PLACE, STATE_ZERO};
 import states/offset::{StateOffset};
 
@@ -20,11 +20,11 @@ fn component(x: Element, i: u32) -> f32 { return x; }
 // The element of nu that is number i of four.
 fn element_of(x: vec4<f32>, i: u32) -> Element { return x[i]; }
 
-// Four values of row `feature` of mu; 0 below its last row. Beyond the end of a row its last value is
-// read again, for a column that is never stored.
+// Four values of row `feature` of mu; 0 outside of it. Where a row ends within the four, its last
+// value is read again, for columns that are never stored. It is this thread's own: in place, another
+// thread's may be written meanwhile.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {
-    if (INITIAL_STATE == STATE_ZERO) { return vec4<f32>(0.0); }
-    if (!FULL_ROWS && feature >= FEATURE_DIM) { return vec4<f32>(0.0); }
+    if (INITIAL_STATE == STATE_ZERO || !is_in_mu(feature, c4)) { return vec4<f32>(0.0); }
     let column = min(vec4<u32>(4u * c4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(VALUE_DIM - 1u));
     let i = vec4<u32>(at.mu + feature * VALUE_DIM) + column;
     if (INITIAL_STATE == STATE_IN_PLACE) {
@@ -61,4 +61,8 @@ fn store_nu(at: StateOffset, f4: u32, x: vec4<f32>) {
     if (f + 1u < FEATURE_DIM) { state_out[at.nu + f + 1u] = x.y; }
     if (f + 2u < FEATURE_DIM) { state_out[at.nu + f + 2u] = x.z; }
     if (f + 3u < FEATURE_DIM) { state_out[at.nu + f + 3u] = x.w; }
+}
+
+fn is_in_mu(feature: u32, c4: u32) -> bool {
+    return (FULL_ROWS || feature < FEATURE_DIM) && (FULL_COLUMNS || 4u * c4 < VALUE_DIM);
 }

@@ -1,10 +1,11 @@
 //! The bind group of each step of a plan.
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::bind::tensors::Checked;
+use crate::bind::tensors::{Checked, Range as BoundRange};
 use crate::device::buffers::init_buffer;
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
@@ -100,6 +101,42 @@ impl Binder<'_> {
     }
 }
 
+/// What stands behind a binding of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    /// The uniform.
+    Params(Params),
+    /// The entries that the host knows: [`entries`].
+    Entries,
+    /// So many bytes of a tensor.
+    Tensor(Tensor, u64),
+    /// A range of scratch.
+    Scratch(Range<u64>),
+    /// A tensor that the call has not.
+    Dummy,
+}
+
+/// What stands behind each binding of a piece of a step; `len` is the bytes of a tensor that is bound. It needs
+/// no device, so that tests can look at it.
+pub(crate) fn contents(
+    plan: &Plan,
+    (step, piece): (&Step, &Piece),
+    weights: WeightHeads,
+    len: impl Fn(Tensor) -> Option<u64>,
+) -> Vec<(Binding, Content)> {
+    let content = |source: &Source| match source {
+        Source::Params => Content::Params(params(plan, weights, step.stage, piece)),
+        Source::Entries => Content::Entries,
+        Source::Tensor(tensor) => match len(*tensor) {
+            Some(len) if len > 0 => Content::Tensor(*tensor, len),
+            _ => Content::Dummy,
+        },
+        Source::Scratch(part) => Content::Scratch(part.clone()),
+        Source::Dummy => Content::Dummy,
+    };
+    step.sources.iter().map(|(binding, source)| (*binding, content(source))).collect()
+}
+
 /// The bind group of a piece of a step.
 pub(crate) fn bind_group(
     binder: &mut Binder<'_>,
@@ -108,37 +145,34 @@ pub(crate) fn bind_group(
     piece: &Piece,
 ) -> Result<wgpu::BindGroup, DeviceError> {
     let (device, plan, checked, dummy) = (binder.device, binder.plan, binder.checked, binder.dummy);
+    let len = |tensor| checked.get(tensor).map(|range| range.len);
     let mut bound = Vec::with_capacity(step.sources.len());
-    for (binding, source) in &step.sources {
-        let of_dummy = || (dummy.clone(), *binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
-        let buffer = match source {
-            Source::Params => {
-                let params = params(plan, checked.weight_heads, step.stage, piece);
+    for (binding, content) in contents(plan, (step, piece), checked.weight_heads, len) {
+        let of_dummy = || (dummy.clone(), binding as u64 * DUMMY_STRIDE, DUMMY_STRIDE);
+        let of = |range: &BoundRange<'_>, offset: u64, len: u64| {
+            (range.binding.buffer.clone(), range.binding.offset + offset, len)
+        };
+        let buffer = match content {
+            Content::Params(params) => {
                 let (label, bytes) = ("linear_attention.params", bytemuck::bytes_of(&params));
                 let buffer = init_buffer(device, label, bytes, BufferUsages::UNIFORM)?;
                 (buffer, 0, size_of::<Params>() as u64)
             }
-            Source::Entries => {
+            Content::Entries => {
                 let buffer = binder.entries()?;
                 let size = buffer.size();
                 (buffer, 0, size)
             }
-            Source::Tensor(tensor) => match checked.get(*tensor) {
-                Some(range) if range.len > 0 => {
-                    (range.binding.buffer.clone(), range.binding.offset, range.len)
-                }
-                _ => of_dummy(),
-            },
-            Source::Scratch(part) => match &checked.scratch {
-                Some(range) => {
-                    let offset = range.binding.offset + part.start;
-                    (range.binding.buffer.clone(), offset, part.end - part.start)
-                }
+            Content::Tensor(tensor, len) => {
+                checked.get(tensor).map_or_else(of_dummy, |range| of(range, 0, len))
+            }
+            Content::Scratch(part) => match &checked.scratch {
+                Some(range) => of(range, part.start, part.end - part.start),
                 None => of_dummy(),
             },
-            Source::Dummy => of_dummy(),
+            Content::Dummy => of_dummy(),
         };
-        bound.push((*binding, buffer));
+        bound.push((binding, buffer));
     }
     let entries: Vec<_> = bound
         .iter()
@@ -214,7 +248,7 @@ fn rows(plan: &Plan, tensor: Tensor) -> Rows {
 }
 
 /// A status and the entries that the host knows, as the shaders read them.
-fn entries(plan: &Plan) -> Vec<u32> {
+pub(crate) fn entries(plan: &Plan) -> Vec<u32> {
     let shape = plan.shape();
     let lengths = match &shape.packing {
         Packing::Lengths(lengths) => &lengths[..],

@@ -267,11 +267,7 @@ pub(crate) fn check<'a>(
     };
     for (tensor, binding, ..) in bindings {
         let Some(binding) = binding else { continue };
-        let len = match tensor {
-            Tensor::Weights => weight_heads.size(plan.config()),
-            Tensor::Sequences if checked.memory.is_untrusted => plan.sequences_size(),
-            _ => plan.bytes(tensor),
-        };
+        let len = bound_len(plan, tensor, weight_heads, checked.memory.is_untrusted);
         let is_written = tensor.access() != Access::Read;
         let range = Range { tensor: tensor.name(), binding, len, is_written };
         checked.tensors.push((tensor, check_one(range, align)?));
@@ -358,6 +354,20 @@ impl Checked<'_> {
             }
         }
         Ok(true)
+    }
+}
+
+/// Bytes of a tensor that are bound.
+pub(crate) fn bound_len(
+    plan: &Plan,
+    tensor: Tensor,
+    weights: WeightHeads,
+    is_untrusted: bool,
+) -> u64 {
+    match tensor {
+        Tensor::Weights => weights.size(plan.config()),
+        Tensor::Sequences if is_untrusted => plan.sequences_size(),
+        _ => plan.bytes(tensor),
     }
 }
 

@@ -300,7 +300,7 @@ impl Plan {
             let blocks = n / u64::from(BLOCK_ENTRIES) + 1;
             let slots = u64::from(self.shape.slots.unwrap_or(0));
             // Gaps, the latest begins, blocks of them, conflicts, and the owners of slots.
-            size += F32_SIZE * (1 + n + 1 + blocks + n + slots);
+            size = size.saturating_add(F32_SIZE * (1 + n + 1 + blocks + n + slots));
         }
         size
     }

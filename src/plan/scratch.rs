@@ -72,7 +72,7 @@ impl Scratch {
         if plan.has_table() {
             let sequences = u64::from(shape.entries());
             let entries = sequences + 1 + sequences * u64::from(shape.checkpoints);
-            placed.table = place(TABLE_ENTRY_SIZE * entries);
+            placed.table = place(scratch(TABLE_ENTRY_SIZE, entries)?);
         }
         if plan.feature_blocks() > 1 && !plan.is_decode() {
             // A row has the vec4s of q' mu, and one more for q' . nu and the query's row scale.

@@ -27,8 +27,9 @@ impl Plan {
         let features = u64::from(self.config().features());
         // The search for a sequence; a state is loaded and stored a row at a time.
         let checkpoints = u64::from(self.shape().checkpoints);
-        let per_stop = 2 * checkpoints + 2 + features + 2 * self.iterations_per_chunk();
-        let per_segment = 40 + 2 * features + checkpoints * per_stop;
+        let per_stop = (2 * checkpoints + 2 + features)
+            .saturating_add(self.iterations_per_chunk().saturating_mul(2));
+        let per_segment = checkpoints.saturating_mul(per_stop).saturating_add(40 + 2 * features);
         let iterations = u64::from(self.tuning().max_loop_iterations).saturating_sub(per_segment);
         let chunks = (iterations / self.iterations_per_chunk()).max(1);
         u32::try_from(chunks * u64::from(self.chunk_len())).unwrap_or(u32::MAX)

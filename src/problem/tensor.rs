@@ -153,7 +153,13 @@ impl Tensor {
             Self::Beta if config.update_rule.beta().is_none() => return Ok(0),
             Self::GateWeights if !config.update_rule.needs_gate_weights() => return Ok(0),
             Self::Pool if shape.slots.is_none() => return Ok(0),
-            Self::Sequences => return Ok(sequences_len(shape)),
+            Self::Sequences => {
+                let (what, actual) = (self.name(), sequences_len(shape));
+                return match u32::try_from(actual) {
+                    Ok(_) => Ok(actual),
+                    Err(_) => Err(PlanError::TooManyElements { what, actual }),
+                };
+            }
             Self::Weights => return Ok(weights_len(config)),
             _ => {}
         }
@@ -263,8 +269,10 @@ fn sequences_len(shape: &Shape) -> u64 {
     let lengths = if shape.has_lengths() { n + 1 } else { 0 };
     let slots = if shape.slots.is_some() { n } else { 0 };
     let sources = if shape.has_sources { n } else { 0 };
-    let slots = slots + sources + 2 * n * u64::from(shape.checkpoints);
-    if lengths + slots > 0 { 1 + lengths + slots } else { 0 }
+    // Any number of checkpoints is asked for; `Plan` refuses what no binding has room for.
+    let checkpoints = (2 * n).saturating_mul(shape.checkpoints.into());
+    let words = checkpoints.saturating_add(lengths + slots + sources);
+    if words > 0 { words.saturating_add(1) } else { 0 }
 }
 
 fn weights_len(config: &Config) -> u64 {

@@ -12,6 +12,8 @@ mod cases;
 mod compare;
 mod device;
 mod host;
+#[cfg(test)]
+mod interpreted;
 #[cfg(feature = "mutation")]
 mod mutation;
 mod rule_cases;

@@ -51,7 +51,7 @@ pub(super) fn impossible(
     let long = 40u32;
     /// max_len; cu_seqlens; slots; the entries that are ignored.
     type Case = (u32, [u32; 4], [u32; 3], &'static [usize]);
-    let cases: [Case; 10] = [
+    let cases: [Case; 11] = [
         (4, [0, 3, 4, 8], [0, 1, 2], &[]),
         (4, [0, 3, 4, 8], [0, 5, 2], &[1]),
         (4, [0, 3, 4, 8], [1, 0, 1], &[0, 2]),
@@ -60,6 +60,8 @@ pub(super) fn impossible(
         (4, [0, 4, 2, 5], [0, 1, 2], &[1, 2]),
         (4, [0, 3, 9, 8], [0, 1, 2], &[1, 2]),
         (4, [0, 3, 8, NONE], [0, 1, 2], &[1, 2]),
+        // The first interval is all tokens, and longer than a sequence may be.
+        (4, [4, 1 << 31, 5, 8], [0, 1, 2], &[0, 1, 2]),
         (long, [0, 50, 20, 70], [0, 1, 2], &[0, 1, 2]),
         (long, [0, 20, 20, 60], [3, 3, 1], &[0, 1]),
     ];

@@ -1,0 +1,118 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+use std::time::{Duration, Instant};
+
+use super::call::{Call, Prepared};
+use super::families::families;
+use super::mutations::MISTAKES;
+use super::run::Runner;
+use super::space;
+use crate::plan::steps::Memory;
+
+/// splitmix64's finalizer, so that a part of the space has some of everything.
+fn mix(x: u64) -> u64 {
+    let z = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Some of every `skip`th family's calls, one of `stride`, until `each` says that it is enough.
+fn for_each(stride: u64, skip: usize, mut each: impl FnMut(&Prepared<'_>) -> bool) {
+    let families = families();
+    for i in (0..families.len()).step_by(skip) {
+        // Neighbours have much in common: the order is another.
+        let f = i * 7919 % families.len();
+        let ((config, layout), f) = (&families[f], f as u64);
+        for i in (mix(f) % stride..space::len()).step_by(stride as usize) {
+            let index = if stride == 1 { i } else { mix(i ^ (f << 32)) % space::len() };
+            let call = space::call(config, *layout, index, mix(index ^ (f << 20)));
+            if let Some(prepared) = call.as_ref().and_then(Call::prepare)
+                && each(&prepared)
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Checks one call of `stride` of every `skip`th family: accesses and results, or with
+/// `spoils_scratch` accesses alone.
+fn check(stride: u64, skip: usize, spoils_scratch: bool) {
+    let begin = Instant::now();
+    let mut runner = Runner { spoils_scratch, ..Runner::default() };
+    let (mut calls, mut failed) = (0u64, Vec::new());
+    for_each(stride, skip, |prepared| {
+        if spoils_scratch && !prepared.plan.has_table() {
+            return false;
+        }
+        calls += 1;
+        let is_right = |found| if spoils_scratch { Ok(()) } else { prepared.compare(&found) };
+        if let Err(message) = runner.run(prepared).and_then(is_right) {
+            failed.push(format!("{message}\n    {}", prepared.call.describe()));
+        }
+        failed.len() > 9
+    });
+    println!(
+        "{} families, {calls} calls, {} modules, {} dispatches, {:?} in {:?}",
+        families().len().div_ceil(skip),
+        runner.modules,
+        runner.dispatches,
+        runner.statistics,
+        begin.elapsed()
+    );
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(calls > 0);
+}
+
+#[test]
+fn small_shapes() {
+    check(40_000, 24, false);
+}
+
+#[test]
+fn scratch_that_the_caller_writes_to() {
+    check(80_000, 53, true);
+}
+
+/// One call of 10,000, or of `LINEAR_ATTENTION_INTERPRET`.
+#[test]
+#[ignore = "minutes"]
+fn all_small_shapes() {
+    let stride = std::env::var("LINEAR_ATTENTION_INTERPRET").ok();
+    let stride = stride.map_or(10_000, |stride| stride.parse().unwrap());
+    check(stride, 1, false);
+    check(10 * stride, 1, true);
+}
+
+/// The proof that a mistake is noticed.
+#[test]
+fn mistakes_are_reported() {
+    for mistake in MISTAKES {
+        let begin = Instant::now();
+        let edit = |_, wgsl: String| wgsl.replace(mistake.from, mistake.to);
+        let spoils_scratch = mistake.needs_spoilt_scratch;
+        let mut runner = Runner { edit: Some(&edit), spoils_scratch, ..Runner::default() };
+        let (mut tried, mut reported, mut last) = (0, false, String::new());
+        for_each(30_000, 1, |prepared| {
+            let plan = &prepared.plan;
+            let (config, layout) = (plan.config(), plan.layout());
+            let is_untrusted = prepared.call.is_untrusted;
+            let memory = Memory { is_untrusted, ..Memory::default() };
+            let is_changed = plan.steps(prepared.call.states, memory);
+            let is_changed = is_changed.iter().any(|step| {
+                step.stage.module(config, layout, step.variant).wgsl.contains(mistake.from)
+            });
+            if !is_changed {
+                return false;
+            }
+            tried += 1;
+            if let Err(message) = runner.run(prepared) {
+                reported = mistake.kinds.iter().any(|kind| message.contains(&format!("{kind:?}:")));
+                last = message;
+            }
+            reported || begin.elapsed() > Duration::from_secs(20)
+        });
+        println!("{}: {tried} calls, {:?}, {last}", mistake.name, begin.elapsed());
+        assert!(reported, "{}: not reported in {tried} calls; last {last}", mistake.name);
+    }
+}
