@@ -85,6 +85,18 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
+    /// All features of a key are below the smallest normal f32, though none need be 0, and those of all
+    /// keys before it: o, an average of their values, would be 0.
+    #[error(
+        "phi(k) must not vanish in f32 where o is an average, found all features below 1.2e-38 \
+         at token {token}, head {head}"
+    )]
+    KeyVanishes {
+        /// The token, counted through all sequences.
+        token: u64,
+        /// The key head.
+        head: u64,
+    },
     /// A feature map has no derivative here: one of the caller's own.
     #[error("feature map {feature_map} must have a derivative, found one of the caller's own")]
     NoDerivative {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::error::Error;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::feature_map::weights::Weights;
 use crate::problem::heads::Heads;
@@ -88,13 +89,14 @@ impl<'a> Inputs<'a> {
     /// where they have strides), every element is finite,
     /// also as the config's dtype stores it (but for a decay, which may be -inf, and for padding, which
     /// may be anything), the weights are those that the maps need, decay, beta and their weights are
-    /// there where the update rule has them and only there, and every feature φ(k) is finite in f32. (A
+    /// there where the update rule has them and only there, and every feature φ(k) is finite in f32. Where o is an average, the first key of a sequence does not
+    /// vanish in f32 either. (A
     /// query may be of any size where o is normalised.)
     ///
     /// # Errors
     ///
     /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`],
-    /// [`Error::KeyFeature`], [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the
+    /// [`Error::KeyFeature`], [`Error::KeyVanishes`], [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the
     /// first that fails.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
         config.validate()?;
@@ -131,9 +133,57 @@ impl<'a> Inputs<'a> {
         let row = |(t, head)| &k[rows.begin(t, head)..][..config.key_dim as usize];
         let found = Phi::of_keys(config, self.weights)
             .non_finite_feature(key_heads, all.map(|of| (of, row(of))));
-        let Some(((token, head), feature, actual)) = found else { return Ok(()) };
-        let [token, head, feature] = [token, head, feature].map(|n| n as u64);
-        Err(Error::KeyFeature { token, head, feature, actual: actual.to_string() })
+        match found {
+            Some(((token, head), feature, actual)) => {
+                let [token, head, feature] = [token, head, feature].map(|n| n as u64);
+                Err(Error::KeyFeature { token, head, feature, actual: actual.to_string() })
+            }
+            None => self.check_vanishing(config, shape, &k),
+        }
+    }
+
+    /// Refuses keys that vanish before any other: rows of o, which are averages of their values, would
+    /// be 0. Behind one that does not they weigh nothing.
+    fn check_vanishing(&self, config: &Config, shape: &Shape, k: &[f32]) -> Result<(), Error> {
+        if config.normalization.eps() != Some(0.0) {
+            return Ok(());
+        }
+        let phi = Phi::of_keys(config, self.weights);
+        let heads = Heads::new(config, shape);
+        let len = config.features() as usize;
+        let (mut stored, mut exact) = (vec![0.0f32; len], vec![0.0f64; len]);
+        let is_there = |x: &f32| x.abs() >= f32::MIN_POSITIVE;
+        // Far from the origin these vanish in f64 as well; a very negative element of other maps may be
+        // meant as no weight.
+        let is_positive = matches!(
+            config.key_map(),
+            FeatureMap::Favor { .. } | FeatureMap::FavorHyperbolic { .. }
+        );
+        for (n, tokens) in shape.token_ranges().unwrap_or_default().into_iter().enumerate() {
+            for head in 0..heads.key {
+                let group = heads.value / heads.key;
+                let states = n * heads.value + head * group..n * heads.value + (head + 1) * group;
+                let before = self.initial_state.map(|state| state.nu);
+                if before
+                    .is_some_and(|nu| nu[states.start * len..states.end * len].iter().any(is_there))
+                {
+                    continue;
+                }
+                for t in tokens.clone() {
+                    let x = &k[heads.k.begin(t, head)..][..config.key_dim as usize];
+                    phi.row(x, head, &mut stored);
+                    if stored.iter().any(is_there) {
+                        break;
+                    }
+                    phi.row(x, head, &mut exact);
+                    if is_positive || exact.iter().any(|x| *x != 0.0) {
+                        let (token, head) = (t as u64, head as u64);
+                        return Err(Error::KeyVanishes { token, head });
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_gates(&self, config: &Config, shape: &Shape, lens: &Lens) -> Result<(), Error> {

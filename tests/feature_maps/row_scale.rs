@@ -122,6 +122,38 @@ fn a_row_without_weight_is_zero() {
     assert_eq!(mirror(&config, &shape, inputs).unwrap().o, [0.0]);
 }
 
+/// Nor one whose features vanish, where the average would be of nothing: behind a key that has weight it
+/// has none, and where no denominator is it is what it is.
+#[test]
+fn keys_that_vanish_are_refused() {
+    for (name, far) in
+        [("elu", -100.0), ("exp", -200.0), ("favor:8", 40.0), ("relu-squared", 1e-25)]
+    {
+        let config = config_of(named(name), 2, 1);
+        let weights = Weights::sample(&config, 1).unwrap();
+        let shape = Shape::new(1, 2, 1);
+        let check = |k: &[f32; 4], config: &Config| {
+            let inputs = Inputs::new(&[0.5; 4], k, &[1.0, 1.0]).with_weights(weights.as_ref());
+            inputs.check(config, &shape)
+        };
+        let refused = check(&[far, far, 0.5, 0.5], &config);
+        assert_eq!(refused, Err(Error::KeyVanishes { token: 0, head: 0 }), "{name}");
+        check(&[0.5, 0.5, far, far], &config).unwrap();
+        let plain = config.clone().with_normalization(Normalization::None);
+        check(&[far, far, 0.5, 0.5], &plain).unwrap();
+        // With a state before it, too.
+        let (mu, nu) =
+            (vec![1.0; config.features() as usize], vec![1.0; config.features() as usize]);
+        let k = [far, far, 0.5, 0.5];
+        let inputs = Inputs::new(&[0.5; 4], &k, &[1.0, 1.0]);
+        let inputs = inputs.with_weights(weights.as_ref()).with_initial_state(&mu, &nu);
+        inputs.check(&config, &shape).unwrap();
+    }
+    // An exact zero is no weight at all, and the row is 0.
+    let config = config_of(FeatureMap::Relu, 2, 1);
+    Inputs::new(&[0.5; 4], &[-1.0; 4], &[1.0, 1.0]).check(&config, &Shape::new(1, 2, 1)).unwrap();
+}
+
 /// A key has no scale: one whose features leave f32 is refused, by the index of the feature.
 #[test]
 fn keys_beyond_f32_are_refused() {
