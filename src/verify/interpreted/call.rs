@@ -5,6 +5,7 @@ use crate::bind::tensors::bound_len;
 use crate::plan::tuning::Tuning;
 use crate::plan::{F32_SIZE, Plan, States};
 use crate::problem::feature_map::random::Random;
+use crate::problem::shape::Packing;
 use crate::problem::state;
 use crate::problem::tensor::Tensor;
 use crate::verify::case::{Case, Sample};
@@ -46,7 +47,12 @@ impl Call {
         if self.states == States::InPlace && shape.slots.is_none() && !plan.updates_in_place() {
             return None;
         }
-        let sample = self.case.sample(self.seed, plan.lens());
+        let mut sampled = self.case.clone();
+        if self.is_untrusted && shape.is_padded() {
+            // Any token may be one of a sequence.
+            sampled.shape.packing = Packing::Equal;
+        }
+        let sample = sampled.sample(self.seed, plan.lens());
         let (sequences, ignored) = self.sequences(&plan);
         let before = self.states_before(&plan);
         Some(Prepared { call: self, plan, sample, before, sequences, ignored })

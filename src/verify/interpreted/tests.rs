@@ -66,20 +66,20 @@ fn check(stride: u64, skip: usize, spoils_scratch: bool) {
 
 #[test]
 fn small_shapes() {
-    check(40_000, 24, false);
+    check(200_000, 24, false);
 }
 
 #[test]
 fn scratch_that_the_caller_writes_to() {
-    check(80_000, 53, true);
+    check(400_000, 53, true);
 }
 
-/// One call of 10,000, or of `LINEAR_ATTENTION_INTERPRET`.
+/// One call of 50,000, or of `LINEAR_ATTENTION_INTERPRET`.
 #[test]
 #[ignore = "minutes"]
 fn all_small_shapes() {
     let stride = std::env::var("LINEAR_ATTENTION_INTERPRET").ok();
-    let stride = stride.map_or(10_000, |stride| stride.parse().unwrap());
+    let stride = stride.map_or(50_000, |stride| stride.parse().unwrap());
     check(stride, 1, false);
     check(10 * stride, 1, true);
 }
