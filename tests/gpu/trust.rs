@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use libtest_mimic::Failed;
 use linear_attention::serve::{Batch, Entry, Sequences, StatePool};
@@ -212,10 +212,13 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let inputs = Inputs::new(&q, &k, &v);
     let mut in_flight = pin!(attention.run_async(&own.queue, &shape, inputs));
     // Polled once: recorded and submitted.
-    let _ = in_flight.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let polled = in_flight.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     own.device.destroy();
     // What was submitted before may come to its end; it must come to one.
-    let ended = pollster::block_on(in_flight);
+    let ended = match polled {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => pollster::block_on(in_flight),
+    };
     if !matches!(ended, Ok(_) | Err(Error::Device(_))) {
         return Err(Failed::from(format!("in flight: {ended:?}")));
     }
