@@ -92,7 +92,10 @@ pub(super) fn memory_ends(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
             .as_ref()
             .map_err(refusal)
         {
-            Err(Some(refusal)) => Ok(drop(refused.insert(refusal.what.clone()))),
+            Err(Some(refusal)) => {
+                refused.insert(refusal.what.clone());
+                Ok(())
+            }
             Ok(()) if may_succeed => Ok(()),
             _ => Err(format!("room for {tensors} tensors, and {result:?}")),
         };
