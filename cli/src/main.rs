@@ -57,6 +57,8 @@ enum Command {
 
 fn main() -> ExitCode {
     quiet_wayland();
+    // A pipe whose reader has gone ends the program, as it ends others, and not a panic of println!.
+    sigpipe::reset();
     let done = parse().and_then(|cli| match cli.command {
         Command::Adapters => adapters::adapters(),
         Command::Run(args) => run::run(&args),

@@ -63,3 +63,17 @@ fn links_are_followed() {
     assert_eq!(fs::read(&output).unwrap(), fs::read(&link).unwrap());
     assert_ne!(fs::read(&output).unwrap(), b"before");
 }
+
+/// `linear-attention adapters | head`: as for other programs, and no panic.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_gone_ends_the_program() {
+    use std::os::unix::process::ExitStatusExt;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_linear-attention"));
+    let output = program.arg("adapters").stdout(writer).output().unwrap();
+    const SIGPIPE: i32 = 13;
+    assert_eq!(output.status.signal(), Some(SIGPIPE), "{output:?}");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panic"), "{output:?}");
+}
