@@ -61,7 +61,10 @@ impl From<Error> for Failure {
             Error::Len { .. } | Error::NonFinite { .. } | Error::Gate { .. } => {
                 Self::Input(format!("tensor {error}"))
             }
-            Error::Weights(_) | Error::RuleTensor { .. } => Self::Input(error.to_string()),
+            Error::Weights(_)
+            | Error::RuleTensor { .. }
+            | Error::KeyFeature { .. }
+            | Error::KeyVanishes { .. } => Self::Input(error.to_string()),
             _ => Self::Device(error.to_string()),
         }
     }

@@ -92,6 +92,20 @@ fn bad_gates() {
 }
 
 #[test]
+fn keys_whose_features_leave_f32() {
+    let k = Tensor::f32(&[1, 2, 1, 1], &[1.0, 200.0]);
+    let zeros = || Tensor::zeros(&[1, 2, 1, 1]);
+    let file = encode(&[("q", zeros()), ("k", k), ("v", zeros())]);
+    for engine in [&["--reference"][..], &["--adapter", "cpu"]] {
+        let line = refused_file(&file, &[&["--feature-map", "exp"][..], engine].concat());
+        assert!(
+            line.contains("phi(k) must be finite in f32, found inf at token 1, head 0"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn truncated_files() {
     let whole = encode(&tiny());
     for len in [0, 7, 8, 40, whole.len() - 1] {
