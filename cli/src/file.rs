@@ -42,7 +42,7 @@ struct State {
     nu: Vec<f32>,
 }
 
-/// What a run computes, in f32, from the device or from the reference.
+/// The results of a run, in f32, from the device or from the reference.
 pub(crate) struct Results {
     pub(crate) o: Vec<f32>,
     mu: Vec<f32>,
@@ -197,7 +197,7 @@ impl Input {
         })
     }
 
-    /// What the library takes.
+    /// The inputs as the library takes them.
     pub(crate) fn inputs(&self) -> Inputs<'_> {
         let mut inputs = Inputs::new(&self.q, &self.k, &self.v);
         inputs.weights = self.weights.as_ref();

@@ -68,7 +68,7 @@ fn read(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests may panic")]
 mod tests {
-    /// What the fuzzer has found worth keeping.
+    /// The inputs that the fuzzer has found worth keeping.
     #[test]
     fn corpus() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/safetensors");

@@ -28,7 +28,7 @@ pub struct Bound {
     pub(crate) submissions: Vec<BoundSubmission>,
 }
 
-/// What goes into one submission.
+/// The work of one submission.
 #[derive(Clone, Debug)]
 pub(crate) struct BoundSubmission {
     pub(crate) steps: Vec<BoundStep>,
@@ -78,7 +78,7 @@ const DUMMY_STRIDE: u64 = 256;
 /// Bytes of the dummy buffer.
 pub(crate) const DUMMY_SIZE: u64 = DUMMY_STRIDE * (Binding::LAST as u64 + 1);
 
-/// What the bind groups of a call share.
+/// The inputs that the bind groups of a call share.
 pub(crate) struct Binder<'a> {
     pub(crate) device: &'a wgpu::Device,
     pub(crate) plan: &'a Plan,
@@ -101,7 +101,7 @@ impl Binder<'_> {
     }
 }
 
-/// What stands behind a binding of a step.
+/// The buffer range behind a binding of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
     /// The uniform.
@@ -236,7 +236,7 @@ fn params(plan: &Plan, weights: WeightHeads, stage: Stage, piece: &Piece) -> Par
     }
 }
 
-/// Where the rows of a tensor begin, in accesses.
+/// The first accesses of the rows of a tensor.
 fn rows(plan: &Plan, tensor: Tensor) -> Rows {
     let shape = plan.shape();
     let Strides { offset, batch, token, head } = shape.strides_of(plan.config(), tensor);

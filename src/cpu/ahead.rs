@@ -25,7 +25,7 @@ pub(super) struct Ahead<'a> {
     calls: usize,
 }
 
-/// What a task reads of a token's row of a tensor.
+/// The part of a token's row of a tensor that a task reads.
 #[derive(Clone, Copy)]
 struct Piece<'a> {
     slice: Slice<'a>,

@@ -1,4 +1,4 @@
-//! What the threads of a call share.
+//! The data that the threads of a call share.
 
 use std::ops::Range;
 

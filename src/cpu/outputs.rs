@@ -107,7 +107,7 @@ impl OutputRows {
         outer * self.parts() * TOKENS_OF_PART + token % self.seq_len
     }
 
-    /// Where the rows of a token's batch begin in a row.
+    /// The offsets of the rows of a token's batch in a row.
     fn in_batch(&self, token: usize) -> usize {
         token / self.seq_len * self.batch_in_row
     }
@@ -136,7 +136,7 @@ pub(super) struct OutputParts {
 
 /// The pieces of a row that a thread writes.
 pub(super) struct Pieces<I> {
-    /// Where in a row of o each begins.
+    /// The offset of each in a row of o.
     pub(super) begins: I,
     pub(super) len: usize,
     /// Elements from one to the next in what was computed.

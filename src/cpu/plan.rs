@@ -57,7 +57,7 @@ pub struct CpuPlan {
     in_pool: InPool,
 }
 
-/// What a call in a pool needs.
+/// The memory that a call in a pool needs.
 #[derive(Debug, Default)]
 struct InPool {
     /// The slots of the call's sequences, and the same in order, each with its sequence.

@@ -15,7 +15,7 @@ use crate::cpu::step::Token;
 use crate::cpu::task::{Segment, Start, Task};
 use crate::cpu::tiles::{self, ROWS};
 
-/// What is done with the tokens of a task.
+/// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
     /// They enter the state; it becomes the start of the next segment.

@@ -11,7 +11,7 @@ use crate::problem::config::Config;
 /// does not drift.
 const LONG: usize = 4096;
 
-/// What a thread needs for any task.
+/// The memory that a thread needs for any task.
 #[derive(Debug)]
 pub(super) struct Scratch {
     pub(super) block: Block,
@@ -23,7 +23,7 @@ pub(super) struct Scratch {
     pub(super) outputs: Aligned,
 }
 
-/// What it needs for each value head.
+/// The memory that it needs for each value head.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) rows: Rows,
@@ -35,7 +35,7 @@ pub(super) struct Head {
     pub(super) lost_nu: Vec<f32>,
     /// u in strips: `[strips][TOKENS][columns]`.
     pub(super) values: Aligned,
-    /// What the tokens so far keep of each row, less 1.
+    /// The share of each row that the tokens so far keep, less 1.
     pub(super) kept: Vec<f32>,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct States<'a> {
     place: Place<'a>,
 }
 
-/// Where they are.
+/// The memory that they are in.
 enum Place<'a> {
     /// mu `[N,E,F,V]`, nu `[N,E,F]`.
     Slices { initial: Option<StateSlices<'a>>, last: Option<(Shared<'a, f32>, Shared<'a, f32>)> },

@@ -11,7 +11,7 @@ use crate::cpu::rows::queries_of;
 use crate::cpu::tiles;
 use crate::problem::config::{Config, Gating};
 
-/// What a thread needs for a token of a value head.
+/// The memory that a thread needs for a token of a value head.
 #[derive(Debug)]
 pub(super) struct Step {
     key: Vec<f32>,

@@ -1,4 +1,4 @@
-//! What one thread does without another, and the states between segments of a sequence.
+//! The work of one thread without another, and the states between segments of a sequence.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub(super) struct Task {
 /// A segment of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
-    /// Where the state before it lies; that of the next segment is the next.
+    /// The index of the state before it; that of the next segment is the next.
     pub(super) start: usize,
     pub(super) is_first: bool,
     pub(super) is_last: bool,
@@ -35,7 +35,7 @@ pub(super) struct Start {
     rows: usize,
     pub(super) mu: Aligned,
     pub(super) nu: Vec<f32>,
-    /// What the segment before keeps of each row, less 1; empty without decays.
+    /// The share of each row that the segment before keeps, less 1; empty without decays.
     pub(super) kept: Vec<f32>,
 }
 

@@ -122,7 +122,7 @@ impl Readback {
         self.wait_by(wait)
     }
 
-    /// Where wgpu says that the staging buffer is mapped.
+    /// The channel on which wgpu says that the staging buffer is mapped.
     fn map(&self) -> OneshotReceiver<Result<(), wgpu::BufferAsyncError>> {
         let (sender, receiver) = oneshot_channel();
         self.staging.map_async(wgpu::MapMode::Read, .., move |result| {

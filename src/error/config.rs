@@ -142,7 +142,7 @@ pub enum WeightsError {
     NonFinite {
         /// `weight` or `bias`.
         what: &'static str,
-        /// Where.
+        /// The index of the element.
         index: u64,
         /// The value, printed.
         actual: String,

@@ -261,7 +261,7 @@ fn loop_at(lines: &[(usize, String)]) -> Option<(&str, &str, usize)> {
     None
 }
 
-/// What stands between a loop's braces, on one line or on several.
+/// The text between a loop's braces, on one line or on several.
 fn body_of(lines: &[(usize, String)]) -> Vec<(usize, String)> {
     if let [(number, line)] = lines {
         let body = line.split_once(") {").map_or("", |(_, body)| body.trim_end());

@@ -124,7 +124,7 @@ impl Layout {
         layouts
     }
 
-    /// Whether the other runs the same shaders, whatever their numbers.
+    /// True if the other runs the same shaders, whatever their numbers.
     pub(crate) fn is_like(self, other: Self) -> bool {
         self.row_source == other.row_source
     }
@@ -201,7 +201,7 @@ impl Layout {
         ]
     }
 
-    /// Whether every size is in range and the device has room for it.
+    /// True if every size is in range and the device has room for it.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Layout {
     }
 }
 
-/// Whether a device has the threads and the workgroup memory that a kernel asks of it.
+/// True if a device has the threads and the workgroup memory that a kernel asks of it.
 pub(crate) fn check_limits(
     limits: &wgpu::Limits,
     threads: u64,

@@ -23,20 +23,20 @@ pub(crate) enum InitialState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
     pub(crate) initial_state: InitialState,
-    /// Whether the states of segments are in scratch.
+    /// True if the states of segments are in scratch.
     pub(crate) segment_states: bool,
     pub(crate) final_state: bool,
-    /// Whether a buffer says which tokens a sequence has.
+    /// True if a buffer says which tokens a sequence has.
     pub(crate) has_lengths: bool,
-    /// Whether tokens between sequences may belong to none.
+    /// True if tokens between sequences may belong to none.
     pub(crate) has_gaps: bool,
-    /// Whether a buffer says which slot of a pool a sequence has.
+    /// True if a buffer says which slot of a pool a sequence has.
     pub(crate) has_slots: bool,
     /// True if that buffer also has the slot that a sequence reads.
     pub(crate) has_sources: bool,
     /// States of a sequence that are stored on the way.
     pub(crate) checkpoints: u32,
-    /// Whether nobody has checked that buffer, so that its entries may conflict.
+    /// True if nobody has checked that buffer, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
     /// True if a work item that loads its own rows has one output head.
     pub(crate) has_one_head: bool,

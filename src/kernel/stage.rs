@@ -72,7 +72,7 @@ pub(crate) struct Kernel {
     pub(crate) binds: &'static [Binding],
     /// Those of them that some calls do not have, and then do not bind.
     pub(crate) optional: &'static [Binding],
-    /// Whether it goes through rows of k and v with a tile of mu.
+    /// True if it goes through rows of k and v with a tile of mu.
     pub(crate) has_tile: bool,
 }
 

@@ -135,7 +135,7 @@ impl Split {
     }
 }
 
-/// What parts are cut from.
+/// The call that parts are cut from.
 struct Cutter<'a> {
     config: &'a Config,
     shape: &'a Shape,

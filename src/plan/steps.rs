@@ -26,7 +26,7 @@ pub enum States {
     InPlace,
 }
 
-/// What a caller's bindings ask of the shaders.
+/// The demands of a caller's bindings on the shaders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// The caller's own work on the device writes `sequences`, so shaders have to check it.

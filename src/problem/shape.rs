@@ -55,7 +55,7 @@ pub struct Shape {
     /// C, the most states of a sequence that are stored in slots on the way, each after as many tokens
     /// as the call says.
     pub checkpoints: u32,
-    /// Where the rows of q, k, v and o lie; `None` where all are contiguous.
+    /// The strides of q, k, v and o; `None` if all are contiguous.
     pub strides: Option<TensorStrides>,
 }
 

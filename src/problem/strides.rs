@@ -1,4 +1,4 @@
-//! Where the rows of tensors lie that are not contiguous.
+//! The places of rows in tensors that are not contiguous.
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
@@ -24,7 +24,7 @@ pub struct Strides {
     pub head: u32,
 }
 
-/// Where the rows of q, k, v and o lie.
+/// The strides of q, k, v and o.
 ///
 /// ```
 /// use linear_attention::shape::TensorStrides;

@@ -81,10 +81,10 @@ struct Backward<'a> {
     gradients: OutputGradients<'a>,
 }
 
-/// What a token of a value head did.
+/// A token of a value head, as it entered the state.
 struct Step {
     key: Vec<f64>,
-    /// What entered.
+    /// The row that entered.
     u: Vec<f64>,
     /// The decayed state that the token met, and the state after it.
     met: State,

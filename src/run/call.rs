@@ -78,7 +78,7 @@ pub(super) struct InFlight {
     output_of: Option<usize>,
 }
 
-/// What a submission left.
+/// The values that a submission left.
 pub(super) struct Found {
     tensors: Vec<Vec<u8>>,
     operations: u64,

@@ -12,7 +12,7 @@ use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
 use crate::run::call::{Call, LABEL};
 
-/// How far a call on host slices is, after each of its submissions.
+/// The progress of a call on host slices, after each of its submissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -1,4 +1,4 @@
-//! What f32 could spoil: common factors of a query, and sums over very many tokens.
+//! Numbers that f32 could spoil: common factors of a query, and sums over very many tokens.
 
 use linear_attention::cpu::{CpuAttention, StatePool, Tensors};
 use linear_attention::serve::Entry;

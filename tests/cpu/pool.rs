@@ -78,7 +78,7 @@ impl Engine {
     }
 }
 
-/// What a slot's sequence has seen.
+/// The tokens that a slot's sequence has seen.
 type Seen = Vec<std::ops::Range<usize>>;
 
 /// Any schedule of prefill, decode, forks, snapshots, rollbacks and leaving: each sequence gets

@@ -27,7 +27,7 @@ const MARK: &str = "\u{1e}";
 /// Without a result for so long, the trials that run are named.
 const SILENCE: Duration = Duration::from_secs(8);
 
-/// Where durations are written, the slowest trial first.
+/// The file of the durations, the slowest trial first.
 const DURATIONS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/gpu-trials.tsv");
 
 type Outcome = Result<Completion, Failed>;
@@ -38,7 +38,7 @@ struct Job {
     result: mpsc::Sender<Outcome>,
 }
 
-/// What all threads know.
+/// The state that all threads share.
 struct Board {
     groups: Vec<Vec<Job>>,
     running: BTreeMap<String, Instant>,

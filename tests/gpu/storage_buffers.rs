@@ -164,7 +164,7 @@ fn what_kernels_says_runs(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
                     }
                     match found {
                         Ok(found) if !must_fail => {
-                            // Where decode_step gives way to segment_output the bits are others.
+                            // The bits are others if decode_step gives way to segment_output.
                             let same = call.plan.is_decode() == of_full.plan.is_decode();
                             if same && found != expected {
                                 return Err(format!("{what}: other bits").into());

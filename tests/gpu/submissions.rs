@@ -33,7 +33,7 @@ fn with_budget(gpu: &Gpu, config: &Config, budget: u64) -> Result<LinearAttentio
     Ok(LinearAttention::with_options(&gpu.device, config.clone(), &options)?)
 }
 
-/// What a call takes.
+/// The arguments of a call.
 struct Sample {
     q: Vec<f32>,
     k: Vec<f32>,

@@ -113,7 +113,7 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     close("o", &expected.o, &found.o)
 }
 
-/// What a buffer tells is there when a candidate is measured.
+/// The entries of a buffer are there when a candidate is measured.
 fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     for shape in [
         Shape::new(3, 1, 2).with_slots(4),

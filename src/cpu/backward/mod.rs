@@ -28,7 +28,7 @@ use crate::problem::shape::Shape;
 use head::HeadMemory;
 use maps::Map;
 
-/// What the tasks of a call share.
+/// The inputs and sizes that the tasks of a call share.
 struct Backward<'a> {
     config: &'a Config,
     heads: Heads,

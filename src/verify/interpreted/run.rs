@@ -28,7 +28,7 @@ pub(super) struct Runner<'a> {
     pub(super) statistics: Statistics,
 }
 
-/// What a call leaves behind.
+/// The memory that a call leaves behind.
 pub(super) struct Found {
     pub(super) o: Vec<f32>,
     /// Of all sequences, or of all slots.

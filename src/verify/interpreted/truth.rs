@@ -1,4 +1,4 @@
-//! What a call must leave behind: the reference, sequence by sequence.
+//! The memory that a call must leave behind: the reference, sequence by sequence.
 
 use std::ops::Range;
 
@@ -110,7 +110,7 @@ impl Prepared<'_> {
     }
 }
 
-/// Whether values are equal but for rounding.
+/// True if values are equal but for rounding.
 fn same(what: &str, expected: &[f64], actual: &[f32], ulp: f64) -> Result<(), String> {
     if expected.len() != actual.len() {
         return Err(format!("{what}: {} elements of {}", actual.len(), expected.len()));

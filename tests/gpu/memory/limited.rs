@@ -108,7 +108,7 @@ pub(super) fn memory_ends(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
             // second from memory that it has kept differs from run to run.
             let must = [Must::Fail, Must::Either, Must::Succeed][tensors.clamp(1, 3) as usize - 1];
             note(new, must)?;
-            // What wgpu copies to new weights is there until the next submission.
+            // wgpu keeps the source of its copy to new weights until the next submission.
             note(write, Must::Either)?;
         }
         if tensors == 0 && !matches!(pool, Err(PoolError::Device(_))) {

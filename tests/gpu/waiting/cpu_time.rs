@@ -1,4 +1,4 @@
-//! What a wait costs the thread that waits.
+//! The CPU time that a wait costs the thread that waits.
 
 use std::future::Future;
 use std::pin::pin;

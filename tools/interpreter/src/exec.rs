@@ -11,7 +11,7 @@ use crate::memory::{Checks, Memory, Shared, Storage, View};
 use crate::pointer::Base;
 use crate::shader::{Frame, Shader};
 
-/// How much was executed.
+/// The amount of work that was executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a literal names each, and there are no more")]
 pub struct Statistics {

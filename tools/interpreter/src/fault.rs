@@ -1,4 +1,4 @@
-//! What is wrong with a shader.
+//! The faults of a shader.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ pub enum FaultKind {
 pub struct Fault {
     /// Its kind.
     pub kind: FaultKind,
-    /// What happened.
+    /// A sentence that names the place and the values.
     pub message: String,
     /// The line of the module, 0 where it is unknown.
     pub line: u32,

@@ -1,4 +1,4 @@
-//! Who has touched a word, from which races follow.
+//! The invocations that have touched a word, from which races follow.
 
 use crate::fault::FaultKind;
 

@@ -1,4 +1,4 @@
-//! What an index of a value or of memory leads to.
+//! The target of an index of a value or of memory.
 
 use naga::{AddressSpace, ArraySize, Handle, Type, TypeInner};
 
