@@ -18,6 +18,9 @@ impl Phi<'_> {
         rows: impl Iterator<Item = ((usize, usize), &'k [f32])>,
     ) -> Option<((usize, usize), usize, f32)> {
         let safe_norms: Vec<f64> = (0..heads).map(|head| self.safe_norm(head)).collect();
+        if safe_norms.iter().all(|norm| norm.is_infinite()) {
+            return None;
+        }
         let mut features = vec![0.0f32; self.features];
         for ((token, head), x) in rows {
             let norm = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
