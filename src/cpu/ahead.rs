@@ -99,3 +99,11 @@ impl<'a> Ahead<'a> {
         }
     }
 }
+
+/// Fetches so many elements of a slice.
+#[inline(always)]
+pub(super) fn fetch(slice: &[f32], begin: usize, len: usize) {
+    for at in (begin..begin + len).step_by(LINE / size_of::<f32>()) {
+        prefetch_index(slice, at);
+    }
+}

@@ -7,6 +7,7 @@ use crate::cpu::mutation::Mistake;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::plan::CpuPlan;
 use crate::cpu::tensors::Tensors;
+use crate::cpu::threads;
 use crate::cpu::tiles;
 use crate::error::{ConfigError, Error};
 use crate::problem::config::Config;
@@ -51,6 +52,12 @@ impl CpuAttention {
         self
     }
 
+    /// The same vectors, and mistakes, for another config.
+    pub(super) fn with_config(&self, config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self { config, ..self.clone() })
+    }
+
     pub(super) fn mistake(&self) -> Mistake {
         self.mistake
     }
@@ -80,7 +87,7 @@ impl CpuAttention {
     /// A config, shape or inputs that no call would accept, or a shape with slots or with lengths
     /// that only a call knows.
     pub fn run(&self, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
-        inputs.check(&self.config, shape)?;
+        inputs.check_by(&self.config, shape, threads::largest_bits)?;
         let mut plan = self.plan(shape)?;
         let mut output = Output::zeros(plan.lens());
         plan.run(Tensors::of(inputs, &mut output))?;
@@ -94,8 +101,13 @@ impl CpuAttention {
     ///
     /// A shape that no call would accept.
     pub fn plan(&self, shape: &Shape) -> Result<CpuPlan, Error> {
+        self.plan_with(shape, threads::count())
+    }
+
+    /// The same for so many threads.
+    pub(super) fn plan_with(&self, shape: &Shape, threads: usize) -> Result<CpuPlan, Error> {
         let width = self.arch.dispatch(StripWidth(self.config.value_dim as usize));
-        CpuPlan::new(self.clone(), shape, width)
+        CpuPlan::new(self.clone(), shape, (width, threads))
     }
 
     /// Runs `op` in these vectors.

@@ -70,11 +70,15 @@ struct InPool {
 }
 
 impl CpuPlan {
-    pub(super) fn new(attention: CpuAttention, shape: &Shape, width: usize) -> Result<Self, Error> {
+    pub(super) fn new(
+        attention: CpuAttention,
+        shape: &Shape,
+        (width, threads): (usize, usize),
+    ) -> Result<Self, Error> {
         let config = attention.config().clone();
         let lens = shape.lens(&config)?;
         let rows = OutputRows::new(&config, shape, &lens);
-        let threads = threads::count().max(1);
+        let threads = threads.max(1);
         let columns = (config.value_dim as usize).next_multiple_of(width);
         let (group, has_long) = (shape.value_group() as usize, is_long(shape.max_len() as usize));
         let heads = Self::most_heads(&config, shape);

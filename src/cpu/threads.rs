@@ -23,6 +23,24 @@ pub(super) fn for_each<T>(all: &[T], _: usize, run: impl Fn(&T)) {
     all.iter().for_each(run);
 }
 
+/// As [`largest_bits`](crate::problem::io::largest_bits), on all threads.
+#[cfg(feature = "rayon")]
+pub(super) fn largest_bits(slice: &[f32]) -> u32 {
+    use rayon::prelude::*;
+    /// Elements that are worth another thread.
+    const LEAST: usize = 1 << 16;
+    if slice.len() <= LEAST {
+        return crate::problem::io::largest_bits(slice);
+    }
+    slice.par_chunks(LEAST).map(crate::problem::io::largest_bits).max().unwrap_or(0)
+}
+
+/// As [`largest_bits`](crate::problem::io::largest_bits).
+#[cfg(not(feature = "rayon"))]
+pub(super) fn largest_bits(slice: &[f32]) -> u32 {
+    crate::problem::io::largest_bits(slice)
+}
+
 /// What this thread may use of what each thread has one of.
 pub(super) fn of_thread<T>(all: &[Mutex<T>]) -> Option<MutexGuard<'_, T>> {
     #[cfg(feature = "rayon")]

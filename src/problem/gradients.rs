@@ -52,7 +52,7 @@ impl<'a> OutputGradients<'a> {
 
 /// The gradients of a loss by the inputs of a call, in f32 or f64, each laid out as its tensor; empty
 /// where the call has no such tensor.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Gradients<R> {
     /// By q.

@@ -79,6 +79,12 @@ impl Heads {
         }
     }
 
+    /// H.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn query_heads(&self) -> usize {
+        self.output / self.query_group
+    }
+
     /// The first element of the row of q of token t, for output head h.
     pub(crate) fn query(&self, t: usize, h: usize) -> usize {
         self.q.begin(t, self.query_head(h))

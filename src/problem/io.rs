@@ -99,6 +99,16 @@ impl<'a> Inputs<'a> {
     /// [`Error::KeyFeature`], [`Error::KeyVanishes`], [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the
     /// first that fails.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
+        self.check_by(config, shape, largest_bits)
+    }
+
+    /// The same, with a way to find what [`largest_bits`] finds.
+    pub(crate) fn check_by(
+        &self,
+        config: &Config,
+        shape: &Shape,
+        largest_bits: impl Fn(&[f32]) -> u32 + Copy,
+    ) -> Result<(), Error> {
         config.validate()?;
         let lens = shape.lens(config)?;
         for (tensor, slice, required) in
@@ -108,7 +118,7 @@ impl<'a> Inputs<'a> {
                 check_len(tensor.name(), slice, required)?;
             }
             for elements in elements(config, shape, tensor, slice.len()) {
-                check_finite(tensor.name(), slice, elements, config.dtype)?;
+                check_finite((tensor.name(), slice, elements), config.dtype, largest_bits)?;
             }
         }
         if let Some(StateSlices { mu, nu }) = self.initial_state {
@@ -116,7 +126,7 @@ impl<'a> Inputs<'a> {
                 [("initial_mu", mu, lens.mu), ("initial_nu", nu, lens.nu)]
             {
                 check_len(name, slice, required)?;
-                check_finite(name, slice, 0..slice.len(), Dtype::F32)?;
+                check_finite((name, slice, 0..slice.len()), Dtype::F32, largest_bits)?;
             }
         }
         self.check_gates(config, shape, &lens)?;
@@ -299,18 +309,14 @@ fn check_len(tensor: &'static str, slice: &[f32], required: u64) -> Result<(), E
 }
 
 fn check_finite(
-    tensor: &'static str,
-    slice: &[f32],
-    elements: Range<usize>,
+    (tensor, slice, elements): (&'static str, &[f32], Range<usize>),
     dtype: Dtype,
+    largest_bits: impl Fn(&[f32]) -> u32,
 ) -> Result<(), Error> {
     let begin = elements.start;
     let elements = &slice[elements];
-    // Without a sign, bits are in the order of what they stand for, and NaN is above all; and a
-    // larger element does not round to a smaller one.
-    let bits = |x: &f32| x.to_bits() & (u32::MAX >> 1);
-    let largest = elements.iter().map(bits).fold(0, u32::max);
-    if dtype.round(f32::from_bits(largest)).is_finite() {
+    // A larger element does not round to a smaller one.
+    if dtype.round(f32::from_bits(largest_bits(elements))).is_finite() {
         return Ok(());
     }
     let refuse = |index: usize, actual: String| {
@@ -323,6 +329,12 @@ fn check_finite(
         return refuse(index, format!("{}, infinite in {}", elements[index], dtype.name()));
     }
     Ok(())
+}
+
+/// The bits of the largest magnitude. Without a sign, bits are in the order of what they stand for, and
+/// NaN is above all.
+pub(crate) fn largest_bits(slice: &[f32]) -> u32 {
+    slice.iter().map(|x| x.to_bits() & (u32::MAX >> 1)).fold(0, u32::max)
 }
 
 /// The refusal of element `index` of decay or beta.

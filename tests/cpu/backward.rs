@@ -66,6 +66,15 @@ fn all_rules() {
     }
 }
 
+/// Sequences of several pieces, with heads that pieces have together and heads that they do not.
+#[test]
+fn several_pieces() {
+    for config in configs(9, 7).into_iter().filter(|config| config.update_rule.beta().is_none()) {
+        check(&config, &Shape::new(1, 1100, 8).with_kv_heads(2));
+        check(&config, &Shape::packed(&[600, 513], 1));
+    }
+}
+
 #[test]
 fn maps_and_activations() {
     use FeatureMap::{Exp, Favor, Hedgehog, Identity, Relu, ReluSquared, Softmax, T2r};

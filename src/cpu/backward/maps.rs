@@ -61,8 +61,10 @@ impl<'a> Map<'a> {
         memory: &mut MapMemory,
         features: &mut [f32],
     ) -> f32 {
-        let Some(fast) = self.fast.filter(|_| is_in_range(x)) else {
-            return self.phi.row_in(&mut memory.memory, x, head, features);
+        // No closure, since one that is not inlined has no vectors.
+        let fast = match self.fast {
+            Some(fast) if is_in_range(x) => fast,
+            _ => return self.phi.row_in(&mut memory.memory, x, head, features),
         };
         for (feature, x) in features.iter_mut().zip(x) {
             *feature = match fast {
@@ -94,27 +96,17 @@ impl<'a> Map<'a> {
             of_row.iter_mut().zip(row).for_each(|(to, x)| *to += *x as f32);
             return;
         };
-        let rows = of_row.iter_mut().zip(of_features).zip(x).zip(features);
-        for (((to, of_feature), x), feature) in rows {
-            let slope = match fast {
-                Fast::Identity => gain,
-                Fast::Relu => {
-                    if *x > 0.0 {
-                        gain
-                    } else {
-                        0.0
-                    }
-                }
-                // Below 0 the feature is its own derivative, also where it is scaled.
-                Fast::Elu => {
-                    if *x < 0.0 {
-                        *feature
-                    } else {
-                        gain
-                    }
-                }
-            };
-            *to += slope * of_feature;
+        // The features say enough, and are nearer than the row.
+        let rows = of_row.iter_mut().zip(of_features).zip(features);
+        match fast {
+            Fast::Identity => rows.for_each(|((to, of_feature), _)| *to += gain * of_feature),
+            Fast::Relu => rows.for_each(|((to, of_feature), feature)| {
+                *to += if *feature > 0.0 { gain } else { 0.0 } * of_feature;
+            }),
+            // Below 0 the feature is its own derivative, also where it is scaled.
+            Fast::Elu => rows.for_each(|((to, of_feature), feature)| {
+                *to += if *feature < gain { *feature } else { gain } * of_feature;
+            }),
         }
     }
 }
@@ -122,9 +114,25 @@ impl<'a> Map<'a> {
 /// True for a row whose features and their products stay in f32 without a scale.
 #[inline(always)]
 fn is_in_range(x: &[f32]) -> bool {
-    let mut largest = 0.0f32;
-    for x in x {
-        largest = largest.max(*x);
+    // In sixteen lanes, which are vectors.
+    const N: usize = 16;
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let (rows, rest) = x.as_chunks::<N>();
+    let mut largest = [0.0f32; N];
+    for x in rows {
+        for i in 0..N {
+            largest[i] = larger(x[i], largest[i]);
+        }
     }
-    (0.0625..=1e4).contains(&largest)
+    for (i, x) in rest.iter().enumerate() {
+        largest[i] = larger(*x, largest[i]);
+    }
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            largest[i] = larger(largest[i], largest[i + half]);
+        }
+        half /= 2;
+    }
+    (0.0625..=1e4).contains(&largest[0])
 }

@@ -1,17 +1,19 @@
 //! The backward pass: gradients of a loss by the inputs of a call.
 //!
-//! A task has a key head of a sequence, with the value heads that read it and the output heads that read
-//! those. It goes through the tokens twice: forward, keeping the state before every block, and then
-//! block by block from the last to the first, each of whose states are computed again.
+//! A task has some value heads of a sequence, with whole key and query heads. Rules with a sum whose
+//! rows have one decay are [`sums`]: calls of the forward engine with the roles of the tensors
+//! exchanged. The others are a [`recurrence`], token by token.
 
-mod head;
 mod maps;
+mod recurrence;
+mod sums;
+mod targets;
+mod vectors;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use pulp::{Simd, WithSimd};
-
+use crate::cpu::ahead::fetch;
 use crate::cpu::engine::CpuAttention;
 use crate::cpu::gates::Gates;
 use crate::cpu::slices::Slice;
@@ -20,13 +22,15 @@ use crate::error::Error;
 use crate::problem::config::Config;
 use crate::problem::feature_map::phi::WeightGradients;
 use crate::problem::feature_map::projection::Projection;
-use crate::problem::gradients::{Gradients, OutputGradients, activate, zeros};
+use crate::problem::gradients::{Gradients, OutputGradients, activate};
 use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
-use crate::problem::shape::Shape;
+use crate::problem::shape::{Lens, Shape};
 
-use head::HeadMemory;
 use maps::Map;
+use recurrence::Recurrence;
+use sums::{Calls, Sums};
+use targets::{Targets, scatter};
 
 /// The inputs and sizes that the tasks of a call share.
 struct Backward<'a> {
@@ -41,29 +45,17 @@ struct Backward<'a> {
     weights: [[usize; 2]; 2],
 }
 
-/// A key head of a sequence.
+/// Value heads of a sequence. No other task has their key heads, nor their query heads.
 struct Task {
     n: usize,
-    key_head: usize,
+    values: Range<usize>,
     tokens: Range<usize>,
-    found: Mutex<TaskGradients>,
+    found: Mutex<MapGradients>,
 }
 
-/// The gradients of a task.
+/// The gradients by the weights of maps, of a task.
 #[derive(Default)]
-struct TaskGradients {
-    /// `[tokens, output heads, K]`.
-    q: Vec<f32>,
-    /// `[tokens, K]`.
-    k: Vec<f32>,
-    /// `[tokens, value heads, V]`.
-    v: Vec<f32>,
-    /// By the decays in log space, `[tokens, value heads, rows]`, and by the betas.
-    decays: Vec<f32>,
-    betas: Vec<f32>,
-    /// `[value heads, F, V]` and `[value heads, F]`.
-    mu: Vec<f32>,
-    nu: Vec<f32>,
+struct MapGradients {
     of_keys: WeightGradients,
     of_queries: WeightGradients,
 }
@@ -73,8 +65,10 @@ impl CpuAttention {
     /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are as
     /// fast as the rest; others go through their formulas once for each element of a row.
     ///
-    /// States are computed again and not kept, but for one before each block of tokens: some
-    /// `2 T^(1/2) F V` numbers for each thread.
+    /// States are computed again and not kept. Rules with a sum, whose rows have one decay or none, and
+    /// F and V up to 1,024, take about four times as long as [`CpuAttention::run`], and for each
+    /// thread the states after every 512 tokens. The others go through the tokens one by one, and take
+    /// some `2 T^(1/2) F V` numbers for each thread.
     ///
     /// # Errors
     ///
@@ -86,8 +80,26 @@ impl CpuAttention {
         inputs: Inputs<'_>,
         gradients: OutputGradients<'_>,
     ) -> Result<Gradients<f32>, Error> {
+        let mut found = Gradients::default();
+        self.backward_into(shape, inputs, gradients, &mut found)?;
+        Ok(found)
+    }
+
+    /// The same in memory that there is: the gradients of an earlier call, which are replaced. Those
+    /// of the same shape save the allocation of as much memory as the inputs have.
+    ///
+    /// # Errors
+    ///
+    /// As [`CpuAttention::backward`]; `found` is then as it was.
+    pub fn backward_into(
+        &self,
+        shape: &Shape,
+        inputs: Inputs<'_>,
+        gradients: OutputGradients<'_>,
+        found: &mut Gradients<f32>,
+    ) -> Result<(), Error> {
         let config = self.config();
-        inputs.check(config, shape)?;
+        inputs.check_by(config, shape, threads::largest_bits)?;
         let lens = shape.lens(config)?;
         gradients.check(config, &lens)?;
         if let Some(map) = config.custom_maps().next() {
@@ -98,160 +110,238 @@ impl CpuAttention {
         let ranges = ranges.ok_or(Error::HostShape { what })?;
         let [q, k, v] = inputs.rounded(config.dtype);
         let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
+        let of = Backward::new(config, shape, inputs, gradients);
+        let most = if sums::suit(config) { sums::HEADS } else { 1 };
+        let tasks = of.tasks(&ranges, threads::count().max(1), most);
+        // Sums write each row of a token before they add to it.
+        let is_kept = sums::suit(config) && shape.strides.is_none();
+        prepare(found, &lens, is_kept);
+        if is_kept {
+            of.clear_padding(&ranges, found);
+        }
+        let tokens = shape.batch as usize * shape.seq_len as usize;
+        let has_beta = config.update_rule.beta().is_some();
+        let rows = of.heads.value * config.decay_rows() as usize;
+        let mut decays = vec![0.0; tokens * rows];
+        let mut betas = vec![0.0; if has_beta { tokens * of.heads.value } else { 0 }];
+        // Rows with strides may overlap: theirs are added up afterwards.
+        let mut contiguous = shape.strides.is_some().then(|| {
+            let of_heads = [
+                of.heads.query_heads() * config.key_dim as usize,
+                of.heads.key * config.key_dim as usize,
+                of.heads.value * config.value_dim as usize,
+            ];
+            of_heads.map(|row| vec![0.0; tokens * row])
+        });
+        let [q, k, v] = match &mut contiguous {
+            Some([q, k, v]) => [q, k, v],
+            None => [&mut found.q, &mut found.k, &mut found.v],
+        };
+        let targets =
+            Targets::new(&of, [q, k, v, &mut decays, &mut betas], [&mut found.mu, &mut found.nu]);
+        self.run_tasks(&of, &tasks, &targets)?;
+        drop(targets);
+        if let Some(contiguous) = &contiguous {
+            scatter(&of, tokens, contiguous, found);
+        }
+        let [of_keys, of_queries] = of.weights.map(|[w, b]| (vec![0.0; w], vec![0.0; b]));
+        let mut of_weights = [of_keys, of_queries];
+        for task in tasks {
+            let of_task = task.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let of_task = [of_task.of_keys, of_task.of_queries];
+            for ((w, b), of_task) in of_weights.iter_mut().zip(of_task) {
+                w.iter_mut().zip(of_task.weight).for_each(|(w, x)| *w += x);
+                b.iter_mut().zip(of_task.bias).for_each(|(b, x)| *b += x);
+            }
+        }
+        activate(found, config, shape, inputs, (&decays, &betas));
+        let to_f32s = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let [(kw, kb), (qw, qb)] = of_weights;
+        found.key_weights = [to_f32s(kw), to_f32s(kb)];
+        found.query_weights = [to_f32s(qw), to_f32s(qb)];
+        Ok(())
+    }
+
+    fn run_tasks<'b>(
+        &self,
+        of: &Backward<'b>,
+        tasks: &[Task],
+        targets: &Targets<'b>,
+    ) -> Result<(), Error> {
+        if !sums::suit(of.config) {
+            threads::for_each(tasks, 1, |task| self.dispatch(Recurrence { of, task, targets }));
+            return Ok(());
+        }
+        let threads = threads::count().max(1);
+        let heads = tasks.first().map_or(1, |task| task.values.len() * of.heads.value_group);
+        let run =
+            |task: &Task, calls: &mut Calls| Sums { engine: self, of, task, targets }.run(calls);
+        if tasks.len() < threads {
+            // One after the other, each call on all threads.
+            let mut calls = Calls::new(self, heads, threads)?;
+            return tasks.iter().try_for_each(|task| run(task, &mut calls));
+        }
+        // A call on one thread does not wait, so that no thread begins another task meanwhile, which
+        // would want the same memory.
+        let calls = (0..threads).map(|_| Calls::new(self, heads, 1).map(Mutex::new));
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
+        let failed = Mutex::new(None);
+        threads::for_each(tasks, 1, |task| {
+            let Some(mut calls) = threads::of_thread(&calls) else { return };
+            if let Err(error) = run(task, &mut calls) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+impl<'a> Backward<'a> {
+    fn new(
+        config: &'a Config,
+        shape: &Shape,
+        inputs: Inputs<'a>,
+        gradients: OutputGradients<'a>,
+    ) -> Self {
         let heads = Heads::new(config, shape);
         let decay = (inputs.decay.map(Slice::F32), inputs.gate_weights);
         let beta = inputs.beta.map(Slice::F32);
         let lens_of = |projection: Option<&Projection>| projection.map_or([0, 0], Projection::lens);
         let weights = inputs.weights;
-        let of = Backward {
+        Self {
             config,
             heads,
             gates: Gates::new(config, heads.value, decay, beta),
-            of_keys: Map::of_keys(config, inputs.weights),
-            of_queries: Map::of_queries(config, inputs.weights),
+            of_keys: Map::of_keys(config, weights),
+            of_queries: Map::of_queries(config, weights),
             inputs,
             gradients,
             weights: [
                 lens_of(weights.and_then(|weights| weights.keys.as_ref())),
                 lens_of(weights.and_then(|weights| weights.queries.as_ref())),
             ],
-        };
-        let task = |(n, tokens): (usize, &Range<usize>), key_head| {
-            let (tokens, found) = (tokens.clone(), Mutex::default());
-            Task { n, key_head, tokens, found }
-        };
-        let of_sequence = |sequence| (0..of.heads.key).map(move |head| task(sequence, head));
-        let tasks: Vec<Task> = ranges.iter().enumerate().flat_map(of_sequence).collect();
-        threads::for_each(&tasks, 1, |task| self.dispatch(Run { of: &of, task }));
-        let mut found = zeros(&lens);
-        let all = shape.batch as usize * shape.seq_len as usize * of.heads.value;
-        let has_beta = config.update_rule.beta().is_some();
-        let mut decays = vec![0.0; all * config.decay_rows() as usize];
-        let mut betas = vec![0.0; if has_beta { all } else { 0 }];
-        let [of_keys, of_queries] = of.weights.map(|[w, b]| (vec![0.0; w], vec![0.0; b]));
-        let mut of_weights = [of_keys, of_queries];
-        for task in &tasks {
-            let mut of_task = task.found.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_task = std::mem::take(&mut *of_task);
-            of.collect(task, &of_task, &mut found, (&mut decays, &mut betas));
-            for ((w, b), of_task) in
-                of_weights.iter_mut().zip([of_task.of_keys, of_task.of_queries])
-            {
-                w.iter_mut().zip(of_task.weight).for_each(|(w, x)| *w += x);
-                b.iter_mut().zip(of_task.bias).for_each(|(b, x)| *b += x);
+        }
+    }
+
+    /// The fewest value heads of each sequence with whole key and query heads, or where there are
+    /// enough for so many threads and `most` output heads are more, several times as many.
+    fn tasks(&self, ranges: &[Range<usize>], threads: usize, most: usize) -> Vec<Task> {
+        let Heads { key, value, value_group, .. } = self.heads;
+        let (of_key, of_query) = (value / key, (value / self.heads.query_heads()).max(1));
+        // Both divide E, and a multiple is one of E's divisors, too.
+        let divisors = || (1..=value).filter(|n| value.is_multiple_of(*n));
+        let is_whole = |n: &usize| n.is_multiple_of(of_key) && n.is_multiple_of(of_query);
+        let fits = |n: &usize| n * value_group <= most && ranges.len() * (value / n) >= threads;
+        let fewest = divisors().find(is_whole).unwrap_or(value);
+        let count = divisors().filter(is_whole).filter(fits).next_back().unwrap_or(fewest);
+        let tasks = ranges.iter().enumerate().flat_map(|(n, tokens)| {
+            (0..value).step_by(count).map(move |e| Task {
+                n,
+                values: e..e + count,
+                tokens: tokens.clone(),
+                found: Mutex::default(),
+            })
+        });
+        tasks.collect()
+    }
+
+    /// Sets the rows of tokens that are in no sequence to zero.
+    fn clear_padding(&self, ranges: &[Range<usize>], found: &mut Gradients<f32>) {
+        let config = self.config;
+        let of_q = self.heads.query_heads() * config.key_dim as usize;
+        let of_k = self.heads.key * config.key_dim as usize;
+        let of_v = self.heads.value * config.value_dim as usize;
+        for (rows, width) in [(&mut found.q, of_q), (&mut found.k, of_k), (&mut found.v, of_v)] {
+            let all = rows.len();
+            let ends = std::iter::once(0).chain(ranges.iter().map(|range| range.end * width));
+            let begins = ranges.iter().map(|range| range.start * width).chain([all]);
+            for (end, begin) in ends.zip(begins).filter(|(end, begin)| end < begin) {
+                rows[end..begin].fill(0.0);
             }
         }
-        activate(&mut found, config, shape, inputs, (&decays, &betas));
-        let to_f32s = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-        let [(kw, kb), (qw, qb)] = of_weights;
-        found.key_weights = [to_f32s(kw), to_f32s(kb)];
-        found.query_weights = [to_f32s(qw), to_f32s(qb)];
-        Ok(found)
-    }
-}
-
-impl Backward<'_> {
-    /// Puts the gradients of a task where their tensors have them.
-    fn collect(
-        &self,
-        task: &Task,
-        of_task: &TaskGradients,
-        found: &mut Gradients<f32>,
-        (decays, betas): (&mut [f32], &mut [f32]),
-    ) {
-        let (key_dim, value_dim) = (self.config.key_dim as usize, self.config.value_dim as usize);
-        let values = self.value_heads(task.key_head);
-        let outputs = self.output_heads(&values);
-        let rows = self.config.decay_rows() as usize;
-        let mut of_queries = of_task.q.chunks(key_dim);
-        let mut of_values = of_task.v.chunks(value_dim);
-        let mut of_decays = of_task.decays.chunks(rows.max(1));
-        let mut of_betas = of_task.betas.iter();
-        for (t, of_key) in task.tokens.clone().zip(of_task.k.chunks(key_dim)) {
-            add(&mut found.k[self.heads.k.begin(t, task.key_head)..], of_key);
-            for (h, of_query) in outputs.clone().zip(&mut of_queries) {
-                add(&mut found.q[self.heads.query(t, h)..], of_query);
-            }
-            for (e, of_value) in values.clone().zip(&mut of_values) {
-                add(&mut found.v[self.heads.value(t, e)..], of_value);
-                let row = t * self.heads.value + e;
-                if rows > 0
-                    && let Some(of_decay) = of_decays.next()
-                {
-                    decays[row * rows..][..rows].copy_from_slice(of_decay);
-                }
-                if let (Some(to), Some(of_beta)) = (betas.get_mut(row), of_betas.next()) {
-                    *to = *of_beta;
-                }
-            }
-        }
-        let first = task.n * self.heads.value + values.start;
-        for (to, from) in [(&mut found.mu, &of_task.mu), (&mut found.nu, &of_task.nu)] {
-            let of_head = from.len() / values.len();
-            to[first * of_head..][..from.len()].copy_from_slice(from);
-        }
     }
 
-    fn value_heads(&self, key_head: usize) -> Range<usize> {
-        let group = self.heads.value / self.heads.key;
-        key_head * group..(key_head + 1) * group
-    }
-
-    fn output_heads(&self, values: &Range<usize>) -> Range<usize> {
-        values.start * self.heads.value_group..values.end * self.heads.value_group
-    }
-}
-
-/// A task in the vectors of a CPU.
-struct Run<'a, 'b> {
-    of: &'a Backward<'b>,
-    task: &'a Task,
-}
-
-impl WithSimd for Run<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { of, task } = self;
-        let mut found = TaskGradients::new(of, task);
-        let mut memory = HeadMemory::new(of, task.tokens.len());
-        for e in of.value_heads(task.key_head) {
-            of.run_head(task, e, &mut memory, &mut found);
-        }
-        *task.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
-    }
-}
-
-impl TaskGradients {
-    fn new(of: &Backward<'_>, task: &Task) -> Self {
-        let config = of.config;
-        let values = of.value_heads(task.key_head);
-        let (tokens, outputs) = (task.tokens.len(), of.output_heads(&values).len());
-        let (key_dim, value_dim) = (config.key_dim as usize, config.value_dim as usize);
-        let features = config.features() as usize;
-        let zeros = |len: usize| vec![0.0; len];
-        let has = |is_there: bool| if is_there { values.len() } else { 0 };
+    fn map_gradients(&self) -> MapGradients {
         let of_weights = |[weight, bias]: [usize; 2]| WeightGradients {
             weight: vec![0.0; weight],
             bias: vec![0.0; bias],
         };
-        Self {
-            q: zeros(tokens * outputs * key_dim),
-            k: zeros(tokens * key_dim),
-            v: zeros(tokens * values.len() * value_dim),
-            decays: zeros(tokens * values.len() * config.decay_rows() as usize),
-            betas: zeros(tokens * has(config.update_rule.beta().is_some())),
-            mu: zeros(values.len() * features * value_dim),
-            nu: zeros(has(config.is_normalized()) * features),
-            of_keys: of_weights(of.weights[0]),
-            of_queries: of_weights(of.weights[1]),
-        }
+        let [of_keys, of_queries] = self.weights.map(of_weights);
+        MapGradients { of_keys, of_queries }
+    }
+
+    /// A row of k, for value head e.
+    #[inline(always)]
+    fn key(&self, t: usize, e: usize) -> &[f32] {
+        &self.inputs.k[self.heads.key(t, e)..][..self.config.key_dim as usize]
+    }
+
+    /// A row of q, for output head h, and the head whose weights its map has.
+    #[inline(always)]
+    fn query(&self, t: usize, h: usize) -> (&[f32], usize) {
+        let key_head = self.heads.key_head(self.heads.value_head(h));
+        let head = self.of_queries.phi().weights_head(self.heads.query_head(h), key_head);
+        let row = &self.inputs.q[self.heads.query(t, h)..][..self.config.key_dim as usize];
+        (row, head)
+    }
+
+    #[inline(always)]
+    fn value(&self, t: usize, e: usize) -> &[f32] {
+        &self.inputs.v[self.heads.value(t, e)..][..self.config.value_dim as usize]
+    }
+
+    /// The gradient by a row of o.
+    #[inline(always)]
+    fn of_output(&self, t: usize, h: usize) -> &[f32] {
+        &self.gradients.o[self.heads.output(t, h)..][..self.config.value_dim as usize]
+    }
+
+    /// Fetches the rows of a token that output head h and value head e read.
+    #[inline(always)]
+    fn fetch(&self, t: usize, [h, e]: [usize; 2]) {
+        let (key_dim, value_dim) = (self.config.key_dim as usize, self.config.value_dim as usize);
+        let heads = &self.heads;
+        fetch(self.inputs.q, heads.query(t, h), key_dim);
+        fetch(self.inputs.k, heads.key(t, e), key_dim);
+        fetch(self.inputs.v, heads.value(t, e), value_dim);
+        fetch(self.gradients.o, heads.output(t, h), value_dim);
+    }
+
+    /// Adds what a query's features pass on to its row of q.
+    #[inline(always)]
+    fn pull_back_query(
+        &self,
+        (x, head): (&[f32], usize),
+        (features, gain): (&[f32], f32),
+        memory: &mut maps::MapMemory,
+        of_features: &[f32],
+        (of_row, found): (&mut [f32], &mut MapGradients),
+    ) {
+        let of_weights = match self.of_queries.phi().shares_key_weights() {
+            true => &mut found.of_keys,
+            false => &mut found.of_queries,
+        };
+        let to = (of_row, of_weights);
+        self.of_queries.pull_back((x, features, gain), head, memory, of_features, to);
     }
 }
 
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
+/// Makes all gradients zero, but where each of q's, k's and v's is kept, if it has the length.
+fn prepare(found: &mut Gradients<f32>, lens: &Lens, is_kept: bool) {
+    for (rows, len, is_kept) in [
+        (&mut found.q, lens.q, is_kept),
+        (&mut found.k, lens.k, is_kept),
+        (&mut found.v, lens.v, is_kept),
+        (&mut found.decay, lens.decay, false),
+        (&mut found.beta, lens.beta, false),
+        (&mut found.mu, lens.mu, false),
+        (&mut found.nu, lens.nu, false),
+    ] {
+        if rows.len() as u64 != len {
+            // Zeros that are not touched here, but by the threads that need them.
+            *rows = vec![0.0; len as usize];
+        } else if !is_kept {
+            rows.fill(0.0);
+        }
     }
 }

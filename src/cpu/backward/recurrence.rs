@@ -1,14 +1,41 @@
-//! A value head of a sequence, forward and back.
+//! Any rule, token by token: forward, keeping the state before every block of tokens, and then block
+//! by block from the last to the first, the states of each computed again.
 
 use std::ops::Range;
+use std::sync::PoisonError;
+
+use pulp::{Simd, WithSimd};
 
 use crate::cpu::backward::maps::MapMemory;
-use crate::cpu::backward::{Backward, Task, TaskGradients};
+use crate::cpu::backward::targets;
+use crate::cpu::backward::vectors::{add, dot, scale};
+use crate::cpu::backward::{Backward, MapGradients, Targets, Task};
 use crate::cpu::block::row_factor;
 use crate::cpu::fused::mul_add;
 
+/// A task, in the vectors of a CPU.
+pub(super) struct Recurrence<'a, 'b> {
+    pub(super) of: &'a Backward<'b>,
+    pub(super) task: &'a Task,
+    pub(super) targets: &'a Targets<'b>,
+}
+
+impl WithSimd for Recurrence<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let mut found = self.of.map_gradients();
+        let mut memory = HeadMemory::new(self.of, self.task.tokens.len());
+        for e in self.task.values.clone() {
+            self.run_head(e, &mut memory, &mut found);
+        }
+        *self.task.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+}
+
 /// The memory of the tokens of a value head.
-pub(super) struct HeadMemory {
+struct HeadMemory {
     /// Tokens of a block.
     block: usize,
     features: usize,
@@ -30,11 +57,14 @@ pub(super) struct HeadMemory {
     /// Gradients by features.
     of_features: Vec<f32>,
     of_u: Vec<f32>,
+    /// Gradients by rows of q or k, and by the decays of a token.
+    of_row: Vec<f32>,
+    of_decays: Vec<f32>,
     maps: MapMemory,
 }
 
 impl HeadMemory {
-    pub(super) fn new(of: &Backward<'_>, tokens: usize) -> Self {
+    fn new(of: &Backward<'_>, tokens: usize) -> Self {
         let config = of.config;
         let (features, value_dim) = (config.features() as usize, config.value_dim as usize);
         let nu_len = if config.is_normalized() { features } else { 0 };
@@ -54,6 +84,8 @@ impl HeadMemory {
             kept: vec![0.0; if config.decay_rows() > 0 { features } else { 0 }],
             of_features: vec![0.0; features],
             of_u: vec![0.0; value_dim],
+            of_row: vec![0.0; config.key_dim as usize],
+            of_decays: vec![0.0; config.decay_rows() as usize],
             maps: MapMemory::default(),
         }
     }
@@ -63,30 +95,25 @@ impl HeadMemory {
     }
 }
 
-impl Backward<'_> {
+impl Recurrence<'_, '_> {
     /// The gradients of value head e.
     #[inline(always)]
-    pub(super) fn run_head(
-        &self,
-        task: &Task,
-        e: usize,
-        memory: &mut HeadMemory,
-        found: &mut TaskGradients,
-    ) {
+    fn run_head(&self, e: usize, memory: &mut HeadMemory, found: &mut MapGradients) {
+        let Self { of, task, targets } = self;
         let len = memory.state_len();
-        let at = task.n * self.heads.value + e;
+        let at = task.n * of.heads.value + e;
         let mu_len = memory.features * memory.value_dim;
         let of_head = |slice: Option<&[f32]>, len: usize, to: &mut [f32]| match slice {
             Some(slice) if len > 0 => to.copy_from_slice(&slice[at * len..(at + 1) * len]),
             _ => to.fill(0.0),
         };
         let mut state = vec![0.0; len];
-        let initial = self.inputs.initial_state;
+        let initial = of.inputs.initial_state;
         let nu_len = memory.nu_len;
         of_head(initial.map(|state| state.mu), mu_len, &mut state[..mu_len]);
         of_head(initial.map(|state| state.nu), nu_len, &mut state[mu_len..]);
-        of_head(self.gradients.mu, mu_len, &mut memory.of_state[..mu_len]);
-        of_head(self.gradients.nu, nu_len, &mut memory.of_state[mu_len..]);
+        of_head(of.gradients.mu, mu_len, &mut memory.of_state[..mu_len]);
+        of_head(of.gradients.nu, nu_len, &mut memory.of_state[mu_len..]);
         let blocks = task.tokens.clone().step_by(memory.block).enumerate();
         for (i, first) in blocks {
             memory.starts[i * len..][..len].copy_from_slice(&state);
@@ -104,12 +131,12 @@ impl Backward<'_> {
                 memory.after[j * len..][..len].copy_from_slice(&state);
             }
             for t in tokens.clone().rev() {
-                self.leave(task, [t, e], (i, &tokens), memory, found);
+                self.leave([t, e], (i, &tokens), memory, found);
             }
         }
-        let of_task = e - self.value_heads(task.key_head).start;
-        found.mu[of_task * mu_len..][..mu_len].copy_from_slice(&memory.of_state[..mu_len]);
-        found.nu[of_task * nu_len..][..nu_len].copy_from_slice(&memory.of_state[mu_len..]);
+        let (of_mu, of_nu) = memory.of_state.split_at(mu_len);
+        targets.mu.with_row(at, |mu| mu.copy_from_slice(of_mu));
+        targets.nu.with_row(at, |nu| nu.copy_from_slice(of_nu));
     }
 
     /// Token t enters a state, as the j-th of a block.
@@ -118,12 +145,12 @@ impl Backward<'_> {
         let HeadMemory { features, value_dim, keys, values, kept, maps, .. } = memory;
         let (features, value_dim) = (*features, *value_dim);
         let key = &mut keys[j * features..][..features];
-        let x = &self.inputs.k[self.heads.key(t, e)..][..self.config.key_dim as usize];
-        self.of_keys.row(x, self.heads.key_head(e), maps, key);
+        let of = self.of;
+        of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
         self.fill_kept([t, e], kept);
         let (mu, nu) = state.split_at_mut(features * value_dim);
         let value = &mut values[j * value_dim..][..value_dim];
-        value.copy_from_slice(&self.inputs.v[self.heads.value(t, e)..][..value_dim]);
+        value.copy_from_slice(of.value(t, e));
         for (f, mu) in mu.chunks_mut(value_dim).enumerate().take(kept.len()) {
             scale(mu, 1.0 + kept[f]);
         }
@@ -131,8 +158,8 @@ impl Backward<'_> {
             *nu = mul_add(*kept, *nu, *nu);
         }
         let mut beta = 1.0;
-        if self.config.update_rule.beta().is_some() {
-            beta = self.gates.beta(t, e);
+        if self.of.config.update_rule.beta().is_some() {
+            beta = self.of.gates.beta(t, e);
             for (k, mu) in key.iter().zip(mu.chunks(value_dim)) {
                 add(value, -k, mu);
             }
@@ -150,24 +177,15 @@ impl Backward<'_> {
     #[inline(always)]
     fn leave(
         &self,
-        task: &Task,
         [t, e]: [usize; 2],
         (block, tokens): (usize, &Range<usize>),
         memory: &mut HeadMemory,
-        found: &mut TaskGradients,
+        found: &mut MapGradients,
     ) {
-        let values = self.value_heads(task.key_head);
-        let outputs = self.output_heads(&values);
-        let (key_dim, group) = (self.config.key_dim as usize, self.heads.value_group);
-        let of_task = t - task.tokens.start;
+        let Self { of, targets, .. } = self;
+        let group = of.heads.value_group;
         for h in e * group..(e + 1) * group {
-            let at = of_task * outputs.len() + h - outputs.start;
-            let of_query = &mut found.q[at * key_dim..][..key_dim];
-            let of_weights = match self.of_queries.phi().shares_key_weights() {
-                true => &mut found.of_keys,
-                false => &mut found.of_queries,
-            };
-            self.read([t, h, e], t - tokens.start, memory, (of_query, of_weights));
+            self.read([t, h], t - tokens.start, memory, found);
         }
         let len = memory.state_len();
         let HeadMemory { features, value_dim, starts, after, of_state, keys, .. } = memory;
@@ -181,8 +199,8 @@ impl Backward<'_> {
         let entered = &memory.values[j * value_dim..][..value_dim];
         let (of_mu, of_nu) = of_state.split_at_mut(features * value_dim);
         let (of_key, of_u) = (&mut memory.of_features, &mut memory.of_u);
-        let has_beta = self.config.update_rule.beta().is_some();
-        let beta = self.gates.beta(t, e);
+        let has_beta = self.of.config.update_rule.beta().is_some();
+        let beta = self.of.gates.beta(t, e);
         of_u.fill(0.0);
         for (f, (of_mu, k)) in of_mu.chunks(value_dim).zip(key).enumerate() {
             add(of_u, *k, of_mu);
@@ -193,9 +211,9 @@ impl Backward<'_> {
         }
         self.fill_kept([t, e], &mut memory.kept);
         let kept = &memory.kept;
-        let at = of_task * values.len() + e - values.start;
         if has_beta {
-            found.betas[at] = dot(of_u, entered);
+            let of_beta = dot(of_u, entered);
+            targets.betas.with_row(t, |row| row[e] = of_beta);
             scale(of_u, beta);
             let rows = of_mu.chunks_mut(value_dim).zip(before.chunks(value_dim)).zip(key);
             for (f, ((of_mu, before), k)) in rows.enumerate() {
@@ -204,10 +222,11 @@ impl Backward<'_> {
                 add(of_mu, -k, of_u);
             }
         }
-        super::add(&mut found.v[at * value_dim..][..value_dim], of_u);
+        targets.v.with_row(t, |row| targets::add(&mut row[e * value_dim..][..value_dim], of_u));
         if !kept.is_empty() {
-            let rows = self.config.decay_rows() as usize;
-            let of_decays = &mut found.decays[at * rows..][..rows];
+            let rows = self.of.config.decay_rows() as usize;
+            let of_decays = &mut memory.of_decays;
+            of_decays.fill(0.0);
             let (before_mu, before_nu) = before.split_at(features * value_dim);
             for (f, kept) in kept.iter().enumerate() {
                 let of_mu = &mut of_mu[f * value_dim..][..value_dim];
@@ -219,39 +238,40 @@ impl Backward<'_> {
                 }
                 of_decays[f % rows] += (1.0 + kept) * of_decay;
             }
+            targets.decays.with_row(t, |row| row[e * rows..][..rows].copy_from_slice(of_decays));
         }
-        let x = &self.inputs.k[self.heads.key(t, e)..][..key_dim];
-        let of_row = &mut found.k[of_task * key_dim..][..key_dim];
-        let to = (of_row, &mut found.of_keys);
-        let head = self.heads.key_head(e);
-        self.of_keys.pull_back((x, key, 1.0), head, &mut memory.maps, of_key, to);
+        let (head, of_row) = (of.heads.key_head(e), &mut memory.of_row);
+        of_row.fill(0.0);
+        let to = (&mut of_row[..], &mut found.of_keys);
+        of.of_keys.pull_back((of.key(t, e), key, 1.0), head, &mut memory.maps, of_key, to);
+        let column = head * of_row.len();
+        targets.k.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
     /// What the row of o of output head h has to do with its query and with the state that it read.
     #[inline(always)]
     fn read(
         &self,
-        [t, h, e]: [usize; 3],
+        [t, h]: [usize; 2],
         j: usize,
         memory: &mut HeadMemory,
-        to: (&mut [f32], &mut crate::problem::feature_map::phi::WeightGradients),
+        found: &mut MapGradients,
     ) {
+        let Self { of, targets, .. } = self;
         let len = memory.state_len();
         let HeadMemory { features, value_dim, after, of_state, query, of_features, maps, .. } =
             memory;
         let (features, value_dim) = (*features, *value_dim);
-        let x = &self.inputs.q[self.heads.query(t, h)..][..self.config.key_dim as usize];
-        let head =
-            self.of_queries.phi().weights_head(self.heads.query_head(h), self.heads.key_head(e));
-        let gain = self.of_queries.row(x, head, maps, query);
+        let (x, head) = of.query(t, h);
+        let gain = of.of_queries.row(x, head, maps, query);
         let (mu, nu) = after[j * len..][..len].split_at(features * value_dim);
         let (of_mu, of_nu) = of_state.split_at_mut(features * value_dim);
         let weight = if nu.is_empty() { 0.0 } else { dot(query, nu) };
-        let factor = row_factor(self.config, weight, gain);
+        let factor = row_factor(self.of.config, weight, gain);
         if factor == 0.0 {
             return;
         }
-        let of_o = &self.gradients.o[self.heads.output(t, h)..][..value_dim];
+        let of_o = of.of_output(t, h);
         let rows = mu.chunks(value_dim).zip(of_mu.chunks_mut(value_dim));
         let mut taken = 0.0;
         for ((mu, of_mu), (q, product)) in rows.zip(query.iter().zip(&mut *of_features)) {
@@ -268,57 +288,23 @@ impl Backward<'_> {
                 *of_nu -= factor * taken * query[f];
             }
         }
-        self.of_queries.pull_back((x, query, gain), head, maps, of_features, to);
+        let of_row = &mut memory.of_row;
+        of_row.fill(0.0);
+        of.pull_back_query((x, head), (query, gain), maps, of_features, (of_row, found));
+        let column = of.heads.query_head(h) * of_row.len();
+        targets.q.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
     /// exp(decay) - 1 of each row.
     #[inline(always)]
     fn fill_kept(&self, [t, e]: [usize; 2], kept: &mut [f32]) {
-        match (self.config.decay_rows(), kept) {
+        match (self.of.config.decay_rows(), kept) {
             (0, _) | (_, []) => {}
             (1, [first, rest @ ..]) => {
-                self.gates.kept(t, e, std::slice::from_mut(first));
+                self.of.gates.kept(t, e, std::slice::from_mut(first));
                 rest.fill(*first);
             }
-            (_, kept) => self.gates.kept(t, e, kept),
+            (_, kept) => self.of.gates.kept(t, e, kept),
         }
     }
-}
-
-/// `to += factor x`.
-#[inline(always)]
-fn add(to: &mut [f32], factor: f32, x: &[f32]) {
-    for (to, x) in to.iter_mut().zip(x) {
-        *to = mul_add(factor, *x, *to);
-    }
-}
-
-#[inline(always)]
-fn scale(x: &mut [f32], by: f32) {
-    for x in x {
-        *x *= by;
-    }
-}
-
-/// In sixteen sums, which are vectors.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const N: usize = 16;
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
-    let mut sums = [0.0f32; N];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..N {
-            sums[i] = mul_add(a[i], b[i], sums[i]);
-        }
-    }
-    let mut half = [0.0f32; N / 2];
-    for i in 0..N / 2 {
-        half[i] = sums[i] + sums[i + N / 2];
-    }
-    let mut sum =
-        (half[0] + half[4]) + (half[1] + half[5]) + ((half[2] + half[6]) + (half[3] + half[7]));
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum = mul_add(*a, *b, sum);
-    }
-    sum
 }

@@ -1,0 +1,610 @@
+//! Rules with a sum whose rows have one decay: gradients by calls of the forward engine.
+//!
+//! With `c_i` the factor of row i of o, `dn_i = c_i do_i`, and `A_ij` the decays after token j up to i,
+//!
+//! ```text
+//! g_i   = Σ_{j<=i} A_ij (dn_i . v_j) k'_j          a call of  dn, v, k'  as q, k, v
+//! dq'_i = g_i - c_i (q'_i . g_i) nu_i
+//! dk'_j = Σ_{i>=j} A_ij (v_j . dn_i) q'_i + dnu_j  a call of  v, dn, q'  with time reversed
+//! dv_j  = Σ_{i>=j} A_ij (k'_j . q'_i) dn_i         a call of  k', q', dn  with time reversed
+//! dnu_j = Σ_{i>=j} A_ij (-c_i (q'_i . g_i)) q'_i
+//! ```
+//!
+//! Decays by the state before and after them:
+//! `ddecay_i = <dS_i, S_i> - k'_i . dk'_i` and `<dS_i, S_i> = ddecay_(i+1) + q'_i . dq'_i`, begun at
+//! the end of each piece of tokens with the states themselves, so that no long sum cancels.
+//!
+//! A head goes through its tokens in pieces, whose rows stay in the CPU's second cache.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+
+use pulp::{Simd, WithSimd};
+
+use crate::cpu::backward::maps::MapMemory;
+use crate::cpu::backward::targets;
+use crate::cpu::backward::vectors::{dot, wide_dot};
+use crate::cpu::backward::{Backward, MapGradients, Targets, Task};
+use crate::cpu::block::row_factor;
+use crate::cpu::engine::CpuAttention;
+use crate::cpu::plan::CpuPlan;
+use crate::cpu::tensors::Tensors;
+use crate::error::Error;
+use crate::problem::config::{Config, Gating, MAX_KEY_DIM, Normalization};
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::gradients::OutputGradients;
+use crate::problem::shape::Shape;
+use crate::problem::update_rule::{Decay, UpdateRule};
+
+/// Rows of a piece, of all heads of a task, for each thread of a call: the tokens of a piece are as many
+/// as fit in.
+const ROWS: usize = 512;
+
+/// The most output heads of a task, unless its key heads or query heads are whole only with more.
+/// Neighbours lie side by side in memory.
+pub(super) const HEADS: usize = 4;
+
+/// Tokens after which decays begin anew from the states.
+const DECAY_TOKENS: usize = 512;
+
+/// Tokens whose rows are on their way from memory.
+const AHEAD: usize = 8;
+
+/// True for configs whose gradients are such calls.
+pub(super) fn suit(config: &Config) -> bool {
+    let has_sum = config.update_rule.beta().is_none() && config.gates() != Some(Gating::PerRow);
+    // Features and values are the keys of calls.
+    has_sum && config.features().max(config.value_dim) <= MAX_KEY_DIM
+}
+
+/// The value heads of a task.
+pub(super) struct Sums<'a, 'b> {
+    pub(super) engine: &'a CpuAttention,
+    pub(super) of: &'a Backward<'b>,
+    pub(super) task: &'a Task,
+    pub(super) targets: &'a Targets<'b>,
+}
+
+/// The calls of a thread, and the memory for the rows of a piece.
+pub(super) struct Calls {
+    piece: usize,
+    /// With values as keys, and features as values.
+    by_value: Plans,
+    /// The other way round.
+    by_feature: Plans,
+    rows: Rows,
+    states: States,
+    maps: MapMemory,
+}
+
+/// Plans for a piece and for what is left behind the last whole one.
+struct Plans {
+    attention: CpuAttention,
+    heads: usize,
+    threads: usize,
+    plans: Vec<(usize, CpuPlan)>,
+}
+
+/// The rows of a piece, in the order of its call, each of all output heads.
+#[derive(Default)]
+struct Rows {
+    /// k' and q', `[tokens,heads,F]`, and the gains of the queries.
+    keys: Vec<f32>,
+    queries: Vec<f32>,
+    gains: Vec<f32>,
+    /// nu after each token, `[tokens,heads,F]`.
+    nus: Vec<f32>,
+    /// v and dn, `[tokens,heads,V]`.
+    values: Vec<f32>,
+    of_rows: Vec<f32>,
+    /// In log space: of a token or, where time is reversed, of the one after it.
+    decays: Vec<f32>,
+    /// Results: by features, and of calls by values.
+    of_features: Vec<f32>,
+    of_values: Vec<f32>,
+    /// Results in the order of tokens: by the rows of q or k, of v, and by the decays, of the query,
+    /// key or value heads of the task.
+    to_elements: Vec<f32>,
+    to_values: Vec<f32>,
+    to_decays: Vec<f32>,
+}
+
+/// What is kept from piece to piece, of each output head.
+#[derive(Default)]
+struct States {
+    /// mu or its gradient as `[V,F]`, of which the next ones are written beside.
+    by_value: [Vec<f32>; 2],
+    /// The gradient as `[F,V]`.
+    by_feature: [Vec<f32>; 2],
+    /// nu or its gradient.
+    nu: Vec<f64>,
+    /// mu `[V,F]` and nu after the tokens behind which decays begin anew, the last of these first.
+    ends: Vec<(usize, Vec<f32>, Vec<f64>)>,
+    /// Of each token: c, `c (q' . g)` and `q' . dq'`.
+    factors: Vec<f32>,
+    taken: Vec<f32>,
+    of_queries: Vec<f32>,
+    /// ddecay of the token after.
+    of_decays: Vec<f64>,
+}
+
+impl Calls {
+    /// Calls of so many output heads, on so many threads.
+    pub(super) fn new(engine: &CpuAttention, heads: usize, threads: usize) -> Result<Self, Error> {
+        let config = engine.config();
+        let (features, value_dim) = (config.features(), config.value_dim);
+        let plans = |key_dim: u32, value_dim: u32| {
+            let rule = match config.update_rule.decay() {
+                None => UpdateRule::Linear,
+                Some(_) => UpdateRule::Gated(Decay::per_head()),
+            };
+            let config = Config::of_rule(key_dim, value_dim, rule)
+                .with_feature_map(FeatureMap::Identity)
+                .with_normalization(Normalization::None)
+                .with_scale(1.0);
+            let attention = engine.with_config(config)?;
+            Ok::<_, Error>(Plans { attention, heads, threads, plans: Vec::new() })
+        };
+        Ok(Self {
+            piece: (ROWS * threads / heads.next_power_of_two()).max(1),
+            by_value: plans(value_dim, features)?,
+            by_feature: plans(features, value_dim)?,
+            rows: Rows::default(),
+            states: States::default(),
+            maps: MapMemory::default(),
+        })
+    }
+}
+
+impl Plans {
+    /// The plan for so many tokens.
+    fn of(&mut self, tokens: usize) -> Result<&mut CpuPlan, Error> {
+        let at = match self.plans.iter().position(|(len, _)| *len == tokens) {
+            Some(at) => at,
+            None => {
+                // The first is that of whole pieces, or of a sequence of less.
+                self.plans.truncate(1);
+                let shape = Shape::new(1, tokens as u32, self.heads as u32);
+                let plan = self.attention.plan_with(&shape, self.threads)?;
+                self.plans.push((tokens, plan));
+                self.plans.len() - 1
+            }
+        };
+        Ok(&mut self.plans[at].1)
+    }
+
+    /// o of a call, from the first of two states, which becomes the state after it.
+    fn run(
+        &mut self,
+        [q, k, v, decays]: [&[f32]; 4],
+        states: &mut [Vec<f32>; 2],
+        o: &mut [f32],
+    ) -> Result<(), Error> {
+        let config = self.attention.config();
+        let tokens = q.len() / (self.heads * config.key_dim as usize);
+        let has_decay = config.update_rule.decay().is_some();
+        let [state, next] = states;
+        let mut tensors =
+            Tensors::new(q, k, v, o).with_initial_state(state, &[]).with_final_state(next, &mut []);
+        if has_decay {
+            tensors = tensors.with_decay(decays);
+        }
+        self.of(tokens)?.run(tensors)?;
+        std::mem::swap(state, next);
+        Ok(())
+    }
+}
+
+impl Sums<'_, '_> {
+    /// The gradients of all heads of the task.
+    pub(super) fn run(&self, calls: &mut Calls) -> Result<(), Error> {
+        let mut found = self.of.map_gradients();
+        self.forward(calls, &mut found)?;
+        self.reverse(calls, &mut found)?;
+        *self.task.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
+    }
+
+    /// The output heads of the task.
+    fn heads(&self) -> Range<usize> {
+        let group = self.of.heads.value_group;
+        self.task.values.start * group..self.task.values.end * group
+    }
+
+    /// Gradients by queries; keeps what the other direction needs.
+    fn forward(&self, calls: &mut Calls, found: &mut MapGradients) -> Result<(), Error> {
+        let tokens = &self.task.tokens;
+        let initial = self.of.inputs.initial_state;
+        self.load(initial.map(|state| state.mu), initial.map(|state| state.nu), |_| true, calls);
+        let rows = tokens.len() * self.heads().len();
+        let States { factors, taken, of_queries, ends, .. } = &mut calls.states;
+        for of_tokens in [factors, taken, of_queries] {
+            of_tokens.clear();
+            of_tokens.resize(rows, 0.0);
+        }
+        ends.clear();
+        for first in tokens.clone().step_by(calls.piece) {
+            let piece = first..tokens.end.min(first + calls.piece);
+            self.step(Step::MapForward, &piece, calls, found);
+            let Calls { by_value, rows, states, .. } = calls;
+            let Rows { keys, values, of_rows, decays, of_features, .. } = rows;
+            by_value.run([of_rows, values, keys, decays], &mut states.by_value, of_features)?;
+            let ends_decays =
+                (piece.end - tokens.start).is_multiple_of(DECAY_TOKENS) || piece.end == tokens.end;
+            if ends_decays && self.of.config.update_rule.decay().is_some() {
+                let States { by_value: [mu, _], nu, ends, .. } = states;
+                ends.push((piece.end, mu.clone(), nu.clone()));
+            }
+            self.step(Step::PullForward, &piece, calls, found);
+        }
+        Ok(())
+    }
+
+    /// Gradients by keys, values, decays and the initial state.
+    fn reverse(&self, calls: &mut Calls, found: &mut MapGradients) -> Result<(), Error> {
+        let tokens = &self.task.tokens;
+        let OutputGradients { mu, nu, .. } = self.of.gradients;
+        let group = self.of.heads.value_group;
+        // The final state counts once, however many output heads read it.
+        self.load(mu, nu, |h| h.is_multiple_of(group), calls);
+        for first in tokens.clone().step_by(calls.piece).rev() {
+            let piece = first..tokens.end.min(first + calls.piece);
+            self.begin_decays(piece.end, &mut calls.states);
+            self.step(Step::MapReverse, &piece, calls, found);
+            let Calls { by_value, by_feature, rows, states, .. } = calls;
+            let Rows { keys, queries, values, of_rows, decays, of_features, of_values, .. } = rows;
+            by_value.run([values, of_rows, queries, decays], &mut states.by_value, of_features)?;
+            by_feature.run([keys, queries, of_rows, decays], &mut states.by_feature, of_values)?;
+            self.step(Step::PullReverse, &piece, calls, found);
+        }
+        let States { by_feature: [mu, _], nu, .. } = &calls.states;
+        let mu_len = mu.len() / self.heads().len();
+        let nu_len = nu.len() / self.heads().len();
+        for (i, h) in self.heads().enumerate() {
+            let e = self.of.heads.value_head(h);
+            let kept = tokens.clone().next().map_or(0.0, |first| self.kept(first, e));
+            let row = self.task.n * self.of.heads.value + e;
+            self.targets.mu.with_row(row, |to| {
+                for (to, x) in to.iter_mut().zip(&mu[i * mu_len..]) {
+                    *to += x + kept * x;
+                }
+            });
+            self.targets.nu.with_row(row, |to| {
+                for (to, x) in to.iter_mut().zip(&nu[i * nu_len..]) {
+                    *to += (x * (1.0 + f64::from(kept))) as f32;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The states of such slices, `[N,E,F,V]` and `[N,E,F]`, or zero; for output heads that want them.
+    fn load(
+        &self,
+        mu: Option<&[f32]>,
+        nu: Option<&[f32]>,
+        is_wanted: impl Fn(usize) -> bool,
+        calls: &mut Calls,
+    ) {
+        let States { by_value, by_feature, nu: to_nu, .. } = &mut calls.states;
+        let features = self.of.config.features() as usize;
+        let value_dim = self.of.config.value_dim as usize;
+        let (count, mu_len) = (self.heads().len(), features * value_dim);
+        let nu_len = if self.of.config.is_normalized() { features } else { 0 };
+        for state in by_value.iter_mut().chain(by_feature.iter_mut()) {
+            state.clear();
+            state.resize(count * mu_len, 0.0);
+        }
+        to_nu.clear();
+        to_nu.resize(count * nu_len, 0.0);
+        for (i, h) in self.heads().enumerate().filter(|(_, h)| is_wanted(*h)) {
+            let at = self.task.n * self.of.heads.value + self.of.heads.value_head(h);
+            if let Some(mu) = mu {
+                let mu = &mu[at * mu_len..][..mu_len];
+                by_feature[0][i * mu_len..][..mu_len].copy_from_slice(mu);
+                let by_value = &mut by_value[0][i * mu_len..][..mu_len];
+                for (f, mu) in mu.chunks(value_dim).enumerate() {
+                    for (v, x) in mu.iter().enumerate() {
+                        by_value[v * features + f] = *x;
+                    }
+                }
+            }
+            if let Some(nu) = nu.filter(|_| nu_len > 0) {
+                let nu = &nu[at * features..][..features];
+                let to = &mut to_nu[i * nu_len..];
+                to.iter_mut().zip(nu).for_each(|(to, x)| *to = f64::from(*x));
+            }
+        }
+    }
+
+    /// ddecay of the token behind a piece by the states there, if decays begin anew.
+    fn begin_decays(&self, end: usize, states: &mut States) {
+        let Some((_, mu, nu)) = states.ends.pop_if(|(at, _, _)| *at == end) else { return };
+        let heads = self.heads();
+        let (mu_len, nu_len) = (mu.len() / heads.len(), nu.len() / heads.len());
+        states.of_decays.clear();
+        for (i, h) in heads.enumerate() {
+            let pairs = states.by_value[0][i * mu_len..].iter().zip(&mu[i * mu_len..]);
+            let of_mu: f64 = pairs.take(mu_len).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let pairs = states.nu[i * nu_len..].iter().zip(&nu[i * nu_len..]);
+            let of_nu: f64 = pairs.take(nu_len).map(|(a, b)| a * b).sum();
+            let kept = self.kept_after(end - 1, self.of.heads.value_head(h));
+            states.of_decays.push((1.0 + f64::from(kept)) * (of_mu + of_nu));
+        }
+    }
+
+    /// exp(decay) - 1 of a token.
+    #[inline(always)]
+    fn kept(&self, t: usize, e: usize) -> f32 {
+        let mut kept = [0.0];
+        self.of.gates.kept(t, e, &mut kept);
+        kept[0]
+    }
+
+    /// That of the token after it; of the last token, whose state is the final one, 0.
+    #[inline(always)]
+    fn kept_after(&self, t: usize, e: usize) -> f32 {
+        if t + 1 < self.task.tokens.end { self.kept(t + 1, e) } else { 0.0 }
+    }
+
+    fn step(&self, step: Step, tokens: &Range<usize>, calls: &mut Calls, found: &mut MapGradients) {
+        self.resize(&mut calls.rows, tokens.len());
+        let Calls { rows, states, maps, .. } = calls;
+        let memory = (rows, states, maps, found);
+        self.engine.dispatch(Piece { sums: self, step, tokens: tokens.clone(), memory });
+    }
+
+    fn resize(&self, rows: &mut Rows, tokens: usize) {
+        let config = self.of.config;
+        let [key_dim, features] = [config.key_dim, config.features()].map(|n| n as usize);
+        let value_dim = config.value_dim as usize;
+        let (count, of) = (self.heads().len(), self.task_heads());
+        for (rows, width) in [
+            (&mut rows.keys, count * features),
+            (&mut rows.queries, count * features),
+            (&mut rows.gains, count),
+            (&mut rows.nus, count * features),
+            (&mut rows.values, count * value_dim),
+            (&mut rows.of_rows, count * value_dim),
+            (&mut rows.decays, count),
+            (&mut rows.of_features, count * features),
+            (&mut rows.of_values, count * value_dim),
+            (&mut rows.to_elements, of.query.len().max(of.key.len()) * key_dim),
+            (&mut rows.to_values, of.value.len() * value_dim),
+            (&mut rows.to_decays, of.value.len()),
+        ] {
+            rows.resize(tokens * width, 0.0);
+        }
+    }
+
+    /// The heads of each tensor that the task has.
+    #[inline(always)]
+    fn task_heads(&self) -> TaskHeads {
+        let (heads, outputs) = (&self.of.heads, self.heads());
+        let value = self.task.values.clone();
+        TaskHeads {
+            query: heads.query_head(outputs.start)..heads.query_head(outputs.end - 1) + 1,
+            key: heads.key_head(value.start)..heads.key_head(value.end - 1) + 1,
+            value,
+        }
+    }
+}
+
+struct TaskHeads {
+    query: Range<usize>,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+/// What is done with the rows of a piece before and after its calls.
+#[derive(Clone, Copy)]
+enum Step {
+    MapForward,
+    PullForward,
+    MapReverse,
+    PullReverse,
+}
+
+/// A step, in the vectors of a CPU.
+struct Piece<'a, 'b, 'm> {
+    sums: &'a Sums<'a, 'b>,
+    step: Step,
+    tokens: Range<usize>,
+    memory: (&'m mut Rows, &'m mut States, &'m mut MapMemory, &'m mut MapGradients),
+}
+
+impl WithSimd for Piece<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        match self.step {
+            Step::MapForward => self.map_forward(),
+            Step::PullForward => self.pull_forward(),
+            Step::MapReverse => self.map_reverse(),
+            Step::PullReverse => self.pull_reverse(),
+        }
+    }
+}
+
+impl Piece<'_, '_, '_> {
+    /// Features, nu and the factors of rows of o.
+    #[inline(always)]
+    fn map_forward(self) {
+        let Self { sums: sums @ Sums { of, task, .. }, tokens, .. } = self;
+        let (rows, states, maps, _) = self.memory;
+        let (features, value_dim) = (of.config.features() as usize, of.config.value_dim as usize);
+        let (is_normalized, has_decay) =
+            (of.config.is_normalized(), of.config.update_rule.decay().is_some());
+        let (heads, count) = (sums.heads(), sums.heads().len());
+        for (j, t) in tokens.enumerate() {
+            for (i, h) in heads.clone().enumerate() {
+                let (e, at) = (of.heads.value_head(h), j * count + i);
+                if t + AHEAD < task.tokens.end {
+                    of.fetch(t + AHEAD, [h, e]);
+                }
+                let key = &mut rows.keys[at * features..][..features];
+                let query = &mut rows.queries[at * features..][..features];
+                of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
+                let (x, head) = of.query(t, h);
+                let gain = of.of_queries.row(x, head, maps, query);
+                rows.gains[at] = gain;
+                if has_decay {
+                    of.gates.decays(t, e, &mut rows.decays[at..=at]);
+                }
+                let mut weight = 0.0;
+                if is_normalized {
+                    let kept = f64::from(if has_decay { sums.kept(t, e) } else { 0.0 });
+                    let nu = &mut states.nu[i * features..][..features];
+                    let to = &mut rows.nus[at * features..][..features];
+                    for ((nu, k), to) in nu.iter_mut().zip(&*key).zip(to) {
+                        *nu += kept * *nu + f64::from(*k);
+                        *to = *nu as f32;
+                    }
+                    weight = wide_dot(query, nu) as f32;
+                }
+                let factor = row_factor(of.config, weight, gain);
+                states.factors[(t - task.tokens.start) * count + i] = factor;
+                rows.values[at * value_dim..][..value_dim].copy_from_slice(of.value(t, e));
+                let of_row = &mut rows.of_rows[at * value_dim..][..value_dim];
+                for (to, x) in of_row.iter_mut().zip(of.of_output(t, h)) {
+                    *to = factor * x;
+                }
+            }
+        }
+    }
+
+    /// dq' of g, and dq of dq'.
+    #[inline(always)]
+    fn pull_forward(self) {
+        let Self { sums: sums @ Sums { of, task, targets, .. }, tokens, .. } = self;
+        let (rows, states, maps, found) = self.memory;
+        let (features, key_dim) = (of.config.features() as usize, of.config.key_dim as usize);
+        let (heads, count) = (sums.heads(), sums.heads().len());
+        let queries = sums.task_heads().query;
+        let width = queries.len() * key_dim;
+        rows.to_elements.fill(0.0);
+        for (j, t) in tokens.clone().enumerate() {
+            for (i, h) in heads.clone().enumerate() {
+                let at = j * count + i;
+                let query = &rows.queries[at * features..][..features];
+                let of_query = &mut rows.of_features[at * features..][..features];
+                let of_task = (t - task.tokens.start) * count + i;
+                if of.config.is_normalized() {
+                    let taken = states.factors[of_task] * dot(query, of_query);
+                    let nu = &rows.nus[at * features..][..features];
+                    for (of_query, nu) in of_query.iter_mut().zip(nu) {
+                        *of_query -= taken * nu;
+                    }
+                    states.taken[of_task] = taken;
+                }
+                states.of_queries[of_task] = dot(query, of_query);
+                let column = j * width + (of.heads.query_head(h) - queries.start) * key_dim;
+                let to = (&mut rows.to_elements[column..][..key_dim], &mut *found);
+                of.pull_back_query(of.query(t, h), (query, rows.gains[at]), maps, of_query, to);
+            }
+        }
+        let (first, turn) = (tokens.start, task.values.start);
+        targets.q.write(tokens, turn, |t, row| {
+            let from = &rows.to_elements[(t - first) * width..][..width];
+            row[queries.start * key_dim..][..width].copy_from_slice(from);
+        });
+    }
+
+    /// Features and dn in reversed time.
+    #[inline(always)]
+    fn map_reverse(self) {
+        let Self { sums: sums @ Sums { of, task, .. }, tokens, .. } = self;
+        let (rows, states, maps, _) = self.memory;
+        let (features, value_dim) = (of.config.features() as usize, of.config.value_dim as usize);
+        let has_decay = of.config.update_rule.decay().is_some();
+        let (heads, count) = (sums.heads(), sums.heads().len());
+        for (j, t) in tokens.rev().enumerate() {
+            for (i, h) in heads.clone().enumerate() {
+                let (e, at) = (of.heads.value_head(h), j * count + i);
+                if t >= task.tokens.start + AHEAD {
+                    of.fetch(t - AHEAD, [h, e]);
+                }
+                let key = &mut rows.keys[at * features..][..features];
+                let query = &mut rows.queries[at * features..][..features];
+                of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
+                let (x, head) = of.query(t, h);
+                of.of_queries.row(x, head, maps, query);
+                if has_decay {
+                    rows.decays[at] = 0.0;
+                    if t + 1 < task.tokens.end {
+                        of.gates.decays(t + 1, e, &mut rows.decays[at..=at]);
+                    }
+                }
+                rows.values[at * value_dim..][..value_dim].copy_from_slice(of.value(t, e));
+                let factor = states.factors[(t - task.tokens.start) * count + i];
+                let of_row = &mut rows.of_rows[at * value_dim..][..value_dim];
+                for (to, x) in of_row.iter_mut().zip(of.of_output(t, h)) {
+                    *to = factor * x;
+                }
+            }
+        }
+    }
+
+    /// dk, dv and ddecay.
+    #[inline(always)]
+    fn pull_reverse(self) {
+        let Self { sums: sums @ Sums { of, task, targets, .. }, tokens, .. } = self;
+        let (rows, states, maps, found) = self.memory;
+        let (features, key_dim) = (of.config.features() as usize, of.config.key_dim as usize);
+        let value_dim = of.config.value_dim as usize;
+        let has_decay = of.config.update_rule.decay().is_some();
+        let (heads, count) = (sums.heads(), sums.heads().len());
+        let TaskHeads { key: key_heads, value: value_heads, .. } = sums.task_heads();
+        let (of_keys, of_values) = (key_heads.len() * key_dim, value_heads.len() * value_dim);
+        rows.to_elements.fill(0.0);
+        rows.to_values.fill(0.0);
+        rows.to_decays.fill(0.0);
+        let first = tokens.start;
+        for (j, t) in tokens.clone().rev().enumerate() {
+            for (i, h) in heads.clone().enumerate() {
+                let (e, at) = (of.heads.value_head(h), j * count + i);
+                let key = &rows.keys[at * features..][..features];
+                let of_key = &mut rows.of_features[at * features..][..features];
+                let of_task = (t - task.tokens.start) * count + i;
+                if of.config.is_normalized() {
+                    let kept = f64::from(if has_decay { sums.kept_after(t, e) } else { 0.0 });
+                    let taken = f64::from(states.taken[of_task]);
+                    let nu = &mut states.nu[i * features..][..features];
+                    let query = &rows.queries[at * features..][..features];
+                    for ((nu, q), of_key) in nu.iter_mut().zip(query).zip(&mut *of_key) {
+                        *nu += kept * *nu - taken * f64::from(*q);
+                        *of_key += *nu as f32;
+                    }
+                }
+                let column = e - value_heads.start;
+                if has_decay {
+                    let of_decay = &mut states.of_decays[i];
+                    let of_key = f64::from(dot(key, of_key));
+                    *of_decay += f64::from(states.of_queries[of_task]) - of_key;
+                    let at = (t - first) * value_heads.len() + column;
+                    rows.to_decays[at] += *of_decay as f32;
+                }
+                let to = &mut rows.to_values[(t - first) * of_values + column * value_dim..];
+                targets::add(&mut to[..value_dim], &rows.of_values[at * value_dim..]);
+                let key_head = of.heads.key_head(e);
+                let column = (t - first) * of_keys + (key_head - key_heads.start) * key_dim;
+                let to = (&mut rows.to_elements[column..][..key_dim], &mut found.of_keys);
+                of.of_keys.pull_back((of.key(t, e), key, 1.0), key_head, maps, of_key, to);
+            }
+        }
+        let turn = value_heads.start;
+        targets.k.write(tokens.clone(), turn, |t, row| {
+            let from = &rows.to_elements[(t - first) * of_keys..][..of_keys];
+            row[key_heads.start * key_dim..][..of_keys].copy_from_slice(from);
+        });
+        targets.v.write(tokens.clone(), turn, |t, row| {
+            let from = &rows.to_values[(t - first) * of_values..][..of_values];
+            row[value_heads.start * value_dim..][..of_values].copy_from_slice(from);
+        });
+        targets.decays.write(tokens, turn, |t, row| {
+            let from = &rows.to_decays[(t - first) * value_heads.len()..][..value_heads.len()];
+            row[value_heads.clone()].copy_from_slice(from);
+        });
+    }
+}

@@ -1,0 +1,60 @@
+//! Sums and products of rows, in loops that become vectors.
+
+use crate::cpu::fused::mul_add;
+
+/// `to += factor x`.
+#[inline(always)]
+pub(super) fn add(to: &mut [f32], factor: f32, x: &[f32]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        *to = mul_add(factor, *x, *to);
+    }
+}
+
+#[inline(always)]
+pub(super) fn scale(x: &mut [f32], by: f32) {
+    for x in x {
+        *x *= by;
+    }
+}
+
+/// In sixteen sums, which are vectors.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const N: usize = 16;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
+    let mut sums = [0.0f32; N];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..N {
+            sums[i] = mul_add(a[i], b[i], sums[i]);
+        }
+    }
+    let mut half = [0.0f32; N / 2];
+    for i in 0..N / 2 {
+        half[i] = sums[i] + sums[i + N / 2];
+    }
+    let mut sum =
+        (half[0] + half[4]) + (half[1] + half[5]) + ((half[2] + half[6]) + (half[3] + half[7]));
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sum = mul_add(*a, *b, sum);
+    }
+    sum
+}
+
+/// The same in f64.
+#[inline(always)]
+pub(super) fn wide_dot(a: &[f32], b: &[f64]) -> f64 {
+    const N: usize = 8;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
+    let mut sums = [0.0f64; N];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..N {
+            sums[i] += f64::from(a[i]) * b[i];
+        }
+    }
+    let mut sum =
+        (sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sum += f64::from(*a) * b;
+    }
+    sum
+}
