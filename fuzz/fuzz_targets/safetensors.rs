@@ -1,6 +1,8 @@
 #![no_main]
 #![allow(dead_code, reason = "the program uses the rest")]
 
+#[path = "../../cli/src/attention_mask.rs"]
+mod attention_mask;
 #[path = "../../cli/src/cu_seqlens.rs"]
 mod cu_seqlens;
 #[path = "../../cli/src/failure.rs"]

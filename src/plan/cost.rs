@@ -24,7 +24,7 @@ impl Plan {
         let items = self.layout().items();
         let slices = u64::from(self.value_blocks().div_ceil(items));
         let features = u64::from(self.feature_blocks());
-        let readers = self.head_blocks() * self.value_blocks();
+        let readers = self.head_blocks().saturating_mul(self.value_blocks());
         let blocks = u64::from(readers.div_ceil(items)).div_ceil(slices);
         let mut bytes =
             (features * slices * (lens.q + blocks * lens.k) + features * blocks * lens.v + lens.o)

@@ -355,7 +355,7 @@ impl Plan {
     /// Work items that read the same elements of a state: all of them nu, those of a value block mu.
     pub(crate) fn readers_per_state(&self) -> u32 {
         let of_nu = if self.config.is_normalized() { self.value_blocks() } else { 1 };
-        self.head_blocks() * of_nu
+        self.head_blocks().saturating_mul(of_nu)
     }
 
     /// True if both plans have the same segments.
