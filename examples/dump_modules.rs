@@ -1,9 +1,10 @@
-//! Writes the WGSL modules of a plan to a folder, for tools that look at shaders.
+//! Writes the WGSL modules of a plan, and of its backward pass, to a folder, for tools that look at shaders.
 //!
 //! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]`
 //!
 //! RULE is gated, gated-rows, delta, gated-delta or gated-delta-rows.
 
+use linear_attention::gradients::GradientStage;
 use linear_attention::plan::Stage;
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning};
@@ -54,6 +55,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             {
                 std::fs::write(path, wgsl)?;
             }
+        }
+    }
+    for stage in GradientStage::ALL {
+        if let Some(wgsl) = stage.wgsl(&config)? {
+            std::fs::write(format!("{folder}/{}.wgsl", stage.name()), wgsl)?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 #![doc = include_str!("crate.md")]
 
 mod attention;
+mod backward;
 mod bind;
 #[cfg(feature = "cpu")]
 pub mod cpu;
@@ -61,6 +62,11 @@ pub mod update_rule {
 
 /// The backward pass: gradients of a loss by outputs and by inputs.
 pub mod gradients {
+    pub use crate::backward::Backward;
+    pub use crate::backward::bound::BoundBackward;
+    pub use crate::backward::plan::BackwardPlan;
+    pub use crate::backward::tensors::BackwardTensors;
+    pub use crate::kernel::gradient::GradientStage;
     pub use crate::problem::gradients::{Gradients, OutputGradients};
 }
 

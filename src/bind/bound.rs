@@ -196,7 +196,7 @@ pub(crate) fn bind_group(
 }
 
 /// The uniform of a piece.
-fn params(plan: &Plan, weights: WeightHeads, stage: Stage, piece: &Piece) -> Params {
+pub(crate) fn params(plan: &Plan, weights: WeightHeads, stage: Stage, piece: &Piece) -> Params {
     let shape = plan.shape();
     let weights = weights.offsets(plan.config());
     let rows = |tensor: Tensor| rows(plan, tensor);

@@ -10,6 +10,7 @@ use wgpu::{BindGroupLayoutEntry, ShaderStages};
 use crate::bind::options::{Options, ShaderChecks};
 use crate::device::scope::scoped;
 use crate::error::DeviceError;
+use crate::kernel::assembler::Module;
 use crate::kernel::layout::Layout;
 use crate::kernel::numbers::Variant;
 use crate::kernel::stage::{Binding, Stage};
@@ -79,35 +80,51 @@ impl Pipelines {
             Some(edit) => edit(stage, module.wgsl.clone()),
             None => module.wgsl.clone(),
         };
-        let label = Some(stage.kernel().label);
-        let made = scoped(device, stage.kernel().label, || {
-            let shader = shader_module(device, stage, wgsl.into(), self.checks);
-            let mut binds = stage.binds(&self.config, self.layout, variant);
-            binds.retain(|binding| !variant.unbound.has(*binding as u32));
-            let bindings = bind_group_layout(device, &binds, stage, variant);
-            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label,
-                bind_group_layouts: &[Some(&bindings)],
-                immediate_size: 0,
-            });
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label,
-                layout: Some(&layout),
-                module: &shader,
-                entry_point: Some(stage.name()),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &[],
-                    zero_initialize_workgroup_memory: self.checks == ShaderChecks::Checked,
-                },
-                cache: self.cache.as_ref(),
-            });
-            Pipeline { pipeline, bindings }
-        });
-        made.map_err(|mut error| {
-            error.message = module.locate(&error.message);
-            error
-        })
+        let mut binds = stage.binds(&self.config, self.layout, variant);
+        binds.retain(|binding| !variant.unbound.has(*binding as u32));
+        let entries = layout_entries(&binds, variant);
+        let names = (stage.kernel().label, stage.name());
+        let options = Options { checks: self.checks, cache: self.cache.as_ref(), tuning: None };
+        compile(device, names, (&module, wgsl), &entries, &options)
     }
+}
+
+/// A pipeline of a module, whose text may have been changed since.
+pub(crate) fn compile(
+    device: &wgpu::Device,
+    (label, entry_point): (&'static str, &'static str),
+    (module, wgsl): (&Module, String),
+    entries: &[BindGroupLayoutEntry],
+    options: &Options<'_>,
+) -> Result<Pipeline, DeviceError> {
+    let made = scoped(device, label, || {
+        let shader = shader_module(device, label, wgsl.into(), options.checks);
+        let bindings = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(label),
+            entries,
+        });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: &[Some(&bindings)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&layout),
+            module: &shader,
+            entry_point: Some(entry_point),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: options.checks == ShaderChecks::Checked,
+            },
+            cache: options.cache,
+        });
+        Pipeline { pipeline, bindings }
+    });
+    made.map_err(|mut error| {
+        error.message = module.locate(&error.message);
+        error
+    })
 }
 
 impl fmt::Debug for Pipelines {
@@ -122,48 +139,35 @@ impl fmt::Debug for Pipelines {
     }
 }
 
-fn bind_group_layout(
-    device: &wgpu::Device,
-    bindings: &[Binding],
-    stage: Stage,
-    variant: Variant,
-) -> wgpu::BindGroupLayout {
-    let entries: Vec<_> = bindings
-        .iter()
-        .map(|binding| BindGroupLayoutEntry {
-            binding: *binding as u32,
-            visibility: ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer {
-                ty: match binding {
-                    Binding::Params => wgpu::BufferBindingType::Uniform,
-                    Binding::Q | Binding::K | Binding::V if variant.reads_only => {
-                        wgpu::BufferBindingType::Storage { read_only: true }
-                    }
-                    _ => wgpu::BufferBindingType::Storage { read_only: false },
-                },
-                has_dynamic_offset: false,
-                min_binding_size: None,
+fn layout_entries(bindings: &[Binding], variant: Variant) -> Vec<BindGroupLayoutEntry> {
+    let entries = bindings.iter().map(|binding| BindGroupLayoutEntry {
+        binding: *binding as u32,
+        visibility: ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match binding {
+                Binding::Params => wgpu::BufferBindingType::Uniform,
+                Binding::Q | Binding::K | Binding::V if variant.reads_only => {
+                    wgpu::BufferBindingType::Storage { read_only: true }
+                }
+                _ => wgpu::BufferBindingType::Storage { read_only: false },
             },
-            count: None,
-        })
-        .collect();
-    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-        label: Some(stage.kernel().label),
-        entries: &entries,
-    })
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    });
+    entries.collect()
 }
 
 #[expect(unsafe_code, reason = "the one place where shader modules are made unchecked")]
 fn shader_module(
     device: &wgpu::Device,
-    stage: Stage,
+    label: &'static str,
     wgsl: Cow<'static, str>,
     checks: ShaderChecks,
 ) -> wgpu::ShaderModule {
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(stage.kernel().label),
-        source: wgpu::ShaderSource::Wgsl(wgsl),
-    };
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(wgsl) };
     match checks {
         ShaderChecks::Checked => device.create_shader_module(descriptor),
         ShaderChecks::Unchecked => {

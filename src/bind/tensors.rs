@@ -177,12 +177,26 @@ pub(crate) struct Range<'a> {
     pub(crate) tensor: &'static str,
     pub(crate) binding: BufferBinding<'a>,
     pub(crate) len: u64,
-    is_written: bool,
+    pub(crate) is_written: bool,
 }
 
 impl Range<'_> {
     fn end(&self) -> u64 {
         self.binding.offset + self.len
+    }
+
+    /// Refuses memory that both have, where either is written.
+    pub(crate) fn check_overlap(&self, other: &Self) -> Result<(), BindError> {
+        if !(self.is_written || other.is_written) || self.binding.buffer != other.binding.buffer {
+            return Ok(());
+        }
+        let begin = self.binding.offset.max(other.binding.offset);
+        let bytes = self.end().min(other.end()).saturating_sub(begin);
+        if bytes > 0 {
+            let (first, second) = (self.tensor, other.tensor);
+            return Err(BindError::Overlap { first, second, bytes });
+        }
+        Ok(())
     }
 }
 
@@ -311,20 +325,7 @@ impl<'a> Checked<'a> {
             tensors.map(|(_, range)| range).chain(self.scratch.as_ref()).collect();
         for (i, first) in all.iter().enumerate() {
             for second in &all[i + 1..] {
-                if !(first.is_written || second.is_written)
-                    || first.binding.buffer != second.binding.buffer
-                {
-                    continue;
-                }
-                let begin = first.binding.offset.max(second.binding.offset);
-                let bytes = first.end().min(second.end()).saturating_sub(begin);
-                if bytes > 0 {
-                    return Err(BindError::Overlap {
-                        first: first.tensor,
-                        second: second.tensor,
-                        bytes,
-                    });
-                }
+                first.check_overlap(second)?;
             }
         }
         Ok(())
@@ -371,7 +372,7 @@ pub(crate) fn bound_len(
     }
 }
 
-fn check_one(range: Range<'_>, align: u64) -> Result<Range<'_>, BindError> {
+pub(crate) fn check_one(range: Range<'_>, align: u64) -> Result<Range<'_>, BindError> {
     let Range { tensor, binding, len, .. } = &range;
     let (tensor, buffer) = (*tensor, binding.buffer);
     if !buffer.usage().contains(BufferUsages::STORAGE) {

@@ -97,8 +97,9 @@ pub enum Error {
         /// The key head.
         head: u64,
     },
-    /// A feature map has no derivative here: one of the caller's own.
-    #[error("feature map {feature_map} must have a derivative, found one of the caller's own")]
+    /// A feature map has no derivative here: one of the caller's own, or for a device one with
+    /// projections or products of elements.
+    #[error("feature map {feature_map} must have a derivative, found none")]
     NoDerivative {
         /// The map's name.
         feature_map: String,

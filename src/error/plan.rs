@@ -149,6 +149,12 @@ pub enum PlanError {
         /// The workgroups it would take.
         actual: u64,
     },
+    /// A shape that only a forward pass has on a device.
+    #[error("{what}: a backward pass must have contiguous rows, lengths of its own and no pool")]
+    Backward {
+        /// `slots`, `packed_up_to` or `strides`.
+        what: &'static str,
+    },
 }
 
 fn batch_hint(largest_batch: &Option<u32>) -> String {

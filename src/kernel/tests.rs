@@ -7,6 +7,7 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 
 use crate::kernel::assembler::{Module, Unbound, import};
+use crate::kernel::gradient::{GradientStage, map_without_derivative};
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
 use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::params::Params;
@@ -131,6 +132,45 @@ fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
     }
 }
 
+/// Calls `check` with every module, those of the backward pass among them.
+fn for_each_text(mut check: impl FnMut(&str, &Config, &Module)) {
+    for_each(|name, _, config, _, text| check(name, config, text));
+    for (config_name, config) in configs() {
+        if map_without_derivative(&config).is_some() {
+            continue;
+        }
+        for stage in GradientStage::ALL.into_iter().filter(|stage| stage.is_in(&config)) {
+            let module = stage.module(&config, Layout::for_cpu(&config));
+            check(&format!("{}-{config_name}-states", stage.name()), &config, &module);
+        }
+    }
+}
+
+#[test]
+fn modules_of_the_backward_pass_bind_what_the_table_says() {
+    let mut count = 0;
+    for (config_name, config) in configs() {
+        let stages = GradientStage::ALL.into_iter().filter(|stage| stage.is_in(&config));
+        for stage in stages.filter(|_| map_without_derivative(&config).is_none()) {
+            let name = format!("{}-{config_name}", stage.name());
+            let text = stage.module(&config, Layout::for_cpu(&config));
+            let module = parse(&name, &text);
+            let info = validate(&name, &text, &module);
+            assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
+            let uses = info.get_entry_point(0);
+            let used = module.global_variables.iter().filter(|(of, _)| !uses[*of].is_empty());
+            let used: BTreeSet<u32> = used.filter_map(|(_, v)| Some(v.binding?.binding)).collect();
+            let binds = stage.binds(&config);
+            let ours: BTreeSet<u32> = binds.iter().map(|binding| *binding as u32).collect();
+            assert!(used.is_subset(&ours), "{name}: {used:?} of {ours:?}");
+            // As many storage buffers as every device has.
+            assert!(binds.len() <= 9, "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 20);
+}
+
 fn parse(name: &str, module: &Module) -> naga::Module {
     naga::front::wgsl::parse_str(&module.wgsl).unwrap_or_else(|error| {
         panic!("{name}: {}", module.locate(&error.emit_to_string(&module.wgsl)))
@@ -204,7 +244,7 @@ fn modules_are_valid_for_tint() {
         return;
     }
     let path = std::env::temp_dir().join(format!("linear-attention-{}.wgsl", std::process::id()));
-    for_each(|name, _, config, _, text| {
+    for_each_text(|name, config, text| {
         // The dtypes differ in no control flow.
         if config.dtype != Dtype::F16 {
             std::fs::write(&path, &text.wgsl).unwrap();
@@ -231,7 +271,7 @@ fn modules_are_valid_for_vulkan() {
     const NAGAS: &str = "VUID-StandaloneSpirv-None-10684";
     let path = std::env::temp_dir().join(format!("linear-attention-{}.spv", std::process::id()));
     let (mut valid, mut with_layouts) = (0, 0);
-    for_each(|name, _, _, _, text| {
+    for_each_text(|name, _, text| {
         if !name.ends_with("-states") {
             return;
         }
@@ -268,7 +308,7 @@ fn modules_are_valid_for_vulkan() {
 #[test]
 fn snapshots() {
     let mut table = String::new();
-    for_each(|name, _, _, _, module| {
+    for_each_text(|name, _, module| {
         let (lines, crc) = (module.wgsl.lines().count(), crc32fast::hash(module.wgsl.as_bytes()));
         let files = module.files.join(" ");
         table.push_str(&format!("{name}: {lines} lines, {crc:08x}\n    {files}\n"));
@@ -284,7 +324,7 @@ fn snapshots() {
 /// Metal and Direct3D get what naga makes of the shaders.
 #[test]
 fn modules_translate_to_msl_and_hlsl() {
-    for_each(|name, _, _, _, text| {
+    for_each_text(|name, _, text| {
         if !name.ends_with("-states") {
             return;
         }
@@ -356,7 +396,7 @@ fn fields_lie_where_the_shaders_read_them() {
 #[test]
 fn every_file_is_reached_and_every_import_used() {
     let mut reached = BTreeSet::from(["map/custom_prelude"]);
-    for_each(|_, _, _, _, module| reached.extend(module.files.iter().copied()));
+    for_each_text(|_, _, module| reached.extend(module.files.iter().copied()));
     let table: BTreeSet<_> = shaders::FILES.iter().map(|(name, _)| *name).collect();
     assert_eq!(reached, table, "files that no module has, or that are in no table");
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");

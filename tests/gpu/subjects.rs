@@ -8,8 +8,8 @@ use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
 use crate::{
-    Trial, binding, compile, half, key_status, maps, memory, onnx, properties, serving, split,
-    storage_buffers, strides, submissions, trust, tuning, waiting,
+    Trial, backward, binding, compile, half, key_status, maps, memory, onnx, properties, serving,
+    split, storage_buffers, strides, submissions, trust, tuning, waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -19,6 +19,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     let attention = Rc::new(OnceCell::new());
     let tests = [
         properties::TESTS,
+        backward::TESTS,
         binding::TESTS,
         compile::TESTS,
         half::TESTS,
@@ -35,14 +36,14 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         waiting::TESTS,
         onnx::TESTS,
     ];
-    let trial = |(name, test): &(&str, Test)| {
+    let trial = |(name, test): &(&str, Test), is_full: bool| {
         let (gpu, attention, test) = (Rc::clone(gpu), Rc::clone(&attention), *test);
         let name = format!("{}::{name}", gpu.name);
         Trial {
             group: name.clone(),
             name,
             cost: 50,
-            is_full: false,
+            is_full,
             test: Box::new(move || {
                 if attention.get().is_none() {
                     let new = LinearAttention::new(&gpu.device, Config::new(16, 16))?;
@@ -52,5 +53,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
             }),
         }
     };
-    tests.concat().iter().map(trial).collect()
+    let quick = tests.concat().into_iter().map(|test| (test, false));
+    let full = backward::FULL.iter().map(|test| (*test, true));
+    quick.chain(full).map(|(test, is_full)| trial(&test, is_full)).collect()
 }

@@ -233,7 +233,7 @@ impl<'a> Backward<'a> {
         let is_whole = |n: &usize| n.is_multiple_of(of_key) && n.is_multiple_of(of_query);
         let fits = |n: &usize| n * value_group <= most && ranges.len() * (value / n) >= threads;
         let fewest = divisors().find(is_whole).unwrap_or(value);
-        let count = divisors().filter(is_whole).filter(fits).next_back().unwrap_or(fewest);
+        let count = divisors().filter(is_whole).rfind(fits).unwrap_or(fewest);
         let tasks = ranges.iter().enumerate().flat_map(|(n, tokens)| {
             (0..value).step_by(count).map(move |e| Task {
                 n,

@@ -1,0 +1,157 @@
+//! The bind groups of a backward pass, and what is recorded.
+
+use std::num::NonZeroU64;
+
+use wgpu::{BufferBinding, BufferUsages};
+
+use crate::backward::plan::BackwardPlan;
+use crate::backward::tensors::Checked;
+use crate::bind::bound::params;
+use crate::bind::pipelines::Pipeline;
+use crate::bind::tensors::Range;
+use crate::device::buffers::init_buffer;
+use crate::device::scope::scoped;
+use crate::error::BindError;
+use crate::kernel::gradient::{GradientBinding, GradientStage};
+use crate::kernel::params::Params;
+use crate::kernel::stage::Stage;
+use crate::plan::submissions::Piece;
+use crate::problem::feature_map::weights::WeightHeads;
+
+/// Tensors bound to a [`BackwardPlan`], ready to be recorded any number of times. It keeps the buffers
+/// alive.
+#[derive(Clone, Debug)]
+pub struct BoundBackward {
+    steps: Vec<Step>,
+    /// The scratch, and where states are in it: initial ones, then the gradients by them.
+    scratch: wgpu::Buffer,
+    states: [u64; 2],
+    size: u64,
+    initial_state: Option<(wgpu::Buffer, u64)>,
+    of_final_state: Option<(wgpu::Buffer, u64)>,
+    of_initial_state: Option<(wgpu::Buffer, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl BoundBackward {
+    pub(super) fn new(
+        device: &wgpu::Device,
+        plan: &BackwardPlan,
+        checked: &Checked<'_>,
+        pipelines: &[(GradientStage, Pipeline)],
+    ) -> Result<Self, BindError> {
+        let usage = BufferUsages::STORAGE;
+        let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
+        words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
+        let words = bytemuck::cast_slice(&words);
+        let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
+        let mut steps = Vec::with_capacity(plan.dispatches.len());
+        for (stage, workgroups) in &plan.dispatches {
+            let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == stage) else {
+                continue;
+            };
+            let bytes = params_of(plan, *workgroups);
+            let bytes = bytemuck::bytes_of(&bytes);
+            let uniform = BufferUsages::UNIFORM;
+            let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
+            let own = (&params, &ranges);
+            let entries: Vec<_> = stage
+                .binds(plan.forward.config())
+                .into_iter()
+                .filter_map(|binding| entry(binding, plan, checked, own))
+                .collect();
+            let label = stage.label();
+            let bind_group = scoped(device, label, || {
+                device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(label),
+                    layout: &pipeline.bindings,
+                    entries: &entries,
+                })
+            })?;
+            let pipeline = pipeline.pipeline.clone();
+            steps.push(Step { pipeline, bind_group, workgroups: *workgroups });
+        }
+        let at = |range: &Option<Range<'_>>| {
+            range.as_ref().map(|range| (range.binding.buffer.clone(), range.binding.offset))
+        };
+        let first = checked.scratch.binding.offset + plan.scratch.states.start;
+        let size = plan.states_size();
+        Ok(Self {
+            steps,
+            scratch: checked.scratch.binding.buffer.clone(),
+            states: [first, first + size],
+            size,
+            initial_state: at(&checked.initial_state),
+            of_final_state: at(&checked.of_final_state),
+            of_initial_state: at(&checked.of_initial_state),
+        })
+    }
+
+    pub(super) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        let given = [&self.initial_state, &self.of_final_state];
+        for (at, given) in self.states.into_iter().zip(given) {
+            match given {
+                Some((buffer, offset)) => {
+                    encoder.copy_buffer_to_buffer(buffer, *offset, &self.scratch, at, self.size);
+                }
+                None => encoder.clear_buffer(&self.scratch, at, Some(self.size)),
+            }
+        }
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("linear_attention.backward"),
+            timestamp_writes: None,
+        });
+        for Step { pipeline, bind_group, workgroups: [x, y, z] } in &self.steps {
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, bind_group, &[]);
+            pass.dispatch_workgroups(*x, *y, *z);
+        }
+        drop(pass);
+        if let Some((buffer, offset)) = &self.of_initial_state {
+            let [_, gradients] = self.states;
+            encoder.copy_buffer_to_buffer(&self.scratch, gradients, buffer, *offset, self.size);
+        }
+    }
+}
+
+/// The uniform of a dispatch. Blocks of tokens are its segments.
+fn params_of(plan: &BackwardPlan, workgroups: [u32; 3]) -> Params {
+    let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
+    let forward = params(&plan.forward, WeightHeads::default(), Stage::SegmentOutput, &piece);
+    let sequences = plan.ranges.len() as u32;
+    Params { sequences, segments: plan.blocks, segment_len: plan.block, ..forward }
+}
+
+fn entry<'a>(
+    binding: GradientBinding,
+    plan: &BackwardPlan,
+    checked: &'a Checked<'_>,
+    (params, ranges): (&'a wgpu::Buffer, &'a wgpu::Buffer),
+) -> Option<wgpu::BindGroupEntry<'a>> {
+    let scratch = |part: &std::ops::Range<u64>| {
+        let Range { binding, .. } = &checked.scratch;
+        let size = NonZeroU64::new(part.end - part.start);
+        BufferBinding { buffer: binding.buffer, offset: binding.offset + part.start, size }
+    };
+    let buffer = match binding {
+        GradientBinding::Params => params.as_entire_buffer_binding(),
+        GradientBinding::Ranges => ranges.as_entire_buffer_binding(),
+        GradientBinding::Keys => scratch(&plan.scratch.keys),
+        GradientBinding::Queries => scratch(&plan.scratch.queries),
+        GradientBinding::Gates => scratch(&plan.scratch.gates),
+        GradientBinding::States => scratch(&plan.scratch.states),
+        _ => {
+            let Range { binding, len, .. } = checked.get(binding)?;
+            let size = NonZeroU64::new(*len);
+            BufferBinding { buffer: binding.buffer, offset: binding.offset, size }
+        }
+    };
+    let resource = wgpu::BindingResource::Buffer(buffer);
+    Some(wgpu::BindGroupEntry { binding: binding as u32, resource })
+}

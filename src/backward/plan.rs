@@ -1,0 +1,170 @@
+//! Scratch and grids of a backward pass; arithmetic alone, no device.
+
+use std::ops::Range;
+
+use crate::error::PlanError;
+use crate::kernel::gradient::GradientStage;
+use crate::kernel::layout::SCAN_THREADS;
+use crate::plan::{F32_SIZE, Plan};
+use crate::problem::shape::{Lens, Shape};
+
+/// The dispatches and the scratch of the backward pass of a shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackwardPlan {
+    /// That of the forward pass, which has checked config and shape.
+    pub(crate) forward: Plan,
+    /// The tokens of each sequence.
+    pub(crate) ranges: Vec<Range<usize>>,
+    /// Tokens of a block, and blocks of the longest sequence.
+    pub(crate) block: u32,
+    pub(crate) blocks: u32,
+    pub(crate) scratch: Scratch,
+    pub(crate) dispatches: Vec<(GradientStage, [u32; 3])>,
+}
+
+/// The ranges of scratch, in bytes; empty where the plan has no such tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Scratch {
+    /// k' `[T,E,F]`, and then the gradients by it; rows of whole vec4s.
+    pub(crate) keys: Range<u64>,
+    /// q' `[T,max(H,E),F]` likewise, with the gains.
+    pub(crate) queries: Range<u64>,
+    /// Decays and betas of all tokens, and then the gradients by them.
+    pub(crate) gates: Range<u64>,
+    /// Initial states, gradients by states, and the memory of work items.
+    pub(crate) states: Range<u64>,
+    pub(crate) size: u64,
+}
+
+impl BackwardPlan {
+    pub(super) fn new(forward: Plan, limits: &wgpu::Limits) -> Result<Self, PlanError> {
+        let shape = forward.shape();
+        let ranges = shape.token_ranges().filter(|_| shape.slots.is_none());
+        let what = match (shape.slots.is_some(), shape.strides.is_some()) {
+            (true, _) => Some("slots"),
+            (_, true) => Some("strides"),
+            _ if ranges.is_none() => Some("packed_up_to"),
+            _ => None,
+        };
+        let (None, Some(ranges)) = (what, ranges) else {
+            return Err(PlanError::Backward { what: what.unwrap_or("packed_up_to") });
+        };
+        let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
+        let block = longest.isqrt().max(1);
+        let blocks = longest.div_ceil(block);
+        let scratch = Scratch::place(&forward, [block, blocks], limits)?;
+        let has_tokens = forward.shape().batch as u64 * forward.shape().seq_len as u64 > 0;
+        let mut plan = Self { forward, ranges, block, blocks, scratch, dispatches: Vec::new() };
+        let config = plan.forward.config().clone();
+        let stages = GradientStage::ALL.into_iter().filter(|_| has_tokens);
+        for stage in stages.filter(|stage| stage.is_in(&config)) {
+            plan.dispatches.push((stage, plan.grid(stage, limits)?));
+        }
+        Ok(plan)
+    }
+
+    /// The shape of the plan.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        self.forward.shape()
+    }
+
+    /// Elements of each tensor, and so of the gradient by it.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        self.forward.lens()
+    }
+
+    /// Bytes of scratch that [`Backward::bind`](crate::backward::Backward::bind) needs: features,
+    /// states, and for each value head of each sequence `2 T^(1/2)` states. Its contents need not be
+    /// kept between calls.
+    #[must_use]
+    pub fn scratch_size(&self) -> wgpu::BufferAddress {
+        self.scratch.size
+    }
+
+    /// Bytes of the states of all sequences, and of the gradients by them.
+    pub(crate) fn states_size(&self) -> u64 {
+        self.forward.state_size() * u64::from(self.shape().sequences())
+    }
+
+    fn grid(&self, stage: GradientStage, limits: &wgpu::Limits) -> Result<[u32; 3], PlanError> {
+        let (config, shape) = (self.forward.config(), self.shape());
+        let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
+        let [q, k, e, h] =
+            [shape.heads, shape.key_heads, shape.value_heads, shape.output_heads()].map(u64::from);
+        let lens = self.lens();
+        let threads = match stage {
+            GradientStage::TokenGates => tokens * e * u64::from(config.gate_row()),
+            GradientStage::Features => tokens * (e + h),
+            GradientStage::Rows => tokens * (q + k),
+            GradientStage::Gates => lens.decay + lens.beta + lens.gate_weights,
+            GradientStage::Recurrence => u64::from(shape.sequences()) * e * u64::from(SCAN_THREADS),
+        };
+        let workgroups = threads.div_ceil(SCAN_THREADS.into()).max(1);
+        let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
+        let x = workgroups.min(widest);
+        let y = workgroups.div_ceil(x);
+        let required = (widest * widest).min(u64::from(u32::MAX) / u64::from(SCAN_THREADS));
+        if x * y > required {
+            let (stage, actual) = (stage.name(), workgroups);
+            return Err(PlanError::TooManyWorkgroups { stage, required, actual });
+        }
+        Ok([x as u32, y as u32, 1])
+    }
+}
+
+impl Scratch {
+    fn place(
+        forward: &Plan,
+        [block, blocks]: [u32; 2],
+        limits: &wgpu::Limits,
+    ) -> Result<Self, PlanError> {
+        let (config, shape) = (forward.config(), forward.shape());
+        let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+        let largest = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let mut end = 0u64;
+        let mut place = |what: &'static str, elements: Option<u64>| {
+            let elements = elements.unwrap_or(u64::MAX);
+            if elements > u64::from(u32::MAX) {
+                return Err(PlanError::TooManyElements { what, actual: elements });
+            }
+            let actual = F32_SIZE * elements;
+            if actual > largest {
+                let (required, largest_batch) = (largest, None);
+                return Err(PlanError::TooLarge { what, required, actual, largest_batch });
+            }
+            let begin = end.next_multiple_of(align);
+            end = begin + actual;
+            Ok(begin..end)
+        };
+        let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
+        let row = u64::from(config.features().next_multiple_of(4));
+        let (e, h) = (u64::from(shape.value_heads), u64::from(shape.output_heads()));
+        let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
+        let has_gates = config.gates().is_some();
+        let gate_row = if has_gates { u64::from(config.gate_row()) } else { 0 };
+        let state = f * (v + u64::from(config.is_normalized()));
+        // As `Item::memory` of shaders/gradient_recurrence.wgsl has it.
+        let of_item = state
+            .checked_mul(u64::from(block) + u64::from(blocks))
+            .and_then(|states| states.checked_add((u64::from(block) + 1) * v + 2 * f));
+        let items = u64::from(shape.sequences()) * e;
+        let states = of_item
+            .and_then(|len| items.checked_mul(len))
+            .and_then(|len| len.checked_add(items.checked_mul(2 * state)?));
+        let mut placed = Self {
+            keys: place("keys", (tokens * e).checked_mul(row))?,
+            queries: place("queries", (tokens * h).checked_mul(row + 4))?,
+            gates: place("gates", (tokens * e).checked_mul(gate_row))?,
+            states: place("states", states)?,
+            size: 0,
+        };
+        placed.size = end;
+        if end > limits.max_buffer_size {
+            let (what, required, actual) = ("scratch", limits.max_buffer_size, end);
+            return Err(PlanError::TooLarge { what, required, actual, largest_batch: None });
+        }
+        Ok(placed)
+    }
+}

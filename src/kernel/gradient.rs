@@ -1,0 +1,163 @@
+//! The table of kernels of the backward pass.
+
+use crate::error::ConfigError;
+use crate::kernel::assembler::{Module, Number, Numbers, Parts, Unbound};
+use crate::kernel::layout::Layout;
+use crate::kernel::numbers::{Variant, numbers};
+use crate::kernel::stage::Stage;
+use crate::problem::config::Config;
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+
+/// Threads of a workgroup of `gradient_recurrence`.
+pub(crate) const GRADIENT_THREADS: u32 = 64;
+
+/// A dispatch of a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum GradientStage {
+    /// The decays and betas of all tokens, as in a forward pass.
+    TokenGates,
+    /// The features of all rows.
+    Features,
+    /// The gradients by features, values, gates and states.
+    Recurrence,
+    /// Those by rows of q and k.
+    Rows,
+    /// Those by decays and betas as they are given.
+    Gates,
+}
+
+/// A tensor of the backward pass; the number is its binding in every stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum GradientBinding {
+    Params = 0,
+    Q = 1,
+    K = 2,
+    V = 3,
+    Gates = 11,
+    Decay = 12,
+    Beta = 13,
+    GateWeights = 14,
+    Keys = 18,
+    Queries = 19,
+    OfO = 20,
+    OfV = 21,
+    States = 22,
+    Ranges = 23,
+    OfQ = 24,
+    OfK = 25,
+    OfDecay = 26,
+    OfBeta = 27,
+    OfGateWeights = 28,
+}
+
+impl GradientStage {
+    /// Every stage, in the order of a pass.
+    pub const ALL: [Self; 5] =
+        [Self::TokenGates, Self::Features, Self::Recurrence, Self::Rows, Self::Gates];
+
+    /// Its one name: of its shader file and entry point.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TokenGates => "token_gates",
+            Self::Features => "gradient_features",
+            Self::Recurrence => "gradient_recurrence",
+            Self::Rows => "gradient_rows",
+            Self::Gates => "gradient_gates",
+        }
+    }
+
+    /// The WGSL module that it is compiled from, `None` where a backward pass of the config has no such
+    /// stage. For tools that look at shaders.
+    ///
+    /// # Errors
+    ///
+    /// A config out of range.
+    pub fn wgsl(self, config: &Config) -> Result<Option<String>, ConfigError> {
+        config.validate()?;
+        let is_there = self.is_in(config) && map_without_derivative(config).is_none();
+        let module = is_there.then(|| self.module(config, Layout::for_cpu(config)));
+        Ok(module.map(|module| module.wgsl))
+    }
+
+    /// The label of its GPU objects.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::TokenGates => "linear_attention.token_gates",
+            Self::Features => "linear_attention.gradient_features",
+            Self::Recurrence => "linear_attention.gradient_recurrence",
+            Self::Rows => "linear_attention.gradient_rows",
+            Self::Gates => "linear_attention.gradient_gates",
+        }
+    }
+
+    /// True where a backward pass of the config has it.
+    pub(crate) fn is_in(self, config: &Config) -> bool {
+        !matches!(self, Self::TokenGates | Self::Gates) || config.gates().is_some()
+    }
+
+    /// The tensors that it binds.
+    pub(crate) fn binds(self, config: &Config) -> Vec<GradientBinding> {
+        use GradientBinding::{
+            Beta, Decay, GateWeights, Gates, K, Keys, OfBeta, OfDecay, OfGateWeights, OfK, OfO,
+            OfQ, OfV, Params, Q, Queries, Ranges, States, V,
+        };
+        let mut binds = self.all_binds().to_vec();
+        let rule = config.update_rule;
+        binds.retain(|binding| match binding {
+            Gates => config.gates().is_some(),
+            Decay | OfDecay => rule.decay().is_some(),
+            Beta | OfBeta => rule.beta().is_some(),
+            GateWeights | OfGateWeights => rule.needs_gate_weights(),
+            Params | Q | K | V | Keys | Queries | OfO | OfV | States | Ranges | OfQ | OfK => true,
+        });
+        binds
+    }
+
+    fn all_binds(self) -> &'static [GradientBinding] {
+        use GradientBinding::{
+            Beta, Decay, GateWeights, Gates, K, Keys, OfBeta, OfDecay, OfGateWeights, OfK, OfO,
+            OfQ, OfV, Params, Q, Queries, Ranges, States, V,
+        };
+        match self {
+            Self::TokenGates => &[Params, Gates, Decay, Beta, GateWeights],
+            Self::Features => &[Params, Q, K, Keys, Queries],
+            Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
+            Self::Rows => &[Params, Q, K, Keys, Queries, OfQ, OfK],
+            Self::Gates => {
+                &[Params, Gates, Decay, Beta, GateWeights, OfDecay, OfBeta, OfGateWeights]
+            }
+        }
+    }
+
+    /// The module of the stage. What the config has not is a variable of the shader's own.
+    pub(crate) fn module(self, config: &Config, layout: Layout) -> Module {
+        let binds = self.binds(config);
+        let missing = self.all_binds().iter().filter(|binding| !binds.contains(binding));
+        let interfaces = [(
+            "rows",
+            match (config.is_vec4(), config.dtype) {
+                (true, Dtype::F32) => "rows/f32_x4",
+                (false, Dtype::F32) => "rows/f32_x1",
+                (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
+                (false, Dtype::F16 | Dtype::Bf16) => "rows/half_x1",
+            },
+        )];
+        let mut numbers: Numbers =
+            numbers(Stage::SegmentOutput, config, layout, Variant::default());
+        numbers.push(("GRADIENT_THREADS", Number::U32(GRADIENT_THREADS)));
+        let unbound = Unbound::new(missing.map(|binding| *binding as u32));
+        let root = self.name();
+        let numbers = &numbers;
+        Parts { root, interfaces: &interfaces, custom_map: None, numbers, unbound }.assemble()
+    }
+}
+
+/// The first map of a config whose derivative the shaders do not have: those with projections or with
+/// products of elements, and the caller's own.
+pub(crate) fn map_without_derivative(config: &Config) -> Option<&FeatureMap> {
+    let has_derivative = |map: &FeatureMap| map.is_element_wise() || *map == FeatureMap::Softmax;
+    [config.key_map(), config.query_map()].into_iter().find(|map| !has_derivative(map))
+}

@@ -1,0 +1,348 @@
+//! The backward pass of every adapter against the reference's.
+
+use libtest_mimic::Failed;
+use linear_attention::error::{BindError, Error, PlanError};
+use linear_attention::gradients::{
+    Backward, BackwardTensors, GradientStage, Gradients, OutputGradients,
+};
+use linear_attention::shape::TensorStrides;
+use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
+use linear_attention::{
+    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Shape, UpdateRule, reference,
+};
+
+use super::Test;
+use super::binding::tensor;
+use crate::adapters::Gpu;
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("backward::all_rules", all_rules),
+    ("backward::maps", maps),
+    ("backward::activations", activations),
+    ("backward::stored_types", stored_types),
+    ("backward::refusals", refusals),
+];
+
+/// What the full matrix alone has.
+pub(crate) const FULL: &[(&str, Test)] =
+    &[("backward::mutations", mutations), ("backward::all_widths", all_widths)];
+
+/// The largest difference that a gradient may have, in parts of the tensor's largest element.
+const BOUND: f64 = 1e-3;
+
+/// Inputs of a call and gradients by its outputs, no two numbers of which are the same.
+struct Sample {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    decay: Vec<f32>,
+    beta: Vec<f32>,
+    a_log: Vec<f32>,
+    dt_bias: Vec<f32>,
+    mu: Vec<f32>,
+    nu: Vec<f32>,
+    of_o: Vec<f32>,
+    of_mu: Vec<f32>,
+    of_nu: Vec<f32>,
+}
+
+impl Sample {
+    fn new(config: &Config, shape: &Shape) -> Result<Self, Failed> {
+        let lens = shape.lens(config)?;
+        let waves = |len: u64, by: f32, from: f32, to: f32| -> Vec<f32> {
+            let wave = |i: u64| ((i as f32 * by + 0.5).sin() * 0.5 + 0.5) * (to - from) + from;
+            (0..len).map(wave).collect()
+        };
+        let keys = 1.0 / (config.key_dim as f32).sqrt();
+        let mut a_log = waves(lens.gate_weights, 0.7, -0.5, 0.5);
+        let heads = (shape.value_heads as usize).min(a_log.len());
+        let dt_bias = a_log.split_off(heads);
+        Ok(Self {
+            q: waves(lens.q, 0.713, -1.0, 1.0),
+            k: waves(lens.k, 1.137, -keys, keys),
+            v: waves(lens.v, 0.377, -1.0, 1.0),
+            decay: waves(lens.decay, 0.931, -0.3, 0.0),
+            beta: waves(lens.beta, 0.577, 0.1, 0.9),
+            a_log,
+            dt_bias,
+            mu: waves(lens.mu, 0.219, -0.5, 0.5),
+            nu: waves(lens.nu, 0.619, 0.5, 1.0),
+            of_o: waves(lens.o, 0.31, -1.0, 1.0),
+            of_mu: waves(lens.mu, 0.57, -1.0, 1.0),
+            of_nu: waves(lens.nu, 0.83, -1.0, 1.0),
+        })
+    }
+
+    fn inputs(&self, config: &Config) -> Inputs<'_> {
+        let mut inputs =
+            Inputs::new(&self.q, &self.k, &self.v).with_initial_state(&self.mu, &self.nu);
+        if config.update_rule.decay().is_some() {
+            inputs = inputs.with_decay(&self.decay);
+        }
+        if config.update_rule.beta().is_some() {
+            inputs = inputs.with_beta(&self.beta);
+        }
+        if !self.a_log.is_empty() {
+            inputs = inputs.with_gate_weights(&self.a_log, &self.dt_bias);
+        }
+        inputs
+    }
+
+    fn gradients(&self) -> OutputGradients<'_> {
+        OutputGradients::new(&self.of_o).with_final_state(&self.of_mu, &self.of_nu)
+    }
+}
+
+/// The largest difference of each tensor's gradients, in parts of its largest element.
+fn differences(
+    found: &Gradients<f32>,
+    expected: &Gradients<f64>,
+) -> Result<Vec<(&'static str, f64)>, Failed> {
+    let tensors = [
+        ("q", &found.q, &expected.q),
+        ("k", &found.k, &expected.k),
+        ("v", &found.v, &expected.v),
+        ("decay", &found.decay, &expected.decay),
+        ("beta", &found.beta, &expected.beta),
+        ("A_log", &found.a_log, &expected.a_log),
+        ("dt_bias", &found.dt_bias, &expected.dt_bias),
+        ("mu", &found.mu, &expected.mu),
+        ("nu", &found.nu, &expected.nu),
+    ];
+    let difference = |(name, found, expected): (&'static str, &Vec<f32>, &Vec<f64>)| {
+        if found.len() != expected.len() {
+            return Err(format!("{name}: {} of {} elements", found.len(), expected.len()).into());
+        }
+        let largest = expected.iter().fold(1e-6f64, |most, x| most.max(x.abs()));
+        let far = found.iter().zip(expected).map(|(found, expected)| {
+            let far = (f64::from(*found) - expected).abs() / largest;
+            if far.is_nan() { f64::INFINITY } else { far }
+        });
+        Ok((name, far.fold(0.0, f64::max)))
+    };
+    tensors.into_iter().map(difference).collect()
+}
+
+fn check(gpu: &Gpu, backward: &Backward, shape: &Shape) -> Result<(), Failed> {
+    let config = backward.config();
+    let sample = Sample::new(config, shape)?;
+    let (inputs, gradients) = (sample.inputs(config), sample.gradients());
+    let expected = reference::backward(config, shape, inputs, gradients)?;
+    let found = backward.run(&gpu.queue, shape, inputs, gradients)?;
+    for (tensor, far) in differences(&found, &expected)? {
+        if far > BOUND {
+            return Err(format!("{config:?}, {shape:?}: {tensor} is {far:e} off").into());
+        }
+    }
+    Ok(())
+}
+
+/// All rules, with the widths that they are tested at.
+fn configs(key_dim: u32, value_dim: u32) -> Vec<Config> {
+    let linear = Config::new(key_dim, value_dim);
+    let gated = |rule| linear.clone().with_update_rule(rule);
+    vec![
+        linear.clone(),
+        linear.clone().with_normalization(Normalization::Sum { eps: 0.1 }).with_scale(0.5),
+        gated(UpdateRule::Gated(Decay::per_head())),
+        gated(UpdateRule::Gated(Decay::per_row())),
+        Config::of_rule(key_dim, value_dim, UpdateRule::Gated(Decay::constant())),
+        Config::of_rule(key_dim, value_dim, UpdateRule::Delta(Beta::per_head())),
+        Config::of_rule(
+            key_dim,
+            value_dim,
+            UpdateRule::GatedDelta(Decay::per_head(), Beta::shared()),
+        ),
+        Config::of_rule(
+            key_dim,
+            value_dim,
+            UpdateRule::GatedDelta(Decay::per_row(), Beta::per_head()),
+        ),
+    ]
+}
+
+/// All rules, in one block of tokens and in several, with grouped queries and grouped values.
+fn all_rules(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    configs(9, 7).into_iter().try_for_each(|config| check_shapes(gpu, config))?;
+    // Rows of vec4s.
+    check_shapes(gpu, Config::new(8, 12))
+}
+
+/// The same with rows of vec4s, and wider than a workgroup.
+fn all_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    configs(8, 12).into_iter().try_for_each(|config| check_shapes(gpu, config))?;
+    for config in configs(72, 100) {
+        check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 1))?;
+    }
+    Ok(())
+}
+
+fn check_shapes(gpu: &Gpu, config: Config) -> Result<(), Failed> {
+    let backward = Backward::new(&gpu.device, config)?;
+    check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
+    check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
+    check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
+    check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
+    check(gpu, &backward, &Shape::new(1, 0, 2))
+}
+
+fn maps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    use FeatureMap::{Elu, Exp, Identity, Relu, ReluSquared, Sigmoid, Silu, Softmax};
+    let shape = Shape::new(1, 30, 2).with_kv_heads(1);
+    let check = |config: Config| {
+        let backward = Backward::new(&gpu.device, config)?;
+        check(gpu, &backward, &shape)
+    };
+    for map in [Relu, ReluSquared, Elu, Exp, Sigmoid, Softmax] {
+        check(Config::new(6, 8).with_feature_map(map).with_l2_norm(true))?;
+    }
+    check(Config::new(8, 8).with_feature_map(ReluSquared))?;
+    for map in [Identity, Silu, Exp, Softmax] {
+        let config = Config::new(8, 8).with_feature_map(map).with_l2_norm(true);
+        check(config.with_normalization(Normalization::None))?;
+    }
+    check(Config::new(8, 8).with_feature_map(Relu).with_query_feature_map(Exp))
+}
+
+fn activations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let shape = Shape::packed(&[20, 11], 4).with_key_heads(2).with_value_heads(4);
+    let softplus = |decay: Decay| decay.with_activation(DecayActivation::Softplus);
+    let sigmoid =
+        |decay: Decay| decay.with_activation(DecayActivation::Sigmoid { lower_bound: -2.0 });
+    let beta = Beta::per_head().with_activation(BetaActivation::Sigmoid);
+    let shared = Beta::shared().with_activation(BetaActivation::Sigmoid);
+    for rule in [
+        UpdateRule::GatedDelta(softplus(Decay::per_head()), beta),
+        UpdateRule::GatedDelta(softplus(Decay::per_row()), shared),
+        UpdateRule::GatedDelta(sigmoid(Decay::per_row()), beta),
+        UpdateRule::Gated(sigmoid(Decay::per_head())),
+        UpdateRule::Delta(shared),
+    ] {
+        let backward = Backward::new(&gpu.device, Config::of_rule(8, 8, rule))?;
+        check(gpu, &backward, &shape)?;
+    }
+    Ok(())
+}
+
+/// q, k, v, decays and betas in sixteen bits; gradients are f32.
+fn stored_types(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    for (dtype, width) in [(Dtype::F16, 8), (Dtype::Bf16, 7)] {
+        let decay = Decay::per_head().with_dtype(dtype);
+        let rule = UpdateRule::GatedDelta(decay, Beta::per_head().with_dtype(dtype));
+        let config = Config::of_rule(width, width, rule).with_dtype(dtype);
+        let backward = Backward::new(&gpu.device, config)?;
+        check(gpu, &backward, &Shape::new(1, 21, 2))?;
+    }
+    Ok(())
+}
+
+/// A mistake in the shaders' text is further off than the bound.
+fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    use GradientStage::{Features, Gates, Recurrence, Rows};
+    let decay = Decay::per_head().with_activation(DecayActivation::Softplus);
+    let beta = Beta::per_head().with_activation(BetaActivation::Sigmoid);
+    let delta = Config::of_rule(8, 8, UpdateRule::GatedDelta(decay, beta)).with_l2_norm(true);
+    let sums = Config::new(8, 8).with_update_rule(UpdateRule::Gated(decay));
+    let softmax = Config::new(8, 8)
+        .with_feature_map(FeatureMap::Softmax)
+        .with_normalization(Normalization::Sum { eps: 0.1 });
+    let mistakes = [
+        (&sums, Recurrence, "of_query -= taken", "of_query += taken"),
+        (
+            &sums,
+            Recurrence,
+            "states[item.of_nu + f] -= c * taken",
+            "states[item.of_nu + f] -= taken",
+        ),
+        (&sums, Recurrence, "of_decay += of_nu", "of_decay -= of_nu"),
+        (&sums, Recurrence, "states[item.of_nu + f] = a * of_nu", "states[item.of_nu + f] = of_nu"),
+        (&sums, Recurrence, "if (j > 1u) { before = state_after(item, j - 2u); }", ""),
+        (&sums, Recurrence, "of_key += of_nu;", ""),
+        (&delta, Recurrence, "of_key -= a * b * recalled", "of_key -= b * recalled"),
+        (&delta, Recurrence, "of_decay -= keys[key + f] * b * recalled;", ""),
+        (&delta, Recurrence, "of_mu -= keys[key + f] * u;", ""),
+        (
+            &delta,
+            Recurrence,
+            "of_v[row * VALUE_DIM + v] = b * sum",
+            "of_v[row * VALUE_DIM + v] = sum",
+        ),
+        (&delta, Recurrence, "copy_initial(item, thread);", ""),
+        (
+            &delta,
+            Recurrence,
+            "states[at] = of_mu + decay_less_1(row, f) * of_mu",
+            "states[at] = of_mu",
+        ),
+        (&delta, Rows, "- elements(row, f4) * along", ""),
+        (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),
+        (&delta, Gates, "sigmoid(x) * sigmoid(-x)", "sigmoid(x)"),
+        (&softmax, Rows, "(of_feature - of_softmax)", "of_feature"),
+        (
+            &softmax,
+            Features,
+            "queries[begin + FEATURE_VEC4] = vec4<f32>(row.gain)",
+            "queries[begin + FEATURE_VEC4] = vec4<f32>(1.0)",
+        ),
+    ];
+    // Several blocks, and queries that share keys.
+    let shape = Shape::new(1, 12, 2).with_kv_heads(1);
+    for (config, stage, from, to) in mistakes {
+        let edit = |of: GradientStage, wgsl: String| {
+            if of == stage { wgsl.replace(from, to) } else { wgsl }
+        };
+        let right = std::cell::Cell::new(true);
+        let edit = |of: GradientStage, wgsl: String| {
+            let edited = edit(of, wgsl.clone());
+            right.set(right.get() && (of != stage || edited != wgsl));
+            edited
+        };
+        let backward = Backward::with_mutation(&gpu.device, config.clone(), &edit)?;
+        if !right.get() {
+            return Err(format!("no {from} in {stage:?}").into());
+        }
+        let sample = Sample::new(config, &shape)?;
+        let (inputs, gradients) = (sample.inputs(config), sample.gradients());
+        let expected = reference::backward(config, &shape, inputs, gradients)?;
+        let found = backward.run(&gpu.queue, &shape, inputs, gradients)?;
+        if differences(&found, &expected)?.iter().all(|(_, far)| *far <= BOUND) {
+            return Err(format!("{stage:?} without {from} is within the bound").into());
+        }
+    }
+    Ok(())
+}
+
+fn refusals(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let favor = Config::new(8, 8).with_feature_map(FeatureMap::Favor { features: 16 });
+    let refused = Backward::new(&gpu.device, favor);
+    assert!(matches!(refused, Err(Error::NoDerivative { .. })), "{refused:?}");
+    let backward = Backward::new(&gpu.device, Config::new(8, 8))?;
+    let shape = Shape::new(1, 5, 1);
+    let strides = TensorStrides::heads_first(backward.config(), &shape);
+    for (shape, what) in
+        [(shape.clone().with_slots(2), "slots"), (shape.clone().with_strides(strides), "strides")]
+    {
+        let refused = backward.plan(&shape);
+        assert_eq!(refused.err(), Some(PlanError::Backward { what }));
+    }
+    let short = [0.0; 39];
+    let rows = [0.5; 40];
+    let inputs = Inputs::new(&rows, &rows, &rows);
+    let refused = backward.run(&gpu.queue, &shape, inputs, OutputGradients::new(&short));
+    assert!(matches!(refused, Err(Error::Len { tensor: "gradient of o", .. })), "{refused:?}");
+    let plan = backward.plan(&shape)?;
+    let buffers = [(); 7].map(|()| tensor(gpu, &rows));
+    let [q, k, v, of_o, of_q, of_k, of_v] = &buffers;
+    let scratch = tensor(gpu, &vec![0.0; plan.scratch_size() as usize / 4]);
+    let whole = || scratch.as_entire_buffer_binding();
+    let tensors = BackwardTensors::new([q, k, v], of_o, [of_q, of_k, of_v]);
+    let _ = backward.bind(&plan, &tensors, whole())?;
+    let twice = BackwardTensors::new([q, k, v], of_o, [of_q, of_k, of_q]);
+    let refused = backward.bind(&plan, &twice, whole());
+    let overlap = BindError::Overlap { first: "of_q", second: "of_v", bytes: 160 };
+    assert_eq!(refused.err(), Some(overlap));
+    let gated = tensors.with_decay(whole(), whole());
+    let refused = backward.bind(&plan, &gated, whole());
+    assert_eq!(refused.err(), Some(BindError::Unexpected { tensor: "decay" }));
+    Ok(())
+}
