@@ -12,6 +12,8 @@ use linear_attention::{
 
 /// T, the tokens in the window.
 pub const TOKENS: u32 = 192;
+/// Tokens until the rhythm changes; `SECTION` of scene.wgsl.
+const SECTION: u32 = 96;
 /// K.
 const KEY_DIM: u32 = 16;
 /// V: a row of the identity, the signal, and three elements that make it a multiple of four.
@@ -44,15 +46,24 @@ pub struct Params {
 impl Default for Params {
     fn default() -> Self {
         Self {
-            first: 32,
+            first: 40,
             tokens: TOKENS,
             width: VALUE_DIM,
-            selected: 150,
-            sharpness: 2.0,
+            selected: 138,
+            sharpness: 8.0,
             noise: 0.25,
             log_decay: 0.99f32.ln(),
-            forgets: 0.0,
+            forgets: 1.0,
         }
+    }
+}
+
+impl Params {
+    /// The tokens of the window that the marked token has forgotten.
+    pub fn forgotten(&self) -> u32 {
+        let position = self.first + self.selected;
+        let begin = position - position % SECTION;
+        if self.forgets > 0.0 { begin.saturating_sub(self.first) } else { 0 }
     }
 }
 
@@ -125,7 +136,7 @@ impl Scene {
         &self.params
     }
 
-    /// A frame: the tokens, then attention over them. It allocates nothing and waits for nothing.
+    /// A frame: the tokens, then attention over them. It compiles nothing and waits for nothing.
     pub fn record(
         &self,
         queue: &wgpu::Queue,
@@ -154,7 +165,7 @@ impl Scene {
         let default = Params::default();
         let positions = [
             default,
-            Params { sharpness: 5.0, log_decay: 0.9f32.ln(), forgets: 1.0, ..default },
+            Params { sharpness: 12.0, log_decay: 0.9f32.ln(), forgets: 0.0, ..default },
             Params { sharpness: 0.1, noise: 1.0, log_decay: 0.0, first: 1000, ..default },
         ];
         let mut worst = 0.0f64;

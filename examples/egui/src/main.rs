@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         taken: screenshot.as_ref().map(|_| taken.clone()),
     };
     let mut options = eframe::NativeOptions {
-        viewport: egui::ViewportBuilder::default().with_inner_size([1140.0, 860.0]),
+        viewport: egui::ViewportBuilder::default().with_inner_size([960.0, 900.0]),
         ..Default::default()
     };
     options.wgpu_options.wgpu_setup = WgpuSetup::CreateNew(WgpuSetupCreateNew {
@@ -122,6 +122,9 @@ struct App {
 impl eframe::App for App {
     fn ui(&mut self, ui: &mut egui::Ui, _frame: &mut eframe::Frame) {
         ui.ctx().set_theme(egui::Theme::Dark);
+        ui.ctx().global_style_mut(|style| {
+            style.visuals.override_text_color = Some(Color32::from_gray(215));
+        });
         egui::Panel::left("sliders").exact_size(268.0).resizable(false).show(ui, |ui| {
             self.sliders(ui);
         });
@@ -138,8 +141,9 @@ impl App {
         ui.heading("Linear attention, live");
         ui.add_space(6.0);
         ui.label(
-            "A signal of noisy beats, a token a sample. q and k are the phase within the beat, v \
-             is the sample: an output o averages the samples before it that had the same phase.",
+            "A noisy signal of beats, a token for each sample. q and k say where in its beat a token \
+             is, v is the sample. So o averages the earlier samples from the same part of a beat: \
+             the noise goes, the beat stays.",
         );
         ui.add_space(10.0);
         ui.strong("Feature map φ");
@@ -148,12 +152,12 @@ impl App {
         }
         ui.add_space(10.0);
         ui.strong("Scale of q and k");
-        ui.add(egui::Slider::new(&mut self.params.sharpness, 0.1..=5.0));
-        ui.small("How sharply a phase is told from its neighbours.");
+        ui.add(egui::Slider::new(&mut self.params.sharpness, 0.1..=12.0));
+        ui.label("How sharply a phase is told from its neighbours.");
         ui.add_space(10.0);
         ui.strong("Decay per token (gated rule)");
         ui.add(egui::Slider::new(&mut self.decay, 0.9..=1.0).fixed_decimals(3));
-        ui.small("The factor by which a token's weight shrinks with each token after it.");
+        ui.label("The factor by which a token's weight shrinks with each token after it.");
         let mut forgets = self.params.forgets > 0.0;
         ui.checkbox(&mut forgets, "forget all where the rhythm changes");
         ui.add_space(10.0);
@@ -163,7 +167,7 @@ impl App {
         ui.checkbox(&mut self.moves, "let time run");
         ui.add_space(14.0);
         ui.separator();
-        ui.small(
+        ui.label(
             "Every frame records a pass that writes q, k, v and the decays, one call of attention, \
              and these three panels, which read o where it lies: egui's device, egui's encoder, \
              no readback.",
@@ -191,7 +195,8 @@ impl App {
         let outputs = row(weights.bottom() - space.top() + label, plot);
 
         let pointer = ui.interact(weights, ui.scope_id().with("weights"), egui::Sense::hover());
-        if let Some(at) = pointer.hover_pos() {
+        // A screenshot does not depend on the pointer.
+        if let Some(at) = pointer.hover_pos().filter(|_| self.taken.is_none()) {
             let query = (at.y - weights.top()) / side * TOKENS as f32;
             self.params.selected = (query.max(0.0) as u32).min(TOKENS - 1);
         }
@@ -208,7 +213,7 @@ impl App {
         let query = self.params.selected;
         text(
             values,
-            format!("v: the samples, as bright as their weight in token {query}"),
+            format!("v: the samples, bright where token {query} attends to them"),
             Color32::WHITE,
         );
         text(
@@ -216,18 +221,31 @@ impl App {
             "weights: row i is what token i attends to (hover to choose one)".to_owned(),
             Color32::WHITE,
         );
-        text(outputs, "o: the weighted average".to_owned(), ORANGE);
+        text(outputs, "o: the samples averaged by the weights".to_owned(), ORANGE);
         let at = outputs.right_top() - vec2(0.0, 4.0);
         painter.text(
             at,
             Align2::RIGHT_BOTTOM,
-            "dots: samples, thin line: the signal without noise",
+            "thin line: the signal without noise",
             FontId::proportional(13.0),
             Color32::GRAY,
         );
         let future = weights.right_top() + vec2(-side * 0.3, side * 0.22);
         let font = FontId::proportional(15.0);
         painter.text(future, Align2::CENTER_CENTER, "the future: unseen", font, Color32::GRAY);
+        let forgotten = self.params.forgotten();
+        if forgotten > 40 {
+            let at = vec2(0.5 * forgotten as f32, query as f32) * (side / TOKENS as f32);
+            let font = FontId::proportional(15.0);
+            let text = "another rhythm:\nforgotten";
+            painter.text(
+                weights.left_top() + at - vec2(0.0, 60.0),
+                Align2::CENTER_CENTER,
+                text,
+                font,
+                Color32::GRAY,
+            );
+        }
         let row = weights.top() + (query as f32 + 0.5) / TOKENS as f32 * side;
         let font = FontId::proportional(13.0);
         let name = format!("token {query}");

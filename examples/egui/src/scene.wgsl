@@ -14,7 +14,7 @@ struct Params {
 const TAU = 6.2831853;
 const KEY_DIM = 16u;
 const PERIOD = 16.0;
-const SECTION = 64u; // tokens until the rhythm changes
+const SECTION = 96u; // tokens until the rhythm changes
 
 @group(0) @binding(0) var<uniform> params: Params;
 
@@ -42,8 +42,8 @@ fn signal(position: u32) -> f32 {
     if (is_second_rhythm(position)) {
         return 0.9 - 1.8 * x;
     }
-    return 0.35 * bump(x, 0.2, 0.09) + 1.3 * bump(x, 0.45, 0.06) - 0.5 * bump(x, 0.6, 0.07)
-        + 0.4 * bump(x, 0.8, 0.1) - 0.25;
+    return 0.4 * bump(x, 0.2, 0.09) + 1.6 * bump(x, 0.45, 0.08) - 0.7 * bump(x, 0.62, 0.08)
+        + 0.5 * bump(x, 0.82, 0.1) - 0.35;
 }
 
 fn hash(x: u32) -> u32 {
@@ -108,7 +108,7 @@ fn weight(query: u32, key: u32) -> f32 {
 
 // A weight as a brightness: the root shows the small ones, too.
 fn brightness(weight: f32) -> f32 {
-    return saturate(2.2 * sqrt(max(weight, 0.0)));
+    return saturate(2.4 * sqrt(max(weight, 0.0)));
 }
 
 // From the background through violet and orange to a pale yellow.
@@ -169,8 +169,8 @@ fn paint_values(pixel: Pixel) -> @location(0) vec4<f32> {
         let key = u32(i);
         let x = brightness(weight(params.selected, key));
         let center = vec2(x_of(key), y_of(observed(key)));
-        let covered = stroke(distance(pixel.at * size, center * size), 1.6 + 3.4 * x);
-        let dot = mix(vec3(0.3, 0.32, 0.4), heat(x), saturate(4.0 * x));
+        let covered = stroke(distance(pixel.at * size, center * size), 1.8 + 3.6 * x);
+        let dot = mix(vec3(0.36, 0.38, 0.47), heat(0.2 + 0.8 * x), saturate(4.0 * x));
         color = mix(color, dot, covered);
     }
     return vec4(color, 1.0);
