@@ -8,7 +8,7 @@
 mod flock;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy::app::AppExit;
@@ -22,7 +22,7 @@ use bevy::render::render_resource::{AsBindGroup, Buffer};
 use bevy::render::renderer::{
     RenderAdapterInfo, RenderContext, RenderDevice, RenderGraph, RenderGraphSystems, RenderQueue,
 };
-use bevy::render::view::screenshot::{Screenshot, ScreenshotCaptured, save_to_disk};
+use bevy::render::view::screenshot::{Screenshot, ScreenshotCaptured};
 use bevy::shader::ShaderRef;
 use bevy::sprite_render::{Material2d, Material2dPlugin};
 use bevy::window::WindowResolution;
@@ -32,9 +32,10 @@ use flock::{BIRDS, Flock, PIXELS};
 
 /// Frames before a screenshot: enough for the flock to find its ways.
 const FRAMES: u32 = 100;
-const SIDE: f32 = 540.0;
-const LEFT: Vec2 = Vec2::new(-286.0, -32.0);
-const RIGHT: Vec2 = Vec2::new(286.0, -32.0);
+/// Sides of a panel: five pixels of the window for each that is asked for.
+const SIDE: f32 = 480.0;
+const LEFT: Vec2 = Vec2::new(-256.0, -16.0);
+const RIGHT: Vec2 = Vec2::new(256.0, -16.0);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = std::env::args().skip(1).collect();
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let window = Window {
         title: "Linear attention in Bevy's frame".to_owned(),
-        resolution: WindowResolution::new(1160, 680),
+        resolution: WindowResolution::new(1040, 620),
         resizable: false,
         ..default()
     };
@@ -222,7 +223,7 @@ fn set_up(
     commands.spawn((
         Mesh2d(meshes.add(Rectangle::from_length(46.0))),
         field(1),
-        Transform::from_xyz(RIGHT.x + SIDE / 2.0 - 24.0, 288.0, 0.0),
+        Transform::from_xyz(RIGHT.x + SIDE / 2.0 - 24.0, 270.0, 0.0),
     ));
 
     let mut text = |x: f32, y: f32, size: f32, color: Color, text: &str| {
@@ -235,27 +236,14 @@ fn set_up(
         ));
     };
     let (white, gray) = (Color::WHITE, Color::srgb(0.66, 0.69, 0.76));
-    let x = LEFT.x - SIDE / 2.0;
-    text(x, 306.0, 20.0, white, "Written: 1,024 birds, each a token");
-    text(x, 278.0, 15.0, gray, "k = its position, v = its heading");
-    let x = RIGHT.x - SIDE / 2.0;
-    text(x, 306.0, 20.0, white, "Read: o for 96 x 96 pixels");
-    text(
-        x,
-        278.0,
-        15.0,
-        gray,
-        "q = a position, o = the mean heading near it. Each bird turns to its o",
-    );
-    text(RIGHT.x + SIDE / 2.0 - 158.0, 306.0, 13.0, gray, "colour = direction");
-    text(
-        LEFT.x - SIDE / 2.0,
-        -320.0,
-        14.0,
-        gray,
-        "Every frame is one call of 10,240 tokens, whose state carries on from the frame before and \
-         fades: linear in the birds, no list of neighbours.",
-    );
+    let (left, right) = (LEFT.x - SIDE / 2.0, RIGHT.x - SIDE / 2.0);
+    text(left, 278.0, 20.0, white, "Written: 1,024 birds, a token each");
+    text(left, 248.0, 15.0, gray, "k = its position, v = its heading");
+    text(left, -282.0, 15.0, gray, "q = k: a bird turns to its own row of o");
+    text(right, 278.0, 20.0, white, "Read: 96 x 96 pixels");
+    text(right, 248.0, 15.0, gray, "q = its position, o = the mean v near it");
+    text(right, -282.0, 15.0, gray, "Each frame: one call, 10,240 tokens, on the GPU");
+    text(right + SIDE - 142.0, 278.0, 15.0, gray, "direction");
 }
 
 /// A screenshot that was asked for.
@@ -268,11 +256,28 @@ struct Wanted {
 fn take_screenshot(mut commands: Commands<'_, '_>, mut wanted: ResMut<Wanted>) {
     wanted.frames += 1;
     if wanted.frames == FRAMES {
-        commands
-            .spawn(Screenshot::primary_window())
-            .observe(save_to_disk(wanted.file.clone()))
-            .observe(|_: On<ScreenshotCaptured>, mut exit: MessageWriter<AppExit>| {
-                exit.write(AppExit::Success);
-            });
+        let file = wanted.file.clone();
+        commands.spawn(Screenshot::primary_window()).observe(
+            move |captured: On<ScreenshotCaptured>, mut exit: MessageWriter<AppExit>| {
+                exit.write(match save(&file, &captured.image) {
+                    Ok(()) => AppExit::Success,
+                    Err(error) => {
+                        eprintln!("{}: {error}", file.display());
+                        AppExit::error()
+                    }
+                });
+            },
+        );
     }
+}
+
+/// Writes a PNG that is smaller than Bevy's own, for a page.
+fn save(file: &Path, image: &Image) -> Result<(), Box<dyn Error>> {
+    let image = image.clone().try_into_dynamic()?.to_rgb8();
+    let mut encoder =
+        png::Encoder::new(std::fs::File::create(file)?, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::High);
+    encoder.write_header()?.write_image_data(&image)?;
+    Ok(())
 }
