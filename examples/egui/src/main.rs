@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     options.wgpu_options.wgpu_setup = WgpuSetup::CreateNew(WgpuSetupCreateNew {
-        device_descriptor: Arc::new(|adapter| device_descriptor(adapter)),
+        device_descriptor: Arc::new(device_descriptor),
         ..WgpuSetupCreateNew::without_display_handle()
     });
     eframe::run_native(

@@ -77,7 +77,8 @@ fn write_tokens(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var i = 0u; i < params.width; i++) {
         values[token * params.width + i] = select(0.0, 1.0, i == token);
     }
-    values[token * params.width + params.tokens] = signal(position) + params.noise * normal(position);
+    let sample = signal(position) + params.noise * normal(position);
+    values[token * params.width + params.tokens] = sample;
     let begins = params.forgets > 0.0 && position % SECTION == 0u;
     decays[token] = select(params.log_decay, -20.0, begins);
 }
