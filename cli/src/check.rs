@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use linear_attention::cpu::CpuAttention;
+use linear_attention::gradients::OutputGradients;
 use linear_attention::verify::{self, Report, Row};
 use linear_attention::wgpu::{Adapter, Backend, Limits};
 use linear_attention::{Config, Inputs, ShaderChecks, Shape};
@@ -102,11 +103,18 @@ fn check_cpu(args: &Args) -> Result<Report, Failure> {
     let mut compute = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
         CpuAttention::new(config.clone())?.run(shape, inputs)
     };
-    let report = verify::run_host(&options, &mut compute, &mut |row| {
+    let mut on_row = |row: &Row| {
         if !row.passed {
             println!("{}", failure(row));
         }
-    });
+    };
+    let mut report = verify::run_host(&options, &mut compute, &mut on_row);
+    let mut backward =
+        |config: &Config, shape: &Shape, inputs: Inputs<'_>, gradients: OutputGradients<'_>| {
+            CpuAttention::new(config.clone())?.backward(shape, inputs, gradients)
+        };
+    let of_backward = verify::run_host_backward(&options, &mut backward, &mut on_row);
+    report.rows.extend(of_backward.rows);
     if let (true, Some(case)) = (report.rows.is_empty(), &args.case) {
         return Err(no_case(case));
     }

@@ -1,4 +1,5 @@
-//! The backward pass in f64: the gradients of a loss by the inputs, token by token in reverse.
+//! The backward pass in f64, and in f32 for the harness: the gradients of a loss by the inputs, token by
+//! token in reverse.
 
 use std::ops::Range;
 
@@ -7,6 +8,7 @@ use crate::error::Error;
 use crate::problem::config::Config;
 use crate::problem::feature_map::phi::{Phi, WeightGradients};
 use crate::problem::feature_map::projection::Projection;
+use crate::problem::feature_map::real::Real;
 use crate::problem::feature_map::weights::Weights;
 use crate::problem::gates::Gates;
 use crate::problem::gradients::{Gradients, OutputGradients, activate, zeros};
@@ -40,6 +42,25 @@ pub fn backward(
     inputs: Inputs<'_>,
     gradients: OutputGradients<'_>,
 ) -> Result<Gradients<f64>, Error> {
+    compute(config, shape, inputs, gradients)
+}
+
+/// The same in f32, but for the way through feature maps: its error is what rounding costs.
+pub(crate) fn backward_mirror(
+    config: &Config,
+    shape: &Shape,
+    inputs: Inputs<'_>,
+    gradients: OutputGradients<'_>,
+) -> Result<Gradients<f32>, Error> {
+    compute(config, shape, inputs, gradients)
+}
+
+fn compute<R: Real>(
+    config: &Config,
+    shape: &Shape,
+    inputs: Inputs<'_>,
+    gradients: OutputGradients<'_>,
+) -> Result<Gradients<R>, Error> {
     inputs.check(config, shape)?;
     let lens = shape.lens(config)?;
     gradients.check(config, &lens)?;
@@ -53,7 +74,7 @@ pub fn backward(
         heads: Heads::new(config, shape),
         of_keys: Phi::of_keys(config, inputs.weights),
         of_queries: Phi::of_queries(config, inputs.weights),
-        gates: Gates::new(config, shape, inputs),
+        gates: Gates::<R>::new(config, shape, inputs),
         inputs,
         gradients,
     };
@@ -66,50 +87,51 @@ pub fn backward(
     }
     let Found { mut gradients, decays, betas, of_keys, of_queries } = found;
     activate(&mut gradients, config, shape, inputs, (&decays, &betas));
-    gradients.key_weights = [of_keys.weight, of_keys.bias];
-    gradients.query_weights = [of_queries.weight, of_queries.bias];
+    let narrowed = |x: Vec<f64>| x.into_iter().map(R::of).collect::<Vec<R>>();
+    gradients.key_weights = [of_keys.weight, of_keys.bias].map(narrowed);
+    gradients.query_weights = [of_queries.weight, of_queries.bias].map(narrowed);
     Ok(gradients)
 }
 
-struct Backward<'a> {
+struct Backward<'a, R> {
     config: &'a Config,
     heads: Heads,
     of_keys: Phi<'a>,
     of_queries: Phi<'a>,
-    gates: Gates<f64>,
+    gates: Gates<R>,
     inputs: Inputs<'a>,
     gradients: OutputGradients<'a>,
 }
 
 /// A token of a value head, as it entered the state.
-struct Step {
-    key: Vec<f64>,
+struct Step<R> {
+    key: Vec<R>,
     /// The row that entered.
-    u: Vec<f64>,
+    u: Vec<R>,
     /// The decayed state that the token met, and the state after it.
-    met: State,
-    after: State,
+    met: State<R>,
+    after: State<R>,
 }
 
 #[derive(Clone)]
-struct State {
+struct State<R> {
     /// `[F,V]`.
-    mu: Vec<f64>,
+    mu: Vec<R>,
     /// `[F]`; empty where nothing is divided.
-    nu: Vec<f64>,
+    nu: Vec<R>,
 }
 
 /// The gradients so far, by features, decays and betas where tensors have what these are made of.
-struct Found {
-    gradients: Gradients<f64>,
+struct Found<R> {
+    gradients: Gradients<R>,
     /// By the decays in log space, `[tokens,E,rows]`, and by the betas, `[tokens,E]`.
-    decays: Vec<f64>,
-    betas: Vec<f64>,
+    decays: Vec<R>,
+    betas: Vec<R>,
     of_keys: WeightGradients,
     of_queries: WeightGradients,
 }
 
-impl Found {
+impl<R: Real> Found<R> {
     fn new(config: &Config, shape: &Shape, lens: &Lens, weights: Option<&Weights>) -> Self {
         let of_weights = |projection: Option<&Projection>| {
             let [weight, bias] = projection.map_or([0, 0], Projection::lens);
@@ -119,55 +141,55 @@ impl Found {
         let has_beta = config.update_rule.beta().is_some();
         Self {
             gradients: zeros(lens),
-            decays: vec![0.0; rows * config.decay_rows() as usize],
-            betas: vec![0.0; if has_beta { rows } else { 0 }],
+            decays: vec![R::from(0.0); rows * config.decay_rows() as usize],
+            betas: vec![R::from(0.0); if has_beta { rows } else { 0 }],
             of_keys: of_weights(weights.and_then(|weights| weights.keys.as_ref())),
             of_queries: of_weights(weights.and_then(|weights| weights.queries.as_ref())),
         }
     }
 }
 
-impl Backward<'_> {
+impl<R: Real> Backward<'_, R> {
     /// The steps of the tokens of a sequence and value head.
-    fn forward(&self, [n, e]: [usize; 2], tokens: Range<usize>) -> Vec<Step> {
+    fn forward(&self, [n, e]: [usize; 2], tokens: Range<usize>) -> Vec<Step<R>> {
         let (features, value_dim) = self.sizes();
         let mut state = self.initial_state([n, e]);
         let mut steps = Vec::with_capacity(tokens.len());
         for t in tokens {
-            let mut key = vec![0.0; features];
+            let mut key = zeros_of(features);
             let x = &self.inputs.k[self.heads.key(t, e)..][..self.config.key_dim as usize];
             self.of_keys.row(x, self.heads.key_head(e), &mut key);
             for f in 0..features {
-                let Some(a) = self.gates.decay(t, e, f).map(f64::exp) else { continue };
-                state.mu[f * value_dim..][..value_dim].iter_mut().for_each(|mu| *mu *= a);
-                state.nu.iter_mut().skip(f).take(1).for_each(|nu| *nu *= a);
+                let Some(a) = self.gates.decay(t, e, f).map(R::exp) else { continue };
+                state.mu[f * value_dim..][..value_dim].iter_mut().for_each(|mu| *mu = *mu * a);
+                state.nu.iter_mut().skip(f).take(1).for_each(|nu| *nu = *nu * a);
             }
             let met = state.clone();
             let v = &self.inputs.v[self.heads.value(t, e)..][..value_dim];
-            let mut u: Vec<f64> = v.iter().map(|v| f64::from(*v)).collect();
+            let mut u: Vec<R> = v.iter().map(|v| R::from(*v)).collect();
             if let Some(beta) = self.gates.beta(t, e) {
                 for (k, mu) in key.iter().zip(met.mu.chunks(value_dim)) {
-                    u.iter_mut().zip(mu).for_each(|(u, mu)| *u -= k * mu);
+                    u.iter_mut().zip(mu).for_each(|(u, mu)| *u = *u - *k * *mu);
                 }
-                u.iter_mut().for_each(|u| *u *= beta);
+                u.iter_mut().for_each(|u| *u = *u * beta);
             }
             for (k, mu) in key.iter().zip(state.mu.chunks_mut(value_dim)) {
-                mu.iter_mut().zip(&u).for_each(|(mu, u)| *mu += k * u);
+                add(mu, *k, &u);
             }
-            state.nu.iter_mut().zip(&key).for_each(|(nu, k)| *nu += k);
+            add(&mut state.nu, R::from(1.0), &key);
             steps.push(Step { key, u, met, after: state.clone() });
         }
         steps
     }
 
     /// The gradients of the tokens from `first` on, the last first.
-    fn reverse(&self, [n, e]: [usize; 2], first: usize, steps: &[Step], found: &mut Found) {
+    fn reverse(&self, [n, e]: [usize; 2], first: usize, steps: &[Step<R>], found: &mut Found<R>) {
         let (features, value_dim) = self.sizes();
         let at = n * self.heads.value + e;
-        let of_final = |slice: Option<&[f32]>, len: usize| -> Vec<f64> {
+        let of_final = |slice: Option<&[f32]>, len: usize| -> Vec<R> {
             let of_state = |slice: &[f32]| slice[at * len..(at + 1) * len].to_vec();
             let of_state = slice.map_or_else(|| vec![0.0; len], of_state);
-            of_state.into_iter().map(f64::from).collect()
+            of_state.into_iter().map(R::from).collect()
         };
         let nu_len = if self.config.is_normalized() { features } else { 0 };
         let mut state = State {
@@ -187,119 +209,121 @@ impl Backward<'_> {
     }
 
     /// What the row of o of token t and output head h depends on.
-    fn read(&self, [t, h, e]: [usize; 3], step: &Step, state: &mut State, found: &mut Found) {
+    fn read(
+        &self,
+        [t, h, e]: [usize; 3],
+        step: &Step<R>,
+        state: &mut State<R>,
+        found: &mut Found<R>,
+    ) {
         let (features, value_dim) = self.sizes();
-        let mut query = vec![0.0; features];
+        let mut query = zeros_of(features);
         let begin = self.heads.query(t, h);
         let x = &self.inputs.q[begin..][..self.config.key_dim as usize];
         let head = self.of_queries.weights_head(self.heads.query_head(h), self.heads.key_head(e));
         let gain = self.of_queries.row(x, head, &mut query);
-        let mut sums = vec![0.0; value_dim];
-        let mut weight = 0.0;
+        let mut sums: Vec<R> = zeros_of(value_dim);
+        let mut weight = R::from(0.0);
         for (f, q) in query.iter().enumerate() {
-            weight += q * step.after.nu.get(f).copied().unwrap_or(0.0);
-            for (sum, mu) in sums.iter_mut().zip(&step.after.mu[f * value_dim..]) {
-                *sum += q * mu;
-            }
+            weight = weight + *q * step.after.nu.get(f).copied().unwrap_or(R::from(0.0));
+            add(&mut sums, *q, &step.after.mu[f * value_dim..]);
         }
-        let scale = f64::from(self.config.scale);
+        let scale = R::from(self.config.scale);
         let factor = match self.config.normalization.eps() {
             None => scale / gain,
-            Some(eps) => scale / (scale * weight + f64::from(eps) * gain),
+            Some(eps) => scale / (scale * weight + R::from(eps) * gain),
         };
-        if !factor.is_finite() {
+        if !factor.into().is_finite() {
             return;
         }
         let d_o = &self.gradients.o[self.heads.output(t, h)..][..value_dim];
-        let d_o: Vec<f64> = d_o.iter().map(|x| f64::from(*x)).collect();
+        let d_o: Vec<R> = d_o.iter().map(|x| R::from(*x)).collect();
         // do . o, which is what the denominator takes away.
-        let mut taken: f64 = d_o.iter().zip(&sums).map(|(d, sum)| d * factor * sum).sum();
+        let mut taken = factor * dot(&d_o, &sums);
         if !self.config.is_normalized() {
-            taken = 0.0;
+            taken = R::from(0.0);
         }
         let mut of_query = vec![0.0; features];
         for (f, (of_query, q)) in of_query.iter_mut().zip(&query).enumerate() {
-            let mu = &step.after.mu[f * value_dim..][..value_dim];
-            let product: f64 = mu.iter().zip(&d_o).map(|(mu, d)| mu * d).sum();
-            let nu = step.after.nu.get(f).copied().unwrap_or(0.0);
-            *of_query = factor * (product - taken * nu);
-            for (of_mu, d) in state.mu[f * value_dim..].iter_mut().zip(&d_o) {
-                *of_mu += factor * q * d;
-            }
+            let product = dot(&step.after.mu[f * value_dim..][..value_dim], &d_o);
+            let nu = step.after.nu.get(f).copied().unwrap_or(R::from(0.0));
+            *of_query = (factor * (product - taken * nu)).into();
+            add(&mut state.mu[f * value_dim..], factor * *q, &d_o);
             if let Some(of_nu) = state.nu.get_mut(f) {
-                *of_nu -= factor * taken * q;
+                *of_nu = *of_nu - factor * taken * *q;
             }
         }
         let of_weights = match self.of_queries.shares_key_weights() {
             true => &mut found.of_keys,
             false => &mut found.of_queries,
         };
-        let dx = &mut found.gradients.q[begin..][..x.len()];
-        self.of_queries.pull_back(x, head, &of_query, dx, of_weights);
+        let mut dx = vec![0.0; x.len()];
+        self.of_queries.pull_back(x, head, &of_query, &mut dx, of_weights);
+        add_f64s(&mut found.gradients.q[begin..], &dx);
     }
 
     /// What the state after token t depends on; `state` becomes the gradient of the one before.
-    fn write(&self, [t, e]: [usize; 2], step: &Step, state: &mut State, found: &mut Found) {
+    fn write(
+        &self,
+        [t, e]: [usize; 2],
+        step: &Step<R>,
+        state: &mut State<R>,
+        found: &mut Found<R>,
+    ) {
         let (features, value_dim) = self.sizes();
-        let mut of_u = vec![0.0; value_dim];
+        let mut of_u: Vec<R> = zeros_of(value_dim);
         for (k, of_mu) in step.key.iter().zip(state.mu.chunks(value_dim)) {
-            of_u.iter_mut().zip(of_mu).for_each(|(of_u, of_mu)| *of_u += k * of_mu);
+            add(&mut of_u, *k, of_mu);
         }
-        let mut of_key: Vec<f64> = state
-            .mu
-            .chunks(value_dim)
-            .map(|of_mu| of_mu.iter().zip(&step.u).map(|(of_mu, u)| of_mu * u).sum())
-            .collect();
-        of_key.iter_mut().zip(&state.nu).for_each(|(of_key, of_nu)| *of_key += of_nu);
+        let mut of_key: Vec<R> =
+            state.mu.chunks(value_dim).map(|of_mu| dot(of_mu, &step.u)).collect();
+        add(&mut of_key, R::from(1.0), &state.nu);
         let row = t * self.heads.value + e;
         let begin = self.heads.value(t, e);
         let mut of_value = of_u.clone();
         if let Some(beta) = self.gates.beta(t, e) {
             let v = &self.inputs.v[begin..][..value_dim];
-            let mut missing: Vec<f64> = v.iter().map(|v| f64::from(*v)).collect();
+            let mut missing: Vec<R> = v.iter().map(|v| R::from(*v)).collect();
             for (f, k) in step.key.iter().enumerate() {
                 let met = &step.met.mu[f * value_dim..][..value_dim];
-                missing.iter_mut().zip(met).for_each(|(missing, mu)| *missing -= k * mu);
-                let recalled: f64 = met.iter().zip(&of_u).map(|(mu, of_u)| mu * of_u).sum();
-                of_key[f] -= beta * recalled;
-                for (of_mu, of_u) in state.mu[f * value_dim..].iter_mut().zip(&of_u) {
-                    *of_mu -= beta * k * of_u;
-                }
+                add(&mut missing, -*k, met);
+                of_key[f] = of_key[f] - beta * dot(met, &of_u);
+                add(&mut state.mu[f * value_dim..], -(beta * *k), &of_u);
             }
-            found.betas[row] = of_u.iter().zip(&missing).map(|(of_u, x)| of_u * x).sum();
-            of_value.iter_mut().for_each(|of_v| *of_v *= beta);
+            found.betas[row] = dot(&of_u, &missing);
+            of_value.iter_mut().for_each(|of_v| *of_v = *of_v * beta);
         }
-        for (to, of_v) in found.gradients.v[begin..].iter_mut().zip(&of_value) {
-            *to += of_v;
-        }
+        add(&mut found.gradients.v[begin..], R::from(1.0), &of_value);
         let rows = self.config.decay_rows() as usize;
         for f in 0..features {
-            let Some(decay) = self.gates.decay(t, e, f) else { continue };
+            let Some(a) = self.gates.decay(t, e, f).map(R::exp) else { continue };
             let of_mu = &mut state.mu[f * value_dim..][..value_dim];
-            let met = &step.met.mu[f * value_dim..][..value_dim];
-            let mut of_decay: f64 = of_mu.iter().zip(met).map(|(of_mu, mu)| of_mu * mu).sum();
-            of_mu.iter_mut().for_each(|of_mu| *of_mu *= decay.exp());
+            let mut of_decay = dot(of_mu, &step.met.mu[f * value_dim..]);
+            of_mu.iter_mut().for_each(|of_mu| *of_mu = *of_mu * a);
             if let Some(of_nu) = state.nu.get_mut(f) {
-                of_decay += *of_nu * step.met.nu[f];
-                *of_nu *= decay.exp();
+                of_decay = of_decay + *of_nu * step.met.nu[f];
+                *of_nu = *of_nu * a;
             }
-            found.decays[row * rows + f % rows] += of_decay;
+            let to = &mut found.decays[row * rows + f % rows];
+            *to = *to + of_decay;
         }
         let begin = self.heads.key(t, e);
         let x = &self.inputs.k[begin..][..self.config.key_dim as usize];
-        let dx = &mut found.gradients.k[begin..][..x.len()];
-        self.of_keys.pull_back(x, self.heads.key_head(e), &of_key, dx, &mut found.of_keys);
+        let of_key: Vec<f64> = of_key.into_iter().map(Into::into).collect();
+        let mut dx = vec![0.0; x.len()];
+        self.of_keys.pull_back(x, self.heads.key_head(e), &of_key, &mut dx, &mut found.of_keys);
+        add_f64s(&mut found.gradients.k[begin..], &dx);
     }
 
-    fn initial_state(&self, [n, e]: [usize; 2]) -> State {
+    fn initial_state(&self, [n, e]: [usize; 2]) -> State<R> {
         let (features, value_dim) = self.sizes();
         let nu_len = if self.config.is_normalized() { features } else { 0 };
         let at = n * self.heads.value + e;
         let of = |slice: Option<&[f32]>, len: usize| match slice {
             Some(slice) if len > 0 => {
-                slice[at * len..(at + 1) * len].iter().map(|x| f64::from(*x)).collect()
+                slice[at * len..(at + 1) * len].iter().map(|x| R::from(*x)).collect()
             }
-            _ => vec![0.0; len],
+            _ => zeros_of(len),
         };
         let initial = self.inputs.initial_state;
         let mu = of(initial.map(|state| state.mu), features * value_dim);
@@ -310,4 +334,21 @@ impl Backward<'_> {
     fn sizes(&self) -> (usize, usize) {
         (self.config.features() as usize, self.config.value_dim as usize)
     }
+}
+
+fn zeros_of<R: Real>(len: usize) -> Vec<R> {
+    vec![R::from(0.0); len]
+}
+
+/// `to += factor x`, as long as both have elements.
+fn add<R: Real>(to: &mut [R], factor: R, x: &[R]) {
+    to.iter_mut().zip(x).for_each(|(to, x)| *to = *to + factor * *x);
+}
+
+fn add_f64s<R: Real>(to: &mut [R], x: &[f64]) {
+    to.iter_mut().zip(x).for_each(|(to, x)| *to = *to + R::of(*x));
+}
+
+fn dot<R: Real>(a: &[R], b: &[R]) -> R {
+    a.iter().zip(b).fold(R::from(0.0), |sum, (a, b)| sum + *a * *b)
 }

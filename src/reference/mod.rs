@@ -16,6 +16,7 @@ mod recurrent;
 mod softmax;
 
 pub use backward::backward;
+pub(crate) use backward::backward_mirror;
 pub(crate) use mirror::segment_decays;
 pub use mirror::segment_output::segment_output;
 pub use mirror::segment_state::segment_state;

@@ -34,6 +34,8 @@ pub struct Case {
     pub weights: WeightHeads,
     /// The kind of values that are sampled.
     pub sampling: Sampling,
+    /// True for a case of the backward pass.
+    pub is_backward: bool,
 }
 
 /// The kind of values that a case samples.
@@ -74,7 +76,18 @@ impl Case {
         // Weights that all heads share, where a map has any.
         let weights = WeightHeads::new(u32::from(config.needs_weights()), 0);
         let sampling = Sampling::default();
-        Self { name, config, shape, initial_state, segments, source, weights, sampling }
+        let is_backward = false;
+        Self {
+            name,
+            config,
+            shape,
+            initial_state,
+            segments,
+            source,
+            weights,
+            sampling,
+            is_backward,
+        }
     }
 
     /// The subject of the case: a row of a conformance matrix.
@@ -83,7 +96,9 @@ impl Case {
         let config = &self.config;
         let is_early =
             matches!(config.feature_map, FeatureMap::Identity | FeatureMap::Relu | FeatureMap::Elu);
-        if config.update_rule != UpdateRule::Linear {
+        if self.is_backward {
+            "backward"
+        } else if config.update_rule != UpdateRule::Linear {
             config.update_rule.name()
         } else if config.dtype != Dtype::F32 {
             "16 bits"

@@ -7,6 +7,7 @@
 //! The tests, the program's `check` and an engine that wants to test a user's driver at
 //! start-up all call [`run`].
 
+mod backward;
 mod case;
 mod cases;
 mod compare;
@@ -19,6 +20,7 @@ mod mutation;
 mod rule_cases;
 mod truths;
 
+pub use backward::{ComputeBackward, backward_cases};
 pub use case::{Case, Sampling, SequenceSource};
 pub use cases::cases;
 pub use compare::{FLOOR_ULP, Row};
@@ -135,6 +137,14 @@ impl Report {
 pub fn cases_of_run(limits: &wgpu::Limits, options: &Options) -> Vec<Case> {
     let filter = options.filter.as_deref().unwrap_or_default();
     let mut all = options.config.as_ref().map_or_else(cases, cases::cases_of);
+    // Those of the backward pass have shaders and sizes of their own.
+    #[cfg(feature = "mutation")]
+    let is_mutated = options.mutation.is_some();
+    #[cfg(not(feature = "mutation"))]
+    let is_mutated = false;
+    if options.config.is_none() && options.tuning.is_none() && !is_mutated {
+        all.extend(backward_cases());
+    }
     all.retain(|case| case.name.contains(filter));
     if let Some(tuning) = options.tuning {
         all.retain(|case| tuning.check(&case.config, limits).is_ok());
@@ -215,6 +225,25 @@ pub fn run_host(
     report
 }
 
+/// Compares a backward pass that takes slices with that in f64, as [`run_host`] does a forward pass.
+pub fn run_host_backward(
+    options: &Options,
+    compute: &mut ComputeBackward<'_>,
+    on_row: &mut dyn FnMut(&Row),
+) -> Report {
+    let mut report = Report { seed: options.seed, rows: Vec::new() };
+    let filter = options.filter.as_deref().unwrap_or_default();
+    for case in backward_cases().into_iter().filter(|case| case.name.contains(filter)) {
+        let rows = backward::check_host(&case, options.seed, compute);
+        let failed = |error: Error| vec![Row::failed(&case, "backward", error.to_string())];
+        for row in rows.unwrap_or_else(failed) {
+            on_row(&row);
+            report.rows.push(row);
+        }
+    }
+    report
+}
+
 /// The harness on one device, a case at a time, in any order.
 ///
 /// Pipelines are kept from one case to the next: cases with the same config share them.
@@ -242,6 +271,10 @@ impl Harness {
     }
 
     async fn rows(&mut self, case: &Case, blocks: bool) -> Vec<Row> {
+        if case.is_backward {
+            let on = On { device: &self.device, queue: &self.queue, blocks };
+            return backward::check(on, case, self.options.seed).await;
+        }
         match attention(&self.device, &self.options, case, &mut self.compiled) {
             Ok((attention, tuning)) => {
                 let on = On { device: &self.device, queue: &self.queue, blocks };

@@ -1,6 +1,7 @@
 //! The harness over the engine, as over any adapter.
 
 use linear_attention::cpu::{CpuAttention, Mutation};
+use linear_attention::gradients::OutputGradients;
 use linear_attention::verify::{self, Options};
 use linear_attention::{Config, Error, Inputs, Output, Shape};
 
@@ -15,6 +16,19 @@ fn cases_of_the_harness() {
         assert!(row.passed, "{row:?}");
     });
     assert!(report.rows.len() > 300, "{} comparisons", report.rows.len());
+}
+
+/// Every case of the backward pass, too.
+#[test]
+fn backward_cases_of_the_harness() {
+    let mut compute =
+        |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
+            CpuAttention::new(config.clone())?.backward(shape, inputs, given)
+        };
+    let report = verify::run_host_backward(&Options::default(), &mut compute, &mut |row| {
+        assert!(row.passed, "{row:?}");
+    });
+    assert!(report.rows.len() > 60, "{} comparisons", report.rows.len());
 }
 
 /// The harness can fail: each engine that is wrong on purpose is caught.

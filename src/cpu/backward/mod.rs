@@ -1,8 +1,8 @@
 //! The backward pass: gradients of a loss by the inputs of a call.
 //!
-//! A task has some value heads of a sequence, with whole key and query heads. Rules with a sum whose
-//! rows have one decay are [`sums`]: calls of the forward engine with the roles of the tensors
-//! exchanged. The others are a [`recurrence`], token by token.
+//! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
+//! [`sums`]: calls of the forward engine with the roles of the tensors exchanged. The others are a
+//! [`recurrence`], token by token.
 
 mod maps;
 mod recurrence;
@@ -65,9 +65,8 @@ impl CpuAttention {
     /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are as
     /// fast as the rest; others go through their formulas once for each element of a row.
     ///
-    /// States are computed again and not kept. Rules with a sum, whose rows have one decay or none, and
-    /// F and V up to 1,024, take about four times as long as [`CpuAttention::run`], and for each
-    /// thread the states after every 512 tokens. The others go through the tokens one by one, and take
+    /// States are computed again and not kept. The rule `linear`, with F and V up to 1,024, takes about
+    /// four times as long as [`CpuAttention::run`]. The others go through the tokens one by one, and take
     /// some `2 T^(1/2) F V` numbers for each thread.
     ///
     /// # Errors

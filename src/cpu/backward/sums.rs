@@ -1,18 +1,14 @@
-//! Rules with a sum whose rows have one decay: gradients by calls of the forward engine.
+//! The rule `linear`: gradients by calls of the forward engine.
 //!
-//! With `c_i` the factor of row i of o, `dn_i = c_i do_i`, and `A_ij` the decays after token j up to i,
+//! With `c_i` the factor of row i of o and `dn_i = c_i do_i`,
 //!
 //! ```text
-//! g_i   = Σ_{j<=i} A_ij (dn_i . v_j) k'_j          a call of  dn, v, k'  as q, k, v
+//! g_i   = Σ_{j<=i} (dn_i . v_j) k'_j           a call of  dn, v, k'  as q, k, v
 //! dq'_i = g_i - c_i (q'_i . g_i) nu_i
-//! dk'_j = Σ_{i>=j} A_ij (v_j . dn_i) q'_i + dnu_j  a call of  v, dn, q'  with time reversed
-//! dv_j  = Σ_{i>=j} A_ij (k'_j . q'_i) dn_i         a call of  k', q', dn  with time reversed
-//! dnu_j = Σ_{i>=j} A_ij (-c_i (q'_i . g_i)) q'_i
+//! dk'_j = Σ_{i>=j} (v_j . dn_i) q'_i + dnu_j   a call of  v, dn, q'  with time reversed
+//! dv_j  = Σ_{i>=j} (k'_j . q'_i) dn_i          a call of  k', q', dn  with time reversed
+//! dnu_j = Σ_{i>=j} (-c_i (q'_i . g_i)) q'_i
 //! ```
-//!
-//! Decays by the state before and after them:
-//! `ddecay_i = <dS_i, S_i> - k'_i . dk'_i` and `<dS_i, S_i> = ddecay_(i+1) + q'_i . dq'_i`, begun at
-//! the end of each piece of tokens with the states themselves, so that no long sum cancels.
 //!
 //! A head goes through its tokens in pieces, whose rows stay in the CPU's second cache.
 
@@ -30,11 +26,11 @@ use crate::cpu::engine::CpuAttention;
 use crate::cpu::plan::CpuPlan;
 use crate::cpu::tensors::Tensors;
 use crate::error::Error;
-use crate::problem::config::{Config, Gating, MAX_KEY_DIM, Normalization};
+use crate::problem::config::{Config, MAX_KEY_DIM, Normalization};
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::gradients::OutputGradients;
 use crate::problem::shape::Shape;
-use crate::problem::update_rule::{Decay, UpdateRule};
+use crate::problem::update_rule::UpdateRule;
 
 /// Rows of a piece, of all heads of a task, for each thread of a call: the tokens of a piece are as many
 /// as fit in.
@@ -44,17 +40,14 @@ const ROWS: usize = 512;
 /// Neighbours lie side by side in memory.
 pub(super) const HEADS: usize = 4;
 
-/// Tokens after which decays begin anew from the states.
-const DECAY_TOKENS: usize = 512;
-
 /// Tokens whose rows are on their way from memory.
 const AHEAD: usize = 8;
 
 /// True for configs whose gradients are such calls.
 pub(super) fn suit(config: &Config) -> bool {
-    let has_sum = config.update_rule.beta().is_none() && config.gates() != Some(Gating::PerRow);
     // Features and values are the keys of calls.
-    has_sum && config.features().max(config.value_dim) <= MAX_KEY_DIM
+    config.update_rule == UpdateRule::Linear
+        && config.features().max(config.value_dim) <= MAX_KEY_DIM
 }
 
 /// The value heads of a task.
@@ -97,16 +90,13 @@ struct Rows {
     /// v and dn, `[tokens,heads,V]`.
     values: Vec<f32>,
     of_rows: Vec<f32>,
-    /// In log space: of a token or, where time is reversed, of the one after it.
-    decays: Vec<f32>,
     /// Results: by features, and of calls by values.
     of_features: Vec<f32>,
     of_values: Vec<f32>,
-    /// Results in the order of tokens: by the rows of q or k, of v, and by the decays, of the query,
-    /// key or value heads of the task.
+    /// Results in the order of tokens: by the rows of q or k, and of v, of the query, key or value heads
+    /// of the task.
     to_elements: Vec<f32>,
     to_values: Vec<f32>,
-    to_decays: Vec<f32>,
 }
 
 /// What is kept from piece to piece, of each output head.
@@ -118,14 +108,9 @@ struct States {
     by_feature: [Vec<f32>; 2],
     /// nu or its gradient.
     nu: Vec<f64>,
-    /// mu `[V,F]` and nu after the tokens behind which decays begin anew, the last of these first.
-    ends: Vec<(usize, Vec<f32>, Vec<f64>)>,
-    /// Of each token: c, `c (q' . g)` and `q' . dq'`.
+    /// Of each token: c, and `c (q' . g)`.
     factors: Vec<f32>,
     taken: Vec<f32>,
-    of_queries: Vec<f32>,
-    /// ddecay of the token after.
-    of_decays: Vec<f64>,
 }
 
 impl Calls {
@@ -134,11 +119,7 @@ impl Calls {
         let config = engine.config();
         let (features, value_dim) = (config.features(), config.value_dim);
         let plans = |key_dim: u32, value_dim: u32| {
-            let rule = match config.update_rule.decay() {
-                None => UpdateRule::Linear,
-                Some(_) => UpdateRule::Gated(Decay::per_head()),
-            };
-            let config = Config::of_rule(key_dim, value_dim, rule)
+            let config = Config::new(key_dim, value_dim)
                 .with_feature_map(FeatureMap::Identity)
                 .with_normalization(Normalization::None)
                 .with_scale(1.0);
@@ -176,19 +157,14 @@ impl Plans {
     /// o of a call, from the first of two states, which becomes the state after it.
     fn run(
         &mut self,
-        [q, k, v, decays]: [&[f32]; 4],
+        [q, k, v]: [&[f32]; 3],
         states: &mut [Vec<f32>; 2],
         o: &mut [f32],
     ) -> Result<(), Error> {
-        let config = self.attention.config();
-        let tokens = q.len() / (self.heads * config.key_dim as usize);
-        let has_decay = config.update_rule.decay().is_some();
+        let tokens = q.len() / (self.heads * self.attention.config().key_dim as usize);
         let [state, next] = states;
-        let mut tensors =
+        let tensors =
             Tensors::new(q, k, v, o).with_initial_state(state, &[]).with_final_state(next, &mut []);
-        if has_decay {
-            tensors = tensors.with_decay(decays);
-        }
         self.of(tokens)?.run(tensors)?;
         std::mem::swap(state, next);
         Ok(())
@@ -217,30 +193,23 @@ impl Sums<'_, '_> {
         let initial = self.of.inputs.initial_state;
         self.load(initial.map(|state| state.mu), initial.map(|state| state.nu), |_| true, calls);
         let rows = tokens.len() * self.heads().len();
-        let States { factors, taken, of_queries, ends, .. } = &mut calls.states;
-        for of_tokens in [factors, taken, of_queries] {
+        let States { factors, taken, .. } = &mut calls.states;
+        for of_tokens in [factors, taken] {
             of_tokens.clear();
             of_tokens.resize(rows, 0.0);
         }
-        ends.clear();
         for first in tokens.clone().step_by(calls.piece) {
             let piece = first..tokens.end.min(first + calls.piece);
             self.step(Step::MapForward, &piece, calls, found);
             let Calls { by_value, rows, states, .. } = calls;
-            let Rows { keys, values, of_rows, decays, of_features, .. } = rows;
-            by_value.run([of_rows, values, keys, decays], &mut states.by_value, of_features)?;
-            let ends_decays =
-                (piece.end - tokens.start).is_multiple_of(DECAY_TOKENS) || piece.end == tokens.end;
-            if ends_decays && self.of.config.update_rule.decay().is_some() {
-                let States { by_value: [mu, _], nu, ends, .. } = states;
-                ends.push((piece.end, mu.clone(), nu.clone()));
-            }
+            let Rows { keys, values, of_rows, of_features, .. } = rows;
+            by_value.run([of_rows, values, keys], &mut states.by_value, of_features)?;
             self.step(Step::PullForward, &piece, calls, found);
         }
         Ok(())
     }
 
-    /// Gradients by keys, values, decays and the initial state.
+    /// Gradients by keys, values and the initial state.
     fn reverse(&self, calls: &mut Calls, found: &mut MapGradients) -> Result<(), Error> {
         let tokens = &self.task.tokens;
         let OutputGradients { mu, nu, .. } = self.of.gradients;
@@ -249,12 +218,11 @@ impl Sums<'_, '_> {
         self.load(mu, nu, |h| h.is_multiple_of(group), calls);
         for first in tokens.clone().step_by(calls.piece).rev() {
             let piece = first..tokens.end.min(first + calls.piece);
-            self.begin_decays(piece.end, &mut calls.states);
             self.step(Step::MapReverse, &piece, calls, found);
             let Calls { by_value, by_feature, rows, states, .. } = calls;
-            let Rows { keys, queries, values, of_rows, decays, of_features, of_values, .. } = rows;
-            by_value.run([values, of_rows, queries, decays], &mut states.by_value, of_features)?;
-            by_feature.run([keys, queries, of_rows, decays], &mut states.by_feature, of_values)?;
+            let Rows { keys, queries, values, of_rows, of_features, of_values, .. } = rows;
+            by_value.run([values, of_rows, queries], &mut states.by_value, of_features)?;
+            by_feature.run([keys, queries, of_rows], &mut states.by_feature, of_values)?;
             self.step(Step::PullReverse, &piece, calls, found);
         }
         let States { by_feature: [mu, _], nu, .. } = &calls.states;
@@ -262,16 +230,15 @@ impl Sums<'_, '_> {
         let nu_len = nu.len() / self.heads().len();
         for (i, h) in self.heads().enumerate() {
             let e = self.of.heads.value_head(h);
-            let kept = tokens.clone().next().map_or(0.0, |first| self.kept(first, e));
             let row = self.task.n * self.of.heads.value + e;
             self.targets.mu.with_row(row, |to| {
                 for (to, x) in to.iter_mut().zip(&mu[i * mu_len..]) {
-                    *to += x + kept * x;
+                    *to += x;
                 }
             });
             self.targets.nu.with_row(row, |to| {
                 for (to, x) in to.iter_mut().zip(&nu[i * nu_len..]) {
-                    *to += (x * (1.0 + f64::from(kept))) as f32;
+                    *to += *x as f32;
                 }
             });
         }
@@ -317,36 +284,6 @@ impl Sums<'_, '_> {
         }
     }
 
-    /// ddecay of the token behind a piece by the states there, if decays begin anew.
-    fn begin_decays(&self, end: usize, states: &mut States) {
-        let Some((_, mu, nu)) = states.ends.pop_if(|(at, _, _)| *at == end) else { return };
-        let heads = self.heads();
-        let (mu_len, nu_len) = (mu.len() / heads.len(), nu.len() / heads.len());
-        states.of_decays.clear();
-        for (i, h) in heads.enumerate() {
-            let pairs = states.by_value[0][i * mu_len..].iter().zip(&mu[i * mu_len..]);
-            let of_mu: f64 = pairs.take(mu_len).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            let pairs = states.nu[i * nu_len..].iter().zip(&nu[i * nu_len..]);
-            let of_nu: f64 = pairs.take(nu_len).map(|(a, b)| a * b).sum();
-            let kept = self.kept_after(end - 1, self.of.heads.value_head(h));
-            states.of_decays.push((1.0 + f64::from(kept)) * (of_mu + of_nu));
-        }
-    }
-
-    /// exp(decay) - 1 of a token.
-    #[inline(always)]
-    fn kept(&self, t: usize, e: usize) -> f32 {
-        let mut kept = [0.0];
-        self.of.gates.kept(t, e, &mut kept);
-        kept[0]
-    }
-
-    /// That of the token after it; of the last token, whose state is the final one, 0.
-    #[inline(always)]
-    fn kept_after(&self, t: usize, e: usize) -> f32 {
-        if t + 1 < self.task.tokens.end { self.kept(t + 1, e) } else { 0.0 }
-    }
-
     fn step(&self, step: Step, tokens: &Range<usize>, calls: &mut Calls, found: &mut MapGradients) {
         self.resize(&mut calls.rows, tokens.len());
         let Calls { rows, states, maps, .. } = calls;
@@ -366,12 +303,10 @@ impl Sums<'_, '_> {
             (&mut rows.nus, count * features),
             (&mut rows.values, count * value_dim),
             (&mut rows.of_rows, count * value_dim),
-            (&mut rows.decays, count),
             (&mut rows.of_features, count * features),
             (&mut rows.of_values, count * value_dim),
             (&mut rows.to_elements, of.query.len().max(of.key.len()) * key_dim),
             (&mut rows.to_values, of.value.len() * value_dim),
-            (&mut rows.to_decays, of.value.len()),
         ] {
             rows.resize(tokens * width, 0.0);
         }
@@ -434,8 +369,7 @@ impl Piece<'_, '_, '_> {
         let Self { sums: sums @ Sums { of, task, .. }, tokens, .. } = self;
         let (rows, states, maps, _) = self.memory;
         let (features, value_dim) = (of.config.features() as usize, of.config.value_dim as usize);
-        let (is_normalized, has_decay) =
-            (of.config.is_normalized(), of.config.update_rule.decay().is_some());
+        let is_normalized = of.config.is_normalized();
         let (heads, count) = (sums.heads(), sums.heads().len());
         for (j, t) in tokens.enumerate() {
             for (i, h) in heads.clone().enumerate() {
@@ -449,16 +383,12 @@ impl Piece<'_, '_, '_> {
                 let (x, head) = of.query(t, h);
                 let gain = of.of_queries.row(x, head, maps, query);
                 rows.gains[at] = gain;
-                if has_decay {
-                    of.gates.decays(t, e, &mut rows.decays[at..=at]);
-                }
                 let mut weight = 0.0;
                 if is_normalized {
-                    let kept = f64::from(if has_decay { sums.kept(t, e) } else { 0.0 });
                     let nu = &mut states.nu[i * features..][..features];
                     let to = &mut rows.nus[at * features..][..features];
                     for ((nu, k), to) in nu.iter_mut().zip(&*key).zip(to) {
-                        *nu += kept * *nu + f64::from(*k);
+                        *nu += f64::from(*k);
                         *to = *nu as f32;
                     }
                     weight = wide_dot(query, nu) as f32;
@@ -498,7 +428,6 @@ impl Piece<'_, '_, '_> {
                     }
                     states.taken[of_task] = taken;
                 }
-                states.of_queries[of_task] = dot(query, of_query);
                 let column = j * width + (of.heads.query_head(h) - queries.start) * key_dim;
                 let to = (&mut rows.to_elements[column..][..key_dim], &mut *found);
                 of.pull_back_query(of.query(t, h), (query, rows.gains[at]), maps, of_query, to);
@@ -517,7 +446,6 @@ impl Piece<'_, '_, '_> {
         let Self { sums: sums @ Sums { of, task, .. }, tokens, .. } = self;
         let (rows, states, maps, _) = self.memory;
         let (features, value_dim) = (of.config.features() as usize, of.config.value_dim as usize);
-        let has_decay = of.config.update_rule.decay().is_some();
         let (heads, count) = (sums.heads(), sums.heads().len());
         for (j, t) in tokens.rev().enumerate() {
             for (i, h) in heads.clone().enumerate() {
@@ -530,12 +458,6 @@ impl Piece<'_, '_, '_> {
                 of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
                 let (x, head) = of.query(t, h);
                 of.of_queries.row(x, head, maps, query);
-                if has_decay {
-                    rows.decays[at] = 0.0;
-                    if t + 1 < task.tokens.end {
-                        of.gates.decays(t + 1, e, &mut rows.decays[at..=at]);
-                    }
-                }
                 rows.values[at * value_dim..][..value_dim].copy_from_slice(of.value(t, e));
                 let factor = states.factors[(t - task.tokens.start) * count + i];
                 let of_row = &mut rows.of_rows[at * value_dim..][..value_dim];
@@ -546,20 +468,18 @@ impl Piece<'_, '_, '_> {
         }
     }
 
-    /// dk, dv and ddecay.
+    /// dk and dv.
     #[inline(always)]
     fn pull_reverse(self) {
         let Self { sums: sums @ Sums { of, task, targets, .. }, tokens, .. } = self;
         let (rows, states, maps, found) = self.memory;
         let (features, key_dim) = (of.config.features() as usize, of.config.key_dim as usize);
         let value_dim = of.config.value_dim as usize;
-        let has_decay = of.config.update_rule.decay().is_some();
         let (heads, count) = (sums.heads(), sums.heads().len());
         let TaskHeads { key: key_heads, value: value_heads, .. } = sums.task_heads();
         let (of_keys, of_values) = (key_heads.len() * key_dim, value_heads.len() * value_dim);
         rows.to_elements.fill(0.0);
         rows.to_values.fill(0.0);
-        rows.to_decays.fill(0.0);
         let first = tokens.start;
         for (j, t) in tokens.clone().rev().enumerate() {
             for (i, h) in heads.clone().enumerate() {
@@ -568,23 +488,15 @@ impl Piece<'_, '_, '_> {
                 let of_key = &mut rows.of_features[at * features..][..features];
                 let of_task = (t - task.tokens.start) * count + i;
                 if of.config.is_normalized() {
-                    let kept = f64::from(if has_decay { sums.kept_after(t, e) } else { 0.0 });
                     let taken = f64::from(states.taken[of_task]);
                     let nu = &mut states.nu[i * features..][..features];
                     let query = &rows.queries[at * features..][..features];
                     for ((nu, q), of_key) in nu.iter_mut().zip(query).zip(&mut *of_key) {
-                        *nu += kept * *nu - taken * f64::from(*q);
+                        *nu -= taken * f64::from(*q);
                         *of_key += *nu as f32;
                     }
                 }
                 let column = e - value_heads.start;
-                if has_decay {
-                    let of_decay = &mut states.of_decays[i];
-                    let of_key = f64::from(dot(key, of_key));
-                    *of_decay += f64::from(states.of_queries[of_task]) - of_key;
-                    let at = (t - first) * value_heads.len() + column;
-                    rows.to_decays[at] += *of_decay as f32;
-                }
                 let to = &mut rows.to_values[(t - first) * of_values + column * value_dim..];
                 targets::add(&mut to[..value_dim], &rows.of_values[at * value_dim..]);
                 let key_head = of.heads.key_head(e);
@@ -598,13 +510,9 @@ impl Piece<'_, '_, '_> {
             let from = &rows.to_elements[(t - first) * of_keys..][..of_keys];
             row[key_heads.start * key_dim..][..of_keys].copy_from_slice(from);
         });
-        targets.v.write(tokens.clone(), turn, |t, row| {
+        targets.v.write(tokens, turn, |t, row| {
             let from = &rows.to_values[(t - first) * of_values..][..of_values];
             row[value_heads.start * value_dim..][..of_values].copy_from_slice(from);
-        });
-        targets.decays.write(tokens, turn, |t, row| {
-            let from = &rows.to_decays[(t - first) * value_heads.len()..][..value_heads.len()];
-            row[value_heads.clone()].copy_from_slice(from);
         });
     }
 }

@@ -1,0 +1,150 @@
+//! The cases of the backward pass: gradients against those in f64, within twice the error of the same
+//! recurrence in f32.
+
+use super::On;
+use super::case::{Case, Sample};
+use super::compare::Row;
+use crate::backward::Backward;
+use crate::bind::options::Options;
+use crate::error::Error;
+use crate::problem::config::{Config, Normalization};
+use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
+use crate::problem::feature_map::random::Random;
+use crate::problem::gradients::{Gradients, OutputGradients};
+use crate::problem::io::Inputs;
+use crate::problem::shape::{Lens, Shape};
+use crate::problem::update_rule::{Beta, BetaActivation, Decay, DecayActivation, UpdateRule};
+use crate::reference;
+
+/// Every rule, with grouped heads, packed and padded sequences, odd widths, states, sixteen bits; and the
+/// maps whose way back has a formula of its own.
+#[must_use]
+pub fn backward_cases() -> Vec<Case> {
+    let (head, row) = (Decay::per_head(), Decay::per_row());
+    let (beta, shared) = (Beta::per_head(), Beta::shared());
+    let softplus = head.with_activation(DecayActivation::Softplus);
+    let bounded = row.with_activation(DecayActivation::Sigmoid { lower_bound: -2.0 });
+    let sigmoid = shared.with_activation(BetaActivation::Sigmoid);
+    let (gated, delta, gated_delta) =
+        (UpdateRule::Gated, UpdateRule::Delta, UpdateRule::GatedDelta);
+    let linear = |k, v| Config::new(k, v);
+    let of = |k, v, rule| Config::of_rule(k, v, rule);
+    let grouped = |t| Shape::new(1, t, 4).with_kv_heads(2);
+    let values = |t| Shape::new(2, t, 2).with_key_heads(1).with_value_heads(4);
+    let packed = || Shape::packed(&[40, 0, 3, 17], 2);
+    let padded = || Shape::padded(&[3..40, 0..0, 0..9], 40, 2);
+    let softmax = linear(16, 16).with_feature_map(FeatureMap::Softmax).with_l2_norm(true);
+    let exp = linear(16, 12).with_feature_map(FeatureMap::Exp);
+    let half = of(16, 16, gated_delta(head, beta)).with_dtype(Dtype::F16);
+    let with_eps = linear(9, 7).with_normalization(Normalization::Sum { eps: 0.1 }).with_scale(0.5);
+    let cases = [
+        ("backward", linear(16, 16), grouped(70)),
+        ("backward-odd", with_eps, values(33)),
+        ("backward-packed", linear(16, 12), packed()),
+        ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
+        ("backward-gated", of(16, 16, gated(softplus)), grouped(70)),
+        ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed()),
+        ("backward-gated-rows", linear(12, 9).with_update_rule(gated(row)), values(30)),
+        ("backward-delta", of(16, 16, delta(beta)), grouped(70)),
+        ("backward-gated-delta", of(16, 16, gated_delta(head, beta)), values(40)),
+        ("backward-gated-delta-rows", of(9, 7, gated_delta(bounded, sigmoid)), packed()),
+        ("backward-exp", exp.with_query_feature_map(FeatureMap::Sigmoid), grouped(40)),
+        ("backward-softmax", softmax, grouped(40)),
+        ("backward-f16", half, grouped(40)),
+    ];
+    let case = |(name, config, shape)| Case {
+        initial_state: true,
+        is_backward: true,
+        ..Case::new(name, config, shape)
+    };
+    cases.into_iter().map(case).collect()
+}
+
+/// Gradients by the outputs of a case.
+struct Given {
+    o: Vec<f32>,
+    mu: Vec<f32>,
+    nu: Vec<f32>,
+}
+
+impl Given {
+    fn new(seed: u64, lens: &Lens) -> Self {
+        // Other numbers than those of the inputs.
+        let mut random = Random::new(seed ^ 0x6AD5);
+        let mut sample =
+            |len: u64| -> Vec<f32> { (0..len).map(|_| 2.0 * random.uniform() - 1.0).collect() };
+        Self { o: sample(lens.o), mu: sample(lens.mu), nu: sample(lens.nu) }
+    }
+
+    fn gradients(&self) -> OutputGradients<'_> {
+        OutputGradients::new(&self.o).with_final_state(&self.mu, &self.nu)
+    }
+}
+
+/// A case on a device.
+pub(super) async fn check(on: On<'_>, case: &Case, seed: u64) -> Vec<Row> {
+    let rows = async {
+        let (sample, given) = sampled(case, seed)?;
+        let backward = Backward::with_options(on.device, case.config.clone(), &Options::default())?;
+        let (inputs, gradients) = (sample.inputs(), given.gradients());
+        let found = match on.blocks {
+            #[cfg(not(target_arch = "wasm32"))]
+            true => backward.run(on.queue, &case.shape, inputs, gradients)?,
+            _ => backward.run_async(on.queue, &case.shape, inputs, gradients).await?,
+        };
+        compare(case, (inputs, gradients), &found)
+    };
+    rows.await.unwrap_or_else(|error: Error| vec![Row::failed(case, STAGE, error.to_string())])
+}
+
+/// A case on what takes slices.
+pub(super) fn check_host(
+    case: &Case,
+    seed: u64,
+    compute: &mut ComputeBackward<'_>,
+) -> Result<Vec<Row>, Error> {
+    let (sample, given) = sampled(case, seed)?;
+    let (inputs, gradients) = (sample.inputs(), given.gradients());
+    let found = compute(&case.config, &case.shape, inputs, gradients)?;
+    compare(case, (inputs, gradients), &found)
+}
+
+/// A backward pass on slices.
+pub type ComputeBackward<'a> = dyn FnMut(&Config, &Shape, Inputs<'_>, OutputGradients<'_>) -> Result<Gradients<f32>, Error>
+    + 'a;
+
+const STAGE: &str = "backward";
+
+fn sampled(case: &Case, seed: u64) -> Result<(Sample, Given), Error> {
+    let lens = case.shape.lens(&case.config)?;
+    Ok((case.sample(seed, &lens), Given::new(seed, &lens)))
+}
+
+fn compare(
+    case: &Case,
+    (inputs, gradients): (Inputs<'_>, OutputGradients<'_>),
+    found: &Gradients<f32>,
+) -> Result<Vec<Row>, Error> {
+    let (config, shape) = (&case.config, &case.shape);
+    let truth = reference::backward(config, shape, inputs, gradients)?;
+    let mirror = reference::backward_mirror(config, shape, inputs, gradients)?;
+    let tensors = [
+        ("gradient of q", &truth.q, &mirror.q, &found.q),
+        ("gradient of k", &truth.k, &mirror.k, &found.k),
+        ("gradient of v", &truth.v, &mirror.v, &found.v),
+        ("gradient of decay", &truth.decay, &mirror.decay, &found.decay),
+        ("gradient of beta", &truth.beta, &mirror.beta, &found.beta),
+        ("gradient of A_log", &truth.a_log, &mirror.a_log, &found.a_log),
+        ("gradient of dt_bias", &truth.dt_bias, &mirror.dt_bias, &found.dt_bias),
+        ("gradient of mu", &truth.mu, &mirror.mu, &found.mu),
+        ("gradient of nu", &truth.nu, &mirror.nu, &found.nu),
+    ];
+    let is_there = |(_, truth, _, found): &(_, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
+        !truth.is_empty() || !found.is_empty()
+    };
+    let row = |(tensor, truth, mirror, found): (_, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
+        Row::new(case, STAGE, tensor, truth, mirror, found)
+    };
+    Ok(tensors.into_iter().filter(is_there).map(row).collect())
+}
