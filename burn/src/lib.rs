@@ -86,3 +86,7 @@ pub fn linear_attention_with_state(
     let state = outputs.state.ok_or_else(|| Error::burn(what, &"the backend made none"))?;
     Ok((Tensor::from_dispatch(outputs.o), Tensor::from_dispatch(state)))
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/burn.md")]
+struct InABurnModel;
