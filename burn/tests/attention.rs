@@ -112,3 +112,122 @@ fn wgpu_agrees_with_burns_own_operations() {
     let Some(device) = common::wgpu() else { return };
     compare_all(&device);
 }
+
+/// The devices that there are.
+fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "wgpu")]
+    devices.extend(common::wgpu());
+    devices
+}
+
+/// Heads before tokens, as softmax attention has them, and a part of a larger tensor.
+#[test]
+fn tensors_may_be_views() {
+    for device in devices() {
+        for case in cases() {
+            let call = case.data().to(&device, false);
+            let expected = linear_attention(&case.config, call.inputs()).unwrap();
+            let heads_first = |x: &Tensor<4>| {
+                let copied = x.clone().swap_dims(1, 2) * 1.0;
+                copied.swap_dims(1, 2)
+            };
+            let part = |x: &Tensor<4>| {
+                let [b, t, heads, width] = x.dims();
+                let larger = Tensor::cat(vec![x.clone() * 2.0, x.clone(), x.clone() * 3.0], 1);
+                larger.slice([0..b, t..2 * t, 0..heads, 0..width])
+            };
+            let views =
+                Call { q: heads_first(&call.q), k: part(&call.k), v: part(&call.v), ..call };
+            let found = linear_attention(&case.config, views.inputs()).unwrap();
+            let worst = error(&found.into_data(), &expected.into_data());
+            assert!(worst < 1e-6, "{}: {worst:e} on {device:?}", case.name);
+        }
+    }
+}
+
+/// So many tokens that the shaders cut the sequence, for which they need scratch.
+#[test]
+fn long_sequences_agree_on_all_devices() {
+    for mut case in cases() {
+        (case.batch, case.seq_len) = (1, 3000);
+        let of = |device: &Device| {
+            let (o, state) = ours(&case.config, &case.data().to(device, false));
+            [Some(o.into_data()), state.map(Tensor::into_data)]
+        };
+        let expected = of(&Device::flex());
+        for device in devices() {
+            for (found, expected) in of(&device).iter().flatten().zip(expected.iter().flatten()) {
+                let worst = error(found, expected);
+                assert!(worst < MAX_ERROR, "{}: {worst:e} on {device:?}", case.name);
+            }
+        }
+    }
+}
+
+/// Two layers of one shape, of which the second reads what the first wrote, on two threads.
+#[test]
+fn calls_of_several_threads_do_not_disturb_each_other() {
+    for device in devices() {
+        let case = &cases()[0];
+        let layers = |factor: f32| {
+            let call = case.data().to(&device, false);
+            let mut v = call.v.clone() * factor;
+            for _ in 0..8 {
+                let v_next = Call { v, ..call.clone() };
+                v = linear_attention(&case.config, v_next.inputs()).unwrap() + call.v.clone();
+            }
+            v.into_data()
+        };
+        let expected = [1.0, 2.0].map(layers);
+        std::thread::scope(|scope| {
+            let threads = [1.0, 2.0].map(|factor| scope.spawn(move || layers(factor)));
+            for (thread, expected) in threads.into_iter().zip(&expected) {
+                assert!(error(&thread.join().unwrap(), expected) < 1e-6);
+            }
+        });
+    }
+}
+
+/// A tensor that another thread made, and that it may not have submitted yet.
+#[test]
+fn a_tensor_of_another_thread_is_waited_for() {
+    for device in devices() {
+        for case in cases() {
+            let expected = linear_attention(&case.config, case.data().to(&device, false).inputs());
+            let made = || {
+                let call = case.data().to(&device, false);
+                Call { q: call.q.clone() * 2.0, v: call.v.clone() * 3.0, ..call }
+            };
+            let call = std::thread::scope(|scope| scope.spawn(made).join().unwrap());
+            let halved = Call { q: call.q.clone() / 2.0, v: call.v.clone() / 3.0, ..call };
+            let found = linear_attention(&case.config, halved.inputs()).unwrap();
+            let worst = error(&found.into_data(), &expected.unwrap().into_data());
+            assert!(worst < MAX_ERROR, "{}: {worst:e} on {device:?}", case.name);
+        }
+    }
+}
+
+/// Sixteen bits, which are for storing: the inputs are as exact as f16 has them, and o is rounded once.
+#[test]
+fn f16_is_computed_in_f32() {
+    use burn::tensor::DType;
+    for device in devices() {
+        if !device.supports_dtype(DType::F16) {
+            eprintln!("skipped: {device:?} has no f16");
+            continue;
+        }
+        for case in cases() {
+            let call = case.data().to(&device, false);
+            let half = |x: &Tensor<4>| x.clone().cast(DType::F16);
+            let [q, k, v] = [&call.q, &call.k, &call.v].map(half);
+            let single = |x: &Tensor<4>| x.clone().cast(DType::F32);
+            let exact = Call { q: single(&q), k: single(&k), v: single(&v), ..call.clone() };
+            let expected = linear_attention(&case.config, exact.inputs()).unwrap();
+            let o = linear_attention(&case.config, Call { q, k, v, ..call }.inputs()).unwrap();
+            assert_eq!(o.dtype(), DType::F16);
+            let worst = error(&o.into_data(), &expected.into_data());
+            assert!(worst < 6e-4, "{}: {worst:e} on {device:?}", case.name);
+        }
+    }
+}
