@@ -4,7 +4,7 @@ use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape as Dims};
 use linear_attention::shape::Lens;
 use linear_attention::update_rule::{BetaDims, DecayDims, UpdateRule};
-use linear_attention::{Config, Dtype, Error as CoreError, FeatureMap, Shape};
+use linear_attention::{Config, Dtype, FeatureMap, Shape};
 
 use crate::error::Error;
 use crate::inputs::{Outputs, Parts};
@@ -96,7 +96,10 @@ impl Call {
     pub(crate) fn check_derivative(&self) -> Result<(), Error> {
         let maps = [self.config.key_map(), self.config.query_map()];
         match maps.into_iter().find(|map| matches!(map, FeatureMap::Custom(_))) {
-            Some(map) => Err(CoreError::NoDerivative { feature_map: map.name().to_owned() }.into()),
+            Some(map) => {
+                let feature_map = map.name().to_owned();
+                Err(linear_attention::Error::NoDerivative { feature_map }.into())
+            }
             None => Ok(()),
         }
     }

@@ -32,6 +32,11 @@
 //! Burn's recorded operations run, `host` calls the CPU engine, and `autodiff` makes a node of
 //! Burn's graph of whichever it is.
 
+#![cfg_attr(
+    not(all(feature = "autodiff", any(feature = "flex", feature = "ndarray", feature = "wgpu"))),
+    allow(dead_code, reason = "gradients are a graph's, and tensors a backend's")
+)]
+
 mod backend;
 mod cache;
 mod call;

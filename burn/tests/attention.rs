@@ -1,4 +1,5 @@
 //! Attention and its gradients beside the same formula in Burn's own operations.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod common;
 

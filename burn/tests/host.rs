@@ -1,5 +1,6 @@
 //! A device before it is registered, with the CPU engine, and with the shaders: all else is
 //! compared in `attention.rs`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 #![cfg(feature = "wgpu")]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The module: its projections, its states, its training, its errors.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod common;
 
