@@ -6,7 +6,7 @@ use linear_attention_burn::update_rule::{Beta, Decay, DecayDims, UpdateRule};
 use linear_attention_burn::{Config, FeatureMap, Inputs};
 
 /// A config with the sizes of a call.
-pub struct Case {
+pub(crate) struct Case {
     pub name: &'static str,
     pub config: Config,
     pub batch: usize,
@@ -18,7 +18,7 @@ pub struct Case {
 
 /// The tensors of a call, in host memory.
 #[derive(Clone)]
-pub struct Data {
+pub(crate) struct Data {
     pub q: TensorData,
     pub k: TensorData,
     pub v: TensorData,
@@ -32,7 +32,7 @@ pub struct Data {
 
 /// The tensors of a call on a device.
 #[derive(Clone)]
-pub struct Call {
+pub(crate) struct Call {
     pub q: Tensor<4>,
     pub k: Tensor<4>,
     pub v: Tensor<4>,
@@ -42,7 +42,7 @@ pub struct Call {
     pub initial_state: Option<Tensor<2>>,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let per_head = || Decay::per_head();
     let case = |name, config: Config, heads, has_initial_state| {
         let config = config.with_scale(0.3);
@@ -79,12 +79,12 @@ impl Case {
         self.heads[0].max(self.heads[2])
     }
 
-    pub fn state_len(&self) -> usize {
+    pub(crate) fn state_len(&self) -> usize {
         let width = self.config.value_dim as usize + usize::from(self.config.is_normalized());
         self.heads[2] * self.config.features() as usize * width
     }
 
-    pub fn data(&self) -> Data {
+    pub(crate) fn data(&self) -> Data {
         let [h, g, e] = self.heads;
         let (b, t) = (self.batch, self.seq_len);
         let (key_dim, value_dim) = (self.config.key_dim as usize, self.config.value_dim as usize);
@@ -116,7 +116,7 @@ impl Case {
 }
 
 impl Data {
-    pub fn to(&self, device: &Device, requires_grad: bool) -> Call {
+    pub(crate) fn to(&self, device: &Device, requires_grad: bool) -> Call {
         fn tensor<const D: usize>(x: &TensorData, device: &Device, requires: bool) -> Tensor<D> {
             let tensor = Tensor::from_data(x.clone(), device);
             if requires { tensor.require_grad() } else { tensor }
@@ -139,7 +139,7 @@ impl Data {
 }
 
 impl Call {
-    pub fn inputs(&self) -> Inputs {
+    pub(crate) fn inputs(&self) -> Inputs {
         let mut inputs = Inputs::new(self.q.clone(), self.k.clone(), self.v.clone());
         let (constant, per_head, per_row) = self.decay.clone();
         if let Some(decay) = constant {
@@ -182,7 +182,7 @@ fn repeat(x: Tensor<4>, n: usize) -> Tensor<4> {
 }
 
 /// o and the final state, by the recurrence.
-pub fn reference(config: &Config, call: &Call) -> (Tensor<4>, Tensor<2>) {
+pub(crate) fn reference(config: &Config, call: &Call) -> (Tensor<4>, Tensor<2>) {
     let device = call.q.device();
     let [b, t, h, _] = call.q.dims();
     let [_, _, e, v_dim] = call.v.dims();
@@ -254,7 +254,7 @@ fn repeat_states(x: &Tensor<4>, n: usize) -> Tensor<4> {
 }
 
 /// The largest difference, as a part of the largest expected element.
-pub fn error(found: &TensorData, expected: &TensorData) -> f64 {
+pub(crate) fn error(found: &TensorData, expected: &TensorData) -> f64 {
     assert_eq!(found.shape(), expected.shape());
     let (found, expected) = (found.clone().convert::<f32>(), expected.clone().convert::<f32>());
     let (found, expected) = (found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
@@ -270,7 +270,7 @@ pub fn error(found: &TensorData, expected: &TensorData) -> f64 {
 /// A wgpu device that is registered, one for all tests; `None` where the machine has no adapter,
 /// unless LINEAR_ATTENTION_REQUIRE_GPU is set.
 #[cfg(feature = "wgpu")]
-pub fn wgpu() -> Option<Device> {
+pub(crate) fn wgpu() -> Option<Device> {
     static DEVICE: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();
     let init = || match linear_attention_burn::init(Device::wgpu_options()) {
         Ok(device) => Some(device),
