@@ -1,5 +1,5 @@
 //! Linear causal attention for [Burn](https://burn.dev): a module that takes the place of softmax
-//! attention, [`LinearAttention`], and functions on tensors, [`linear_attention`] and
+//! attention, [`LinearAttention`], and functions on tensors, [`linear_attention()`] and
 //! [`linear_attention_with_state`], both with gradients.
 //!
 //! ```
@@ -80,7 +80,7 @@ pub fn linear_attention(config: &Config, inputs: Inputs) -> Result<Tensor<4>, Er
 ///
 /// # Errors
 ///
-/// As [`linear_attention`].
+/// As [`linear_attention()`].
 pub fn linear_attention_with_state(
     config: &Config,
     inputs: Inputs,

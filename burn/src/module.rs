@@ -312,7 +312,7 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// As [`linear_attention`].
+    /// As [`linear_attention()`].
     pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, Error> {
         let o = linear_attention(&self.config, self.inputs(&x, None)?)?;
         Ok(self.project(o))
@@ -323,7 +323,7 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// As [`linear_attention`].
+    /// As [`linear_attention()`].
     pub fn forward_with_state(
         &self,
         x: Tensor<3>,
