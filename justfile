@@ -29,6 +29,10 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# The crate for Burn: lints, tests with fusion and without.
+burn *NAMES:
+    scripts/check-burn {{NAMES}}
+
 # The documentation, as docs.rs would have it but for its nightly compiler.
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --all-features

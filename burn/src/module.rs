@@ -1,0 +1,389 @@
+//! Attention as a module, with its projections.
+
+use burn::config::Config as BurnConfig;
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use linear_attention::update_rule::{Beta, Decay, DecayDims, UpdateRule};
+use linear_attention::{Config, FeatureMap, Normalization};
+
+use crate::error::Error;
+use crate::inputs::Inputs;
+use crate::{linear_attention, linear_attention_with_state};
+
+/// The update rule of the state.
+#[derive(BurnConfig, Debug, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// A sum of all tokens.
+    Linear,
+    /// A sum that decays.
+    Gated,
+    /// A value replaces the one that the state recalls for its key.
+    Delta,
+    /// Both.
+    GatedDelta,
+}
+
+/// The decays of the rules gated and gated-delta.
+#[derive(BurnConfig, Debug, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decays {
+    /// One of each value head, learned, the same for all tokens.
+    Constant,
+    /// One of each token and value head.
+    PerHead,
+    /// One of each token, value head and row of the state.
+    PerRow,
+}
+
+/// The feature map φ: those of the core crate's that have no weights.
+#[derive(BurnConfig, Debug, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Map {
+    /// x.
+    Identity,
+    /// max(x, 0).
+    Relu,
+    /// max(x, 0)².
+    ReluSquared,
+    /// elu(x) + 1.
+    Elu,
+    /// e^x.
+    Exp,
+    /// x sigmoid(x).
+    Silu,
+    /// sigmoid(x).
+    Sigmoid,
+    /// softmax over the row.
+    Softmax,
+    /// The second-order Taylor series of e^(x . y / √K).
+    Taylor,
+}
+
+impl Map {
+    fn to_core(self) -> FeatureMap {
+        match self {
+            Self::Identity => FeatureMap::Identity,
+            Self::Relu => FeatureMap::Relu,
+            Self::ReluSquared => FeatureMap::ReluSquared,
+            Self::Elu => FeatureMap::Elu,
+            Self::Exp => FeatureMap::Exp,
+            Self::Silu => FeatureMap::Silu,
+            Self::Sigmoid => FeatureMap::Sigmoid,
+            Self::Softmax => FeatureMap::Softmax,
+            Self::Taylor => FeatureMap::Taylor,
+        }
+    }
+}
+
+/// The config of a [`LinearAttention`].
+///
+/// What is `None` follows from the rest: as many key and value heads as query heads, rows as wide
+/// as they share `d_model`, and what the rule usually has. That is elu + 1 and an average of values
+/// for `Linear`; identity, no quotient, the scale `key_dim^(-1/2)` and a norm of the output for the
+/// others; and for delta rules q and k that are divided by their L2 norms.
+#[derive(BurnConfig, Debug)]
+pub struct LinearAttentionConfig {
+    /// The width of the input and of the output.
+    pub d_model: usize,
+    /// H, query heads.
+    pub heads: usize,
+    /// G, key heads; divides E.
+    pub key_heads: Option<usize>,
+    /// E, value heads, each with a state of its own; divides H or is a multiple of it.
+    pub value_heads: Option<usize>,
+    /// K, the width of a row of q and k.
+    pub key_dim: Option<usize>,
+    /// V, the width of a row of v.
+    pub value_dim: Option<usize>,
+    /// The update rule.
+    #[config(default = "Rule::Linear")]
+    pub rule: Rule,
+    /// The decays, where the rule has any.
+    #[config(default = "Decays::PerHead")]
+    pub decays: Decays,
+    /// The feature map.
+    pub map: Option<Map>,
+    /// True divides o by the sum of the weights of all tokens.
+    pub normalized: Option<bool>,
+    /// True divides rows of q and k by their L2 norms.
+    pub l2_norm: Option<bool>,
+    /// The factor of o before it is divided.
+    pub scale: Option<f32>,
+    /// True normalises each head's row of o by its root mean square.
+    pub output_norm: Option<bool>,
+    /// True gives q, k, v and the output biases.
+    #[config(default = false)]
+    pub bias: bool,
+    /// The initialiser of the projections.
+    #[config(
+        default = "Initializer::KaimingUniform { gain: 0.577_350_269_189_625_7, fan_out_only: false }"
+    )]
+    pub initializer: Initializer,
+}
+
+impl LinearAttentionConfig {
+    /// The config of the core crate.
+    ///
+    /// # Errors
+    ///
+    /// Sizes out of range, or parts that do not go together.
+    pub fn to_core(&self) -> Result<Config, Error> {
+        let decay = match self.decays {
+            Decays::Constant => Decay::constant(),
+            Decays::PerHead => Decay::per_head(),
+            Decays::PerRow => Decay::per_row(),
+        };
+        let rule = match self.rule {
+            Rule::Linear => UpdateRule::Linear,
+            Rule::Gated => UpdateRule::Gated(decay),
+            Rule::Delta => UpdateRule::Delta(Beta::per_head()),
+            Rule::GatedDelta => UpdateRule::GatedDelta(decay, Beta::per_head()),
+        };
+        let [key_dim, value_dim] =
+            [self.key_dim(), self.value_dim()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let mut config = Config::of_rule(key_dim, value_dim, rule);
+        if let Some(map) = self.map {
+            config = config.with_feature_map(map.to_core());
+        }
+        match self.normalized {
+            Some(true) if config.is_non_negative() => {
+                config = config.with_normalization(Normalization::Sum { eps: 0.0 });
+            }
+            Some(true) => {
+                config = config.with_normalization(Normalization::SignedSum { eps: 1e-6 });
+            }
+            Some(false) => config = config.with_normalization(Normalization::None),
+            None => {}
+        }
+        config = config.with_l2_norm(self.l2_norm.unwrap_or(rule.beta().is_some()));
+        let scale = match config.is_normalized() {
+            true => 1.0,
+            false => (key_dim as f32).powf(-0.5),
+        };
+        config = config.with_scale(self.scale.unwrap_or(scale));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// A module on this device, with new weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearAttentionConfig::to_core`]; heads that do not divide each other.
+    pub fn init(&self, device: &Device) -> Result<LinearAttention, Error> {
+        let config = self.to_core()?;
+        let [heads, key_heads, value_heads] = [self.heads, self.key_heads(), self.value_heads()];
+        let [h, g, e] =
+            [heads, key_heads, value_heads].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        // Refuses heads before a projection has them.
+        let shape = linear_attention::Shape::new(1, 1, h).with_key_heads(g).with_value_heads(e);
+        shape.lens(&config)?;
+        let (key_dim, value_dim) = (self.key_dim(), self.value_dim());
+        let linear = |d_input, d_output, bias| {
+            LinearConfig::new(d_input, d_output)
+                .with_bias(bias)
+                .with_initializer(self.initializer.clone())
+                .init(device)
+        };
+        let d_model = self.d_model;
+        let rows = match config.update_rule.decay().map(|decay| decay.dims) {
+            Some(DecayDims::PerRow) => config.features() as usize,
+            _ => 1,
+        };
+        let has_norm = self.output_norm.unwrap_or(!config.is_normalized());
+        Ok(LinearAttention {
+            query: linear(d_model, heads * key_dim, self.bias),
+            key: linear(d_model, key_heads * key_dim, self.bias),
+            value: linear(d_model, value_heads * value_dim, self.bias),
+            decay: config.update_rule.decay().map(|decay| {
+                let is_constant = decay.dims == DecayDims::Constant;
+                let project = || linear(d_model, value_heads * rows, false);
+                DecayGate::new((!is_constant).then(project), value_heads, rows, device)
+            }),
+            beta: config.update_rule.beta().map(|_| linear(d_model, value_heads, true)),
+            norm: has_norm.then(|| RmsNormConfig::new(value_dim).init(device)),
+            output: linear(heads.max(value_heads) * value_dim, d_model, self.bias),
+            config,
+            heads,
+            key_heads,
+            value_heads,
+        })
+    }
+
+    fn key_heads(&self) -> usize {
+        self.key_heads.unwrap_or_else(|| self.value_heads())
+    }
+
+    fn value_heads(&self) -> usize {
+        self.value_heads.unwrap_or(self.heads)
+    }
+
+    fn key_dim(&self) -> usize {
+        self.key_dim.unwrap_or(self.d_model / self.heads.max(1))
+    }
+
+    fn value_dim(&self) -> usize {
+        self.value_dim.unwrap_or(self.d_model / self.heads.max(self.value_heads()).max(1))
+    }
+}
+
+/// Linear causal attention with its projections, in place of a transformer block's softmax
+/// attention.
+///
+/// ```text
+/// q, k, v = x W_q, x W_k, x W_v                                rows of K, K and V
+/// decay   = -exp(a_log) softplus(x W_decay + dt_bias)          gated, gated-delta
+/// beta    = sigmoid(x W_beta + b_beta)                         delta, gated-delta
+/// y       = norm(attention(q, k, v, decay, beta)) W_o
+/// ```
+///
+/// A constant decay is `-exp(a_log)`. Short convolutions, output gates and feature maps with
+/// weights are missing.
+#[derive(Module, Debug)]
+pub struct LinearAttention {
+    /// W_q.
+    pub query: Linear,
+    /// W_k.
+    pub key: Linear,
+    /// W_v.
+    pub value: Linear,
+    /// The decays, where the rule has any.
+    pub decay: Option<DecayGate>,
+    /// W_beta, where the rule has betas.
+    pub beta: Option<Linear>,
+    /// The norm of each head's row of o.
+    pub norm: Option<RmsNorm>,
+    /// W_o.
+    pub output: Linear,
+    #[module(skip)]
+    config: Config,
+    heads: usize,
+    key_heads: usize,
+    value_heads: usize,
+}
+
+/// The learned decays of a [`LinearAttention`].
+#[derive(Module, Debug)]
+pub struct DecayGate {
+    /// W_decay; `None` where decays are constant.
+    pub projection: Option<Linear>,
+    /// The logarithm of what multiplies a decay, `[E]`.
+    pub a_log: Param<Tensor<1>>,
+    /// Added before the softplus, `[E]` or `[E F]`; `None` where decays are constant.
+    pub dt_bias: Option<Param<Tensor<1>>>,
+}
+
+impl DecayGate {
+    /// Without an input the decays are from -0.001 to -0.1, evenly spaced in their logarithms: the
+    /// heads remember from some 10 to some 1,000 tokens.
+    fn new(projection: Option<Linear>, heads: usize, rows: usize, device: &Device) -> Self {
+        let spaced = |len: usize| -> Vec<f32> {
+            let of = |i: usize| 0.001 * 100f32.powf((i as f32 + 0.5) / len as f32);
+            (0..len).map(of).collect()
+        };
+        let param = |x: Vec<f32>| {
+            let len = x.len();
+            Param::from_tensor(Tensor::from_data(TensorData::new(x, [len]), device))
+        };
+        if projection.is_none() {
+            let a_log = spaced(heads).into_iter().map(f32::ln).collect();
+            return Self { projection, a_log: param(a_log), dt_bias: None };
+        }
+        // The inverse of softplus.
+        let dt_bias = spaced(heads * rows).into_iter().map(|dt| dt.exp_m1().ln()).collect();
+        Self { projection, a_log: param(vec![0.0; heads]), dt_bias: Some(param(dt_bias)) }
+    }
+
+    /// The tokens' part of the decays, `[B,T,E F]` or `[B,T,E]`, before the factors.
+    fn softplus(&self, x: &Tensor<3>) -> Option<Tensor<3>> {
+        let projected = self.projection.as_ref()?.forward(x.clone());
+        let biased = match &self.dt_bias {
+            Some(dt_bias) => projected + dt_bias.val().unsqueeze(),
+            None => projected,
+        };
+        Some(activation::softplus(biased, 1.0))
+    }
+}
+
+impl LinearAttention {
+    /// Attention of sequences `[B,T,d_model]` from a zero state: the same dimensions.
+    ///
+    /// # Errors
+    ///
+    /// As [`linear_attention()`].
+    pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, Error> {
+        let o = linear_attention(&self.config, self.inputs(&x, None)?)?;
+        Ok(self.project(o))
+    }
+
+    /// The same from the states that an earlier call ended with, and the states `[B,state]` that
+    /// this one ends with: a prompt, and then token by token.
+    ///
+    /// # Errors
+    ///
+    /// As [`linear_attention()`].
+    pub fn forward_with_state(
+        &self,
+        x: Tensor<3>,
+        state: Option<Tensor<2>>,
+    ) -> Result<(Tensor<3>, Tensor<2>), Error> {
+        let (o, state) = linear_attention_with_state(&self.config, self.inputs(&x, state)?)?;
+        Ok((self.project(o), state))
+    }
+
+    /// The core crate's config.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn inputs(&self, x: &Tensor<3>, state: Option<Tensor<2>>) -> Result<Inputs, Error> {
+        let [batch, seq_len, width] = x.dims();
+        let [d_model, _] = self.query.weight.dims();
+        if width != d_model {
+            let (required, actual) = (vec![batch, seq_len, d_model], vec![batch, seq_len, width]);
+            return Err(Error::Shape { tensor: "x", required, actual });
+        }
+        let (key_dim, value_dim) = (self.config.key_dim as usize, self.config.value_dim as usize);
+        let rows = |linear: &Linear, heads: usize, width: usize| {
+            linear.forward(x.clone()).reshape([batch, seq_len, heads, width])
+        };
+        let mut inputs = Inputs::new(
+            rows(&self.query, self.heads, key_dim),
+            rows(&self.key, self.key_heads, key_dim),
+            rows(&self.value, self.value_heads, value_dim),
+        );
+        if let Some(decay) = &self.decay {
+            let factor = decay.a_log.val().exp().neg();
+            let per_row = self.config.update_rule.decay().map(|decay| decay.dims);
+            inputs = match decay.softplus(x) {
+                None => inputs.with_decay(factor),
+                Some(softplus) if per_row == Some(DecayDims::PerRow) => {
+                    let features = self.config.features() as usize;
+                    let dims = [batch, seq_len, self.value_heads, features];
+                    let factor = factor.reshape([1, 1, self.value_heads, 1]);
+                    inputs.with_decay(softplus.reshape(dims) * factor)
+                }
+                Some(softplus) => inputs.with_decay(softplus * factor.unsqueeze()),
+            };
+        }
+        if let Some(beta) = &self.beta {
+            inputs = inputs.with_beta(activation::sigmoid(beta.forward(x.clone())));
+        }
+        if let Some(state) = state {
+            inputs = inputs.with_initial_state(state);
+        }
+        Ok(inputs)
+    }
+
+    fn project(&self, o: Tensor<4>) -> Tensor<3> {
+        let o = match &self.norm {
+            Some(norm) => norm.forward(o),
+            None => o,
+        };
+        let [batch, seq_len, heads, width] = o.dims();
+        self.output.forward(o.reshape([batch, seq_len, heads * width]))
+    }
+}
