@@ -27,7 +27,8 @@ pub struct BackwardTensors<'a> {
     pub beta: Option<BufferBinding<'a>>,
     /// `A_log` and `dt_bias`, where decays have an activation, and only there.
     pub gate_weights: Option<BufferBinding<'a>>,
-    /// The states before the first tokens, `[N,state]`; `None` is zero. With usage `COPY_SRC`.
+    /// The states before the first tokens, `[N,state]`; `None` is zero. With usage `COPY_SRC`, and in
+    /// another buffer than scratch, as are the other states.
     pub initial_state: Option<BufferBinding<'a>>,
     /// The gradient by o `[B,T,max(H,E),V]`.
     pub of_o: BufferBinding<'a>,
@@ -59,19 +60,29 @@ impl<'a> BackwardTensors<'a> {
         [of_q, of_k, of_v]: [&'a wgpu::Buffer; 3],
     ) -> Self {
         let whole = wgpu::Buffer::as_entire_buffer_binding;
+        Self::from_bindings([q, k, v].map(whole), whole(of_o), [of_q, of_k, of_v].map(whole))
+    }
+
+    /// The same of ranges of buffers.
+    #[must_use]
+    pub fn from_bindings(
+        [q, k, v]: [BufferBinding<'a>; 3],
+        of_o: BufferBinding<'a>,
+        [of_q, of_k, of_v]: [BufferBinding<'a>; 3],
+    ) -> Self {
         Self {
-            q: whole(q),
-            k: whole(k),
-            v: whole(v),
+            q,
+            k,
+            v,
             decay: None,
             beta: None,
             gate_weights: None,
             initial_state: None,
-            of_o: whole(of_o),
+            of_o,
             of_final_state: None,
-            of_q: whole(of_q),
-            of_k: whole(of_k),
-            of_v: whole(of_v),
+            of_q,
+            of_k,
+            of_v,
             of_decay: None,
             of_beta: None,
             of_gate_weights: None,
@@ -219,6 +230,13 @@ impl<'a> Checked<'a> {
     }
 
     fn check_overlaps(&self) -> Result<(), BindError> {
+        let states = [&self.initial_state, &self.of_final_state, &self.of_initial_state];
+        // States are copied, which WebGPU does not do within a buffer.
+        let scratch = self.scratch.binding.buffer;
+        let of_scratch = |range: &&Range<'a>| range.binding.buffer == scratch;
+        if let Some(range) = states.into_iter().flatten().find(of_scratch) {
+            return Err(BindError::SharedBuffer { first: range.tensor, second: "scratch" });
+        }
         let states = [&self.initial_state, &self.of_final_state, &self.of_initial_state];
         let all: Vec<&Range<'a>> = self
             .tensors
