@@ -1,16 +1,20 @@
-// The features of all rows, for the backward pass.
+// The features of all rows, and the states, for the backward pass.
 //
 //     k'_i = phi(k_i)     q'_i = phi(q_i)
 //
-// reads   q [T,H,K]  k [T,G,K]
-// writes  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]
-// grid    a thread a row, folded
+// reads   q [T,H,K]  k [T,G,K]  initial_state [N,state]  of_final_state [N,state]
+// writes  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]  states
+// grid    a thread a row or an element of a state, folded
 // memory  none
 
 import constants::{SCAN_THREADS};
 import gradient/map::{FEATURE_VEC4, features_of, keys, map_row, queries};
+import gradient/states::{states, states_len};
 import heads::{key_begin, query_begin};
 import params::{params, workgroup_index};
+
+@group(0) @binding(29) var<storage, read_write> initial_state: array<f32>;
+@group(0) @binding(30) var<storage, read_write> of_final_state: array<f32>;
 
 @compute @workgroup_size(SCAN_THREADS)
 fn gradient_features(
@@ -19,16 +23,20 @@ fn gradient_features(
 ) {
     let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
     let key_rows = params.total_tokens * params.value_heads;
+    let rows = key_rows + params.total_tokens * params.output_heads;
     if (i < key_rows) {
         let row = map_row(true, key_begin(i / params.value_heads, i % params.value_heads));
         for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
             keys[i * FEATURE_VEC4 + f4] = features_of(row, f4);
         }
-    } else if (i - key_rows < params.total_tokens * params.output_heads) {
+    } else if (i < rows) {
         let at = i - key_rows;
         let row = map_row(false, query_begin(at / params.output_heads, at % params.output_heads));
         let begin = at * (FEATURE_VEC4 + 1u);
         for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) { queries[begin + f4] = features_of(row, f4); }
         queries[begin + FEATURE_VEC4] = vec4<f32>(row.gain);
+    } else if (i - rows < states_len()) {
+        states[i - rows] = initial_state[i - rows];
+        states[states_len() + i - rows] = of_final_state[i - rows];
     }
 }

@@ -23,6 +23,7 @@
 
 import constants::{DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_THREADS, HAS_BETA, HAS_DECAY};
 import constants::{NORMALIZE, VALUE_DIM};
+import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
 import heads::{gate_row, output_row, value_begin};
 import normalise::{row_factor_of};
 import params::{params, workgroup_index};
@@ -33,13 +34,10 @@ import rows::{load_v};
 @group(0) @binding(19) var<storage, read_write> queries: array<f32>;
 @group(0) @binding(20) var<storage, read_write> of_o: array<f32>;
 @group(0) @binding(21) var<storage, read_write> of_v: array<f32>;
-@group(0) @binding(22) var<storage, read_write> states: array<f32>;
 @group(0) @binding(23) var<storage, read_write> ranges: array<vec2<u32>>;  // begin, end of each sequence
 
 const KEY_ROW: u32 = 4u * ((FEATURE_DIM + 3u) / 4u);
 const QUERY_ROW: u32 = KEY_ROW + 4u;
-const MU_LEN: u32 = FEATURE_DIM * VALUE_DIM;
-const STATE_LEN: u32 = MU_LEN + select(0u, FEATURE_DIM, NORMALIZE);
 
 struct Item {
     head: u32,           // value head
@@ -107,7 +105,7 @@ fn item_of(n: u32, index: u32) -> Item {
     let e = index % params.value_heads;
     let state = params.value_heads * STATE_LEN;
     let features = params.value_heads * MU_LEN + e * FEATURE_DIM;
-    let gradients = params.sequences * state;
+    let gradients = states_len();
     let memory = (params.segments + params.segment_len) * STATE_LEN
         + (params.segment_len + 1u) * VALUE_DIM + 2u * FEATURE_DIM;
     return Item(e, n * state + e * MU_LEN, n * state + features, gradients + n * state + e * MU_LEN,

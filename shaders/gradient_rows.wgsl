@@ -1,21 +1,23 @@
-// Gradients by rows of q and k, from those by their features, through the maps.
+// Gradients by rows of q and k, from those by their features, through the maps; and by initial states.
 //
 //     dx = phi'(x) dphi                       element-wise
 //     dx = phi (dphi - phi . dphi)            the softmax of a row
 //     dx = (dy - y (y . dy)) / |x|            of y = x / |x|, where rows are divided by their L2 norm
 //
-// reads   q [T,H,K]  k [T,G,K]  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]
-// writes  of_q [T,H,K]  of_k [T,G,K]
-// grid    a thread a row of k or q, folded
+// reads   q [T,H,K]  k [T,G,K]  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]  states
+// writes  of_q [T,H,K]  of_k [T,G,K]  of_initial_state [N,state]
+// grid    a thread a row of k or q or an element of a state, folded
 // memory  none
 
 import constants::{KEY_DIM, L2_NORM, SCAN_THREADS, SOFTMAX};
 import gradient/map::{FEATURE_VEC4, MapRow, elements, keys, known, map_row, queries, slopes, unscaled};
+import gradient/states::{states, states_len};
 import heads::{row_begin};
 import params::{params, workgroup_index};
 
 @group(0) @binding(24) var<storage, read_write> of_q: array<f32>;
 @group(0) @binding(25) var<storage, read_write> of_k: array<f32>;
+@group(0) @binding(31) var<storage, read_write> of_initial_state: array<f32>;
 
 @compute @workgroup_size(SCAN_THREADS)
 fn gradient_rows(
@@ -24,12 +26,15 @@ fn gradient_rows(
 ) {
     let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
     let key_rows = params.total_tokens * params.key_heads;
+    let rows = key_rows + params.total_tokens * params.heads;
     if (i < key_rows) {
         let t = i / params.key_heads;
         pull_back(map_row(true, row_begin(params.k, t, i % params.key_heads)), i);
-    } else if (i - key_rows < params.total_tokens * params.heads) {
+    } else if (i < rows) {
         let at = i - key_rows;
         pull_back(map_row(false, row_begin(params.q, at / params.heads, at % params.heads)), at);
+    } else if (i - rows < states_len()) {
+        of_initial_state[i - rows] = states[states_len() + i - rows];
     }
 }
 

@@ -31,6 +31,7 @@ files![
     "gates/segment_none",
     "gates/segment_row",
     "gradient/map",
+    "gradient/states",
     "gradient_features",
     "gradient_gates",
     "gradient_recurrence",

@@ -6,14 +6,16 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use burn::backend::DispatchDevice;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::wgpu::{WgpuOptions, WgpuSetup};
-use burn::tensor::{DType, Device, Shape as Dims};
+use burn::tensor::{DType, Device, FloatDType, Shape as Dims};
 use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::server::Handle;
 use burn_cubecl::cubecl::wgpu::{AutoCompiler, WgpuResource, WgpuServer};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
+use linear_attention::gradients::{Backward, BackwardPlan, BackwardTensors};
 use linear_attention::plan::Split;
 use linear_attention::{Config, LinearAttention, Shape, Tensors, wgpu};
 
@@ -45,6 +47,9 @@ struct Gpu {
     /// Pipelines, of one config each.
     attentions: Mutex<Vec<Arc<LinearAttention>>>,
     splits: Mutex<Cache<Arc<Split>>>,
+    /// The same of the backward pass.
+    backwards: Mutex<Vec<Arc<Backward>>>,
+    plans: Mutex<Cache<Arc<BackwardPlan>>>,
 }
 
 /// Initialises a wgpu device of Burn's, and registers it.
@@ -77,6 +82,8 @@ pub fn register(device: &Device, setup: &WgpuSetup) -> Result<(), Error> {
         queue: setup.queue.clone(),
         attentions: Mutex::default(),
         splits: Mutex::new(Cache::new()),
+        backwards: Mutex::default(),
+        plans: Mutex::new(Cache::new()),
     };
     insert(device, Engine::Gpu(Arc::new(gpu)))
 }
@@ -122,6 +129,31 @@ impl Attend for CubeBackend {
             Engine::Host => host::attend::<Self>(inputs, call),
         }
     }
+
+    fn gradients(
+        inputs: Parts<CubeTensor>,
+        by_outputs: Outputs<CubeTensor>,
+        call: &Call,
+    ) -> Result<Parts<CubeTensor>, Error> {
+        let Engine::Gpu(gpu) = engine(&inputs.q.device)? else {
+            return host::gradients::<Self>(inputs, by_outputs, call);
+        };
+        // What the shaders do not have, or no buffer of the device has room for, the CPU engine does.
+        let Ok((backward, plan)) = gpu.backward(&call.config, &call.shape) else {
+            return host::gradients::<Self>(inputs, by_outputs, call);
+        };
+        let inputs = inputs.map(into_contiguous);
+        let by_outputs = by_outputs.map(|x| into_contiguous(to_f32(x)));
+        gpu.gradients((&backward, &plan), &inputs, &by_outputs)
+    }
+}
+
+/// In f32, as all gradients are on a device.
+fn to_f32(x: CubeTensor) -> CubeTensor {
+    match x.dtype {
+        DType::F32 => x,
+        _ => CubeBackend::float_cast(x, FloatDType::F32),
+    }
 }
 
 impl Gpu {
@@ -149,6 +181,81 @@ impl Gpu {
         let split = Arc::new(attention.split(shape)?);
         splits.insert(config.clone(), shape.clone(), split.clone());
         Ok((attention, split))
+    }
+
+    /// The pipelines of a config's backward pass, and its plan for a shape.
+    fn backward(
+        &self,
+        config: &Config,
+        shape: &Shape,
+    ) -> Result<(Arc<Backward>, Arc<BackwardPlan>), Error> {
+        let mut backwards = self.backwards.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = backwards.iter().find(|backward| backward.config() == config);
+        let backward = match found {
+            Some(backward) => backward.clone(),
+            None => {
+                let made = Arc::new(Backward::new(&self.device, config.clone())?);
+                backwards.push(made.clone());
+                made
+            }
+        };
+        drop(backwards);
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(config, shape) {
+            return Ok((backward, plan.clone()));
+        }
+        let plan = Arc::new(backward.plan(shape)?);
+        plans.insert(config.clone(), shape.clone(), plan.clone());
+        Ok((backward, plan))
+    }
+
+    /// Records and submits the backward pass of a call.
+    fn gradients(
+        &self,
+        (backward, plan): (&Backward, &BackwardPlan),
+        inputs: &Parts<CubeTensor>,
+        by_outputs: &Outputs<CubeTensor>,
+    ) -> Result<Parts<CubeTensor>, Error> {
+        let (client, device) = (inputs.q.client.clone(), inputs.q.device.clone());
+        let found = inputs.as_ref().map(|of| {
+            let dims = of.meta.shape().clone();
+            let handle = client.empty(dims.num_elements() * DType::F32.size());
+            CubeTensor::new_contiguous(client.clone(), device.clone(), dims, handle, DType::F32)
+        });
+        let scratch = client.empty(plan.scratch_size() as usize);
+        let hold = |x: &CubeTensor| hold(&client, x.handle.clone());
+        let held = inputs.as_ref().try_map(|_, x| hold(x))?;
+        let held_found = found.as_ref().try_map(|_, x| hold(x))?;
+        let by_o = hold(&by_outputs.o)?;
+        let by_state = by_outputs.state.as_ref().map(hold).transpose()?;
+        let scratch = self::hold(&client, scratch)?;
+
+        let from = held.as_ref().map(|held| binding(&held.resource));
+        let to = held_found.as_ref().map(|held| binding(&held.resource));
+        let mut tensors = BackwardTensors::from_bindings(
+            [from.q, from.k, from.v],
+            binding(&by_o.resource),
+            [to.q, to.k, to.v],
+        );
+        (tensors.decay, tensors.of_decay) = (from.decay, to.decay);
+        (tensors.beta, tensors.of_beta) = (from.beta, to.beta);
+        (tensors.initial_state, tensors.of_initial_state) = (from.initial_state, to.initial_state);
+        tensors.of_final_state = by_state.as_ref().map(|held| binding(&held.resource));
+        let bound = backward.bind(plan, &tensors, binding(&scratch.resource))?;
+        client.flush().map_err(|error| Error::burn("submit its work", &error))?;
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("linear_attention") };
+        let mut encoder = self.device.create_command_encoder(&descriptor);
+        backward.record(&mut encoder, &bound);
+        self.queue.submit([encoder.finish()]);
+        let dtypes = inputs.as_ref().map(|x| x.dtype);
+        Ok(Parts {
+            q: cast(found.q, dtypes.q),
+            k: cast(found.k, dtypes.k),
+            v: cast(found.v, dtypes.v),
+            decay: found.decay.zip(dtypes.decay).map(|(x, dtype)| cast(x, dtype)),
+            beta: found.beta.zip(dtypes.beta).map(|(x, dtype)| cast(x, dtype)),
+            initial_state: found.initial_state,
+        })
     }
 
     /// Records and submits the call behind all that Burn has recorded so far.
@@ -196,6 +303,15 @@ impl Gpu {
             self.queue.submit([encoder.finish()]);
         }
         Ok(outputs)
+    }
+}
+
+/// A gradient in the type of what it is the gradient by.
+fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
+    match dtype {
+        DType::F16 => CubeBackend::float_cast(x, FloatDType::F16),
+        DType::BF16 => CubeBackend::float_cast(x, FloatDType::BF16),
+        _ => x,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::backward::tensors::Checked;
 use crate::bind::bound::params;
 use crate::bind::pipelines::Pipeline;
 use crate::bind::tensors::Range;
-use crate::device::buffers::init_buffer;
+use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::device::scope::scoped;
 use crate::error::BindError;
 use crate::kernel::gradient::{GradientBinding, GradientStage};
@@ -23,13 +23,6 @@ use crate::problem::feature_map::weights::WeightHeads;
 #[derive(Clone, Debug)]
 pub struct BoundBackward {
     steps: Vec<Step>,
-    /// The scratch, and where states are in it: initial ones, then the gradients by them.
-    scratch: wgpu::Buffer,
-    states: [u64; 2],
-    size: u64,
-    initial_state: Option<(wgpu::Buffer, u64)>,
-    of_final_state: Option<(wgpu::Buffer, u64)>,
-    of_initial_state: Option<(wgpu::Buffer, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +44,13 @@ impl BoundBackward {
         words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
         let words = bytemuck::cast_slice(&words);
         let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
+        // States that nobody gives are zero, as new buffers are.
+        let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
+        let size = if has_all { 4 } else { plan.states_size().max(4) };
+        let no_states =
+            [(); 3].map(|()| empty_buffer(device, "linear_attention.states", size, usage));
+        let [a, b, c] = no_states;
+        let no_states = [a?, b?, c?];
         let mut steps = Vec::with_capacity(plan.dispatches.len());
         for (stage, workgroups) in &plan.dispatches {
             let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == stage) else {
@@ -60,7 +60,7 @@ impl BoundBackward {
             let bytes = bytemuck::bytes_of(&bytes);
             let uniform = BufferUsages::UNIFORM;
             let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
-            let own = (&params, &ranges);
+            let own = (&params, &ranges, &no_states);
             let entries: Vec<_> = stage
                 .binds(plan.forward.config())
                 .into_iter()
@@ -77,32 +77,10 @@ impl BoundBackward {
             let pipeline = pipeline.pipeline.clone();
             steps.push(Step { pipeline, bind_group, workgroups: *workgroups });
         }
-        let at = |range: &Option<Range<'_>>| {
-            range.as_ref().map(|range| (range.binding.buffer.clone(), range.binding.offset))
-        };
-        let first = checked.scratch.binding.offset + plan.scratch.states.start;
-        let size = plan.states_size();
-        Ok(Self {
-            steps,
-            scratch: checked.scratch.binding.buffer.clone(),
-            states: [first, first + size],
-            size,
-            initial_state: at(&checked.initial_state),
-            of_final_state: at(&checked.of_final_state),
-            of_initial_state: at(&checked.of_initial_state),
-        })
+        Ok(Self { steps })
     }
 
     pub(super) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        let given = [&self.initial_state, &self.of_final_state];
-        for (at, given) in self.states.into_iter().zip(given) {
-            match given {
-                Some((buffer, offset)) => {
-                    encoder.copy_buffer_to_buffer(buffer, *offset, &self.scratch, at, self.size);
-                }
-                None => encoder.clear_buffer(&self.scratch, at, Some(self.size)),
-            }
-        }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("linear_attention.backward"),
             timestamp_writes: None,
@@ -111,11 +89,6 @@ impl BoundBackward {
             pass.set_pipeline(pipeline);
             pass.set_bind_group(0, bind_group, &[]);
             pass.dispatch_workgroups(*x, *y, *z);
-        }
-        drop(pass);
-        if let Some((buffer, offset)) = &self.of_initial_state {
-            let [_, gradients] = self.states;
-            encoder.copy_buffer_to_buffer(&self.scratch, gradients, buffer, *offset, self.size);
         }
     }
 }
@@ -132,7 +105,7 @@ fn entry<'a>(
     binding: GradientBinding,
     plan: &BackwardPlan,
     checked: &'a Checked<'_>,
-    (params, ranges): (&'a wgpu::Buffer, &'a wgpu::Buffer),
+    (params, ranges, no_states): (&'a wgpu::Buffer, &'a wgpu::Buffer, &'a [wgpu::Buffer; 3]),
 ) -> Option<wgpu::BindGroupEntry<'a>> {
     let scratch = |part: &std::ops::Range<u64>| {
         let Range { binding, .. } = &checked.scratch;
@@ -146,11 +119,16 @@ fn entry<'a>(
         GradientBinding::Queries => scratch(&plan.scratch.queries),
         GradientBinding::Gates => scratch(&plan.scratch.gates),
         GradientBinding::States => scratch(&plan.scratch.states),
-        _ => {
-            let Range { binding, len, .. } = checked.get(binding)?;
-            let size = NonZeroU64::new(*len);
-            BufferBinding { buffer: binding.buffer, offset: binding.offset, size }
-        }
+        _ => match checked.get(binding) {
+            Some(Range { binding, len, .. }) => {
+                let size = NonZeroU64::new(*len);
+                BufferBinding { buffer: binding.buffer, offset: binding.offset, size }
+            }
+            None => {
+                let at = GradientBinding::STATES.iter().position(|state| *state == binding)?;
+                no_states[at].as_entire_buffer_binding()
+            }
+        },
     };
     let resource = wgpu::BindingResource::Buffer(buffer);
     Some(wgpu::BindGroupEntry { binding: binding as u32, resource })

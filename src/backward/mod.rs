@@ -118,7 +118,7 @@ impl Backward {
     }
 
     /// Binds tensors to a plan: everything that can fail fails here. `scratch` needs
-    /// [`BackwardPlan::scratch_size`] bytes and the usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    /// [`BackwardPlan::scratch_size`] bytes.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Backward {
         BoundBackward::new(self.device(), plan, &checked, &self.pipelines)
     }
 
-    /// Records copies of states and a compute pass. Allocates nothing, cannot fail.
+    /// Records one compute pass. Allocates nothing, cannot fail.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, bound: &BoundBackward) {
         bound.record(encoder);
     }

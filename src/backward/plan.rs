@@ -96,8 +96,8 @@ impl BackwardPlan {
         let lens = self.lens();
         let threads = match stage {
             GradientStage::TokenGates => tokens * e * u64::from(config.gate_row()),
-            GradientStage::Features => tokens * (e + h),
-            GradientStage::Rows => tokens * (q + k),
+            GradientStage::Features => tokens * (e + h) + lens.state,
+            GradientStage::Rows => tokens * (q + k) + lens.state,
             GradientStage::Gates => lens.decay + lens.beta + lens.gate_weights,
             GradientStage::Recurrence => u64::from(shape.sequences()) * e * u64::from(SCAN_THREADS),
         };

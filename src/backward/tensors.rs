@@ -1,6 +1,6 @@
 //! The tensors of a backward pass, checked before wgpu sees them.
 
-use wgpu::{BufferBinding, BufferUsages};
+use wgpu::BufferBinding;
 
 use crate::backward::plan::BackwardPlan;
 use crate::bind::tensors::{Range, check_one};
@@ -27,12 +27,11 @@ pub struct BackwardTensors<'a> {
     pub beta: Option<BufferBinding<'a>>,
     /// `A_log` and `dt_bias`, where decays have an activation, and only there.
     pub gate_weights: Option<BufferBinding<'a>>,
-    /// The states before the first tokens, `[N,state]`; `None` is zero. With usage `COPY_SRC`, and in
-    /// another buffer than scratch, as are the other states.
+    /// The states before the first tokens, `[N,state]`; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
     /// The gradient by o `[B,T,max(H,E),V]`.
     pub of_o: BufferBinding<'a>,
-    /// That by the states after the last tokens; `None` is zero. With usage `COPY_SRC`.
+    /// That by the states after the last tokens; `None` is zero.
     pub of_final_state: Option<BufferBinding<'a>>,
     /// Written: the gradient by q.
     pub of_q: BufferBinding<'a>,
@@ -46,7 +45,7 @@ pub struct BackwardTensors<'a> {
     pub of_beta: Option<BufferBinding<'a>>,
     /// By `A_log` and `dt_bias`, where there are any.
     pub of_gate_weights: Option<BufferBinding<'a>>,
-    /// By the initial states, with usage `COPY_DST`; `None` drops it.
+    /// By the initial states; `None` drops it.
     pub of_initial_state: Option<BufferBinding<'a>>,
 }
 
@@ -175,9 +174,20 @@ impl<'a> BackwardTensors<'a> {
                 true,
             ),
         ];
+        let states = plan.states_size();
+        let states = [
+            (To::InitialState, "initial_state", self.initial_state.clone(), false),
+            (To::OfFinalState, "of_final_state", self.of_final_state.clone(), false),
+            (To::OfInitialState, "of_initial_state", self.of_initial_state.clone(), true),
+        ]
+        .map(|(to, tensor, binding, is_written)| {
+            let is_given = binding.is_some();
+            (to, tensor, binding, states, is_given, is_written)
+        });
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
         let mut tensors = Vec::with_capacity(bindings.len());
-        for (to, tensor, binding, len, is_needed, is_written) in bindings {
+        for (to, tensor, binding, len, is_needed, is_written) in bindings.into_iter().chain(states)
+        {
             match binding {
                 None if is_needed => return Err(BindError::Missing { tensor }),
                 Some(_) if !is_needed => return Err(BindError::Unexpected { tensor }),
@@ -188,39 +198,17 @@ impl<'a> BackwardTensors<'a> {
                 }
             }
         }
-        let states = plan.states_size();
-        let copied = |tensor, binding: &Option<BufferBinding<'a>>, usage, is_written| {
-            let Some(binding) = binding.clone() else { return Ok(None) };
-            let range = check_one(Range { tensor, binding, len: states, is_written }, align)?;
-            has_usage(&range, usage).map(Some)
-        };
-        let (from, to) = (BufferUsages::COPY_SRC, BufferUsages::COPY_DST);
-        let initial_state = copied("initial_state", &self.initial_state, from, false)?;
-        let of_final_state = copied("of_final_state", &self.of_final_state, from, false)?;
-        let of_initial_state = copied("of_initial_state", &self.of_initial_state, to, true)?;
         let len = plan.scratch_size();
         let scratch = Range { tensor: "scratch", binding: scratch, len, is_written: true };
-        let scratch = has_usage(&check_one(scratch, align)?, from | to)?;
-        let checked = Checked { tensors, initial_state, of_final_state, of_initial_state, scratch };
+        let checked = Checked { tensors, scratch: check_one(scratch, align)? };
         checked.check_overlaps()?;
         Ok(checked)
     }
 }
 
-fn has_usage<'a>(range: &Range<'a>, usage: BufferUsages) -> Result<Range<'a>, BindError> {
-    let actual = range.binding.buffer.usage();
-    if actual.contains(usage) {
-        return Ok(range.clone());
-    }
-    Err(BindError::Usage { tensor: range.tensor, actual: format!("{actual:?}") })
-}
-
 /// Every tensor of a backward pass, checked.
 pub(super) struct Checked<'a> {
     pub(super) tensors: Vec<(GradientBinding, Range<'a>)>,
-    pub(super) initial_state: Option<Range<'a>>,
-    pub(super) of_final_state: Option<Range<'a>>,
-    pub(super) of_initial_state: Option<Range<'a>>,
     pub(super) scratch: Range<'a>,
 }
 
@@ -230,21 +218,8 @@ impl<'a> Checked<'a> {
     }
 
     fn check_overlaps(&self) -> Result<(), BindError> {
-        let states = [&self.initial_state, &self.of_final_state, &self.of_initial_state];
-        // States are copied, which WebGPU does not do within a buffer.
-        let scratch = self.scratch.binding.buffer;
-        let of_scratch = |range: &&Range<'a>| range.binding.buffer == scratch;
-        if let Some(range) = states.into_iter().flatten().find(of_scratch) {
-            return Err(BindError::SharedBuffer { first: range.tensor, second: "scratch" });
-        }
-        let states = [&self.initial_state, &self.of_final_state, &self.of_initial_state];
-        let all: Vec<&Range<'a>> = self
-            .tensors
-            .iter()
-            .map(|(_, range)| range)
-            .chain(states.into_iter().flatten())
-            .chain([&self.scratch])
-            .collect();
+        let tensors = self.tensors.iter().map(|(_, range)| range);
+        let all: Vec<&Range<'a>> = tensors.chain([&self.scratch]).collect();
         for (i, first) in all.iter().enumerate() {
             for second in &all[i + 1..] {
                 first.check_overlap(second)?;

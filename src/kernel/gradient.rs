@@ -50,6 +50,15 @@ pub(crate) enum GradientBinding {
     OfDecay = 26,
     OfBeta = 27,
     OfGateWeights = 28,
+    InitialState = 29,
+    OfFinalState = 30,
+    OfInitialState = 31,
+}
+
+impl GradientBinding {
+    /// Those that a call need not have.
+    pub(crate) const STATES: [Self; 3] =
+        [Self::InitialState, Self::OfFinalState, Self::OfInitialState];
 }
 
 impl GradientStage {
@@ -100,10 +109,7 @@ impl GradientStage {
 
     /// The tensors that it binds.
     pub(crate) fn binds(self, config: &Config) -> Vec<GradientBinding> {
-        use GradientBinding::{
-            Beta, Decay, GateWeights, Gates, K, Keys, OfBeta, OfDecay, OfGateWeights, OfK, OfO,
-            OfQ, OfV, Params, Q, Queries, Ranges, States, V,
-        };
+        use GradientBinding::*;
         let mut binds = self.all_binds().to_vec();
         let rule = config.update_rule;
         binds.retain(|binding| match binding {
@@ -111,21 +117,18 @@ impl GradientStage {
             Decay | OfDecay => rule.decay().is_some(),
             Beta | OfBeta => rule.beta().is_some(),
             GateWeights | OfGateWeights => rule.needs_gate_weights(),
-            Params | Q | K | V | Keys | Queries | OfO | OfV | States | Ranges | OfQ | OfK => true,
+            _ => true,
         });
         binds
     }
 
     fn all_binds(self) -> &'static [GradientBinding] {
-        use GradientBinding::{
-            Beta, Decay, GateWeights, Gates, K, Keys, OfBeta, OfDecay, OfGateWeights, OfK, OfO,
-            OfQ, OfV, Params, Q, Queries, Ranges, States, V,
-        };
+        use GradientBinding::*;
         match self {
             Self::TokenGates => &[Params, Gates, Decay, Beta, GateWeights],
-            Self::Features => &[Params, Q, K, Keys, Queries],
+            Self::Features => &[Params, Q, K, Keys, Queries, States, InitialState, OfFinalState],
             Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
-            Self::Rows => &[Params, Q, K, Keys, Queries, OfQ, OfK],
+            Self::Rows => &[Params, Q, K, Keys, Queries, States, OfQ, OfK, OfInitialState],
             Self::Gates => {
                 &[Params, Gates, Decay, Beta, GateWeights, OfDecay, OfBeta, OfGateWeights]
             }

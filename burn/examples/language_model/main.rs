@@ -1,10 +1,10 @@
 //! Trains a language model of bytes on the text of a novel, on the CPU or, with `--wgpu`, on a GPU.
 //!
-//!     cargo run --release --example language_model -- [--steps N] [--out FOLDER] [--wgpu]
+//!     cargo run --release --example language_model -- [--steps N] [--out FOLDER] [--wgpu | --plot]
 //!
 //! The folder gets `init.safetensors`, with which `train.py` begins as well, `model.safetensors`
 //! every 100 steps, `loss.csv`, and `loss.svg`, which also has the curve of `loss-torch.csv` if
-//! that is there.
+//! that is there. `--plot` only draws it anew.
 
 mod model;
 mod plot;
@@ -33,6 +33,9 @@ type AnyError = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), AnyError> {
     let options = Options::parse()?;
+    if options.is_plot {
+        return draw(&options.out);
+    }
     let device = options.device()?.autodiff();
     device.seed(1);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -80,10 +83,15 @@ fn main() -> Result<(), AnyError> {
         bar.inc(1);
     }
     bar.finish();
-    let svg = options.out.join("loss.svg");
-    plot::plot(&options.out.join("loss.csv"), &options.out.join("loss-torch.csv"), &svg)?;
+    draw(&options.out)?;
     println!("{}", sample(&model.valid(), &device.without_autodiff(), "She ", 400)?);
     Ok(())
+}
+
+fn draw(folder: &Path) -> Result<(), AnyError> {
+    let [ours, torch, svg] =
+        ["loss.csv", "loss-torch.csv", "loss.svg"].map(|name| folder.join(name));
+    plot::plot(&ours, &torch, &svg)
 }
 
 /// Warm-up, then half a cosine down to a tenth.
@@ -170,12 +178,13 @@ struct Options {
     steps: usize,
     out: PathBuf,
     is_wgpu: bool,
+    is_plot: bool,
 }
 
 impl Options {
     fn parse() -> Result<Self, AnyError> {
         let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/language_model");
-        let mut options = Self { steps: 1000, out, is_wgpu: false };
+        let mut options = Self { steps: 1000, out, is_wgpu: false, is_plot: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} lacks a value"));
@@ -183,10 +192,12 @@ impl Options {
                 "--steps" => options.steps = value()?.parse()?,
                 "--out" => options.out = value()?.into(),
                 "--wgpu" => options.is_wgpu = true,
+                "--plot" => options.is_plot = true,
                 _ => {
-                    return Err(
-                        format!("--steps, --out or --wgpu expected, found {argument}").into()
-                    );
+                    return Err(format!(
+                        "--steps, --out, --wgpu or --plot expected, found {argument}"
+                    )
+                    .into());
                 }
             }
         }
