@@ -14,7 +14,7 @@ use crate::Trial;
 use crate::adapters::Gpu;
 
 /// The cases that the quick level has in the layouts that the device would not choose: a few of
-/// each kind, on pipelines that compile fast.
+/// each kind, on pipelines that compile fast; of each layout some today and the others on another day.
 const IN_OTHER_LAYOUTS: [&str; 8] = [
     "k3-v5",
     "packed-odd",
@@ -27,8 +27,17 @@ const IN_OTHER_LAYOUTS: [&str; 8] = [
 ];
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds to
-/// compile, and `k256-v256` has the widest.
-const FULL: [&str; 4] = ["k128-v32", "k255-v100", "run-wide", "gated-delta-wide"];
+/// compile, and `k256-v256` has the widest; and of the backward pass another case has the same shaders.
+const FULL: [&str; 8] = [
+    "k128-v32",
+    "k255-v100",
+    "run-wide",
+    "gated-delta-wide",
+    "backward-packed",
+    "backward-gated-constant",
+    "backward-exp",
+    "backward-f16",
+];
 
 /// One trial a case and way to compute it.
 pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
@@ -60,7 +69,10 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
                 _ if FULL.contains(&case.name) => true,
                 "checked" => !of_the_day(&config),
                 "unchecked" => of_the_day(&config),
-                _ => !IN_OTHER_LAYOUTS.contains(&case.name),
+                _ => {
+                    let is_today = of_the_day(&format!("{kind} {}", case.name));
+                    !(is_today && IN_OTHER_LAYOUTS.contains(&case.name))
+                }
             };
             let group = format!("{} {kind} {config}", gpu.name);
             let (gpu, compiled, options) = (Rc::clone(gpu), Rc::clone(&compiled), options.clone());
