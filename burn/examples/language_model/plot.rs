@@ -41,14 +41,17 @@ pub(crate) fn plot(
         .y_desc("validation loss, nats a byte")
         .x_label_formatter(&|x| format!("{x:.0}"))
         .draw()?;
-    for (points, colour, name) in [(ours, BLUE, "Burn"), (torch, RED, "PyTorch")] {
+    // The curves lie upon one another: the first is broad, so that both are seen.
+    for (points, style, name) in
+        [(ours, BLUE.mix(0.4).stroke_width(6), "Burn"), (torch, RED.stroke_width(2), "PyTorch")]
+    {
         if points.is_empty() {
             continue;
         }
         chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(points, style))?
             .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
     }
     chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
     root.present()?;
