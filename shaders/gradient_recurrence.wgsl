@@ -276,7 +276,7 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     barrier();
 }
 
-// What row `at` of o has to do with its query and with the state `after` that it reads.
+// Takes the gradient of row `at` of o to its query and to the state `after` that it reads.
 fn read(item: Item, at: u32, after: u32, thread: u32) {
     let query = at * QUERY_ROW;
     var weight = 0.0;

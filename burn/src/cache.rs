@@ -1,4 +1,4 @@
-//! What is made once for a config and a shape.
+//! Things that are made once for a config and a shape.
 
 use linear_attention::{Config, Shape};
 

@@ -39,7 +39,7 @@ enum Engine {
     Host,
 }
 
-/// What the calls on a device share.
+/// The state that the calls on a device share.
 #[derive(Debug)]
 struct Gpu {
     device: wgpu::Device,
@@ -138,7 +138,7 @@ impl Attend for CubeBackend {
         let Engine::Gpu(gpu) = engine(&inputs.q.device)? else {
             return host::gradients::<Self>(inputs, by_outputs, call);
         };
-        // What the shaders do not have, or no buffer of the device has room for, the CPU engine does.
+        // The CPU engine does what the shaders do not have or no buffer of the device has room for.
         let Ok((backward, plan)) = gpu.backward(&call.config, &call.shape) else {
             return host::gradients::<Self>(inputs, by_outputs, call);
         };

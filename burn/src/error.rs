@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the core crate refuses: a config, a shape, a binding.
+    /// A refusal of the core crate's: a config, a shape, a binding.
     #[error(transparent)]
     Core(#[from] linear_attention::Error),
     /// A tensor of other dimensions.
@@ -78,7 +78,7 @@ pub enum Error {
     /// An operation of Burn that failed.
     #[error("Burn failed to {what}: {message}")]
     Burn {
-        /// What was to be done.
+        /// The operation.
         what: &'static str,
         /// Burn's own message.
         message: String,

@@ -79,7 +79,7 @@ impl Map {
 
 /// The config of a [`LinearAttention`].
 ///
-/// What is `None` follows from the rest: as many key and value heads as query heads, rows as wide
+/// A field that is `None` follows from the rest: as many key and value heads as query heads, rows as wide
 /// as they share `d_model`, and what the rule usually has. That is elu + 1 and an average of values
 /// for `Linear`; identity, no quotient, the scale `key_dim^(-1/2)` and a norm of the output for the
 /// others; and for delta rules q and k that are divided by their L2 norms.

@@ -31,7 +31,7 @@ fn burns_without_state(config: &Config, call: &Call) -> (Tensor<4>, Option<Tenso
     (reference(config, call).0, None)
 }
 
-/// What comes out of a case: o, the final state, and the gradients of a loss by each input.
+/// The results of a case: o, the final state, and the gradients of a loss by each input.
 fn outputs(case: &Case, device: &Device, attention: Attention<'_>) -> Vec<(String, TensorData)> {
     let data = case.data();
     let call = data.to(device, false);

@@ -126,7 +126,7 @@ fn it_learns() {
         device.seed(5);
         let mut attention = config.init(&device).unwrap();
         let mut optimizer = AdamConfig::new().init();
-        // What was seen four tokens ago.
+        // The token of four tokens ago.
         let x = input([4, 4, 24], &device).repeat_dim(1, 4);
         let mut losses = Vec::new();
         for _ in 0..40 {

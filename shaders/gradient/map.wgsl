@@ -63,7 +63,7 @@ fn features_of(row: MapRow, f4: u32) -> vec4<f32> {
     return masked_features(row.map, unscaled(row, f4), f4, row.scale);
 }
 
-// What stabiliser's `activate` makes the features of.
+// The argument of which stabiliser's `activate` makes the features.
 fn unscaled(row: MapRow, f4: u32) -> vec4<f32> {
     let x = elements(row, f4);
     if (row.map == SOFTMAX) { return exp(x - row.largest) * row.inverse_sum; }

@@ -208,7 +208,7 @@ impl<R: Real> Backward<'_, R> {
         nu[at * nu_len..][..nu_len].copy_from_slice(&state.nu);
     }
 
-    /// What the row of o of token t and output head h depends on.
+    /// Takes the gradient of the row of o of token t and output head h to its query and state.
     fn read(
         &self,
         [t, h, e]: [usize; 3],
@@ -262,7 +262,7 @@ impl<R: Real> Backward<'_, R> {
         add_f64s(&mut found.gradients.q[begin..], &dx);
     }
 
-    /// What the state after token t depends on; `state` becomes the gradient of the one before.
+    /// Takes the gradient of the state after token t to what entered it; `state` becomes the gradient of the one before.
     fn write(
         &self,
         [t, e]: [usize; 2],

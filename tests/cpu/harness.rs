@@ -43,6 +43,23 @@ fn wrong_engines_are_caught() {
     }
 }
 
+/// The calls of a backward pass are the engine's own, and so are their mistakes: a mask that is off by
+/// one, a block that is skipped, a state that is not carried.
+#[test]
+fn wrong_engines_are_caught_in_the_backward_pass() {
+    for mutation in
+        [Mutation::MaskOffByOne, Mutation::RaggedBlockSkipped, Mutation::StateNotCarried]
+    {
+        let mut wrong =
+            |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
+                let engine = CpuAttention::new(config.clone())?.with_mutation(mutation);
+                engine.backward(shape, inputs, given)
+            };
+        let report = verify::run_host_backward(&Options::default(), &mut wrong, &mut |_| {});
+        assert!(!report.passed(), "{mutation:?}");
+    }
+}
+
 /// A result that is a little wrong is caught, in any tensor.
 #[test]
 fn wrong_results_are_caught() {

@@ -18,7 +18,7 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("backward::stored_types", stored_types), ("backward::refusals", refusals)];
 
-/// What the full matrix alone has: the harness has a case of each rule.
+/// The trials that the full matrix alone has: the harness has a case of each rule.
 pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::all_rules", all_rules),
     ("backward::all_widths", all_widths),

@@ -64,7 +64,7 @@ fn main() -> Result<(), AnyError> {
             let valid = validation(&model, valid, &device)?;
             let train = mean.map_or(String::new(), |mean: f64| mean.to_string());
             writeln!(csv, "{step},{train},{valid}")?;
-            // Where there is no terminal, and so no bar, too.
+            // A run without a terminal has no bar, and prints all the same.
             bar.suspend(|| println!("step {step}: validation loss {valid:.4}"));
             store(&config, &model, &options.out.join("model.safetensors"))?;
             if step == options.steps {

@@ -29,7 +29,7 @@ pub const MAPS: [(FeatureMap, &str); 6] = [
     (FeatureMap::Sigmoid, "sigmoid"),
 ];
 
-/// What the sliders change; `Params` of scene.wgsl.
+/// The values that the sliders change; `Params` of scene.wgsl.
 #[derive(Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Params {

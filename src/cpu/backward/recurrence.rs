@@ -172,7 +172,7 @@ impl Recurrence<'_, '_> {
         }
     }
 
-    /// What the token t of a block has to do with the gradient of the state after it, which becomes
+    /// Takes token t of a block out of the gradient of the state after it, which becomes
     /// that of the state before.
     #[inline(always)]
     fn leave(
@@ -248,7 +248,7 @@ impl Recurrence<'_, '_> {
         targets.k.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
-    /// What the row of o of output head h has to do with its query and with the state that it read.
+    /// Takes the gradient of the row of o of output head h to its query and to the state that it read.
     #[inline(always)]
     fn read(
         &self,

@@ -99,7 +99,7 @@ struct Rows {
     to_values: Vec<f32>,
 }
 
-/// What is kept from piece to piece, of each output head.
+/// The sums that go from piece to piece, of each output head.
 #[derive(Default)]
 struct States {
     /// mu or its gradient as `[V,F]`, of which the next ones are written beside.
@@ -331,7 +331,7 @@ struct TaskHeads {
     value: Range<usize>,
 }
 
-/// What is done with the rows of a piece before and after its calls.
+/// The work on the rows of a piece before and after its calls.
 #[derive(Clone, Copy)]
 enum Step {
     MapForward,
