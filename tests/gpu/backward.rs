@@ -274,6 +274,15 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "states[at] = of_mu + decay_less_1(row, f) * of_mu",
             "states[at] = of_mu",
         ),
+        // A token that does not see itself, a state that no block hands on, no eps.
+        (
+            &sums,
+            Recurrence,
+            "* params.group + h), state_after(item, j), thread);",
+            "* params.group + h), before, thread);",
+        ),
+        (&sums, Recurrence, "enter(item, t, 0u, state_after(item, 0u), thread);", ""),
+        (&softmax, Recurrence, "SCALE * weight + EPS * gain", "SCALE * weight"),
         (&delta, Rows, "- elements(row, f4) * along", ""),
         (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),
         (&delta, Gates, "sigmoid(x) * sigmoid(-x)", "sigmoid(x)"),
