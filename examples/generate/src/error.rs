@@ -1,0 +1,52 @@
+//! Errors.
+
+use linear_attention::error::{BindError, ConfigError, DeviceError, PlanError, PoolError};
+
+/// Why a model cannot be read, or a step cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It is no safetensors file.
+    #[error("the model must be a safetensors file: {0}")]
+    File(#[source] safetensors::SafeTensorError),
+    /// It has no sizes.
+    #[error("the model's file must have the metadata config, found none")]
+    NoSizes,
+    /// Its sizes are no JSON, or lack one.
+    #[error("the metadata config: {0}")]
+    Sizes(#[from] serde_json::Error),
+    /// A size is out of range.
+    #[error("{what} of the model must be {required}, found {actual}")]
+    #[allow(missing_docs, reason = "the message says what they are")]
+    Size { what: &'static str, required: &'static str, actual: usize },
+    /// A tensor is missing, or another.
+    #[error("tensor {name} must be {required}, found {actual}")]
+    #[allow(missing_docs, reason = "the message says what they are")]
+    Tensor { name: String, required: String, actual: String },
+    /// A step has too many sequences or tokens, or a sequence without any.
+    #[error("{what} of a step must be {required}, found {actual}")]
+    #[allow(missing_docs, reason = "the message says what they are")]
+    Step { what: &'static str, required: String, actual: usize },
+    /// A conversation that was paused is damaged, or another model's.
+    #[error("a paused conversation must have {required}, found {actual}")]
+    #[allow(missing_docs, reason = "the message says what they are")]
+    Paused { required: &'static str, actual: String },
+    /// Of the attention of the CPU engine.
+    #[error(transparent)]
+    Attention(#[from] linear_attention::Error),
+    /// Of a layer's config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Of a layer's plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Of binding a layer's tensors.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Of the pool of states.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Of the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
