@@ -31,7 +31,7 @@ const refuse = (number) => {
   return wasRefused;
 };
 
-const { check, without_memory: withoutMemory } = await import("./pkg/linear_attention_web.js");
+const { check, without_memory: withoutMemory } = await import("./pkg/linear_attention_dawn.js");
 try {
   console.log(await withoutMemory(refuse));
   console.log(await check(process.argv[2] ?? "", (line) => console.log(line)));
