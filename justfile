@@ -37,9 +37,13 @@ burn *NAMES:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --all-features
 
-# The harness on the WebGPU of a browser.
-web *FILTER:
-    scripts/check-web {{FILTER}}
+# The page: build, serve, test or screenshots.
+web *ARGS:
+    scripts/web {{ARGS}}
+
+# The harness on the WebGPU of a browser, without one.
+dawn *FILTER:
+    scripts/check-dawn {{FILTER}}
 
 # Licences and advisories of the dependencies.
 deny:

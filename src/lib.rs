@@ -107,3 +107,7 @@ struct Onnx;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/feature-maps.md")]
 struct FeatureMaps;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/web.md")]
+struct Web;
