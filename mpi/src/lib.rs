@@ -73,3 +73,7 @@ pub fn lengths_of_piece(lengths: &[u32], tokens: Range<u64>) -> Vec<u32> {
     };
     lengths.iter().map(part).collect()
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/machines.md")]
+struct Machines;
