@@ -33,6 +33,10 @@ lint:
 burn *NAMES:
     scripts/check-burn {{NAMES}}
 
+# The crate for sequences on several machines: lints, tests with mpirun, the example.
+mpi *NAMES:
+    scripts/check-mpi {{NAMES}}
+
 # The documentation, as docs.rs would have it but for its nightly compiler.
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --all-features

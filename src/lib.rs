@@ -8,6 +8,7 @@ pub mod cpu;
 mod device;
 pub mod error;
 mod kernel;
+mod pieces;
 pub mod plan;
 mod problem;
 pub mod reference;
@@ -73,6 +74,13 @@ pub mod gradients {
 /// States as buffers hold them and as slices.
 pub mod state {
     pub use crate::problem::state::{StateSlices, join, split};
+}
+
+/// Sequences in pieces, on several machines, say: what a piece adds to a state, and how pieces join.
+pub mod summary {
+    pub use crate::pieces::Summary;
+    pub use crate::pieces::form::Form;
+    pub use crate::run::summary::Summarizer;
 }
 
 /// Sizes that fit a problem to a device, chosen or measured.

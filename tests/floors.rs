@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 
 /// The top floor first. `lib.rs`, the roof, is imported by nobody.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     &["verify", "tune", "run"],
     &["backward"],
     &["attention"],
     &["bind"],
     &["cpu"],
+    &["pieces"],
     &["serve"],
     &["reference"],
     &["plan"],

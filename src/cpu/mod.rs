@@ -29,6 +29,7 @@
 //! | `block`, `pairs`, `step` | what follows of them: for a block, for a single token |
 //! | `tiles` | products in vectors |
 //! | `backward` | gradients |
+//! | `summary` | what a piece of a sequence adds to a state |
 //!
 //! With the feature `rayon` a call's threads are those of the pool that it is made in
 //! ([`ThreadPool::install`](https://docs.rs/rayon/latest/rayon/struct.ThreadPool.html#method.install)).
@@ -60,6 +61,7 @@ mod shared;
 mod slices;
 mod states;
 mod step;
+mod summary;
 mod task;
 mod tensors;
 mod threads;

@@ -137,6 +137,15 @@ impl CpuPlan {
     /// Slices of other lengths or types; weights or gates that are missing or not wanted; a shape
     /// with slots or with lengths that only a call knows. Nothing is written then.
     pub fn run(&mut self, tensors: Tensors<'_>) -> Result<(), Error> {
+        self.run_pass(tensors, Pass::Outputs)
+    }
+
+    /// The same without o, of which only the rows of single tokens may be written.
+    pub(super) fn run_without_outputs(&mut self, tensors: Tensors<'_>) -> Result<(), Error> {
+        self.run_pass(tensors, Pass::State)
+    }
+
+    fn run_pass(&mut self, tensors: Tensors<'_>, pass: Pass) -> Result<(), Error> {
         if self.shape.slots.is_some() {
             return Err(Error::HostShape { what: "slots" });
         }
@@ -150,7 +159,7 @@ impl CpuPlan {
         let mut parts = std::mem::take(&mut self.parts);
         let heads = (config, self.shape.value_heads);
         let states = States::in_slices(heads, tensors.initial_state, last, &mut parts.1);
-        self.compute(tensors, states, &mut parts);
+        self.compute((tensors, states), &mut parts, pass);
         self.parts = parts;
         Ok(())
     }
@@ -198,7 +207,7 @@ impl CpuPlan {
         let of_threads = are_shared.then_some(&mut nus[..]);
         let heads = (config, self.shape.value_heads);
         let states = States::in_pool(heads, (pool, slots), of_threads, &mut parts.1);
-        self.compute(tensors, states, &mut parts);
+        self.compute((tensors, states), &mut parts, Pass::Outputs);
         if are_shared {
             let value_heads = self.shape.value_heads as usize;
             let heads = slots.iter().flat_map(|slot| (0..value_heads).map(move |e| (*slot, e)));
@@ -213,9 +222,9 @@ impl CpuPlan {
     /// Runs all tasks of a call.
     fn compute<'a>(
         &'a self,
-        tensors: Tensors<'a>,
-        states: States<'a>,
+        (tensors, states): (Tensors<'a>, States<'a>),
         parts: &mut (OutputParts, StateParts),
+        pass: Pass,
     ) {
         let config = self.attention.config();
         let heads = Heads::new(config, &self.shape);
@@ -236,12 +245,12 @@ impl CpuPlan {
             heads,
             states,
         };
-        self.run_tasks(&call);
+        self.run_tasks(&call, pass);
         call.o.finish(&mut parts.0);
         call.states.finish(&mut parts.1);
     }
 
-    fn run_tasks(&self, call: &Call<'_>) {
+    fn run_tasks(&self, call: &Call<'_>, last: Pass) {
         let all = self.shape.batch as usize * self.shape.seq_len as usize;
         let ends = std::iter::once(0).chain(self.ranges.iter().map(|range| range.end));
         let begins = self.ranges.iter().map(|range| range.start).chain(std::iter::once(all));
@@ -266,7 +275,11 @@ impl CpuPlan {
                 }
             });
         }
-        threads::for_each(&self.tasks, least, |task| run(task, Pass::Outputs));
+        threads::for_each(&self.tasks, least, |task| {
+            if last == Pass::Outputs || is_last(task) {
+                run(task, last);
+            }
+        });
     }
 
     /// Adds up the states before the segments of a task's columns, of which it is the first.

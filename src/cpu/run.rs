@@ -20,6 +20,8 @@ use crate::cpu::tiles::{self, ROWS};
 pub(super) enum Pass {
     /// They enter the state; it becomes the start of the next segment.
     Sum,
+    /// They enter the state, which goes to where the call wants it.
+    State,
     /// The same, and they read it.
     Outputs,
 }

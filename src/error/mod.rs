@@ -130,6 +130,16 @@ pub enum Error {
         /// The value head.
         head: u64,
     },
+    /// A summary is damaged, of another version, or of another config or other sequences.
+    #[error("summary: {what} must be {required}, found {actual}")]
+    Summary {
+        /// A part of it.
+        what: &'static str,
+        /// The value required.
+        required: String,
+        /// The value found.
+        actual: String,
+    },
     /// The caller's `on_progress` broke off the call.
     #[error("the call was cancelled after {done} of {operations} operations")]
     Cancelled {

@@ -66,6 +66,44 @@ impl<R: Real> Gates<R> {
     }
 }
 
+/// The sums of the decays of each sequence, in log space: `[N,E,rows]`, where `Config::decay_rows` says
+/// how many rows there are. Of inputs that `Inputs::check` accepts, in a shape of the host's.
+pub(crate) fn decay_sums(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Vec<f64> {
+    let Some((decay, given)) = config.update_rule.decay().zip(inputs.decay) else {
+        return Vec::new();
+    };
+    let dtype = Tensor::Decay.dtype(config);
+    let rows = config.decay_rows() as usize;
+    let len = shape.value_heads as usize * rows;
+    let weights = inputs.gate_weights;
+    let activated = |at: usize, x: f32| {
+        let x = f64::from(dtype.round(x));
+        // Most have none.
+        let Some(weights) = weights else { return decay.activate(x, 0.0, 0.0) };
+        decay.activate(x, weights.a_log[at / rows].into(), weights.dt_bias[at].into())
+    };
+    let mut sums = Vec::with_capacity(shape.sequences() as usize * len);
+    for tokens in shape.token_ranges().unwrap_or_default() {
+        let begin = sums.len();
+        sums.resize(begin + len, 0.0);
+        let sums = &mut sums[begin..];
+        if config.has_constant_decay() {
+            for (at, sum) in sums.iter_mut().enumerate() {
+                // No token, no decay: 0 times -inf is none either.
+                let count = tokens.len() as f64;
+                *sum = if tokens.is_empty() { 0.0 } else { count * activated(at, given[at]) };
+            }
+            continue;
+        }
+        for row in given[tokens.start * len..tokens.end * len].chunks(len.max(1)) {
+            for (at, (sum, x)) in sums.iter_mut().zip(row).enumerate() {
+                *sum += activated(at, *x);
+            }
+        }
+    }
+    sums
+}
+
 /// The factors by which tokens multiply each element of a state, in f64.
 pub(crate) struct Kept {
     gates: Gates<f64>,

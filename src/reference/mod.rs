@@ -14,6 +14,7 @@ mod mirror;
 mod naive;
 mod recurrent;
 mod softmax;
+mod summary;
 
 pub use backward::backward;
 pub(crate) use backward::backward_mirror;
@@ -27,6 +28,7 @@ pub use mirror::{mirror, mirror_with_plan};
 pub use naive::naive;
 pub use recurrent::recurrent;
 pub use softmax::softmax;
+pub use summary::{Summary64, summary};
 
 use std::ops::Range;
 

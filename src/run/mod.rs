@@ -1,6 +1,7 @@
 //! From host slices to host vectors: for tools, tests and first use.
 
 mod call;
+pub(crate) mod summary;
 
 use std::ops::ControlFlow;
 

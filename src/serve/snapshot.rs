@@ -7,6 +7,7 @@ use crate::device::readback::Readback;
 use crate::error::PoolError;
 use crate::problem::config::Config;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::update_rule::DecayDims;
 
 /// A copy of a state on its way to the host, recorded by
 /// [`StatePool::snapshot`](crate::serve::StatePool::snapshot). Dropping it abandons the copy.
@@ -51,6 +52,9 @@ pub(crate) struct Header {
 
 const MAGIC: [u8; 8] = *b"linattn\0";
 const VERSION: u32 = 3;
+/// Those of a [`Summary`](crate::summary::Summary).
+const SUMMARY_MAGIC: [u8; 8] = *b"linasum\0";
+const SUMMARY_VERSION: u32 = 1;
 const HEADER_LEN: usize = size_of::<Header>();
 
 impl Snapshot {
@@ -151,6 +155,41 @@ impl Header {
         }
     }
 
+    /// The same before a summary, whose decays have forms that states do not show: none, one for each
+    /// value head, or one for each row are 0, 1 and 2 in the second byte of the rule.
+    pub(crate) fn of_summary(config: &Config, value_heads: u32) -> Self {
+        let decays: u32 = match config.update_rule.decay().map(|decay| decay.dims) {
+            None => 0,
+            Some(DecayDims::Constant | DecayDims::PerHead) => 1,
+            Some(DecayDims::PerRow) => 2,
+        };
+        Self {
+            magic: SUMMARY_MAGIC,
+            version: SUMMARY_VERSION.to_le(),
+            update_rule: (config.update_rule.number() | decays << 8).to_le(),
+            ..Self::new(config, value_heads)
+        }
+    }
+
+    /// E.
+    pub(crate) fn value_heads(&self) -> u32 {
+        u32::from_le(self.value_heads)
+    }
+
+    /// The first size, map or rule in which another header differs, with both.
+    pub(crate) fn difference(&self, other: &Self) -> Option<(&'static str, [u32; 2])> {
+        let fields = [
+            ("value_heads", self.value_heads, other.value_heads),
+            ("features", self.features, other.features),
+            ("value_dim", self.value_dim, other.value_dim),
+            ("feature map", self.feature_map, other.feature_map),
+            ("has_nu", self.has_nu, other.has_nu),
+            ("update rule", self.update_rule, other.update_rule),
+        ];
+        let different = fields.into_iter().find(|(_, ours, theirs)| ours != theirs);
+        different.map(|(what, ours, theirs)| (what, [ours, theirs].map(u32::from_le)))
+    }
+
     fn with_len(mut self, len: u64) -> Self {
         self.len = [(len as u32).to_le(), ((len >> 32) as u32).to_le()];
         self
@@ -176,26 +215,17 @@ impl Header {
             return refuse("length", required, format!("{} bytes", bytes.len()));
         };
         let found: Self = bytemuck::pod_read_unaligned(head);
-        if found.magic != MAGIC {
-            return refuse("beginning", format!("{MAGIC:?}"), format!("{:?}", found.magic));
+        if found.magic != self.magic {
+            return refuse("beginning", format!("{:?}", self.magic), format!("{:?}", found.magic));
         }
         if found.version != self.version {
-            let actual = u32::from_le(found.version).to_string();
-            return refuse("version", VERSION.to_string(), actual);
+            let [required, actual] =
+                [self.version, found.version].map(|x| u32::from_le(x).to_string());
+            return refuse("version", required, actual);
         }
         let expected = self.with_len(state_size);
-        for (what, expected, found) in [
-            ("value_heads", expected.value_heads, found.value_heads),
-            ("features", expected.features, found.features),
-            ("value_dim", expected.value_dim, found.value_dim),
-            ("feature map", expected.feature_map, found.feature_map),
-            ("has_nu", expected.has_nu, found.has_nu),
-            ("update rule", expected.update_rule, found.update_rule),
-        ] {
-            if expected != found {
-                let [expected, found] = [expected, found].map(|x| u32::from_le(x).to_string());
-                return refuse(what, expected, found);
-            }
+        if let Some((what, [required, actual])) = expected.difference(&found) {
+            return refuse(what, required.to_string(), actual.to_string());
         }
         if found.len != expected.len || state.len() as u64 != state_size {
             let actual = format!("{} bytes", state.len());

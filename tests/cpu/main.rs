@@ -6,8 +6,11 @@ mod calls;
 mod harness;
 mod many;
 mod numbers;
+#[path = "../pieces/mod.rs"]
+mod pieces;
 mod pool;
 mod strides;
+mod summary;
 
 use linear_attention::cpu::{CpuAttention, CpuPlan, StatePool};
 use linear_attention::update_rule::{Beta, Decay};

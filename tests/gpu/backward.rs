@@ -31,7 +31,7 @@ pub(crate) const FULL: &[(&str, Test)] = &[
 const BOUND: f64 = 1e-3;
 
 /// Inputs of a call and gradients by its outputs, no two numbers of which are the same.
-struct Sample {
+pub(crate) struct Sample {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -47,7 +47,7 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(config: &Config, shape: &Shape) -> Result<Self, Failed> {
+    pub(crate) fn new(config: &Config, shape: &Shape) -> Result<Self, Failed> {
         let lens = shape.lens(config)?;
         let waves = |len: u64, by: f32, from: f32, to: f32| -> Vec<f32> {
             let wave = |i: u64| ((i as f32 * by + 0.5).sin() * 0.5 + 0.5) * (to - from) + from;
@@ -73,7 +73,7 @@ impl Sample {
         })
     }
 
-    fn inputs(&self, config: &Config) -> Inputs<'_> {
+    pub(crate) fn inputs(&self, config: &Config) -> Inputs<'_> {
         let mut inputs =
             Inputs::new(&self.q, &self.k, &self.v).with_initial_state(&self.mu, &self.nu);
         if config.update_rule.decay().is_some() {
@@ -138,7 +138,7 @@ fn check(gpu: &Gpu, backward: &Backward, shape: &Shape) -> Result<(), Failed> {
 }
 
 /// All rules, with the widths that they are tested at.
-fn configs(key_dim: u32, value_dim: u32) -> Vec<Config> {
+pub(crate) fn configs(key_dim: u32, value_dim: u32) -> Vec<Config> {
     let linear = Config::new(key_dim, value_dim);
     let gated = |rule| linear.clone().with_update_rule(rule);
     vec![

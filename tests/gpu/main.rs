@@ -15,6 +15,8 @@ mod maps;
 mod memory;
 mod mutations;
 mod onnx;
+#[path = "../pieces/mod.rs"]
+mod pieces;
 mod properties;
 mod runner;
 mod serving;
@@ -23,6 +25,7 @@ mod storage_buffers;
 mod strides;
 mod subjects;
 mod submissions;
+mod summary;
 mod trust;
 mod tuning;
 mod waiting;

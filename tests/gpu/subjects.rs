@@ -9,7 +9,7 @@ use linear_attention::{Config, LinearAttention};
 use crate::adapters::Gpu;
 use crate::{
     Trial, backward, binding, compile, half, key_status, maps, memory, onnx, properties, serving,
-    split, storage_buffers, strides, submissions, trust, tuning, waiting,
+    split, storage_buffers, strides, submissions, summary, trust, tuning, waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -31,6 +31,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         storage_buffers::TESTS,
         strides::TESTS,
         submissions::TESTS,
+        summary::TESTS,
         trust::TESTS,
         tuning::TESTS,
         waiting::TESTS,
@@ -54,6 +55,6 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         }
     };
     let quick = tests.concat().into_iter().map(|test| (test, false));
-    let full = backward::FULL.iter().map(|test| (*test, true));
+    let full = backward::FULL.iter().chain(summary::FULL).map(|test| (*test, true));
     quick.chain(full).map(|(test, is_full)| trial(&test, is_full)).collect()
 }

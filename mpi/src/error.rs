@@ -1,0 +1,46 @@
+//! Why a call of all ranks failed.
+
+use thiserror::Error;
+
+/// Why a call of all ranks failed. All ranks have an error then, and may make their next call.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// This rank's own engine refused its piece, or failed.
+    #[error(transparent)]
+    Engine(#[from] linear_attention::Error),
+    /// Another rank failed.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// The first that failed.
+        rank: i32,
+        /// Its error.
+        message: String,
+    },
+    /// Ranks made calls that do not belong together.
+    #[error("{what} must be the same on all ranks, found different ones")]
+    Different {
+        /// The call, or what it is about.
+        what: &'static str,
+    },
+    /// A tensor that one rank alone gives.
+    #[error("{tensor} must be given on rank {required} alone, found on rank {actual}")]
+    Elsewhere {
+        /// `initial state` or `gradient of the final state`.
+        tensor: &'static str,
+        /// The first or the last rank.
+        required: i32,
+        /// This rank.
+        actual: i32,
+    },
+    /// More than MPI can count.
+    #[error("{what} must be at most {required}, found {actual}")]
+    Count {
+        /// `elements of a record` or `records`.
+        what: &'static str,
+        /// The largest count.
+        required: u64,
+        /// The count needed.
+        actual: u64,
+    },
+}
