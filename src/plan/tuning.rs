@@ -77,7 +77,7 @@ impl Tuning {
         // With row-wise maps each thread on its own would map rows that others map as well.
         let layouts = match is_cpu && config.is_element_wise() && config.features() <= 256 {
             true => vec![Layout::for_cpu(config)],
-            false => Layout::workgroups(config),
+            false => Layout::workgroups(config, is_cpu),
         };
         for layout in layouts {
             let tuning = Self {
