@@ -41,6 +41,10 @@ docs:
 web *FILTER:
     scripts/check-web {{FILTER}}
 
+# Every shader through the compilers of GPUs that are not there.
+gpu-compilers *ARGS:
+    scripts/check-gpu-compilers {{ARGS}}
+
 # Licences and advisories of the dependencies.
 deny:
     scripts/check-extra deny
