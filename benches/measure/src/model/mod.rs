@@ -8,6 +8,7 @@
 //! (`docs/gpu-compilers.md`). What it leaves out: caches, the overlap of dispatches, clocks that sink.
 
 mod device;
+mod tile;
 mod work;
 
 use linear_attention::Plan;
