@@ -49,6 +49,10 @@ web *ARGS:
 dawn *FILTER:
     scripts/check-dawn {{FILTER}}
 
+# Every shader through the compilers of GPUs that are not there.
+gpu-compilers *ARGS:
+    scripts/check-gpu-compilers {{ARGS}}
+
 # Licences and advisories of the dependencies.
 deny:
     scripts/check-extra deny

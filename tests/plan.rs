@@ -433,3 +433,31 @@ fn feature_map() -> impl Strategy<Value = FeatureMap> {
     ];
     prop_oneof![3 => Just(FeatureMap::Elu), 2 => sized, 1 => prop::sample::select(others.to_vec())]
 }
+
+/// `docs/gpu-compilers.md`: a wave has 32 lanes, and 128 bytes of workgroup memory for each leave 8 waves.
+#[test]
+fn layouts_on_gpus_fill_waves_and_leave_them_memory() {
+    for (width, map) in [
+        (32, FeatureMap::Elu),
+        (64, FeatureMap::Elu),
+        (96, FeatureMap::Elu),
+        (128, FeatureMap::Elu),
+        (64, FeatureMap::Softmax),
+        (16, FeatureMap::Taylor),
+    ] {
+        let config = Config::new(width, width).with_feature_map(map);
+        for memory in [16 << 10, 32 << 10, 64 << 10] {
+            let limits = Limits {
+                max_compute_workgroup_storage_size: memory,
+                max_compute_invocations_per_workgroup: 1024,
+                max_compute_workgroup_size_x: 1024,
+                ..Limits::default()
+            };
+            let layout = Tuning::new(&config, &limits, DeviceType::DiscreteGpu).unwrap().layout;
+            let lanes = config.features().div_ceil(layout.rows) * layout.column_threads;
+            assert!(lanes >= 32, "{width}: {layout:?}");
+            let most = 128 * u64::from(lanes.next_multiple_of(32));
+            assert!(layout.workgroup_memory(&config) <= most, "{width}: {layout:?}");
+        }
+    }
+}

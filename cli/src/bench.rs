@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use linear_attention::tuning::{Candidate, tune_with};
 use linear_attention::wgpu::{Device, DeviceType, Queue};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, UpdateRule};
+use linear_attention_measure::model::{DeviceNumbers, Prediction};
 use linear_attention_measure::{
     Against, Ceilings, CpuJob, Job, MeasureError, Peers, Report, Row, Sizes, Sweep, Timer, fastest,
     parse_step, standard_sizes, table,
@@ -57,6 +58,11 @@ pub(crate) struct Args {
     /// First measure the few ways that the device could compute each shape, and take the best
     #[arg(long)]
     tune: bool,
+    /// Print what a model of time predicts for a device that need not be there, and measure nothing:
+    /// a name of the table or three numbers of its vendor
+    #[arg(long, value_name = "NAME|GB/S,GFLOP/S,UNITS",
+          conflicts_with_all = ["adapter", "json", "against", "tune", "iterations"])]
+    predict: Option<DeviceNumbers>,
     /// Runs of which the median counts
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -125,6 +131,9 @@ impl Args {
 
 /// Checks, then times each shape.
 pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
+    if let Some(device) = &args.predict {
+        return predict(args, device);
+    }
     let json_file = args.json.as_deref().map(|path| OutputFile::new("--json", path)).transpose()?;
     let peers = args.against.iter().map(|path| {
         Peers::read(path).map_err(|error| Failure::Input(format!("--against {error}")))
@@ -167,6 +176,19 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         println!("{}", table::latency_line(row));
     }
     write_report(&report, json_file)
+}
+
+/// What a model says of each shape, without any device.
+fn predict(args: &Args, device: &DeviceNumbers) -> Result<(), Failure> {
+    let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
+    let plans = plan(&args.sizes(device.device_type), &args.configs(dtype), |sizes, config| {
+        device.plan(sizes, config)
+    })?;
+    println!("{device}\n{}", table::prediction_header());
+    for plan in &plans {
+        println!("{}", table::prediction_line(plan, &Prediction::of(plan, device)));
+    }
+    Ok(())
 }
 
 /// The same on the CPU engine.

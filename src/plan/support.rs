@@ -75,7 +75,8 @@ pub fn kernels(
         Kernel { stage, layout, obstacle, min_storage_buffers, max_storage_buffers, is_chosen }
     };
     // Best first; the last asks for the least.
-    for layouts in [Layout::workgroups(config), vec![Layout::for_cpu(config)]] {
+    let is_cpu = device_type == wgpu::DeviceType::Cpu;
+    for layouts in [Layout::workgroups(config, is_cpu), vec![Layout::for_cpu(config)]] {
         let mut checked =
             layouts.iter().map(|layout| (*layout, layout.check(config, limits).err()));
         let fits = checked.clone().find(|(_, obstacle)| obstacle.is_none());

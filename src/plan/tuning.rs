@@ -16,7 +16,9 @@ pub struct Tuning {
     /// The tile of mu that a work item holds.
     pub layout: Layout,
     /// Occupancy: workgroups in flight on the device. A sequence has several segments where the last
-    /// workgroup then ends sooner.
+    /// workgroup then ends sooner. By default as many as have 40,960 threads on a discrete GPU, 8,192 on
+    /// an integrated one, and the threads of the host on a CPU adapter: wgpu tells no number of compute
+    /// units. [`tune`](crate::tuning::tune) measures four times as many, too.
     pub workgroups: u32,
     /// Least tokens of a segment, below which its state costs more than it saves.
     pub min_segment_len: u32,
@@ -66,23 +68,24 @@ impl Tuning {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
-        let workgroups = match device_type {
+        // wgpu tells nothing of compute units.
+        let workgroups = |layout: Layout| match device_type {
             wgpu::DeviceType::Cpu => {
                 std::thread::available_parallelism().map_or(4, |n| n.get() as u32)
             }
-            wgpu::DeviceType::IntegratedGpu => 128,
-            _ => 512,
+            wgpu::DeviceType::IntegratedGpu => workgroups_of(8 << 10, layout.threads(config)),
+            _ => workgroups_of(40 << 10, layout.threads(config)),
         };
         let mut refused = None;
         // With row-wise maps each thread on its own would map rows that others map as well.
         let layouts = match is_cpu && config.is_element_wise() && config.features() <= 256 {
             true => vec![Layout::for_cpu(config)],
-            false => Layout::workgroups(config),
+            false => Layout::workgroups(config, is_cpu),
         };
         for layout in layouts {
             let tuning = Self {
                 layout,
-                workgroups,
+                workgroups: workgroups(layout),
                 min_segment_len: 128,
                 max_segment_len: 16_384,
                 long_sequence_segment_len: 1024,
@@ -226,6 +229,11 @@ impl Tuning {
         }
         self.layout.check(config, limits)
     }
+}
+
+/// Workgroups of so many threads together.
+fn workgroups_of(all: u32, threads: u64) -> u32 {
+    all / threads.clamp(1, all.into()) as u32
 }
 
 /// Fewest operations of a submission: to submit takes longer.

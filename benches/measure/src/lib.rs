@@ -10,6 +10,7 @@
 //!    makes its [`Row`].
 //! 4. [`Report`] is the file of rows that `bench --json` writes, [`Peers`] the file that
 //!    `bench --against` reads; [`table`] prints rows.
+//! 5. [`model`] predicts a row for a device that is not there.
 
 mod accuracy;
 mod ceilings;
@@ -18,6 +19,7 @@ mod cpu;
 mod error;
 mod job;
 mod latency;
+pub mod model;
 mod peers;
 mod random;
 mod report;

@@ -1,6 +1,9 @@
 //! Rows as a table, for people.
 
-use crate::{Ceilings, Row};
+use linear_attention::Plan;
+
+use crate::model::{Prediction, Work};
+use crate::{Ceilings, Row, Sizes};
 
 /// The line above the rows; with the columns of peers where there are any.
 #[must_use]
@@ -71,5 +74,38 @@ pub fn ceilings(ceilings: &Ceilings) -> String {
         "ceilings: copy {:.1} GB/s, multiply-add {:.1} GFLOP/s",
         1e-9 * ceilings.bytes,
         1e-9 * ceilings.flops
+    )
+}
+
+/// The line above predictions.
+#[must_use]
+pub fn prediction_header() -> String {
+    let [ms, gb, gflop, tokens] = ["ms", "GB/s", "GFLOP/s", "tokens/s"];
+    format!(
+        "{:<20}{:<20}{ms:>10}{gb:>10}{gflop:>10}{tokens:>13}  bound by, and ms of each part alone",
+        "B,T,H,K,V", "rule or map"
+    )
+}
+
+/// A prediction under that header.
+#[must_use]
+pub fn prediction_line(plan: &Plan, prediction: &Prediction) -> String {
+    let (sizes, config, work) = (Sizes::from(plan), plan.config(), Work::of(plan));
+    let seconds = prediction.seconds;
+    let rule = config.update_rule.name();
+    let map = config.feature_map.to_string();
+    let part = |(bound, seconds): &(crate::model::Bound, f64)| {
+        format!("{} {:.3}", bound.name(), 1e3 * seconds)
+    };
+    let parts: Vec<String> = prediction.parts.iter().map(part).collect();
+    format!(
+        "{sizes:<20}{:<20}{:>10.3}{:>10.1}{:>10.1}{:>13.0}  {}: {}",
+        if rule == "linear" { &map } else { rule },
+        1e3 * seconds,
+        1e-9 * work.bytes / seconds,
+        1e-9 * work.flops / seconds,
+        f64::from(sizes.b) * f64::from(sizes.t) / seconds,
+        prediction.bound().name(),
+        parts.join(", "),
     )
 }

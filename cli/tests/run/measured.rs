@@ -266,3 +266,43 @@ fn bad_plots() {
     assert!(line.contains("--output"), "{line}");
     assert!(refused(&["plot", path]).contains("--output"));
 }
+
+#[test]
+fn predictions_need_no_device() {
+    let shapes = ["--shape", "8,4096,16,64", "--decode", "256,32,128"];
+    let found = run(&[&["bench", "--predict", "h100"], &shapes[..]].concat());
+    assert_eq!(found.status, 0, "{}", found.stderr);
+    let lines: Vec<&str> = found.stdout.lines().collect();
+    assert!(lines[0].starts_with("h100: 3350 GB/s"), "{}", found.stdout);
+    // B,T,H,K,V, the map, ms and what bounds it.
+    let row = |line: &str| -> (String, f64) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[0].to_owned(), words[2].parse().unwrap())
+    };
+    let [(prompt, prompt_ms), (step, step_ms)] = [row(lines[2]), row(lines[3])];
+    assert_eq!([prompt.as_str(), step.as_str()], ["8,4096,16,64,64", "256,1,32,128,128"]);
+    // Not below the bytes over the bandwidth: 0.54 GB and 1.1 GB at 3.35 TB/s.
+    assert!((0.16..5.0).contains(&prompt_ms), "{prompt_ms}");
+    assert!((0.32..1.0).contains(&step_ms), "{step_ms}");
+    assert!(lines[3].contains("memory: "), "{}", lines[3]);
+
+    let custom = run(&["bench", "--predict", "1000,20000,40", "--shape", "1,64,1,8"]);
+    assert_eq!(custom.status, 0, "{}", custom.stderr);
+    assert!(custom.stdout.starts_with("1000 GB/s, 20000 GFLOP/s, 40 units"), "{}", custom.stdout);
+}
+
+#[test]
+fn predictions_refuse_what_they_would_not_use() {
+    for (arguments, part) in [
+        (&["--predict", "h99"][..], "expected one of h100"),
+        (&["--predict", "1,2,0"], "above 0"),
+        (&["--predict", "h100", "--json", "x.json"], "--json"),
+        (&["--predict", "h100", "--tune"], "--tune"),
+        (&["--predict", "h100", "--adapter", "cpu"], "--adapter"),
+        (&["--predict", "h100", "--iterations", "3"], "--iterations"),
+        (&["--predict", "h100", "--shape", "1,0,1,8"], "T must be at least 1"),
+    ] {
+        let line = refused(&[&["bench"], arguments].concat());
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}

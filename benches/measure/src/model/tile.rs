@@ -1,0 +1,155 @@
+//! The instructions and accesses of a token in the kernels that carry a tile of mu.
+
+use linear_attention::Config;
+use linear_attention::plan::Stage;
+use linear_attention::tuning::Layout;
+
+/// Instructions, counted in the code of navi31 (`docs/gpu-compilers.md`): of a token and of a query row
+/// beside their multiply-adds and accesses, of a chunk, and of a vec4 of a row on its way into workgroup
+/// memory.
+const TOKEN: f64 = 25.0;
+const HEAD: f64 = 30.0;
+const CHUNK: f64 = 100.0;
+const KEY_VEC4: f64 = 95.0;
+const VALUE_VEC4: f64 = 26.0;
+const QUERY_VEC4: f64 = 110.0;
+/// More of a query that waits for its row max.
+const SCALED_VEC4: f64 = 80.0;
+/// Of a vec4 of o: the sum over lanes, the quotient, the store.
+const OUTPUT_VEC4: f64 = 89.0;
+/// Of a token and four features of nu, and of a query row with them.
+const NU: f64 = 19.0;
+const NU_HEAD: f64 = 17.0;
+/// Of a product of four features of two keys of a chunk.
+const PAIR: f64 = 12.0;
+
+/// What an invocation does for a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Token {
+    pub(super) instructions: f64,
+    /// Vec4s of workgroup memory.
+    pub(super) accesses: f64,
+}
+
+/// A tile of mu and the threads around it.
+pub(super) struct Tile {
+    rows: f64,
+    /// In vec4s.
+    columns: f64,
+    pub(super) lanes: f64,
+    pub(super) threads: f64,
+    /// Tokens of a chunk.
+    pub(super) chunk: f64,
+    heads: f64,
+    /// Vec4s of a row of features and of values of the work item.
+    row_vec4s: [f64; 2],
+}
+
+impl Tile {
+    pub(super) fn new(config: &Config, layout: Layout, heads: f64) -> Self {
+        // Above 256 features a work item has a block of 128.
+        let features = if config.features() > 256 { 128 } else { config.features() };
+        let lanes = f64::from(features.div_ceil(layout.rows));
+        let values = f64::from(layout.block_columns()) / 4.0;
+        let chunk = (f64::from(layout.chunk_queries) / heads).floor();
+        Self {
+            rows: layout.rows.into(),
+            columns: f64::from(layout.columns) / 4.0,
+            lanes,
+            threads: lanes * f64::from(layout.column_threads),
+            chunk: chunk.clamp(1.0, layout.chunk_tokens.into()),
+            heads,
+            row_vec4s: [lanes * f64::from(layout.rows) / 4.0, values],
+        }
+    }
+
+    /// One pass over the tile: instructions, of which a quarter of its rows are loads of features.
+    fn pass(&self) -> Token {
+        let accesses = self.rows / 4.0 + self.columns;
+        Token { instructions: 4.0 * self.rows * self.columns + accesses, accesses }
+    }
+
+    /// The token loop's own.
+    fn token_loop(&self, config: &Config, heads: f64) -> Token {
+        let pass = self.pass();
+        let decays = if config.update_rule.decay().is_some() { 1.0 } else { 0.0 };
+        Token {
+            instructions: TOKEN
+                + HEAD * heads
+                + pass.instructions * (1.0 + heads)
+                + decays * 4.0 * self.rows * self.columns,
+            accesses: pass.accesses * (1.0 + heads),
+        }
+    }
+
+    /// An invocation's part of a token, with its part of the chunk's rows and sums.
+    pub(super) fn token(&self, config: &Config, stage: Stage) -> Token {
+        let heads = if stage == Stage::SegmentOutput { self.heads } else { 0.0 };
+        let [features, values] = self.row_vec4s;
+        let mut token = self.token_loop(config, heads);
+        let shared = |vec4s: f64, each: f64| each * vec4s / self.threads;
+        let has_nu = config.is_normalized() && stage != Stage::SegmentTransition;
+        let query = QUERY_VEC4 + if has_nu { SCALED_VEC4 } else { 0.0 };
+        let value = if stage == Stage::SegmentTransition { 0.0 } else { VALUE_VEC4 };
+        token.instructions += CHUNK / self.chunk
+            + shared(features, KEY_VEC4)
+            + shared(values, value)
+            + shared(heads * features, query);
+        token.accesses += shared(features * (1.0 + heads) + values, 1.0);
+        if has_nu {
+            // The other threads of a wave wait.
+            let part = (features.max(32.0) / self.threads).min(1.0);
+            token.instructions += part * (NU + NU_HEAD * heads);
+        }
+        if heads > 0.0 && self.lanes > 1.0 {
+            token.instructions += shared(heads * values, OUTPUT_VEC4);
+            token.accesses += shared(heads * values, self.lanes);
+        }
+        if config.update_rule.beta().is_some() {
+            let pass = self.pass();
+            token.instructions += HEAD + pass.instructions;
+            token.accesses += pass.accesses;
+            if self.lanes > 1.0 {
+                let pairs = (self.chunk - 1.0) / 2.0;
+                token.instructions += shared(pairs * features, PAIR);
+                token.accesses += shared(pairs * features * 2.0, 1.0);
+            }
+        }
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linear_attention::UpdateRule;
+    use linear_attention::update_rule::Decay;
+
+    /// The instructions of a kernel's token loop, as a compiler made them.
+    fn compiled(module: &str) -> Option<f64> {
+        let table = include_str!("../../../../docs/gpu-compilers.csv");
+        let mut lines = table.lines().map(|line| line.split(';'));
+        let column = lines.next()?.position(|name| name == "token_loop")?;
+        let mut row = lines.find(|row| row.clone().take(2).eq(["navi31", module]))?;
+        row.nth(column)?.parse().ok()
+    }
+
+    #[test]
+    fn the_token_loop_is_as_long_as_a_compiler_makes_it() {
+        // Waves of 64 lanes, which begin one instruction at a time.
+        let head = Decay::per_head();
+        for (rule, name) in [(UpdateRule::Linear, "linear"), (UpdateRule::Gated(head), "gated")] {
+            for width in [64, 96, 128] {
+                let config = Config::of_rule(width, width, rule);
+                let tile = Tile::new(&config, Layout::workgroup(16, 4, width.div_ceil(4), 4), 1.0);
+                let found = tile.token_loop(&config, 1.0).instructions;
+                let module = format!("{name} {width}/64/segment_output");
+                let ratio = compiled(&module).map(|expected| found / expected);
+                assert!(
+                    ratio.is_some_and(|ratio| (ratio - 1.0).abs() < 0.08),
+                    "{module}: {ratio:?}"
+                );
+            }
+        }
+    }
+}
