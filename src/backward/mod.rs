@@ -22,8 +22,8 @@ use crate::problem::shape::Shape;
 /// inputs of a call, from those by o and the final state.
 ///
 /// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
-/// rule, grouped heads and sequences of any lengths, through element-wise maps, the softmax of a row and
-/// L2 norms. Each value head of each sequence is a workgroup's, which goes through the tokens one by one:
+/// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own, and
+/// by the weights of those that have any. Each value head of each sequence is a workgroup's, which goes through the tokens one by one:
 /// the more heads and sequences there are, the busier is the device. States are computed again and not
 /// kept, but for one before each block of `T^(1/2)` tokens.
 #[derive(Debug)]
@@ -37,9 +37,8 @@ impl Backward {
     ///
     /// # Errors
     ///
-    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map
-    /// with projections (T2R, Hedgehog, FAVOR+ and their like), of products of elements (Taylor, DPFP),
-    /// or of the caller's own; the device's refusal of a pipeline.
+    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map of
+    /// the caller's own; the device's refusal of a pipeline.
     pub fn new(device: &wgpu::Device, config: Config) -> Result<Self, Error> {
         Self::with_options(device, config, &Options::default())
     }
