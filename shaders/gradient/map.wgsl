@@ -116,8 +116,9 @@ fn unscaled(row: MapRow, f4: u32) -> vec4<f32> {
             return 1.41421356 * FEATURE_SCALE * sin_quarters(y, select(0, 1, f4 < HALF_VEC4));
         }
         case HEDGEHOG, HEDGEHOG_JOINT, TAYLOR, DPFP: {
-            let f = min(vec4<u32>(4u * f4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(FEATURE_DIM - 1u));
-            return vec4<f32>(feature(row, f.x), feature(row, f.y), feature(row, f.z), feature(row, f.w));
+            var features = vec4<f32>(0.0);
+            for (var i = 0u; i < 4u; i++) { features[i] = feature(row, min(4u * f4 + i, FEATURE_DIM - 1u)); }
+            return features;
         }
         default: { return argument(row, f4); }
     }

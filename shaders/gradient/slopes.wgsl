@@ -74,9 +74,9 @@ fn by_argument(row: MapRow, by: RowGradients, a4: u32) -> vec4<f32> {
             return ROOT_SCALE * (features_of(row, a4) * of_sine - sine * of_features(row, by, a4));
         }
         case HEDGEHOG, HEDGEHOG_JOINT, TAYLOR, DPFP: {
-            let a = 4u * a4;
-            return row.gain * vec4<f32>(by_element(row, by, a), by_element(row, by, a + 1u),
-                by_element(row, by, a + 2u), by_element(row, by, a + 3u));
+            var da = vec4<f32>(0.0);
+            for (var i = 0u; i < 4u; i++) { da[i] = by_element(row, by, 4u * a4 + i); }
+            return row.gain * da;
         }
         default: { return known(slopes(row, a4) * of_features(row, by, a4), a4); }
     }

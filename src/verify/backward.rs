@@ -72,7 +72,7 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-product", product, grouped(40)),
         ("backward-favor", favor, crossed),
         ("backward-fourier", fourier, values(30)),
-        ("backward-taylor", linear(8, 9).with_feature_map(FeatureMap::Taylor), grouped(30)),
+        ("backward-taylor", signed(8, 9, FeatureMap::Taylor), grouped(30)),
         ("backward-dpfp", dpfp, packed()),
         ("backward-unlike", unlike, grouped(40)),
     ];
