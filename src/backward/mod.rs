@@ -22,10 +22,14 @@ use crate::problem::shape::Shape;
 /// inputs of a call, from those by o and the final state.
 ///
 /// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
-/// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own, and
-/// by the weights of those that have any. Each value head of each sequence is a workgroup's, which goes through the tokens one by one:
-/// the more heads and sequences there are, the busier is the device. States are computed again and not
-/// kept, but for one before each block of `T^(1/2)` tokens.
+/// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own,
+/// and by the weights of those that have any. Each value head of each sequence is a workgroup's, which
+/// goes through the tokens one by one: the more heads and sequences there are, the busier is the
+/// device. States are computed again and not kept, but for one before each block of `T^(1/2)` tokens.
+///
+/// The gradients by weights of maps are sums over all tokens, `dW = Σ dy x^T` and `db = Σ dy` with
+/// `y = W x + b`, and over all heads that share weights; their order is fixed, so that the same call
+/// gives the same bits.
 #[derive(Debug)]
 pub struct Backward {
     forward: LinearAttention,
