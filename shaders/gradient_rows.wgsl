@@ -10,7 +10,7 @@
 // grid    a thread a row of k or q or an element of a state, folded
 // memory  none
 
-import constants::{KEY_DIM, L2_NORM, SCAN_THREADS};
+import constants::{ACCESS_ELEMENTS, KEY_DIM, L2_NORM, SCAN_THREADS};
 import gradient/argument::{ROW_VEC4, RowIndex, elements};
 import gradient/states::{states, states_len};
 import params::{params, workgroup_index};
@@ -30,19 +30,20 @@ fn gradient_rows(
     let rows = key_rows + params.total_tokens * params.heads;
     if (i < key_rows) {
         let head = i % params.key_heads * params.key_group;
-        pull_back(RowIndex(true, i / params.key_heads, head), params.key_group, i);
+        pull_back(RowIndex(true, i / params.key_heads, head), params.key_group);
     } else if (i < rows) {
         let at = i - key_rows;
         let head = at % params.heads * params.query_group;
-        pull_back(RowIndex(false, at / params.heads, head), params.query_group, at);
+        pull_back(RowIndex(false, at / params.heads, head), params.query_group);
     } else if (i - rows < states_len()) {
         of_initial_state[i - rows] = states[states_len() + i - rows];
     }
 }
 
-// Row `at` of k or of q, which `heads` heads from the first on read.
-fn pull_back(first: RowIndex, heads: u32, at: u32) {
+// A row of k or of q, which `heads` heads from the first on read.
+fn pull_back(first: RowIndex, heads: u32) {
     let row = gradient_row(first, heads);
+    let at = row.x.begin * ACCESS_ELEMENTS;
     var along = 0.0;
     for (var x4 = 0u; x4 < ROW_VEC4; x4++) {
         let dx = by_elements(row, x4);
@@ -56,9 +57,10 @@ fn pull_back(first: RowIndex, heads: u32, at: u32) {
     }
 }
 
+// Of a row whose first element is given.
 fn load(is_key: bool, at: u32, x4: u32) -> vec4<f32> {
     var dx = vec4<f32>(0.0);
-    let begin = at * KEY_DIM + 4u * x4;
+    let begin = at + 4u * x4;
     for (var i = 0u; i < min(4u, KEY_DIM - 4u * x4); i++) {
         if (is_key) { dx[i] = of_k[begin + i]; } else { dx[i] = of_q[begin + i]; }
     }
@@ -66,7 +68,7 @@ fn load(is_key: bool, at: u32, x4: u32) -> vec4<f32> {
 }
 
 fn store(is_key: bool, at: u32, x4: u32, dx: vec4<f32>) {
-    let begin = at * KEY_DIM + 4u * x4;
+    let begin = at + 4u * x4;
     for (var i = 0u; i < min(4u, KEY_DIM - 4u * x4); i++) {
         if (is_key) { of_k[begin + i] = dx[i]; } else { of_q[begin + i] = dx[i]; }
     }

@@ -11,7 +11,7 @@ use crate::bind::pipelines::Pipeline;
 use crate::bind::tensors::Range;
 use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::device::scope::scoped;
-use crate::error::BindError;
+use crate::error::{BindError, DeviceError};
 use crate::kernel::gradient::{GradientBinding, GradientStage};
 use crate::kernel::params::Params;
 use crate::kernel::stage::Stage;
@@ -37,7 +37,7 @@ impl BoundBackward {
         device: &wgpu::Device,
         plan: &BackwardPlan,
         checked: &Checked<'_>,
-        pipelines: &[(GradientStage, Pipeline)],
+        pipeline_of: &dyn Fn(GradientStage) -> Result<Pipeline, DeviceError>,
     ) -> Result<Self, BindError> {
         let usage = BufferUsages::STORAGE;
         let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
@@ -56,9 +56,7 @@ impl BoundBackward {
         let dispatches = plan.dispatches.iter();
         // Nobody asks for gradients by weights that are not trained.
         for (stage, workgroups) in dispatches.filter(|(of, _)| has_weights || !of.is_of_weights()) {
-            let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == stage) else {
-                continue;
-            };
+            let pipeline = pipeline_of(*stage)?;
             let bytes = params_of(plan, checked.weights, *workgroups);
             let bytes = bytemuck::bytes_of(&bytes);
             let uniform = BufferUsages::UNIFORM;
@@ -77,7 +75,7 @@ impl BoundBackward {
                     entries: &entries,
                 })
             })?;
-            let pipeline = pipeline.pipeline.clone();
+            let pipeline = pipeline.pipeline;
             steps.push(Step { pipeline, bind_group, workgroups: *workgroups });
         }
         Ok(Self { steps })

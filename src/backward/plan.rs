@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::PlanError;
-use crate::kernel::gradient::GradientStage;
+use crate::kernel::gradient::{GradientStage, RowAccess};
 use crate::kernel::layout::SCAN_THREADS;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::config::Config;
@@ -49,14 +49,9 @@ impl BackwardPlan {
     pub(super) fn new(forward: Plan, limits: &wgpu::Limits) -> Result<Self, PlanError> {
         let shape = forward.shape();
         let ranges = shape.token_ranges().filter(|_| shape.slots.is_none());
-        let what = match (shape.slots.is_some(), shape.strides.is_some()) {
-            (true, _) => Some("slots"),
-            (_, true) => Some("strides"),
-            _ if ranges.is_none() => Some("packed_up_to"),
-            _ => None,
-        };
-        let (None, Some(ranges)) = (what, ranges) else {
-            return Err(PlanError::Backward { what: what.unwrap_or("packed_up_to") });
+        let Some(ranges) = ranges else {
+            let what = if shape.slots.is_some() { "slots" } else { "packed_up_to" };
+            return Err(PlanError::Backward { what });
         };
         let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
         let block = longest.isqrt().max(1);
@@ -95,6 +90,13 @@ impl BackwardPlan {
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
         self.scratch.size
+    }
+
+    /// How the shaders reach rows, but for whether q, k and v share memory.
+    pub(crate) fn row_access(&self) -> RowAccess {
+        let has_unaligned_rows = self.forward.config().is_vec4() && !self.forward.has_vec4_rows();
+        let has_batch_strides = !self.forward.is_flat();
+        RowAccess { has_batch_strides, has_unaligned_rows, reads_only: false }
     }
 
     /// Bytes of the states of all sequences, and of the gradients by them.

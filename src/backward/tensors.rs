@@ -3,7 +3,7 @@
 use wgpu::BufferBinding;
 
 use crate::backward::plan::BackwardPlan;
-use crate::bind::tensors::{Range, check_one};
+use crate::bind::tensors::{Range, check_one, share_rows};
 use crate::bind::weights_buffer::WeightsBinding;
 use crate::error::BindError;
 use crate::kernel::gradient::GradientBinding;
@@ -11,9 +11,11 @@ use crate::plan::F32_SIZE;
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::tensor::Tensor;
 
-/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`, contiguous. Inputs
-/// are as in [`Tensors`](crate::Tensors): q, k and v of [`Config::dtype`](crate::Config::dtype). All
-/// gradients are f32, each laid out as what it is the gradient by. None may overlap one that is written.
+/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`. Inputs are as in
+/// [`Tensors`](crate::Tensors): q, k and v of [`Config::dtype`](crate::Config::dtype), with the shape's
+/// strides. All gradients are f32, each laid out as what it is the gradient by, with the same strides;
+/// nothing is written between rows. None may overlap one that is written: gradients by views of one
+/// buffer need a buffer each. q, k and v may overlap where no other tensor is in their buffer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BackwardTensors<'a> {
@@ -251,6 +253,15 @@ pub(super) struct Checked<'a> {
 impl<'a> Checked<'a> {
     pub(super) fn get(&self, tensor: GradientBinding) -> Option<&Range<'a>> {
         self.tensors.iter().find(|(of, _)| *of == tensor).map(|(_, range)| range)
+    }
+
+    /// True if q, k and v have bytes in common.
+    pub(super) fn shares_rows(&self) -> Result<bool, BindError> {
+        use GradientBinding::{K, Q, V};
+        let rows = [Q, K, V].map(|tensor| self.get(tensor));
+        let [Some(q), Some(k), Some(v)] = rows else { return Ok(false) };
+        let others = self.tensors.iter().filter(|(of, _)| ![Q, K, V].contains(of));
+        share_rows([q, k, v], others.map(|(_, range)| range).chain([&self.scratch]))
     }
 
     fn check_overlaps(&self) -> Result<(), BindError> {

@@ -36,6 +36,17 @@ pub enum GradientStage {
     WeightSums,
 }
 
+/// How the shaders reach rows of q, k and v.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct RowAccess {
+    /// True if the first token of a row of the batch does not follow the last of the row before.
+    pub(crate) has_batch_strides: bool,
+    /// True if rows begin at any element, whatever their widths are.
+    pub(crate) has_unaligned_rows: bool,
+    /// True if q, k and v may be one another's memory, which only bindings that are read may be.
+    pub(crate) reads_only: bool,
+}
+
 /// A tensor of the backward pass; the number is its binding in every stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum GradientBinding {
@@ -112,7 +123,8 @@ impl GradientStage {
     pub fn wgsl(self, config: &Config) -> Result<Option<String>, ConfigError> {
         config.validate()?;
         let is_there = self.is_in(config) && map_without_derivative(config).is_none();
-        let module = is_there.then(|| self.module(config, Layout::for_cpu(config)));
+        let module =
+            is_there.then(|| self.module(config, Layout::for_cpu(config), RowAccess::default()));
         Ok(module.map(|module| module.wgsl))
     }
 
@@ -144,6 +156,12 @@ impl GradientStage {
     /// True for the stages of which nothing but the gradient by weights comes.
     pub(crate) fn is_of_weights(self) -> bool {
         matches!(self, Self::Weights | Self::WeightSums)
+    }
+
+    /// True where it reaches rows of q, k or v.
+    pub(crate) fn has_rows(self) -> bool {
+        use GradientBinding::{Q, V};
+        self.all_binds().iter().any(|binding| matches!(binding, Q | V))
     }
 
     /// The tensors that it binds.
@@ -196,7 +214,8 @@ impl GradientStage {
     }
 
     /// The module of the stage. What the config has not is a variable of the shader's own.
-    pub(crate) fn module(self, config: &Config, layout: Layout) -> Module {
+    pub(crate) fn module(self, config: &Config, layout: Layout, access: RowAccess) -> Module {
+        let is_vec4 = config.is_vec4() && !access.has_unaligned_rows;
         let binds = self.binds(config);
         let missing = self.all_binds().iter().filter(|binding| !binds.contains(binding));
         let is_single = |map: &FeatureMap| {
@@ -216,7 +235,7 @@ impl GradientStage {
             ),
             (
                 "rows",
-                match (config.is_vec4(), config.dtype) {
+                match (is_vec4, config.dtype) {
                     (true, Dtype::F32) => "rows/f32_x4",
                     (false, Dtype::F32) => "rows/f32_x1",
                     (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
@@ -231,13 +250,20 @@ impl GradientStage {
                 },
             ),
         ];
-        let mut numbers: Numbers =
-            numbers(Stage::SegmentOutput, config, layout, Variant::default());
+        let RowAccess { has_batch_strides, has_unaligned_rows, reads_only } = access;
+        let variant = Variant { has_batch_strides, has_unaligned_rows, ..Variant::default() };
+        let mut numbers: Numbers = numbers(Stage::SegmentOutput, config, layout, variant);
+        numbers.push(("ACCESS_ELEMENTS", Number::U32(if is_vec4 { 4 } else { 1 })));
         numbers.push(("GRADIENT_THREADS", Number::U32(GRADIENT_THREADS)));
         let unbound = Unbound::new(missing.map(|binding| *binding as u32));
         let root = self.name();
         let numbers = &numbers;
-        Parts { root, interfaces: &interfaces, custom_map: None, numbers, unbound }.assemble()
+        let parts = Parts { root, interfaces: &interfaces, custom_map: None, numbers, unbound };
+        let mut module = parts.assemble();
+        if reads_only {
+            module.read_only(&["q", "k", "v"]);
+        }
+        module
     }
 }
 

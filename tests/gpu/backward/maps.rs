@@ -28,7 +28,11 @@ fn shapes() -> [(Shape, [WeightHeads; 2]); 4] {
 }
 
 /// Inputs with weights of so many heads, no two of which are the same.
-fn sampled(config: &Config, shape: &Shape, heads: WeightHeads) -> Result<Sample, Failed> {
+pub(super) fn sampled(
+    config: &Config,
+    shape: &Shape,
+    heads: WeightHeads,
+) -> Result<Sample, Failed> {
     let waves = |len: u32, by: f32, most: f32| -> Vec<f32> {
         (0..len).map(|i| (i as f32 * by + 0.3).sin() * most).collect()
     };
