@@ -37,6 +37,7 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::maps::pieces", maps::pieces),
     ("backward::maps::mutations", maps::mutations),
     ("backward::strides::layouts", strides::layouts),
+    ("backward::strides::mutations", strides::mutations),
 ];
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.

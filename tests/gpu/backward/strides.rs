@@ -3,7 +3,7 @@
 use libtest_mimic::Failed;
 use linear_attention::error::BindError;
 use linear_attention::feature_map::WeightHeads;
-use linear_attention::gradients::{Backward, BackwardTensors, OutputGradients};
+use linear_attention::gradients::{Backward, BackwardTensors, GradientStage, OutputGradients};
 use linear_attention::shape::{Strides, TensorStrides};
 use linear_attention::update_rule::{Beta, Decay};
 use linear_attention::wgpu::BufferBinding;
@@ -13,7 +13,7 @@ use linear_attention::{
 };
 
 use super::maps::sampled;
-use super::{BOUND, Sample, check_sample};
+use super::{BOUND, Sample, check_caught, check_sample};
 use crate::adapters::Gpu;
 use crate::binding::tensor;
 
@@ -111,5 +111,27 @@ pub(super) fn views(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let [.., of_v] = whole();
     let refused = tensors([of_v.clone(), of_v.clone(), of_v]);
     assert!(matches!(refused, Err(BindError::Overlap { .. })), "{refused:?}");
+    Ok(())
+}
+
+/// A shader that takes rows for contiguous is further off than the bound.
+pub(super) fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    use GradientStage::{Recurrence, Rows};
+    let config = Config::new(8, 8);
+    // One sequence has the pipelines of contiguous rows.
+    let shape = Shape::new(1, 9, 4).with_kv_heads(2);
+    let shape = shape.clone().with_strides(TensorStrides::heads_first(&config, &shape));
+    let sample = Sample::new(&config, &shape)?;
+    for (stage, from, to) in [
+        (Recurrence, "output_begin(t, h) * ACCESS_ELEMENTS", "output_row(t, h) * VALUE_DIM"),
+        (
+            Recurrence,
+            "let value = value_begin(t, item.head) * ACCESS_ELEMENTS",
+            "let value = gate_row(t, item.head) * VALUE_DIM",
+        ),
+        (Rows, "row.x.begin * ACCESS_ELEMENTS", "row.x.begin"),
+    ] {
+        check_caught(gpu, (&config, &shape), &sample, (stage, from, to))?;
+    }
     Ok(())
 }
