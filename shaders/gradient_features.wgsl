@@ -2,16 +2,16 @@
 //
 //     k'_i = phi(k_i)     q'_i = phi(q_i)
 //
-// reads   q [T,H,K]  k [T,G,K]  initial_state [N,state]  of_final_state [N,state]
+// reads   q [T,H,K]  k [T,G,K]  projections  initial_state [N,state]  of_final_state [N,state]
 // writes  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]  states
 // grid    a thread a row or an element of a state, folded
 // memory  none
 
 import constants::{SCAN_THREADS};
+import gradient/argument::{row_index, rows_len};
 import gradient/map::{FEATURE_VEC4, features_of, keys, map_row, queries};
 import gradient/states::{states, states_len};
-import heads::{key_begin, query_begin};
-import params::{params, workgroup_index};
+import params::{workgroup_index};
 
 @group(0) @binding(29) var<storage, read_write> initial_state: array<f32>;
 @group(0) @binding(30) var<storage, read_write> of_final_state: array<f32>;
@@ -22,19 +22,18 @@ fn gradient_features(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
-    let key_rows = params.total_tokens * params.value_heads;
-    let rows = key_rows + params.total_tokens * params.output_heads;
-    if (i < key_rows) {
-        let row = map_row(true, key_begin(i / params.value_heads, i % params.value_heads));
-        for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-            keys[i * FEATURE_VEC4 + f4] = features_of(row, f4);
+    let rows = rows_len();
+    if (i < rows) {
+        let row = map_row(row_index(i));
+        if (row.is_key) {
+            for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
+                keys[row.at * FEATURE_VEC4 + f4] = features_of(row, f4);
+            }
+        } else {
+            let begin = row.at * (FEATURE_VEC4 + 1u);
+            for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) { queries[begin + f4] = features_of(row, f4); }
+            queries[begin + FEATURE_VEC4] = vec4<f32>(row.gain);
         }
-    } else if (i < rows) {
-        let at = i - key_rows;
-        let row = map_row(false, query_begin(at / params.output_heads, at % params.output_heads));
-        let begin = at * (FEATURE_VEC4 + 1u);
-        for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) { queries[begin + f4] = features_of(row, f4); }
-        queries[begin + FEATURE_VEC4] = vec4<f32>(row.gain);
     } else if (i - rows < states_len()) {
         states[i - rows] = initial_state[i - rows];
         states[states_len() + i - rows] = of_final_state[i - rows];

@@ -21,10 +21,10 @@
 // grid    a workgroup a sequence and value head, folded
 // memory  none; GRADIENT_THREADS threads
 
-import constants::{DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_THREADS, HAS_BETA, HAS_DECAY};
-import constants::{NORMALIZE, VALUE_DIM};
+import constants::{ACCESS_ELEMENTS, DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_THREADS};
+import constants::{HAS_BETA, HAS_DECAY, NORMALIZE, VALUE_DIM};
 import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
-import heads::{gate_row, output_row, value_begin};
+import heads::{gate_row, output_begin, output_row, value_begin};
 import normalise::{row_factor_of};
 import params::{params, workgroup_index};
 import rows::{load_v};
@@ -155,8 +155,9 @@ fn copy_state(begin: u32, to: u32, thread: u32) {
 fn clear_tokens(item: Item, first: u32, end: u32, thread: u32) {
     for (var t = first; t < end; t++) {
         let row = gate_row(t, item.head);
+        let value = value_begin(t, item.head) * ACCESS_ELEMENTS;
         for (var f = thread; f < KEY_ROW; f += GRADIENT_THREADS) { keys[row * KEY_ROW + f] = 0.0; }
-        for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) { of_v[row * VALUE_DIM + v] = 0.0; }
+        for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) { of_v[value + v] = 0.0; }
         for (var i = thread; (HAS_DECAY || HAS_BETA) && i < GATE_ROW; i += GRADIENT_THREADS) {
             gates[row * GATE_ROW + i] = 0.0;
         }
@@ -207,16 +208,17 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     let row = gate_row(t, item.head);
     let key = row * KEY_ROW;
     for (var h = 0u; h < params.group; h++) {
-        read(item, output_row(t, item.head * params.group + h), state_after(item, j), thread);
+        read_output(item, t, item.head * params.group + h, state_after(item, j), thread);
     }
     let b = token_beta(row);
+    let value = value_begin(t, item.head) * ACCESS_ELEMENTS;
     for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
         var sum = 0.0;
         for (var f = 0u; f < FEATURE_DIM; f++) {
             sum += keys[key + f] * states[item.of_mu + f * VALUE_DIM + v];
         }
         states[of_u(item) + v] = sum;
-        of_v[row * VALUE_DIM + v] = b * sum;
+        of_v[value + v] = b * sum;
     }
     barrier();
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
@@ -276,9 +278,11 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     barrier();
 }
 
-// Takes the gradient of row `at` of o to its query and to the state `after` that it reads.
-fn read(item: Item, at: u32, after: u32, thread: u32) {
-    let query = at * QUERY_ROW;
+// Takes the gradient of the row of o of token t and output head h to its query and to the state `after`
+// that it reads.
+fn read_output(item: Item, t: u32, h: u32, after: u32, thread: u32) {
+    let query = output_row(t, h) * QUERY_ROW;
+    let output = output_begin(t, h) * ACCESS_ELEMENTS;
     var weight = 0.0;
     for (var f = 0u; NORMALIZE && f < FEATURE_DIM; f++) {
         weight += queries[query + f] * states[after + MU_LEN + f];
@@ -287,7 +291,7 @@ fn read(item: Item, at: u32, after: u32, thread: u32) {
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
         var sum = 0.0;
         for (var v = 0u; v < VALUE_DIM; v++) {
-            sum += states[after + f * VALUE_DIM + v] * of_o[at * VALUE_DIM + v];
+            sum += states[after + f * VALUE_DIM + v] * of_o[output + v];
         }
         states[of_features(item) + f] = sum;
     }
@@ -298,7 +302,7 @@ fn read(item: Item, at: u32, after: u32, thread: u32) {
         taken += c * queries[query + f] * states[of_features(item) + f];
     }
     for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
-        let of_sum = c * of_o[at * VALUE_DIM + v];
+        let of_sum = c * of_o[output + v];
         for (var f = 0u; f < FEATURE_DIM; f++) {
             states[item.of_mu + f * VALUE_DIM + v] += queries[query + f] * of_sum;
         }

@@ -1,19 +1,20 @@
-// Gradients by rows of q and k, from those by their features, through the maps; and by initial states.
+// Gradients by rows of q and k, from those by the arguments of their maps; and by initial states.
 //
-//     dx = phi'(x) dphi                       element-wise
-//     dx = phi (dphi - phi . dphi)            the softmax of a row
-//     dx = (dy - y (y . dy)) / |x|            of y = x / |x|, where rows are divided by their L2 norm
+//     dx = da, or W^T dy                       y = W x + b
+//     dx = (dx' - x' (x' . dx')) / |x|         of x' = x / |x|, where rows are divided by their L2 norm
 //
-// reads   q [T,H,K]  k [T,G,K]  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]  states
+// reads   q [T,H,K]  k [T,G,K]  states
+//         keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1], or, where a map has weights,
+//         projections [T,E + max(H,E),PROJECTION_ROW]  weights
 // writes  of_q [T,H,K]  of_k [T,G,K]  of_initial_state [N,state]
 // grid    a thread a row of k or q or an element of a state, folded
 // memory  none
 
-import constants::{KEY_DIM, L2_NORM, SCAN_THREADS, SOFTMAX};
-import gradient/map::{FEATURE_VEC4, MapRow, elements, keys, known, map_row, queries, slopes, unscaled};
+import constants::{ACCESS_ELEMENTS, KEY_DIM, L2_NORM, SCAN_THREADS};
+import gradient/argument::{ROW_VEC4, RowIndex, elements};
 import gradient/states::{states, states_len};
-import heads::{row_begin};
 import params::{params, workgroup_index};
+import row_gradient::{by_elements, gradient_row};
 
 @group(0) @binding(24) var<storage, read_write> of_q: array<f32>;
 @group(0) @binding(25) var<storage, read_write> of_k: array<f32>;
@@ -28,58 +29,47 @@ fn gradient_rows(
     let key_rows = params.total_tokens * params.key_heads;
     let rows = key_rows + params.total_tokens * params.heads;
     if (i < key_rows) {
-        let t = i / params.key_heads;
-        pull_back(map_row(true, row_begin(params.k, t, i % params.key_heads)), i);
+        let head = i % params.key_heads * params.key_group;
+        pull_back(RowIndex(true, i / params.key_heads, head), params.key_group);
     } else if (i < rows) {
         let at = i - key_rows;
-        pull_back(map_row(false, row_begin(params.q, at / params.heads, at % params.heads)), at);
+        let head = at % params.heads * params.query_group;
+        pull_back(RowIndex(false, at / params.heads, head), params.query_group);
     } else if (i - rows < states_len()) {
         of_initial_state[i - rows] = states[states_len() + i - rows];
     }
 }
 
-fn pull_back(row: MapRow, at: u32) {
-    // A row that nothing depends on, and a row of padding, have no gradient, whatever they hold.
-    var is_zero = true;
-    var of_softmax = 0.0;
-    for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-        let of_feature = gradients(row, at, f4);
-        is_zero = is_zero && all(of_feature == vec4<f32>(0.0));
-        if (row.map == SOFTMAX) { of_softmax += dot(known(unscaled(row, f4), f4), of_feature); }
-    }
+// A row of k or of q, which `heads` heads from the first on read.
+fn pull_back(first: RowIndex, heads: u32) {
+    let row = gradient_row(first, heads);
+    let at = row.x.begin * ACCESS_ELEMENTS;
     var along = 0.0;
-    for (var f4 = 0u; L2_NORM && f4 < FEATURE_VEC4; f4++) {
-        along += dot(known(elements(row, f4), f4), by_elements(row, at, f4, of_softmax));
+    for (var x4 = 0u; x4 < ROW_VEC4; x4++) {
+        let dx = by_elements(row, x4);
+        along += dot(elements(row.x, x4), dx);
+        store(first.is_key, at, x4, dx);
     }
-    for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-        var dx = by_elements(row, at, f4, of_softmax);
-        if (L2_NORM) { dx = (dx - elements(row, f4) * along) * row.inverse_norm; }
-        if (is_zero) { dx = vec4<f32>(0.0); }
-        let begin = at * KEY_DIM + 4u * f4;
-        for (var i = 0u; i < min(4u, KEY_DIM - 4u * f4); i++) {
-            if (row.is_key) { of_k[begin + i] = dx[i]; } else { of_q[begin + i] = dx[i]; }
-        }
+    // A row that nothing depends on, and a row of padding, have no gradient, whatever they hold.
+    for (var x4 = 0u; L2_NORM && !row.is_zero && x4 < ROW_VEC4; x4++) {
+        let dx = load(first.is_key, at, x4);
+        store(first.is_key, at, x4, (dx - elements(row.x, x4) * along) * row.x.inverse_norm);
     }
 }
 
-// By `elements` of the row.
-fn by_elements(row: MapRow, at: u32, f4: u32, of_softmax: f32) -> vec4<f32> {
-    let of_feature = gradients(row, at, f4);
-    if (row.map == SOFTMAX) { return row.gain * unscaled(row, f4) * (of_feature - of_softmax); }
-    return known(slopes(row, f4) * of_feature, f4);
+// Of a row whose first element is given.
+fn load(is_key: bool, at: u32, x4: u32) -> vec4<f32> {
+    var dx = vec4<f32>(0.0);
+    let begin = at + 4u * x4;
+    for (var i = 0u; i < min(4u, KEY_DIM - 4u * x4); i++) {
+        if (is_key) { dx[i] = of_k[begin + i]; } else { dx[i] = of_q[begin + i]; }
+    }
+    return dx;
 }
 
-// By the row's features, of all heads that read it.
-fn gradients(row: MapRow, at: u32, f4: u32) -> vec4<f32> {
-    var sum = vec4<f32>(0.0);
-    if (row.is_key) {
-        for (var e = 0u; e < params.key_group; e++) {
-            sum += keys[(at * params.key_group + e) * FEATURE_VEC4 + f4];
-        }
-    } else {
-        for (var h = 0u; h < params.query_group; h++) {
-            sum += queries[(at * params.query_group + h) * (FEATURE_VEC4 + 1u) + f4];
-        }
+fn store(is_key: bool, at: u32, x4: u32, dx: vec4<f32>) {
+    let begin = at + 4u * x4;
+    for (var i = 0u; i < min(4u, KEY_DIM - 4u * x4); i++) {
+        if (is_key) { of_k[begin + i] = dx[i]; } else { of_q[begin + i] = dx[i]; }
     }
-    return known(sum, f4);
 }

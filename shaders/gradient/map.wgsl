@@ -1,53 +1,63 @@
-// A row of q or of k on its way to features and back, for element-wise maps, the softmax of a row and
-// rows that are divided by their L2 norm. All features of a row are one thread's.
+// A row of q or of k on its way to features. All features of a row are one thread's. Two steps, as in
+// map/stabiliser: `unscaled` is what is known of a feature before the row's scale is.
 
-import constants::{ELU, EXP, FEATURE_DIM, KEY_MAP, L2_NORM, QUERY_MAP, RELU, RELU_SQUARED};
-import constants::{SCALES_QUERIES, SIGMOID, SILU, SOFTMAX};
+import constants::{DPFP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE, FOURIER, HEDGEHOG};
+import constants::{HEDGEHOG_JOINT, KEY_MAP, PRODUCT, QUERY_MAP, ROOT_SCALE, SCALES_QUERIES};
+import constants::{SOFTMAX, T2R, TAYLOR};
+import gradient/argument::{Elements, HAS_WEIGHTS, ROW_VEC4, RowIndex, elements, elements_of};
+import gradient/argument::{is_element, normalised_elements, projection_row, projections, row_norms};
+import gradient/argument::{weight_vec4};
+import map/sine::{sin_quarters};
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, is_feature, masked_features, row_gain};
-import map/stabiliser::{row_measure, row_scale, sigmoid};
-import rows::{load_k, load_q};
+import map/stabiliser::{row_measure, row_scale};
+import params::{params};
+import single_features::{feature, single_statistics};
 
-// A row of features, which are as many as the elements of q or k.
+// A row of features.
 const FEATURE_VEC4: u32 = (FEATURE_DIM + 3u) / 4u;
+// Those of the half of the features that follow from the same projections.
+const HALF_VEC4: u32 = max(FEATURE_DIM / 8u, 1u);
 
 @group(0) @binding(18) var<storage, read_write> keys: array<vec4<f32>>;     // [T,E,FEATURE_VEC4]
 // [T,max(H,E),FEATURE_VEC4 + 1], of which the last has the gain
 @group(0) @binding(19) var<storage, read_write> queries: array<vec4<f32>>;
 
 struct MapRow {
-    is_key: bool,
     map: u32,
-    begin: u32,          // its first access in `rows`
-    inverse_norm: f32,   // 1 over the L2 norm, or 1
-    largest: f32,        // SOFTMAX: the row max, and 1 over the sum of the exponentials
-    inverse_sum: f32,
+    is_key: bool,
+    at: u32,               // its row of `keys` or `queries`
+    x: Elements,
+    projections: u32,      // its first vec4 there
+    half_norm: f32,        // FAVOR: half of the squared norm of x / K^(1/4)
+    statistics: vec4<f32>, // of its softmaxes, the row max and 1 over the sum of the exponentials
     scale: RowScale,
-    gain: f32,           // the factor of the scale on the features
+    gain: f32,             // the factor of the scale on the features
 }
 
-fn map_row(is_key: bool, begin: u32) -> MapRow {
-    var row = MapRow(is_key, select(QUERY_MAP, KEY_MAP, is_key), begin, 1.0, 0.0, 1.0, NO_SCALE, 1.0);
-    if (L2_NORM) {
-        var sum = 0.0;
-        for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-            let x = known(elements(row, f4), f4);
-            sum += dot(x, x);
-        }
-        row.inverse_norm = 1.0 / sqrt(sum + 1e-6);
+fn map_row(index: RowIndex) -> MapRow {
+    var row: MapRow;
+    row.map = select(QUERY_MAP, KEY_MAP, index.is_key);
+    row.is_key = index.is_key;
+    row.at = index.t * select(params.output_heads, params.value_heads, index.is_key) + index.head;
+    if (HAS_WEIGHTS) {
+        let norms = row_norms(index);
+        row.x = elements_of(index, norms.x);
+        row.projections = projection_row(index);
+        row.half_norm = norms.y;
+    } else {
+        row.x = normalised_elements(index);
     }
-    if (row.map == SOFTMAX) {
-        var largest = vec4<f32>(LOWEST);
-        for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-            largest = max(largest, select(vec4<f32>(LOWEST), elements(row, f4), is_feature(f4)));
+    switch row.map {
+        case SOFTMAX: {
+            let largest = largest_of(row, 1.0);
+            row.statistics.x = largest;
+            row.statistics.y = 1.0 / sum_of(row, 1.0, largest);
         }
-        row.largest = max(max(largest.x, largest.y), max(largest.z, largest.w));
-        var sum = 0.0;
-        for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
-            sum += dot(known(exp(elements(row, f4) - row.largest), f4), vec4<f32>(1.0));
-        }
-        row.inverse_sum = 1.0 / sum;
+        default: { row.statistics = single_statistics(row); }
     }
-    if (SCALES_QUERIES && !is_key) {
+    row.scale = NO_SCALE;
+    row.gain = 1.0;
+    if (SCALES_QUERIES && !row.is_key) {
         var largest = LOWEST;
         for (var f4 = 0u; f4 < FEATURE_VEC4; f4++) {
             largest = max(largest, row_measure(row.map, unscaled(row, f4), f4));
@@ -58,6 +68,33 @@ fn map_row(is_key: bool, begin: u32) -> MapRow {
     return row;
 }
 
+fn largest_of(row: MapRow, factor: f32) -> f32 {
+    var largest = vec4<f32>(LOWEST);
+    for (var x4 = 0u; x4 < ROW_VEC4; x4++) {
+        let x = select(vec4<f32>(LOWEST), factor * argument(row, x4), is_element(x4));
+        largest = max(largest, x);
+    }
+    return max(max(largest.x, largest.y), max(largest.z, largest.w));
+}
+
+// Of the exponentials of `factor` times the argument, the row max subtracted.
+fn sum_of(row: MapRow, factor: f32, largest: f32) -> f32 {
+    var sum = 0.0;
+    for (var x4 = 0u; x4 < ROW_VEC4; x4++) {
+        let e = exp(factor * argument(row, x4) - largest);
+        sum += dot(select(vec4<f32>(0.0), e, is_element(x4)), vec4<f32>(1.0));
+    }
+    return sum;
+}
+
+// vec4 a4 of what the map takes, 0 beyond its end.
+fn argument(row: MapRow, a4: u32) -> vec4<f32> {
+    if (weight_vec4(row.is_key) > 0u) { return projections[row.projections + a4]; }
+    return elements(row.x, a4);
+}
+
+fn argument_at(row: MapRow, i: u32) -> f32 { return argument(row, i / 4u)[i % 4u]; }
+
 // Features 4 f4 .. + 3.
 fn features_of(row: MapRow, f4: u32) -> vec4<f32> {
     return masked_features(row.map, unscaled(row, f4), f4, row.scale);
@@ -65,32 +102,27 @@ fn features_of(row: MapRow, f4: u32) -> vec4<f32> {
 
 // The argument of which stabiliser's `activate` makes the features.
 fn unscaled(row: MapRow, f4: u32) -> vec4<f32> {
-    let x = elements(row, f4);
-    if (row.map == SOFTMAX) { return exp(x - row.largest) * row.inverse_sum; }
-    return x;
-}
-
-// The row, divided by its L2 norm where it is.
-fn elements(row: MapRow, f4: u32) -> vec4<f32> {
-    if (row.is_key) { return load_k(row.begin, f4) * row.inverse_norm; }
-    return load_q(row.begin, f4) * row.inverse_norm;
+    switch row.map {
+        case SOFTMAX: { return exp(argument(row, f4) - row.statistics.x) * row.statistics.y; }
+        case T2R: { return max(argument(row, f4), vec4<f32>(0.0)); }
+        case PRODUCT: { return argument(row, f4) * argument(row, f4 + FEATURE_VEC4); }
+        case FAVOR: { return argument(row, f4) * ROOT_SCALE - row.half_norm; }
+        case FAVOR_HYPERBOLIC: {
+            let y = select(-1.0, 1.0, f4 < HALF_VEC4) * argument(row, f4 % HALF_VEC4);
+            return y * ROOT_SCALE - row.half_norm;
+        }
+        case FOURIER: {
+            let y = argument(row, f4 % HALF_VEC4) * ROOT_SCALE;
+            return 1.41421356 * FEATURE_SCALE * sin_quarters(y, select(0, 1, f4 < HALF_VEC4));
+        }
+        case HEDGEHOG, HEDGEHOG_JOINT, TAYLOR, DPFP: {
+            var features = vec4<f32>(0.0);
+            for (var i = 0u; i < 4u; i++) { features[i] = feature(row, min(4u * f4 + i, FEATURE_DIM - 1u)); }
+            return features;
+        }
+        default: { return argument(row, f4); }
+    }
 }
 
 // 0 beyond F.
 fn known(x: vec4<f32>, f4: u32) -> vec4<f32> { return select(vec4<f32>(0.0), x, is_feature(f4)); }
-
-// The derivatives of features by `elements`, of element-wise maps; the row's scale is a constant.
-fn slopes(row: MapRow, f4: u32) -> vec4<f32> {
-    let x = elements(row, f4);
-    let s = row.scale;
-    let zero = vec4<f32>(0.0);
-    switch row.map {
-        case RELU: { return select(zero, vec4<f32>(row.gain), x > zero); }
-        case RELU_SQUARED: { return 2.0 * (max(x, zero) * s.scale) * s.scale; }
-        case ELU: { return select(vec4<f32>(row.gain), exp(x - s.shift) * s.scale, x < zero); }
-        case EXP: { return exp(x - s.shift); }
-        case SIGMOID: { return sigmoid(x, s.shift) * sigmoid(-x, 0.0); }
-        case SILU: { return s.scale * sigmoid(x, s.shift) * (1.0 + x * sigmoid(-x, 0.0)); }
-        default: { return vec4<f32>(row.gain); }
-    }
-}

@@ -5,7 +5,9 @@
 import constants::{CUSTOM, DPFP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE, FOURIER, HEDGEHOG};
 import constants::{HEDGEHOG_JOINT, KEY_DIM, PRODUCT, ROOT_SCALE, SOFTMAX, T2R, TAYLOR};
 import custom_map::{phi};
+import map/pairs::{pair_at};
 import map/row::{ROW_VEC4, Row, mask_elements, project, row_chunk, statistics, x, x_vec4, y, y_vec4};
+import map/sine::{sin_quarters};
 import map/stabiliser::{LOWEST};
 
 // SOFTMAX: the row max, and 1 over the sum of the exponentials. HEDGEHOG: the same of y and of -y;
@@ -129,30 +131,6 @@ fn taylor(row: Row, f: u32) -> f32 {
         let square = x(row, f - 1u - KEY_DIM) * x(row, f - 1u - KEY_DIM);
         return square * one * 0.70710678;
     }
-    // Row i of the upper triangle begins at i (2 K - 1 - i) / 2. The root is near enough for i to be off
-    // by one at most.
-    let pair = f - 1u - 2u * KEY_DIM;
-    let width = 2u * KEY_DIM - 1u;
-    let root = sqrt(f32(width * width - 8u * pair));
-    var i = min(u32(0.5 * max(f32(width) - root, 0.0)), max(KEY_DIM, 2u) - 2u);
-    if (i * (width - i) / 2u > pair) { i -= 1u; }
-    if ((i + 1u) * (width - i - 1u) / 2u <= pair) { i += 1u; }
-    let j = i + 1u + pair - i * (width - i) / 2u;
-    return x(row, i) * x(row, j) * one;
-}
-
-// sin(x + quarters pi/2), to the last places: WGSL lets a device's own be off by 2^-11.
-fn sin_quarters(x: vec4<f32>, quarters: i32) -> vec4<f32> {
-    let nearest = round(x * 0.63661977);
-    // pi/2 in three parts, so that x less its multiples is exact.
-    var r = fma(nearest, vec4<f32>(-1.5703125), x);
-    r = fma(nearest, vec4<f32>(-4.8351287841796875e-4), r);
-    r = fma(nearest, vec4<f32>(-3.13855707e-7), r);
-    let r2 = r * r;
-    let sine = r + r * r2 * (-1.6666654611e-1 + r2 * (8.3321608736e-3 - r2 * 1.9515295891e-4));
-    let cosine = 1.0 - 0.5 * r2
-        + r2 * r2 * (4.166664568298827e-2 + r2 * (-1.388731625493765e-3 + r2 * 2.443315711809948e-5));
-    let quarter = (vec4<i32>(nearest) + quarters) & vec4<i32>(3);
-    let value = select(sine, cosine, (quarter & vec4<i32>(1)) == vec4<i32>(1));
-    return select(value, -value, quarter > vec4<i32>(1));
+    let pair = pair_at(f - 1u - 2u * KEY_DIM);
+    return x(row, pair.x) * x(row, pair.y) * one;
 }

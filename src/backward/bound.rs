@@ -11,7 +11,7 @@ use crate::bind::pipelines::Pipeline;
 use crate::bind::tensors::Range;
 use crate::device::buffers::{empty_buffer, init_buffer};
 use crate::device::scope::scoped;
-use crate::error::BindError;
+use crate::error::{BindError, DeviceError};
 use crate::kernel::gradient::{GradientBinding, GradientStage};
 use crate::kernel::params::Params;
 use crate::kernel::stage::Stage;
@@ -37,7 +37,7 @@ impl BoundBackward {
         device: &wgpu::Device,
         plan: &BackwardPlan,
         checked: &Checked<'_>,
-        pipelines: &[(GradientStage, Pipeline)],
+        pipeline_of: &dyn Fn(GradientStage) -> Result<Pipeline, DeviceError>,
     ) -> Result<Self, BindError> {
         let usage = BufferUsages::STORAGE;
         let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
@@ -52,11 +52,12 @@ impl BoundBackward {
         let [a, b, c] = no_states;
         let no_states = [a?, b?, c?];
         let mut steps = Vec::with_capacity(plan.dispatches.len());
-        for (stage, workgroups) in &plan.dispatches {
-            let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == stage) else {
-                continue;
-            };
-            let bytes = params_of(plan, *workgroups);
+        let has_weights = checked.get(GradientBinding::OfWeights).is_some();
+        let dispatches = plan.dispatches.iter();
+        // Nobody asks for gradients by weights that are not trained.
+        for (stage, workgroups) in dispatches.filter(|(of, _)| has_weights || !of.is_of_weights()) {
+            let pipeline = pipeline_of(*stage)?;
+            let bytes = params_of(plan, checked.weights, *workgroups);
             let bytes = bytemuck::bytes_of(&bytes);
             let uniform = BufferUsages::UNIFORM;
             let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
@@ -74,7 +75,7 @@ impl BoundBackward {
                     entries: &entries,
                 })
             })?;
-            let pipeline = pipeline.pipeline.clone();
+            let pipeline = pipeline.pipeline;
             steps.push(Step { pipeline, bind_group, workgroups: *workgroups });
         }
         Ok(Self { steps })
@@ -93,12 +94,13 @@ impl BoundBackward {
     }
 }
 
-/// The uniform of a dispatch. Blocks of tokens are its segments.
-fn params_of(plan: &BackwardPlan, workgroups: [u32; 3]) -> Params {
+/// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks.
+fn params_of(plan: &BackwardPlan, weights: WeightHeads, workgroups: [u32; 3]) -> Params {
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
-    let forward = params(&plan.forward, WeightHeads::default(), Stage::SegmentOutput, &piece);
+    let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
-    Params { sequences, segments: plan.blocks, segment_len: plan.block, ..forward }
+    let (segments, segment_len, chunk_len) = (plan.blocks, plan.block, plan.piece);
+    Params { sequences, segments, segment_len, chunk_len, ..forward }
 }
 
 fn entry<'a>(
@@ -117,6 +119,8 @@ fn entry<'a>(
         GradientBinding::Ranges => ranges.as_entire_buffer_binding(),
         GradientBinding::Keys => scratch(&plan.scratch.keys),
         GradientBinding::Queries => scratch(&plan.scratch.queries),
+        GradientBinding::Projections => scratch(&plan.scratch.projections),
+        GradientBinding::Partials => scratch(&plan.scratch.partials),
         GradientBinding::Gates => scratch(&plan.scratch.gates),
         GradientBinding::States => scratch(&plan.scratch.states),
         _ => match checked.get(binding) {

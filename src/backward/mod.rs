@@ -5,6 +5,8 @@ pub(crate) mod plan;
 mod run;
 pub(crate) mod tensors;
 
+use std::sync::{Mutex, PoisonError};
+
 use wgpu::{BufferBinding, ShaderStages};
 
 use crate::attention::LinearAttention;
@@ -13,8 +15,8 @@ use crate::backward::plan::BackwardPlan;
 use crate::backward::tensors::BackwardTensors;
 use crate::bind::options::{Options, ShaderChecks};
 use crate::bind::pipelines::{Pipeline, compile};
-use crate::error::{BindError, Error, PlanError};
-use crate::kernel::gradient::{GradientBinding, GradientStage, map_without_derivative};
+use crate::error::{BindError, DeviceError, Error, PlanError};
+use crate::kernel::gradient::{GradientBinding, GradientStage, RowAccess, map_without_derivative};
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
 
@@ -22,24 +24,29 @@ use crate::problem::shape::Shape;
 /// inputs of a call, from those by o and the final state.
 ///
 /// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
-/// rule, grouped heads and sequences of any lengths, through element-wise maps, the softmax of a row and
-/// L2 norms. Each value head of each sequence is a workgroup's, which goes through the tokens one by one:
-/// the more heads and sequences there are, the busier is the device. States are computed again and not
-/// kept, but for one before each block of `T^(1/2)` tokens.
+/// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own,
+/// and by the weights of those that have any. Each value head of each sequence is a workgroup's, which
+/// goes through the tokens one by one: the more heads and sequences there are, the busier is the
+/// device. States are computed again and not kept, but for one before each block of `T^(1/2)` tokens.
+///
+/// The gradients by weights of maps are sums over all tokens, `dW = Σ dy x^T` and `db = Σ dy` with
+/// `y = W x + b`, and over all heads that share weights; their order is fixed, so that the same call
+/// gives the same bits.
 #[derive(Debug)]
 pub struct Backward {
     forward: LinearAttention,
-    pipelines: Vec<(GradientStage, Pipeline)>,
+    cache: Option<wgpu::PipelineCache>,
+    pipelines: Mutex<Vec<((GradientStage, RowAccess), Pipeline)>>,
 }
 
 impl Backward {
-    /// For `config`; compiles its pipelines.
+    /// For `config`; compiles its pipelines, but for those of rows that are not contiguous, which the
+    /// first call with such rows does.
     ///
     /// # Errors
     ///
-    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map
-    /// with projections (T2R, Hedgehog, FAVOR+ and their like), of products of elements (Taylor, DPFP),
-    /// or of the caller's own; the device's refusal of a pipeline.
+    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map of
+    /// the caller's own; the device's refusal of a pipeline.
     pub fn new(device: &wgpu::Device, config: Config) -> Result<Self, Error> {
         Self::with_options(device, config, &Options::default())
     }
@@ -81,20 +88,29 @@ impl Backward {
         if let Some(map) = map_without_derivative(config) {
             return Err(Error::NoDerivative { feature_map: map.name().to_owned() });
         }
-        let stages = GradientStage::ALL.into_iter().filter(|stage| stage.is_in(config));
-        // Nobody has proved yet that every index is in bounds.
-        let checked = options.clone().with_checks(ShaderChecks::Checked);
-        let pipelines = stages.map(|stage| {
-            let module = stage.module(config, forward.tuning().layout);
-            let binds = stage.binds(config);
-            let entries: Vec<_> = binds.iter().map(|binding| layout_entry(*binding)).collect();
-            let names = (stage.label(), stage.name());
-            let wgsl = edit(stage, module.wgsl.clone());
-            let made = compile(device, names, (&module, wgsl), &entries, &checked);
-            made.map(|pipeline| (stage, pipeline))
-        });
-        let pipelines = pipelines.collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { forward, pipelines })
+        let cache = options.cache.cloned();
+        let mut pipelines = Vec::new();
+        for stage in GradientStage::ALL.into_iter().filter(|stage| stage.is_in(config)) {
+            let access = RowAccess::default();
+            let pipeline = compile_stage(&forward, cache.as_ref(), (stage, access), edit)?;
+            pipelines.push(((stage, access), pipeline));
+        }
+        Ok(Self { forward, cache, pipelines: Mutex::new(pipelines) })
+    }
+
+    /// The pipeline of a stage for such rows, compiled now if it is the first time.
+    fn pipeline(&self, stage: GradientStage, access: RowAccess) -> Result<Pipeline, DeviceError> {
+        let access = if stage.has_rows() { access } else { RowAccess::default() };
+        let lock = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().iter().find(|(of, _)| *of == (stage, access)).cloned();
+        if let Some((_, pipeline)) = known {
+            return Ok(pipeline);
+        }
+        // Not under the lock: a driver may take seconds.
+        let cache = self.cache.as_ref();
+        let made = compile_stage(&self.forward, cache, (stage, access), &|_, wgsl| wgsl)?;
+        lock().push(((stage, access), made.clone()));
+        Ok(made)
     }
 
     /// The config it was compiled for.
@@ -111,8 +127,8 @@ impl Backward {
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::plan`]; [`PlanError::Backward`] for a shape with slots, with lengths that
-    /// only a call knows, or with strides.
+    /// As [`LinearAttention::plan`]; [`PlanError::Backward`] for a shape with slots, or with lengths
+    /// that only a call knows.
     pub fn plan(&self, shape: &Shape) -> Result<BackwardPlan, PlanError> {
         BackwardPlan::new(self.forward.plan(shape)?, &self.device().limits())
     }
@@ -134,7 +150,8 @@ impl Backward {
             return Err(BindError::Plan { what: "config" });
         }
         let checked = tensors.check(plan, scratch, &self.device().limits())?;
-        BoundBackward::new(self.device(), plan, &checked, &self.pipelines)
+        let access = RowAccess { reads_only: checked.shares_rows()?, ..plan.row_access() };
+        BoundBackward::new(self.device(), plan, &checked, &|stage| self.pipeline(stage, access))
     }
 
     /// Records one compute pass. Allocates nothing, cannot fail.
@@ -143,10 +160,31 @@ impl Backward {
     }
 }
 
-fn layout_entry(binding: GradientBinding) -> wgpu::BindGroupLayoutEntry {
+fn compile_stage(
+    forward: &LinearAttention,
+    cache: Option<&wgpu::PipelineCache>,
+    (stage, access): (GradientStage, RowAccess),
+    edit: &dyn Fn(GradientStage, String) -> String,
+) -> Result<Pipeline, DeviceError> {
+    let config = forward.config();
+    let module = stage.module(config, forward.tuning().layout, access);
+    let binds = stage.binds(config).into_iter();
+    let entries: Vec<_> = binds.map(|binding| layout_entry(binding, access)).collect();
+    let names = (stage.label(), stage.name());
+    let wgsl = edit(stage, module.wgsl.clone());
+    // Nobody has proved yet that every index is in bounds.
+    let options = Options { checks: ShaderChecks::Checked, cache, tuning: None };
+    compile(forward.device(), names, (&module, wgsl), &entries, &options)
+}
+
+fn layout_entry(binding: GradientBinding, access: RowAccess) -> wgpu::BindGroupLayoutEntry {
+    use GradientBinding::{K, Q, V};
     let ty = match binding {
         GradientBinding::Params => wgpu::BufferBindingType::Uniform,
-        _ => wgpu::BufferBindingType::Storage { read_only: false },
+        _ => {
+            let is_row = matches!(binding, Q | K | V);
+            wgpu::BufferBindingType::Storage { read_only: is_row && access.reads_only }
+        }
     };
     wgpu::BindGroupLayoutEntry {
         binding: binding as u32,

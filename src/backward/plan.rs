@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crate::error::PlanError;
-use crate::kernel::gradient::GradientStage;
+use crate::kernel::gradient::{GradientStage, RowAccess};
 use crate::kernel::layout::SCAN_THREADS;
 use crate::plan::{F32_SIZE, Plan};
+use crate::problem::config::Config;
+use crate::problem::feature_map::FeatureMap;
 use crate::problem::shape::{Lens, Shape};
 
 /// The dispatches and the scratch of the backward pass of a shape.
@@ -18,6 +20,8 @@ pub struct BackwardPlan {
     /// Tokens of a block, and blocks of the longest sequence.
     pub(crate) block: u32,
     pub(crate) blocks: u32,
+    /// Tokens over which gradients by weights are summed at a time.
+    pub(crate) piece: u32,
     pub(crate) scratch: Scratch,
     pub(crate) dispatches: Vec<(GradientStage, [u32; 3])>,
 }
@@ -29,6 +33,11 @@ pub(crate) struct Scratch {
     pub(crate) keys: Range<u64>,
     /// q' `[T,max(H,E),F]` likewise, with the gains.
     pub(crate) queries: Range<u64>,
+    /// The projections of keys and queries of the same heads, of maps with weights, and then the
+    /// gradients by them; each row as wide as the wider of both, with a vec4 of norms.
+    pub(crate) projections: Range<u64>,
+    /// The gradients by weights of each piece of the tokens and each head of the same.
+    pub(crate) partials: Range<u64>,
     /// Decays and betas of all tokens, and then the gradients by them.
     pub(crate) gates: Range<u64>,
     /// Initial states, gradients by states, and the memory of work items.
@@ -40,21 +49,19 @@ impl BackwardPlan {
     pub(super) fn new(forward: Plan, limits: &wgpu::Limits) -> Result<Self, PlanError> {
         let shape = forward.shape();
         let ranges = shape.token_ranges().filter(|_| shape.slots.is_none());
-        let what = match (shape.slots.is_some(), shape.strides.is_some()) {
-            (true, _) => Some("slots"),
-            (_, true) => Some("strides"),
-            _ if ranges.is_none() => Some("packed_up_to"),
-            _ => None,
-        };
-        let (None, Some(ranges)) = (what, ranges) else {
-            return Err(PlanError::Backward { what: what.unwrap_or("packed_up_to") });
+        let Some(ranges) = ranges else {
+            let what = if shape.slots.is_some() { "slots" } else { "packed_up_to" };
+            return Err(PlanError::Backward { what });
         };
         let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
         let block = longest.isqrt().max(1);
         let blocks = longest.div_ceil(block);
-        let scratch = Scratch::place(&forward, [block, blocks], limits)?;
-        let has_tokens = forward.shape().batch as u64 * forward.shape().seq_len as u64 > 0;
-        let mut plan = Self { forward, ranges, block, blocks, scratch, dispatches: Vec::new() };
+        let tokens = forward.shape().batch * forward.shape().seq_len;
+        let piece = piece_len(tokens, forward.config().key_dim);
+        let scratch = Scratch::place(&forward, [block, blocks], piece, limits)?;
+        let has_tokens = tokens > 0;
+        let dispatches = Vec::new();
+        let mut plan = Self { forward, ranges, block, blocks, piece, scratch, dispatches };
         let config = plan.forward.config().clone();
         let stages = GradientStage::ALL.into_iter().filter(|_| has_tokens);
         for stage in stages.filter(|stage| stage.is_in(&config)) {
@@ -76,11 +83,20 @@ impl BackwardPlan {
     }
 
     /// Bytes of scratch that [`Backward::bind`](crate::backward::Backward::bind) needs: features,
-    /// states, and for each value head of each sequence `2 T^(1/2)` states. Its contents need not be
-    /// kept between calls.
+    /// states, and for each value head of each sequence `2 T^(1/2)` states. Where a map has weights,
+    /// also a projection for each row of features, and for each piece of the tokens, of which there are
+    /// `T / 256` and at most 64, the gradients by the weights of E heads of keys and max(H, E) of
+    /// queries. Its contents need not be kept between calls.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
         self.scratch.size
+    }
+
+    /// How the shaders reach rows, but for whether q, k and v share memory.
+    pub(crate) fn row_access(&self) -> RowAccess {
+        let has_unaligned_rows = self.forward.config().is_vec4() && !self.forward.has_vec4_rows();
+        let has_batch_strides = !self.forward.is_flat();
+        RowAccess { has_batch_strides, has_unaligned_rows, reads_only: false }
     }
 
     /// Bytes of the states of all sequences, and of the gradients by them.
@@ -93,13 +109,23 @@ impl BackwardPlan {
         let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
         let [q, k, e, h] =
             [shape.heads, shape.key_heads, shape.value_heads, shape.output_heads()].map(u64::from);
-        let lens = self.lens();
+        let (lens, rows) = (self.lens(), MapRows::new(config));
         let threads = match stage {
             GradientStage::TokenGates => tokens * e * u64::from(config.gate_row()),
+            GradientStage::Projections => tokens * (e + h) * rows.projection_vec4s(),
             GradientStage::Features => tokens * (e + h) + lens.state,
+            GradientStage::Maps => tokens * (e + h),
             GradientStage::Rows => tokens * (q + k) + lens.state,
             GradientStage::Gates => lens.decay + lens.beta + lens.gate_weights,
             GradientStage::Recurrence => u64::from(shape.sequences()) * e * u64::from(SCAN_THREADS),
+            // A thread has four rows of the weights of a head, or b.
+            GradientStage::Weights => {
+                let tiles = e * rows.weights[0] + h * rows.weights[1];
+                let pieces = tokens.div_ceil(self.piece.into());
+                pieces * tiles * (rows.elements + 1)
+            }
+            // As many heads as may have weights of their own.
+            GradientStage::WeightSums => k * rows.head_vec4s(0) + q * rows.head_vec4s(1),
         };
         let workgroups = threads.div_ceil(SCAN_THREADS.into()).max(1);
         let widest = u64::from(limits.max_compute_workgroups_per_dimension).max(1);
@@ -114,10 +140,49 @@ impl BackwardPlan {
     }
 }
 
+/// Tokens over which gradients by weights are summed at a time: no more than 64 pieces, no shorter than
+/// 256 tokens, and long enough for the sums of many pieces to take no more memory than projections.
+fn piece_len(tokens: u32, key_dim: u32) -> u32 {
+    tokens.div_ceil(64).max(256).max(key_dim.next_multiple_of(4) + 1)
+}
+
+/// vec4s of a row of q or k on its way through the maps, as shaders/gradient/argument.wgsl and
+/// shaders/gradient/weights.wgsl count them.
+struct MapRows {
+    elements: u64,
+    /// Projections of keys and of queries; 0 where a map has no weights.
+    weights: [u64; 2],
+}
+
+impl MapRows {
+    fn new(config: &Config) -> Self {
+        let weights = |map: &FeatureMap| {
+            let rows = map.matrix_rows(config.key_dim).div_ceil(4);
+            u64::from(map.matrices()) * u64::from(rows)
+        };
+        Self {
+            elements: config.key_dim.div_ceil(4).into(),
+            weights: [weights(config.key_map()), weights(config.query_map())],
+        }
+    }
+
+    /// A row of scratch, 0 where no map has weights.
+    fn projection_vec4s(&self) -> u64 {
+        let widths = self.weights.map(|weights| if weights > 0 { weights } else { self.elements });
+        if self.weights == [0, 0] { 0 } else { widths[0].max(widths[1]) + 1 }
+    }
+
+    /// The weights of a head.
+    fn head_vec4s(&self, of: usize) -> u64 {
+        (4 * self.elements + 1) * self.weights[of]
+    }
+}
+
 impl Scratch {
     fn place(
         forward: &Plan,
         [block, blocks]: [u32; 2],
+        piece: u32,
         limits: &wgpu::Limits,
     ) -> Result<Self, PlanError> {
         let (config, shape) = (forward.config(), forward.shape());
@@ -153,9 +218,17 @@ impl Scratch {
         let states = of_item
             .and_then(|len| items.checked_mul(len))
             .and_then(|len| len.checked_add(items.checked_mul(2 * state)?));
+        let rows = MapRows::new(config);
+        let pieces = tokens.div_ceil(piece.into());
+        let of_piece = e * rows.head_vec4s(0) + h * rows.head_vec4s(1);
         let mut placed = Self {
             keys: place("keys", (tokens * e).checked_mul(row))?,
             queries: place("queries", (tokens * h).checked_mul(row + 4))?,
+            projections: place(
+                "projections",
+                (tokens * (e + h)).checked_mul(4 * rows.projection_vec4s()),
+            )?,
+            partials: place("partials", pieces.checked_mul(4 * of_piece))?,
             gates: place("gates", (tokens * e).checked_mul(gate_row))?,
             states: place("states", states)?,
             size: 0,

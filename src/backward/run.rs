@@ -4,11 +4,13 @@ use wgpu::BufferUsages;
 
 use crate::backward::Backward;
 use crate::backward::tensors::BackwardTensors;
+use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::buffers::{empty_buffer, upload};
 use crate::device::readback::Readback;
 use crate::device::scope::scoped;
 use crate::error::Error;
 use crate::plan::F32_SIZE;
+use crate::problem::config::Config;
 use crate::problem::gradients::{Gradients, OutputGradients};
 use crate::problem::io::Inputs;
 use crate::problem::shape::{Lens, Shape};
@@ -38,7 +40,7 @@ impl Backward {
         let Some((readback, lens)) = self.submit(queue, shape, inputs, gradients)? else {
             return self.of_nothing(shape, inputs, gradients);
         };
-        Ok(found(shape, &lens, inputs, readback.wait()?))
+        Ok(found(self.config(), (shape, &lens), inputs, readback.wait()?))
     }
 
     /// The same without blocking: see [`Readback::read`].
@@ -56,7 +58,7 @@ impl Backward {
         let Some((readback, lens)) = self.submit(queue, shape, inputs, gradients)? else {
             return self.of_nothing(shape, inputs, gradients);
         };
-        Ok(found(shape, &lens, inputs, readback.read().await?))
+        Ok(found(self.config(), (shape, &lens), inputs, readback.read().await?))
     }
 
     /// A call without tokens hands the gradients by its final states on.
@@ -72,6 +74,7 @@ impl Backward {
         };
         let zeros = |like: Option<&[f32]>| vec![0.0; like.map_or(0, <[f32]>::len)];
         let weights = inputs.gate_weights;
+        let [key_weights, query_weights] = of_maps(self.config(), inputs, &[]);
         Ok(Gradients {
             decay: zeros(inputs.decay),
             beta: zeros(inputs.beta),
@@ -79,6 +82,8 @@ impl Backward {
             dt_bias: zeros(weights.map(|weights| weights.dt_bias)),
             mu: of(gradients.mu, lens.mu),
             nu: of(gradients.nu, lens.nu),
+            key_weights,
+            query_weights,
             ..Gradients::default()
         })
     }
@@ -101,6 +106,10 @@ impl Backward {
         }
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some(LABEL) };
         let mut encoder = device.create_command_encoder(&descriptor);
+        let maps = inputs.weights;
+        let maps = maps
+            .map(|weights| WeightsBuffer::upload(device, &mut encoder, config, weights))
+            .transpose()?;
         let mut bytes =
             |label: &str, bytes: &[u8]| upload(device, &mut encoder, label, bytes, USAGES);
         let mut tensor =
@@ -113,6 +122,7 @@ impl Backward {
         let weights = inputs.gate_weights.map(|weights| weights.joined());
         let weights = weights.map(|data| tensor(Tensor::GateWeights, &data)).transpose()?;
         let sequences = shape.sequences() as usize;
+        let maps_len = inputs.weights.map_or(0, |weights| weights.heads().size(config) / F32_SIZE);
         let mut f32s = |label: &str, data: &[f32]| bytes(label, bytemuck::cast_slice(data));
         let of_o = f32s("of_o", gradients.o)?;
         let initial = inputs.initial_state.map(|given| state::join(sequences, given.mu, given.nu));
@@ -134,6 +144,7 @@ impl Backward {
         let of_decay = empty("of_decay", lens.decay)?;
         let of_beta = empty("of_beta", lens.beta)?;
         let of_weights = empty("of_gate_weights", lens.gate_weights)?;
+        let of_maps = empty("of_weights", maps_len)?;
         let of_initial = empty("of_initial_state", lens.state)?;
         let scratch =
             empty_buffer(device, "linear_attention.scratch", plan.scratch_size(), USAGES)?;
@@ -153,6 +164,9 @@ impl Backward {
         if let Some(weights) = &weights {
             tensors = tensors.with_gate_weights(whole(weights), whole(&of_weights));
         }
+        if let Some(maps) = &maps {
+            tensors = tensors.with_weights(maps.binding(), Some(whole(&of_maps)));
+        }
         let bound = self.bind(&plan, &tensors, whole(&scratch))?;
         self.record(&mut encoder, &bound);
         let read = [
@@ -162,6 +176,7 @@ impl Backward {
             (&of_decay, lens.decay),
             (&of_beta, lens.beta),
             (&of_weights, lens.gate_weights),
+            (&of_maps, maps_len),
             (&of_initial, lens.state),
         ];
         let read = read.map(|(buffer, len)| (buffer, 0, F32_SIZE * len));
@@ -171,12 +186,23 @@ impl Backward {
     }
 }
 
-fn found(shape: &Shape, lens: &Lens, inputs: Inputs<'_>, tensors: Vec<Vec<f32>>) -> Gradients<f32> {
+fn found(
+    config: &Config,
+    (shape, lens): (&Shape, &Lens),
+    inputs: Inputs<'_>,
+    tensors: Vec<Vec<f32>>,
+) -> Gradients<f32> {
     let mut tensors = tensors.into_iter();
     let mut next = || tensors.next().unwrap_or_default();
-    let [q, k, v, decay, beta, mut a_log, state] = std::array::from_fn(|_| next());
+    let [q, k, v, decay, beta, mut a_log, maps, state] = std::array::from_fn(|_| next());
     let rates = inputs.gate_weights.map_or(0, |weights| weights.a_log.len());
     let dt_bias = a_log.split_off(rates.min(a_log.len()));
+    let [key_weights, query_weights] = of_maps(config, inputs, &maps);
     let (mu, nu) = state::split(shape.sequences() as usize, lens.mu as usize, &state);
-    Gradients { q, k, v, decay, beta, a_log, dt_bias, mu, nu, ..Gradients::default() }
+    Gradients { q, k, v, decay, beta, a_log, dt_bias, mu, nu, key_weights, query_weights }
+}
+
+/// Gradients by W and b of keys and of queries, from those that the device has; zero from the end on.
+fn of_maps(config: &Config, inputs: Inputs<'_>, found: &[f32]) -> [[Vec<f32>; 2]; 2] {
+    inputs.weights.map_or_else(Default::default, |weights| weights.decode(config, found))
 }

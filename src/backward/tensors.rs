@@ -3,15 +3,19 @@
 use wgpu::BufferBinding;
 
 use crate::backward::plan::BackwardPlan;
-use crate::bind::tensors::{Range, check_one};
+use crate::bind::tensors::{Range, check_one, share_rows};
+use crate::bind::weights_buffer::WeightsBinding;
 use crate::error::BindError;
 use crate::kernel::gradient::GradientBinding;
 use crate::plan::F32_SIZE;
+use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::tensor::Tensor;
 
-/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`, contiguous. Inputs
-/// are as in [`Tensors`](crate::Tensors): q, k and v of [`Config::dtype`](crate::Config::dtype). All
-/// gradients are f32, each laid out as what it is the gradient by. None may overlap one that is written.
+/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`. Inputs are as in
+/// [`Tensors`](crate::Tensors): q, k and v of [`Config::dtype`](crate::Config::dtype), with the shape's
+/// strides. All gradients are f32, each laid out as what it is the gradient by, with the same strides;
+/// nothing is written between rows. None may overlap one that is written: gradients by views of one
+/// buffer need a buffer each. q, k and v may overlap where no other tensor is in their buffer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BackwardTensors<'a> {
@@ -27,6 +31,9 @@ pub struct BackwardTensors<'a> {
     pub beta: Option<BufferBinding<'a>>,
     /// `A_log` and `dt_bias`, where decays have an activation, and only there.
     pub gate_weights: Option<BufferBinding<'a>>,
+    /// The weights of the feature maps, where
+    /// [`Config::needs_weights`](crate::Config::needs_weights), and only there.
+    pub weights: Option<WeightsBinding<'a>>,
     /// The states before the first tokens, `[N,state]`; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
     /// The gradient by o `[B,T,max(H,E),V]`.
@@ -45,6 +52,11 @@ pub struct BackwardTensors<'a> {
     pub of_beta: Option<BufferBinding<'a>>,
     /// By `A_log` and `dt_bias`, where there are any.
     pub of_gate_weights: Option<BufferBinding<'a>>,
+    /// By the weights of the feature maps, laid out as
+    /// [`WeightHeads`](crate::feature_map::WeightHeads) says, with zeros where W has no rows or
+    /// columns: over all tokens, and over all heads that share weights. `None` drops it, for
+    /// weights that are not trained.
+    pub of_weights: Option<BufferBinding<'a>>,
     /// By the initial states; `None` drops it.
     pub of_initial_state: Option<BufferBinding<'a>>,
 }
@@ -76,6 +88,7 @@ impl<'a> BackwardTensors<'a> {
             decay: None,
             beta: None,
             gate_weights: None,
+            weights: None,
             initial_state: None,
             of_o,
             of_final_state: None,
@@ -85,6 +98,7 @@ impl<'a> BackwardTensors<'a> {
             of_decay: None,
             of_beta: None,
             of_gate_weights: None,
+            of_weights: None,
             of_initial_state: None,
         }
     }
@@ -109,6 +123,16 @@ impl<'a> BackwardTensors<'a> {
         of_gate_weights: BufferBinding<'a>,
     ) -> Self {
         Self { gate_weights: Some(gate_weights), of_gate_weights: Some(of_gate_weights), ..self }
+    }
+
+    /// With the weights of the feature maps and the gradient by them.
+    #[must_use]
+    pub fn with_weights(
+        self,
+        weights: WeightsBinding<'a>,
+        of_weights: Option<BufferBinding<'a>>,
+    ) -> Self {
+        Self { weights: Some(weights), of_weights, ..self }
     }
 
     /// With initial states and the gradient by them.
@@ -138,6 +162,10 @@ impl<'a> BackwardTensors<'a> {
         limits: &wgpu::Limits,
     ) -> Result<Checked<'a>, BindError> {
         use GradientBinding as To;
+        let heads = self.weights.as_ref().map_or(WeightHeads::default(), |weights| weights.heads);
+        if self.weights.is_some() && plan.forward.config().needs_weights() {
+            heads.check(plan.forward.config(), plan.shape())?;
+        }
         let (config, lens) = (plan.forward.config(), plan.lens());
         let rule = config.update_rule;
         let f32s = |len: u64| F32_SIZE * len;
@@ -174,6 +202,14 @@ impl<'a> BackwardTensors<'a> {
                 true,
             ),
         ];
+        let maps = config.needs_weights();
+        let given = self.weights.as_ref().map(|weights| weights.buffer.clone());
+        let of_given = self.of_weights.clone();
+        let of_maps = maps && of_given.is_some();
+        let weights = [
+            (To::Weights, "weights", given, heads.size(config), maps, false),
+            (To::OfWeights, "of_weights", of_given, heads.size(config), of_maps, true),
+        ];
         let states = plan.states_size();
         let states = [
             (To::InitialState, "initial_state", self.initial_state.clone(), false),
@@ -186,8 +222,8 @@ impl<'a> BackwardTensors<'a> {
         });
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
         let mut tensors = Vec::with_capacity(bindings.len());
-        for (to, tensor, binding, len, is_needed, is_written) in bindings.into_iter().chain(states)
-        {
+        let all = bindings.into_iter().chain(weights).chain(states);
+        for (to, tensor, binding, len, is_needed, is_written) in all {
             match binding {
                 None if is_needed => return Err(BindError::Missing { tensor }),
                 Some(_) if !is_needed => return Err(BindError::Unexpected { tensor }),
@@ -200,7 +236,7 @@ impl<'a> BackwardTensors<'a> {
         }
         let len = plan.scratch_size();
         let scratch = Range { tensor: "scratch", binding: scratch, len, is_written: true };
-        let checked = Checked { tensors, scratch: check_one(scratch, align)? };
+        let checked = Checked { tensors, weights: heads, scratch: check_one(scratch, align)? };
         checked.check_overlaps()?;
         Ok(checked)
     }
@@ -209,12 +245,23 @@ impl<'a> BackwardTensors<'a> {
 /// Every tensor of a backward pass, checked.
 pub(super) struct Checked<'a> {
     pub(super) tensors: Vec<(GradientBinding, Range<'a>)>,
+    /// The heads that have weights of their own.
+    pub(super) weights: WeightHeads,
     pub(super) scratch: Range<'a>,
 }
 
 impl<'a> Checked<'a> {
     pub(super) fn get(&self, tensor: GradientBinding) -> Option<&Range<'a>> {
         self.tensors.iter().find(|(of, _)| *of == tensor).map(|(_, range)| range)
+    }
+
+    /// True if q, k and v have bytes in common.
+    pub(super) fn shares_rows(&self) -> Result<bool, BindError> {
+        use GradientBinding::{K, Q, V};
+        let rows = [Q, K, V].map(|tensor| self.get(tensor));
+        let [Some(q), Some(k), Some(v)] = rows else { return Ok(false) };
+        let others = self.tensors.iter().filter(|(of, _)| ![Q, K, V].contains(of));
+        share_rows([q, k, v], others.map(|(_, range)| range).chain([&self.scratch]))
     }
 
     fn check_overlaps(&self) -> Result<(), BindError> {

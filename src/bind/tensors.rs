@@ -333,29 +333,36 @@ impl<'a> Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// True if two of q, k and v have bytes in common: then none may be bound as writable, and WebGPU
-    /// lets no buffer be bound both ways.
     fn are_shared(&self) -> Result<bool, BindError> {
         let rows = [Tensor::Q, Tensor::K, Tensor::V].map(|tensor| self.get(tensor));
         let [Some(q), Some(k), Some(v)] = rows else { return Ok(false) };
-        let overlap = |(first, second): (&Range<'_>, &Range<'_>)| {
-            first.binding.buffer == second.binding.buffer
-                && first.binding.offset < second.end()
-                && second.binding.offset < first.end()
-        };
-        if ![(q, k), (q, v), (k, v)].into_iter().any(overlap) {
-            return Ok(false);
-        }
         let is_row = |tensor: &Tensor| matches!(tensor, Tensor::Q | Tensor::K | Tensor::V);
         let others = self.tensors.iter().filter(|(tensor, _)| !is_row(tensor));
-        for other in others.map(|(_, range)| range).chain(self.scratch.as_ref()) {
-            let shares = |row: &&Range<'_>| row.binding.buffer == other.binding.buffer;
-            if let Some(row) = [q, k, v].into_iter().find(shares) {
-                return Err(BindError::SharedBuffer { first: row.tensor, second: other.tensor });
-            }
-        }
-        Ok(true)
+        share_rows([q, k, v], others.map(|(_, range)| range).chain(self.scratch.as_ref()))
     }
+}
+
+/// True if two of q, k and v have bytes in common: then none may be bound as writable, and WebGPU
+/// lets no buffer be bound both ways.
+pub(crate) fn share_rows<'r, 'a: 'r>(
+    [q, k, v]: [&Range<'a>; 3],
+    others: impl IntoIterator<Item = &'r Range<'a>>,
+) -> Result<bool, BindError> {
+    let overlap = |(first, second): (&Range<'_>, &Range<'_>)| {
+        first.binding.buffer == second.binding.buffer
+            && first.binding.offset < second.end()
+            && second.binding.offset < first.end()
+    };
+    if ![(q, k), (q, v), (k, v)].into_iter().any(overlap) {
+        return Ok(false);
+    }
+    for other in others {
+        let shares = |row: &&Range<'_>| row.binding.buffer == other.binding.buffer;
+        if let Some(row) = [q, k, v].into_iter().find(shares) {
+            return Err(BindError::SharedBuffer { first: row.tensor, second: other.tensor });
+        }
+    }
+    Ok(true)
 }
 
 /// Bytes of a tensor that are bound.

@@ -97,8 +97,7 @@ pub enum Error {
         /// The key head.
         head: u64,
     },
-    /// A feature map has no derivative here: one of the caller's own, or for a device one with
-    /// projections or products of elements.
+    /// A feature map has no derivative: one of the caller's own.
     #[error("feature map {feature_map} must have a derivative, found none")]
     NoDerivative {
         /// The map's name.

@@ -150,9 +150,9 @@ pub enum PlanError {
         actual: u64,
     },
     /// A shape that only a forward pass has on a device.
-    #[error("{what}: a backward pass must have contiguous rows, lengths of its own and no pool")]
+    #[error("{what}: a backward pass must have lengths of its own and no pool")]
     Backward {
-        /// `slots`, `packed_up_to` or `strides`.
+        /// `slots` or `packed_up_to`.
         what: &'static str,
     },
 }

@@ -131,6 +131,14 @@ pub(crate) fn import(line: &str) -> Option<(&str, Vec<&str>)> {
 }
 
 impl Module {
+    /// Declares bindings as read alone.
+    pub(crate) fn read_only(&mut self, names: &[&str]) {
+        for name in names {
+            let declared = format!("var<storage, read_write> {name}:");
+            self.wgsl = self.wgsl.replace(&declared, &format!("var<storage, read> {name}:"));
+        }
+    }
+
     /// A compiler's message with each `wgsl:line` in it replaced by the file and its line.
     pub(crate) fn locate(&self, message: &str) -> String {
         let mut located = String::with_capacity(message.len());

@@ -18,14 +18,33 @@ pub(crate) const GRADIENT_THREADS: u32 = 64;
 pub enum GradientStage {
     /// The decays and betas of all tokens, as in a forward pass.
     TokenGates,
+    /// The projections of all rows, where a map has weights.
+    Projections,
     /// The features of all rows.
     Features,
     /// The gradients by features, values, gates and states.
     Recurrence,
+    /// Those by projections, where a map has weights.
+    Maps,
     /// Those by rows of q and k.
     Rows,
     /// Those by decays and betas as they are given.
     Gates,
+    /// Those by the weights of maps, over a piece of the tokens.
+    Weights,
+    /// Those by the weights of maps.
+    WeightSums,
+}
+
+/// How the shaders reach rows of q, k and v.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct RowAccess {
+    /// True if the first token of a row of the batch does not follow the last of the row before.
+    pub(crate) has_batch_strides: bool,
+    /// True if rows begin at any element, whatever their widths are.
+    pub(crate) has_unaligned_rows: bool,
+    /// True if q, k and v may be one another's memory, which only bindings that are read may be.
+    pub(crate) reads_only: bool,
 }
 
 /// A tensor of the backward pass; the number is its binding in every stage.
@@ -35,10 +54,14 @@ pub(crate) enum GradientBinding {
     Q = 1,
     K = 2,
     V = 3,
+    Weights = 9,
+    Projections = 10,
     Gates = 11,
     Decay = 12,
     Beta = 13,
     GateWeights = 14,
+    Partials = 15,
+    OfWeights = 16,
     Keys = 18,
     Queries = 19,
     OfO = 20,
@@ -63,18 +86,31 @@ impl GradientBinding {
 
 impl GradientStage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Self; 5] =
-        [Self::TokenGates, Self::Features, Self::Recurrence, Self::Rows, Self::Gates];
+    pub const ALL: [Self; 9] = [
+        Self::TokenGates,
+        Self::Projections,
+        Self::Features,
+        Self::Recurrence,
+        Self::Maps,
+        Self::Rows,
+        Self::Gates,
+        Self::Weights,
+        Self::WeightSums,
+    ];
 
     /// Its one name: of its shader file and entry point.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::TokenGates => "token_gates",
+            Self::Projections => "gradient_projections",
             Self::Features => "gradient_features",
             Self::Recurrence => "gradient_recurrence",
+            Self::Maps => "gradient_maps",
             Self::Rows => "gradient_rows",
             Self::Gates => "gradient_gates",
+            Self::Weights => "gradient_weights",
+            Self::WeightSums => "gradient_weight_sums",
         }
     }
 
@@ -87,7 +123,8 @@ impl GradientStage {
     pub fn wgsl(self, config: &Config) -> Result<Option<String>, ConfigError> {
         config.validate()?;
         let is_there = self.is_in(config) && map_without_derivative(config).is_none();
-        let module = is_there.then(|| self.module(config, Layout::for_cpu(config)));
+        let module =
+            is_there.then(|| self.module(config, Layout::for_cpu(config), RowAccess::default()));
         Ok(module.map(|module| module.wgsl))
     }
 
@@ -95,16 +132,36 @@ impl GradientStage {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::TokenGates => "linear_attention.token_gates",
+            Self::Projections => "linear_attention.gradient_projections",
             Self::Features => "linear_attention.gradient_features",
             Self::Recurrence => "linear_attention.gradient_recurrence",
+            Self::Maps => "linear_attention.gradient_maps",
             Self::Rows => "linear_attention.gradient_rows",
             Self::Gates => "linear_attention.gradient_gates",
+            Self::Weights => "linear_attention.gradient_weights",
+            Self::WeightSums => "linear_attention.gradient_weight_sums",
         }
     }
 
     /// True where a backward pass of the config has it.
     pub(crate) fn is_in(self, config: &Config) -> bool {
-        !matches!(self, Self::TokenGates | Self::Gates) || config.gates().is_some()
+        match self {
+            Self::TokenGates | Self::Gates => config.gates().is_some(),
+            Self::Projections | Self::Maps => config.needs_weights(),
+            Self::Features | Self::Recurrence | Self::Rows => true,
+            _ => self.is_of_weights() && config.needs_weights(),
+        }
+    }
+
+    /// True for the stages of which nothing but the gradient by weights comes.
+    pub(crate) fn is_of_weights(self) -> bool {
+        matches!(self, Self::Weights | Self::WeightSums)
+    }
+
+    /// True where it reaches rows of q, k or v.
+    pub(crate) fn has_rows(self) -> bool {
+        use GradientBinding::{Q, V};
+        self.all_binds().iter().any(|binding| matches!(binding, Q | V))
     }
 
     /// The tensors that it binds.
@@ -117,6 +174,9 @@ impl GradientStage {
             Decay | OfDecay => rule.decay().is_some(),
             Beta | OfBeta => rule.beta().is_some(),
             GateWeights | OfGateWeights => rule.needs_gate_weights(),
+            Projections | Weights => config.needs_weights(),
+            // Where there are projections, the gradients by them take the place of those by features.
+            Keys | Queries if self == Self::Rows => !config.needs_weights(),
             _ => true,
         });
         binds
@@ -126,41 +186,89 @@ impl GradientStage {
         use GradientBinding::*;
         match self {
             Self::TokenGates => &[Params, Gates, Decay, Beta, GateWeights],
-            Self::Features => &[Params, Q, K, Keys, Queries, States, InitialState, OfFinalState],
+            Self::Projections => &[Params, Q, K, Weights, Projections],
+            Self::Features => {
+                &[Params, Q, K, Projections, Keys, Queries, States, InitialState, OfFinalState]
+            }
             Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
-            Self::Rows => &[Params, Q, K, Keys, Queries, States, OfQ, OfK, OfInitialState],
+            Self::Maps => &[Params, Q, K, Projections, Keys, Queries],
+            Self::Rows => &[
+                Params,
+                Q,
+                K,
+                Weights,
+                Projections,
+                Keys,
+                Queries,
+                States,
+                OfQ,
+                OfK,
+                OfInitialState,
+            ],
             Self::Gates => {
                 &[Params, Gates, Decay, Beta, GateWeights, OfDecay, OfBeta, OfGateWeights]
             }
+            Self::Weights => &[Params, Q, K, Projections, Partials],
+            Self::WeightSums => &[Params, Partials, OfWeights],
         }
     }
 
     /// The module of the stage. What the config has not is a variable of the shader's own.
-    pub(crate) fn module(self, config: &Config, layout: Layout) -> Module {
+    pub(crate) fn module(self, config: &Config, layout: Layout, access: RowAccess) -> Module {
+        let is_vec4 = config.is_vec4() && !access.has_unaligned_rows;
         let binds = self.binds(config);
         let missing = self.all_binds().iter().filter(|binding| !binds.contains(binding));
-        let interfaces = [(
-            "rows",
-            match (config.is_vec4(), config.dtype) {
-                (true, Dtype::F32) => "rows/f32_x4",
-                (false, Dtype::F32) => "rows/f32_x1",
-                (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
-                (false, Dtype::F16 | Dtype::Bf16) => "rows/half_x1",
-            },
-        )];
-        let mut numbers: Numbers =
-            numbers(Stage::SegmentOutput, config, layout, Variant::default());
+        let is_single = |map: &FeatureMap| {
+            use FeatureMap::{Dpfp, Hedgehog, HedgehogJoint, Taylor};
+            matches!(map, Hedgehog | HedgehogJoint | Taylor | Dpfp { .. })
+        };
+        // What no map needs takes CPU adapters longer to compile than all else.
+        let has_singles = [config.key_map(), config.query_map()].into_iter().any(is_single);
+        let interfaces = [
+            (
+                "single_features",
+                if has_singles { "gradient/singles" } else { "gradient/no_singles" },
+            ),
+            (
+                "single_slopes",
+                if has_singles { "gradient/single_slopes" } else { "gradient/no_single_slopes" },
+            ),
+            (
+                "rows",
+                match (is_vec4, config.dtype) {
+                    (true, Dtype::F32) => "rows/f32_x4",
+                    (false, Dtype::F32) => "rows/f32_x1",
+                    (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
+                    (false, Dtype::F16 | Dtype::Bf16) => "rows/half_x1",
+                },
+            ),
+            (
+                "row_gradient",
+                match config.needs_weights() {
+                    true => "gradient/from_projections",
+                    false => "gradient/from_features",
+                },
+            ),
+        ];
+        let RowAccess { has_batch_strides, has_unaligned_rows, reads_only } = access;
+        let variant = Variant { has_batch_strides, has_unaligned_rows, ..Variant::default() };
+        let mut numbers: Numbers = numbers(Stage::SegmentOutput, config, layout, variant);
+        numbers.push(("ACCESS_ELEMENTS", Number::U32(if is_vec4 { 4 } else { 1 })));
         numbers.push(("GRADIENT_THREADS", Number::U32(GRADIENT_THREADS)));
         let unbound = Unbound::new(missing.map(|binding| *binding as u32));
         let root = self.name();
         let numbers = &numbers;
-        Parts { root, interfaces: &interfaces, custom_map: None, numbers, unbound }.assemble()
+        let parts = Parts { root, interfaces: &interfaces, custom_map: None, numbers, unbound };
+        let mut module = parts.assemble();
+        if reads_only {
+            module.read_only(&["q", "k", "v"]);
+        }
+        module
     }
 }
 
-/// The first map of a config whose derivative the shaders do not have: those with projections or with
-/// products of elements, and the caller's own.
+/// The first map of a config whose derivative nobody knows: the caller's own.
 pub(crate) fn map_without_derivative(config: &Config) -> Option<&FeatureMap> {
-    let has_derivative = |map: &FeatureMap| map.is_element_wise() || *map == FeatureMap::Softmax;
-    [config.key_map(), config.query_map()].into_iter().find(|map| !has_derivative(map))
+    let mut maps = [config.key_map(), config.query_map()].into_iter();
+    maps.find(|map| matches!(map, FeatureMap::Custom(_)))
 }

@@ -295,11 +295,7 @@ impl Stage {
         let mut module =
             Parts { root, interfaces: &interfaces, custom_map, numbers, unbound }.assemble();
         if variant.reads_only {
-            for tensor in ["q", "k", "v"] {
-                let declared = format!("var<storage, read_write> {tensor}:");
-                module.wgsl =
-                    module.wgsl.replace(&declared, &format!("var<storage, read> {tensor}:"));
-            }
+            module.read_only(&["q", "k", "v"]);
         }
         module
     }

@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 
 use crate::kernel::assembler::{Module, Unbound, import};
-use crate::kernel::gradient::{GradientStage, map_without_derivative};
+use crate::kernel::gradient::{GradientStage, RowAccess, map_without_derivative};
 use crate::kernel::layout::{DecodeLayout, Layout, RowSource};
 use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::params::Params;
@@ -140,7 +140,7 @@ fn for_each_text(mut check: impl FnMut(&str, &Config, &Module)) {
             continue;
         }
         for stage in GradientStage::ALL.into_iter().filter(|stage| stage.is_in(&config)) {
-            let module = stage.module(&config, Layout::for_cpu(&config));
+            let module = stage.module(&config, Layout::for_cpu(&config), RowAccess::default());
             check(&format!("{}-{config_name}-states", stage.name()), &config, &module);
         }
     }
@@ -152,20 +152,28 @@ fn modules_of_the_backward_pass_bind_what_the_table_says() {
     for (config_name, config) in configs() {
         let stages = GradientStage::ALL.into_iter().filter(|stage| stage.is_in(&config));
         for stage in stages.filter(|_| map_without_derivative(&config).is_none()) {
-            let name = format!("{}-{config_name}", stage.name());
-            let text = stage.module(&config, Layout::for_cpu(&config));
-            let module = parse(&name, &text);
-            let info = validate(&name, &text, &module);
-            assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
-            let uses = info.get_entry_point(0);
-            let used = module.global_variables.iter().filter(|(of, _)| !uses[*of].is_empty());
-            let used: BTreeSet<u32> = used.filter_map(|(_, v)| Some(v.binding?.binding)).collect();
-            let binds = stage.binds(&config);
-            let ours: BTreeSet<u32> = binds.iter().map(|binding| *binding as u32).collect();
-            assert!(used.is_subset(&ours), "{name}: {used:?} of {ours:?}");
-            // As many storage buffers as every device has.
-            assert!(binds.len() <= 9, "{name}");
-            count += 1;
+            for has_views in [false, true] {
+                let access = RowAccess {
+                    has_batch_strides: has_views,
+                    has_unaligned_rows: has_views,
+                    reads_only: has_views,
+                };
+                let name = format!("{}-{config_name}-{has_views}", stage.name());
+                let text = stage.module(&config, Layout::for_cpu(&config), access);
+                let module = parse(&name, &text);
+                let info = validate(&name, &text, &module);
+                assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
+                let uses = info.get_entry_point(0);
+                let used = module.global_variables.iter().filter(|(of, _)| !uses[*of].is_empty());
+                let used: BTreeSet<u32> =
+                    used.filter_map(|(_, v)| Some(v.binding?.binding)).collect();
+                let binds = stage.binds(&config);
+                let ours: BTreeSet<u32> = binds.iter().map(|binding| *binding as u32).collect();
+                assert!(used.is_subset(&ours), "{name}: {used:?} of {ours:?}");
+                // As many storage buffers as every device has.
+                assert!(binds.len() <= 9, "{name}");
+                count += 1;
+            }
         }
     }
     assert!(count > 20);

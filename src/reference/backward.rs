@@ -87,9 +87,8 @@ fn compute<R: Real>(
     }
     let Found { mut gradients, decays, betas, of_keys, of_queries } = found;
     activate(&mut gradients, config, shape, inputs, (&decays, &betas));
-    let narrowed = |x: Vec<f64>| x.into_iter().map(R::of).collect::<Vec<R>>();
-    gradients.key_weights = [of_keys.weight, of_keys.bias].map(narrowed);
-    gradients.query_weights = [of_queries.weight, of_queries.bias].map(narrowed);
+    gradients.key_weights = [of_keys.weight, of_keys.bias];
+    gradients.query_weights = [of_queries.weight, of_queries.bias];
     Ok(gradients)
 }
 
@@ -127,15 +126,15 @@ struct Found<R> {
     /// By the decays in log space, `[tokens,E,rows]`, and by the betas, `[tokens,E]`.
     decays: Vec<R>,
     betas: Vec<R>,
-    of_keys: WeightGradients,
-    of_queries: WeightGradients,
+    of_keys: WeightGradients<R>,
+    of_queries: WeightGradients<R>,
 }
 
 impl<R: Real> Found<R> {
     fn new(config: &Config, shape: &Shape, lens: &Lens, weights: Option<&Weights>) -> Self {
         let of_weights = |projection: Option<&Projection>| {
             let [weight, bias] = projection.map_or([0, 0], Projection::lens);
-            WeightGradients { weight: vec![0.0; weight], bias: vec![0.0; bias] }
+            WeightGradients { weight: zeros_of(weight), bias: zeros_of(bias) }
         };
         let rows = shape.value_heads as usize * shape.batch as usize * shape.seq_len as usize;
         let has_beta = config.update_rule.beta().is_some();

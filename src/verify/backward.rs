@@ -11,6 +11,7 @@ use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::random::Random;
+use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::gradients::{Gradients, OutputGradients};
 use crate::problem::io::Inputs;
 use crate::problem::shape::{Lens, Shape};
@@ -18,7 +19,7 @@ use crate::problem::update_rule::{Beta, BetaActivation, Decay, DecayActivation, 
 use crate::reference;
 
 /// Every rule, with grouped heads, packed and padded sequences, odd widths, states, sixteen bits; and the
-/// maps whose way back has a formula of its own.
+/// maps whose way back has a formula of its own, with the weights of all heads and of each.
 #[must_use]
 pub fn backward_cases() -> Vec<Case> {
     let (head, row) = (Decay::per_head(), Decay::per_row());
@@ -34,10 +35,23 @@ pub fn backward_cases() -> Vec<Case> {
     let values = |t| Shape::new(2, t, 2).with_key_heads(1).with_value_heads(4);
     let packed = || Shape::packed(&[40, 0, 3, 17], 2);
     let padded = || Shape::padded(&[3..40, 0..0, 0..9], 40, 2);
+    // A query head reads value heads of several key heads, and has the weights of each.
+    let crossed = Shape::new(2, 30, 1).with_key_heads(2).with_value_heads(4);
     let softmax = linear(16, 16).with_feature_map(FeatureMap::Softmax).with_l2_norm(true);
     let exp = linear(16, 12).with_feature_map(FeatureMap::Exp);
     let half = of(16, 16, gated_delta(head, beta)).with_dtype(Dtype::F16);
     let with_eps = linear(9, 7).with_normalization(Normalization::Sum { eps: 0.1 }).with_scale(0.5);
+    let t2r = |features| FeatureMap::T2r { features };
+    let plain = |k, v, map| linear(k, v).with_feature_map(map);
+    let signed = |k, v, map| plain(k, v, map).with_normalization(Normalization::None);
+    let hedgehog = plain(9, 7, FeatureMap::Hedgehog).with_update_rule(gated(row));
+    let joint = of(12, 8, delta(beta)).with_feature_map(FeatureMap::HedgehogJoint);
+    let joint = joint.with_dtype(Dtype::Bf16);
+    let product = signed(8, 12, FeatureMap::Product { features: 10 }).with_l2_norm(true);
+    let favor = plain(8, 8, FeatureMap::FavorHyperbolic { features: 16 });
+    let fourier = signed(8, 8, FeatureMap::Fourier { features: 24 }).with_l2_norm(true);
+    let dpfp = plain(6, 8, FeatureMap::Dpfp { nu: 2 });
+    let unlike = plain(12, 8, FeatureMap::Elu).with_query_feature_map(t2r(12));
     let cases = [
         ("backward", linear(16, 16), grouped(70)),
         ("backward-odd", with_eps, values(33)),
@@ -52,11 +66,28 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-exp", exp.with_query_feature_map(FeatureMap::Sigmoid), grouped(40)),
         ("backward-softmax", softmax, grouped(40)),
         ("backward-f16", half, grouped(40)),
+        ("backward-t2r", linear(16, 12).with_feature_map(t2r(20)), grouped(70)),
+        ("backward-hedgehog", hedgehog, padded()),
+        ("backward-hedgehog-joint", joint, packed()),
+        ("backward-product", product, grouped(40)),
+        ("backward-favor", favor, crossed),
+        ("backward-fourier", fourier, values(30)),
+        ("backward-taylor", signed(8, 9, FeatureMap::Taylor), grouped(30)),
+        ("backward-dpfp", dpfp, packed()),
+        ("backward-unlike", unlike, grouped(40)),
     ];
-    let case = |(name, config, shape)| Case {
-        initial_state: true,
-        is_backward: true,
-        ..Case::new(name, config, shape)
+    // The heads of keys and of queries with weights of their own, where not all share them.
+    let weights = |name| match name {
+        "backward-t2r" | "backward-favor" => Some(WeightHeads::new(2, 0)),
+        "backward-product" => Some(WeightHeads::new(2, 4)),
+        "backward-fourier" => Some(WeightHeads::new(1, 2)),
+        "backward-unlike" => Some(WeightHeads::new(0, 1)),
+        _ => None,
+    };
+    let case = |(name, config, shape)| {
+        let case = Case::new(name, config, shape);
+        let weights = weights(name).unwrap_or(case.weights);
+        Case { initial_state: true, is_backward: true, weights, ..case }
     };
     cases.into_iter().map(case).collect()
 }
@@ -129,6 +160,9 @@ fn compare(
     let (config, shape) = (&case.config, &case.shape);
     let truth = reference::backward(config, shape, inputs, gradients)?;
     let mirror = reference::backward_mirror(config, shape, inputs, gradients)?;
+    let (truth_keys, truth_queries) = (&truth.key_weights, &truth.query_weights);
+    let (mirror_keys, mirror_queries) = (&mirror.key_weights, &mirror.query_weights);
+    let (found_keys, found_queries) = (&found.key_weights, &found.query_weights);
     let tensors = [
         ("gradient of q", &truth.q, &mirror.q, &found.q),
         ("gradient of k", &truth.k, &mirror.k, &found.k),
@@ -139,6 +173,10 @@ fn compare(
         ("gradient of dt_bias", &truth.dt_bias, &mirror.dt_bias, &found.dt_bias),
         ("gradient of mu", &truth.mu, &mirror.mu, &found.mu),
         ("gradient of nu", &truth.nu, &mirror.nu, &found.nu),
+        ("gradient of keys' W", &truth_keys[0], &mirror_keys[0], &found_keys[0]),
+        ("gradient of keys' b", &truth_keys[1], &mirror_keys[1], &found_keys[1]),
+        ("gradient of queries' W", &truth_queries[0], &mirror_queries[0], &found_queries[0]),
+        ("gradient of queries' b", &truth_queries[1], &mirror_queries[1], &found_queries[1]),
     ];
     let is_there = |(_, truth, _, found): &(_, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
         !truth.is_empty() || !found.is_empty()

@@ -1,11 +1,14 @@
 //! The backward pass of every adapter against the reference's.
 
+mod maps;
+mod strides;
+
 use libtest_mimic::Failed;
 use linear_attention::error::{BindError, Error, PlanError};
+use linear_attention::feature_map::{CustomMap, Weights};
 use linear_attention::gradients::{
     Backward, BackwardTensors, GradientStage, Gradients, OutputGradients,
 };
-use linear_attention::shape::TensorStrides;
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{
     Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Shape, UpdateRule, reference,
@@ -15,8 +18,11 @@ use super::Test;
 use super::binding::tensor;
 use crate::adapters::Gpu;
 
-pub(crate) const TESTS: &[(&str, Test)] =
-    &[("backward::stored_types", stored_types), ("backward::refusals", refusals)];
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("backward::stored_types", stored_types),
+    ("backward::refusals", refusals),
+    ("backward::strides::views", strides::views),
+];
 
 /// The trials that the full matrix alone has: the harness has a case of each rule.
 pub(crate) const FULL: &[(&str, Test)] = &[
@@ -25,6 +31,13 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::maps", maps),
     ("backward::activations", activations),
     ("backward::mutations", mutations),
+    ("backward::maps::trained", maps::trained),
+    ("backward::maps::random", maps::random),
+    ("backward::maps::products", maps::products),
+    ("backward::maps::pieces", maps::pieces),
+    ("backward::maps::mutations", maps::mutations),
+    ("backward::strides::layouts", strides::layouts),
+    ("backward::strides::mutations", strides::mutations),
 ];
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.
@@ -44,6 +57,7 @@ pub(crate) struct Sample {
     of_o: Vec<f32>,
     of_mu: Vec<f32>,
     of_nu: Vec<f32>,
+    weights: Option<Weights>,
 }
 
 impl Sample {
@@ -70,6 +84,7 @@ impl Sample {
             of_o: waves(lens.o, 0.31, -1.0, 1.0),
             of_mu: waves(lens.mu, 0.57, -1.0, 1.0),
             of_nu: waves(lens.nu, 0.83, -1.0, 1.0),
+            weights: None,
         })
     }
 
@@ -85,7 +100,7 @@ impl Sample {
         if !self.a_log.is_empty() {
             inputs = inputs.with_gate_weights(&self.a_log, &self.dt_bias);
         }
-        inputs
+        inputs.with_weights(self.weights.as_ref())
     }
 
     fn gradients(&self) -> OutputGradients<'_> {
@@ -108,6 +123,10 @@ fn differences(
         ("dt_bias", &found.dt_bias, &expected.dt_bias),
         ("mu", &found.mu, &expected.mu),
         ("nu", &found.nu, &expected.nu),
+        ("W of keys", &found.key_weights[0], &expected.key_weights[0]),
+        ("b of keys", &found.key_weights[1], &expected.key_weights[1]),
+        ("W of queries", &found.query_weights[0], &expected.query_weights[0]),
+        ("b of queries", &found.query_weights[1], &expected.query_weights[1]),
     ];
     let difference = |(name, found, expected): (&'static str, &Vec<f32>, &Vec<f64>)| {
         if found.len() != expected.len() {
@@ -124,8 +143,16 @@ fn differences(
 }
 
 fn check(gpu: &Gpu, backward: &Backward, shape: &Shape) -> Result<(), Failed> {
+    check_sample(gpu, backward, shape, &Sample::new(backward.config(), shape)?)
+}
+
+fn check_sample(
+    gpu: &Gpu,
+    backward: &Backward,
+    shape: &Shape,
+    sample: &Sample,
+) -> Result<(), Failed> {
     let config = backward.config();
-    let sample = Sample::new(config, shape)?;
     let (inputs, gradients) = (sample.inputs(config), sample.gradients());
     let expected = reference::backward(config, shape, inputs, gradients)?;
     let found = backward.run(&gpu.queue, shape, inputs, gradients)?;
@@ -261,12 +288,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (&delta, Recurrence, "of_key -= a * b * recalled", "of_key -= b * recalled"),
         (&delta, Recurrence, "of_decay -= keys[key + f] * b * recalled;", ""),
         (&delta, Recurrence, "of_mu -= keys[key + f] * u;", ""),
-        (
-            &delta,
-            Recurrence,
-            "of_v[row * VALUE_DIM + v] = b * sum",
-            "of_v[row * VALUE_DIM + v] = sum",
-        ),
+        (&delta, Recurrence, "of_v[value + v] = b * sum", "of_v[value + v] = sum"),
         (&delta, Recurrence, "copy_initial(item, thread);", ""),
         (
             &delta,
@@ -278,15 +300,15 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (
             &sums,
             Recurrence,
-            "* params.group + h), state_after(item, j), thread);",
-            "* params.group + h), before, thread);",
+            "* params.group + h, state_after(item, j), thread);",
+            "* params.group + h, before, thread);",
         ),
         (&sums, Recurrence, "enter(item, t, 0u, state_after(item, 0u), thread);", ""),
         (&softmax, Recurrence, "SCALE * weight + EPS * gain", "SCALE * weight"),
-        (&delta, Rows, "- elements(row, f4) * along", ""),
+        (&delta, Rows, "- elements(row.x, x4) * along", ""),
         (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),
         (&delta, Gates, "sigmoid(x) * sigmoid(-x)", "sigmoid(x)"),
-        (&softmax, Rows, "(of_feature - of_softmax)", "of_feature"),
+        (&softmax, Rows, "(of_features(row, by, a4) - by.sums.x)", "of_features(row, by, a4)"),
         (
             &softmax,
             Features,
@@ -297,43 +319,52 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     // Several blocks, and queries that share keys.
     let shape = Shape::new(1, 12, 2).with_kv_heads(1);
     for (config, stage, from, to) in mistakes {
-        let edit = |of: GradientStage, wgsl: String| {
-            if of == stage { wgsl.replace(from, to) } else { wgsl }
-        };
-        let right = std::cell::Cell::new(true);
-        let edit = |of: GradientStage, wgsl: String| {
-            let edited = edit(of, wgsl.clone());
-            right.set(right.get() && (of != stage || edited != wgsl));
-            edited
-        };
-        let backward = Backward::with_mutation(&gpu.device, config.clone(), &edit)?;
-        if !right.get() {
-            return Err(format!("no {from} in {stage:?}").into());
+        check_caught(gpu, (config, &shape), &Sample::new(config, &shape)?, (stage, from, to))?;
+    }
+    Ok(())
+}
+
+/// A shader with another text is further off than the bound.
+fn check_caught(
+    gpu: &Gpu,
+    (config, shape): (&Config, &Shape),
+    sample: &Sample,
+    (stage, from, to): (GradientStage, &str, &str),
+) -> Result<(), Failed> {
+    let is_there = std::cell::Cell::new(false);
+    let edit = |of: GradientStage, wgsl: String| {
+        if of != stage {
+            return wgsl;
         }
-        let sample = Sample::new(config, &shape)?;
-        let (inputs, gradients) = (sample.inputs(config), sample.gradients());
-        let expected = reference::backward(config, &shape, inputs, gradients)?;
-        let found = backward.run(&gpu.queue, &shape, inputs, gradients)?;
-        if differences(&found, &expected)?.iter().all(|(_, far)| *far <= BOUND) {
-            return Err(format!("{stage:?} without {from} is within the bound").into());
-        }
+        let edited = wgsl.replace(from, to);
+        is_there.set(edited != wgsl);
+        edited
+    };
+    let backward = Backward::with_mutation(&gpu.device, config.clone(), &edit)?;
+    if !is_there.get() {
+        return Err(format!("no {from} in {stage:?}").into());
+    }
+    let (inputs, gradients) = (sample.inputs(config), sample.gradients());
+    let expected = reference::backward(config, shape, inputs, gradients)?;
+    let found = backward.run(&gpu.queue, shape, inputs, gradients)?;
+    if differences(&found, &expected)?.iter().all(|(_, far)| *far <= BOUND) {
+        return Err(format!("{stage:?} without {from} is within the bound").into());
     }
     Ok(())
 }
 
 fn refusals(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let favor = Config::new(8, 8).with_feature_map(FeatureMap::Favor { features: 16 });
-    let refused = Backward::new(&gpu.device, favor);
+    let wgsl = "fn phi(row: Row, feature: u32) -> f32 { return abs(x(row, feature)); }";
+    let own = CustomMap::new("own", wgsl, 8, |x, _, features| {
+        features.iter_mut().zip(x).for_each(|(feature, x)| *feature = x.abs());
+    })?;
+    let own = Config::new(8, 8).with_feature_map(FeatureMap::Custom(own.non_negative().into()));
+    let refused = Backward::new(&gpu.device, own);
     assert!(matches!(refused, Err(Error::NoDerivative { .. })), "{refused:?}");
     let backward = Backward::new(&gpu.device, Config::new(8, 8))?;
     let shape = Shape::new(1, 5, 1);
-    let strides = TensorStrides::heads_first(backward.config(), &shape);
-    for (shape, what) in
-        [(shape.clone().with_slots(2), "slots"), (shape.clone().with_strides(strides), "strides")]
-    {
-        let refused = backward.plan(&shape);
-        assert_eq!(refused.err(), Some(PlanError::Backward { what }));
-    }
+    let refused = backward.plan(&shape.clone().with_slots(2));
+    assert_eq!(refused.err(), Some(PlanError::Backward { what: "slots" }));
     let short = [0.0; 39];
     let rows = [0.5; 40];
     let inputs = Inputs::new(&rows, &rows, &rows);

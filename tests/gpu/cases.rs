@@ -27,8 +27,9 @@ const IN_OTHER_LAYOUTS: [&str; 8] = [
 ];
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds to
-/// compile, and `k256-v256` has the widest; and of the backward pass another case has the same shaders.
-const FULL: [&str; 8] = [
+/// compile, and `k256-v256` has the widest; and of the backward pass another case has the same shaders, or
+/// other maps.
+const FULL: [&str; 16] = [
     "k128-v32",
     "k255-v100",
     "run-wide",
@@ -37,6 +38,14 @@ const FULL: [&str; 8] = [
     "backward-gated-constant",
     "backward-exp",
     "backward-f16",
+    "backward-t2r",
+    "backward-hedgehog-joint",
+    "backward-product",
+    "backward-favor",
+    "backward-fourier",
+    "backward-taylor",
+    "backward-dpfp",
+    "backward-unlike",
 ];
 
 /// One trial a case and way to compute it.

@@ -152,6 +152,21 @@ impl Projection {
         inputs * u64::from(matrices) * u64::from(matrix_rows.div_ceil(4))
     }
 
+    /// W and b of the same sizes, from elements that lie as [`Projection::pack`] lays them.
+    pub(crate) fn unpack(&self, map: &FeatureMap, from: &[f32]) -> [Vec<f32>; 2] {
+        let (rows, matrices) = (map.matrix_rows(self.key_dim), map.matrices());
+        let [rows, matrices] = [rows, matrices].map(|n| n as usize);
+        let (inputs, width) = (self.key_dim.next_multiple_of(4) as usize, rows.next_multiple_of(4));
+        let element = |row: usize, input: usize| {
+            let (head, p) = (row / (matrices * rows), row % (matrices * rows));
+            let vec = (head * (inputs + 1) + input) * matrices + p / rows;
+            from.get(vec * width + p % rows).copied().unwrap_or(0.0)
+        };
+        let key_dim = self.key_dim as usize;
+        let weight = (0..self.weight.len()).map(|i| element(i / key_dim, i % key_dim)).collect();
+        [weight, (0..self.bias.len()).map(|row| element(row, inputs)).collect()]
+    }
+
     /// As the shaders read it: for each head `[K' + 1, matrices, P'/4]` four-vectors, K' and P' (the
     /// rows of a matrix) being K and P rounded up to fours: W transposed, and in its last row b.
     pub(crate) fn pack(&self, map: &FeatureMap, to: &mut Vec<f32>) {

@@ -94,6 +94,20 @@ impl Weights {
         Ok(words)
     }
 
+    /// W and b of keys and of queries, empty where there are none, from elements that lie as
+    /// [`Weights::encode`] lays them.
+    pub(crate) fn decode(&self, config: &Config, from: &[f32]) -> [[Vec<f32>; 2]; 2] {
+        let keys = WeightHeads { queries: 0, ..self.heads() }.size(config) / 4;
+        let (keys, queries) = from.split_at((keys as usize).min(from.len()));
+        let of = |projection: Option<&Projection>, map, from| {
+            projection.map_or_else(Default::default, |projection| projection.unpack(map, from))
+        };
+        [
+            of(self.keys.as_ref(), config.key_map(), keys),
+            of(self.queries.as_ref(), config.query_map(), queries),
+        ]
+    }
+
     /// The projection of keys.
     pub(crate) fn of_keys(&self) -> Option<&Projection> {
         self.keys.as_ref()

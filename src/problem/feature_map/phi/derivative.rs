@@ -2,14 +2,16 @@
 
 use super::{L2_EPS, Phi, formulas, squared_norm, stabiliser};
 use crate::problem::feature_map::dual::Dual;
+use crate::problem::feature_map::real::Real;
 
-/// The gradients of the weights of a map: as those lie in [`Projection`](super::Projection), in f64.
+/// The gradients of the weights of a map: as those lie in [`Projection`](super::Projection), summed in
+/// f64, or in f32 for the mirror of the shaders.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct WeightGradients {
+pub(crate) struct WeightGradients<R = f64> {
     /// `[heads,P,K]`.
-    pub(crate) weight: Vec<f64>,
+    pub(crate) weight: Vec<R>,
     /// `[heads,P]`; empty where there is no bias.
-    pub(crate) bias: Vec<f64>,
+    pub(crate) bias: Vec<R>,
 }
 
 impl Phi<'_> {
@@ -18,13 +20,13 @@ impl Phi<'_> {
     /// [`Phi::row`]: their gain is taken for a constant, which it is where it cancels.
     ///
     /// One evaluation for each element and projection: for the reference, not for speed.
-    pub(crate) fn pull_back(
+    pub(crate) fn pull_back<R: Real>(
         &self,
         from: &[f32],
         head: usize,
         df: &[f64],
         dx: &mut [f64],
-        of_weights: &mut WeightGradients,
+        of_weights: &mut WeightGradients<R>,
     ) {
         let raw: Vec<f64> = from.iter().map(|x| f64::from(*x)).collect();
         let norm = if self.l2_norm { (squared_norm(&raw) + f64::from(L2_EPS)).sqrt() } else { 1.0 };
@@ -44,10 +46,10 @@ impl Phi<'_> {
                 }
                 let at = projection.index(head, p);
                 for (dw, x) in of_weights.weight[at * x.len()..].iter_mut().zip(&x) {
-                    *dw += dy * x;
+                    *dw = *dw + R::of(dy * x);
                 }
                 if let Some(db) = of_weights.bias.get_mut(at) {
-                    *db += dy;
+                    *db = *db + R::of(*dy);
                 }
             }
         }
