@@ -159,9 +159,10 @@ impl<R: Real> Backward<'_, R> {
             let x = &self.inputs.k[self.heads.key(t, e)..][..self.config.key_dim as usize];
             self.of_keys.row(x, self.heads.key_head(e), &mut key);
             for f in 0..features {
-                let Some(a) = self.gates.decay(t, e, f).map(R::exp) else { continue };
-                state.mu[f * value_dim..][..value_dim].iter_mut().for_each(|mu| *mu = *mu * a);
-                state.nu.iter_mut().skip(f).take(1).for_each(|nu| *nu = *nu * a);
+                let Some(decay) = self.gates.decay(t, e, f) else { continue };
+                let mu = &mut state.mu[f * value_dim..][..value_dim];
+                mu.iter_mut().for_each(|mu| *mu = mu.decayed(decay));
+                state.nu.iter_mut().skip(f).take(1).for_each(|nu| *nu = nu.decayed(decay));
             }
             let met = state.clone();
             let v = &self.inputs.v[self.heads.value(t, e)..][..value_dim];
@@ -295,13 +296,13 @@ impl<R: Real> Backward<'_, R> {
         add(&mut found.gradients.v[begin..], R::from(1.0), &of_value);
         let rows = self.config.decay_rows() as usize;
         for f in 0..features {
-            let Some(a) = self.gates.decay(t, e, f).map(R::exp) else { continue };
+            let Some(decay) = self.gates.decay(t, e, f) else { continue };
             let of_mu = &mut state.mu[f * value_dim..][..value_dim];
             let mut of_decay = dot(of_mu, &step.met.mu[f * value_dim..]);
-            of_mu.iter_mut().for_each(|of_mu| *of_mu = *of_mu * a);
+            of_mu.iter_mut().for_each(|of_mu| *of_mu = of_mu.decayed(decay));
             if let Some(of_nu) = state.nu.get_mut(f) {
                 of_decay = of_decay + *of_nu * step.met.nu[f];
-                *of_nu = *of_nu * a;
+                *of_nu = of_nu.decayed(decay);
             }
             let to = &mut found.decays[row * rows + f % rows];
             *to = *to + of_decay;

@@ -94,6 +94,10 @@ impl Real for Dual {
         self.map(self.x.ln_1p(), 1.0 / (1.0 + self.x))
     }
 
+    fn decayed(self, decay: Self) -> Self {
+        self * decay.exp()
+    }
+
     fn sin(self) -> Self {
         self.map(self.x.sin(), self.x.cos())
     }

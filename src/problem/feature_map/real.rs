@@ -22,6 +22,9 @@ pub(crate) trait Real:
     fn exp(self) -> Self;
     /// ln(1 + x), without cancellation.
     fn ln_1p(self) -> Self;
+    /// e^decay x; in f32 as the shaders have it, `x + (e^decay - 1) x`, which keeps the digits of a
+    /// decay near 0 and rounds to an ulp of x, not of the result.
+    fn decayed(self, decay: Self) -> Self;
     /// sin x.
     fn sin(self) -> Self;
     /// cos x.
@@ -49,12 +52,13 @@ pub(crate) trait Real:
 }
 
 macro_rules! real {
-    ($($float:ty, $bits:ty;)*) => {$(
+    ($($float:ty, $bits:ty, $decayed:expr;)*) => {$(
         impl Real for $float {
             const LOWEST: Self = <$float>::MIN;
             fn of(x: f64) -> Self { x as $float }
             fn exp(self) -> Self { <$float>::exp(self) }
             fn ln_1p(self) -> Self { <$float>::ln_1p(self) }
+            fn decayed(self, decay: Self) -> Self { $decayed(self, decay) }
             fn sin(self) -> Self { <$float>::sin(self) }
             fn cos(self) -> Self { <$float>::cos(self) }
             fn sqrt(self) -> Self { <$float>::sqrt(self) }
@@ -71,7 +75,10 @@ macro_rules! real {
         }
     )*};
 }
-real!(f32, u32; f64, u64;);
+real!(
+    f32, u32, |x: f32, decay: f32| x + decay.exp_m1() * x;
+    f64, u64, |x: f64, decay: f64| decay.exp() * x;
+);
 
 #[cfg(test)]
 mod tests {
