@@ -1,7 +1,5 @@
 //! The GPUs to compile for.
 
-use std::ffi::CString;
-
 /// An AMD GPU by the name that RADV has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -42,7 +40,7 @@ impl Chip {
     }
 
     /// True for what the driver says of its device's name.
-    pub(crate) fn is_named(self, device: &CString) -> bool {
-        device.to_string_lossy().to_lowercase().contains(self.name())
+    pub(crate) fn is_named(self, device: &str) -> bool {
+        device.to_lowercase().contains(self.name())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::ffi::CString;
 
 use ash::khr::pipeline_executable_properties::Device as Executables;
 use ash::vk;
@@ -31,7 +30,8 @@ pub struct Compiled {
 }
 
 impl Driver {
-    /// Of a chip.
+    /// Of a chip. The driver reads its name in the environment, so that a program which opens one may have
+    /// no other thread.
     ///
     /// # Errors
     ///
@@ -69,13 +69,13 @@ impl Driver {
         let gpus = unsafe { instance.enumerate_physical_devices()? };
         let named = gpus.into_iter().map(|gpu| {
             // SAFETY: the device was just enumerated.
-            let name = unsafe { instance.get_physical_device_properties(gpu) }.device_name;
-            let name = name.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned());
-            (gpu, CString::new(name.collect::<Vec<u8>>()).unwrap_or_default())
+            let properties = unsafe { instance.get_physical_device_properties(gpu) };
+            let name = properties.device_name_as_c_str().unwrap_or_default();
+            (gpu, name.to_string_lossy().into_owned())
         });
         let named: Vec<_> = named.collect();
         let Some((gpu, _)) = named.iter().find(|(_, name)| chip.is_named(name)) else {
-            let names: Vec<_> = named.iter().map(|(_, name)| name.to_string_lossy()).collect();
+            let names: Vec<_> = named.iter().map(|(_, name)| name).collect();
             let message = format!("expected a device named {}, found {names:?}", chip.name());
             return Err(message.into());
         };
