@@ -163,26 +163,41 @@ fn compare(
     let (truth_keys, truth_queries) = (&truth.key_weights, &truth.query_weights);
     let (mirror_keys, mirror_queries) = (&mirror.key_weights, &mirror.query_weights);
     let (found_keys, found_queries) = (&found.key_weights, &found.query_weights);
+    // Of what all tokens share an element is a sum over them.
+    let tokens = (shape.batch * shape.seq_len).max(1);
+    let of_decays = if config.has_constant_decay() { tokens } else { 1 };
     let tensors = [
-        ("gradient of q", &truth.q, &mirror.q, &found.q),
-        ("gradient of k", &truth.k, &mirror.k, &found.k),
-        ("gradient of v", &truth.v, &mirror.v, &found.v),
-        ("gradient of decay", &truth.decay, &mirror.decay, &found.decay),
-        ("gradient of beta", &truth.beta, &mirror.beta, &found.beta),
-        ("gradient of A_log", &truth.a_log, &mirror.a_log, &found.a_log),
-        ("gradient of dt_bias", &truth.dt_bias, &mirror.dt_bias, &found.dt_bias),
-        ("gradient of mu", &truth.mu, &mirror.mu, &found.mu),
-        ("gradient of nu", &truth.nu, &mirror.nu, &found.nu),
-        ("gradient of keys' W", &truth_keys[0], &mirror_keys[0], &found_keys[0]),
-        ("gradient of keys' b", &truth_keys[1], &mirror_keys[1], &found_keys[1]),
-        ("gradient of queries' W", &truth_queries[0], &mirror_queries[0], &found_queries[0]),
-        ("gradient of queries' b", &truth_queries[1], &mirror_queries[1], &found_queries[1]),
+        ("gradient of q", 1, &truth.q, &mirror.q, &found.q),
+        ("gradient of k", 1, &truth.k, &mirror.k, &found.k),
+        ("gradient of v", 1, &truth.v, &mirror.v, &found.v),
+        ("gradient of decay", of_decays, &truth.decay, &mirror.decay, &found.decay),
+        ("gradient of beta", 1, &truth.beta, &mirror.beta, &found.beta),
+        ("gradient of A_log", tokens, &truth.a_log, &mirror.a_log, &found.a_log),
+        ("gradient of dt_bias", tokens, &truth.dt_bias, &mirror.dt_bias, &found.dt_bias),
+        ("gradient of mu", 1, &truth.mu, &mirror.mu, &found.mu),
+        ("gradient of nu", 1, &truth.nu, &mirror.nu, &found.nu),
+        ("gradient of keys' W", tokens, &truth_keys[0], &mirror_keys[0], &found_keys[0]),
+        ("gradient of keys' b", tokens, &truth_keys[1], &mirror_keys[1], &found_keys[1]),
+        (
+            "gradient of queries' W",
+            tokens,
+            &truth_queries[0],
+            &mirror_queries[0],
+            &found_queries[0],
+        ),
+        (
+            "gradient of queries' b",
+            tokens,
+            &truth_queries[1],
+            &mirror_queries[1],
+            &found_queries[1],
+        ),
     ];
-    let is_there = |(_, truth, _, found): &(_, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
+    let is_there = |(_, _, truth, _, found): &(_, _, &Vec<f64>, _, &Vec<f32>)| {
         !truth.is_empty() || !found.is_empty()
     };
-    let row = |(tensor, truth, mirror, found): (_, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
-        Row::new(case, STAGE, tensor, truth, mirror, found)
+    let row = |(tensor, terms, truth, mirror, found): (_, _, &Vec<f64>, &Vec<f32>, &Vec<f32>)| {
+        Row::of_sums(case, (STAGE, tensor), truth, mirror, found, terms)
     };
     Ok(tensors.into_iter().filter(is_there).map(row).collect())
 }

@@ -172,8 +172,15 @@ impl Case {
         let mut beta: Vec<f32> = sample(lens.beta).into_iter().map(in_unit).collect();
         let gate_weights = sample(lens.gate_weights);
         // nu is a sum of features, which are positive for the maps that are normalised.
+        // A sampled nu is no sum of features: where those may be negative, a quotient by it alone may be
+        // one by nearly 0, so that the tokens must outweigh it.
+        let maps = [self.config.key_map(), self.config.query_map()];
+        let weight = match maps.iter().all(|map| map.has_non_negative_features()) {
+            true => 1.0,
+            false => (self.config.features() as f32).recip(),
+        };
         let initial_state = self.initial_state.then(|| {
-            let nu = sample(lens.nu).iter().map(|x| x.abs() + 0.5).collect();
+            let nu = sample(lens.nu).iter().map(|x| weight * (x.abs() + 0.5)).collect();
             (sample(lens.mu), nu)
         });
         let weights = self.config.needs_weights().then(|| self.sample_weights(&mut random));

@@ -137,6 +137,9 @@ impl Piece {
         put(&found.beta, &mut to.beta);
         add(&found.a_log, &mut to.a_log);
         add(&found.dt_bias, &mut to.dt_bias);
+        let weights = found.key_weights.iter().chain(&found.query_weights);
+        let sums = to.key_weights.iter_mut().chain(&mut to.query_weights);
+        weights.zip(sums).for_each(|(from, to)| add(from, to));
     }
 }
 
