@@ -1,6 +1,6 @@
 //! Writes the WGSL modules of a plan, and of its backward pass, to a folder, for tools that look at shaders.
 //!
-//! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]`
+//! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK[,subgroups]]`
 //!
 //! RULE is gated, gated-rows, delta, gated-delta or gated-delta-rows.
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, k, v, kind @ ..] = &arguments[..] else {
         return Err(
-            "usage: dump_modules FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK]"
+            "usage: dump_modules FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK[,subgroups]]"
                 .into(),
         );
     };
@@ -36,11 +36,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let limits = Limits { max_compute_workgroup_storage_size: 32 << 10, ..Limits::default() };
     let mut tuning = Tuning::new(&config, &limits, device_type)?;
     if let Some(numbers) = kind.first().filter(|_| !is_cpu) {
+        let (numbers, subgroup_sums) = match numbers.strip_suffix(",subgroups") {
+            Some(numbers) => (numbers, true),
+            None => (numbers.as_str(), false),
+        };
         let numbers: Result<Vec<u32>, _> = numbers.split(',').map(str::parse).collect();
         let [rows, columns, column_threads, chunk] = numbers?[..] else {
             return Err("a layout has four numbers".into());
         };
-        tuning = tuning.with_layout(Layout::workgroup(rows, columns, column_threads, chunk));
+        let layout = Layout::workgroup(rows, columns, column_threads, chunk);
+        tuning = tuning.with_layout(layout.with_subgroup_sums(subgroup_sums));
     }
     println!("{:?}", tuning.layout);
     std::fs::create_dir_all(folder)?;

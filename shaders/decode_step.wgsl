@@ -122,5 +122,5 @@ fn decode_tokens(
             store_output(state, item, chunk, row, o, first_lane);
         }
     }
-    reduce_outputs(item, chunk, first_lane);
+    reduce_outputs(state, item, chunk, first_lane);
 }

@@ -71,7 +71,7 @@ fn segment_output(
                 store_output(&state, item, chunk, i * item.heads + h, apply(&mu, features), lane);
             }
         }
-        reduce_outputs(item, chunk, lane);
+        reduce_outputs(&state, item, chunk, lane);
         if (CHECKPOINTS > 0u && t + tokens == stop) {
             store_checkpoints(&mu, &state, item, stop, lane);
             stop = next_stop(item, stop, thread);

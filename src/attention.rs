@@ -9,6 +9,7 @@ use crate::bind::pipelines::{Edit, Pipelines};
 use crate::bind::tensors;
 use crate::bind::tensors::{Checked, Tensors};
 use crate::device::buffers::empty_buffer;
+use crate::device::subgroups::subgroup_lanes;
 use crate::error::{BindError, ConfigError, PlanError};
 use crate::kernel::stage::Stage;
 use crate::plan::Plan;
@@ -39,7 +40,9 @@ pub struct LinearAttention {
 }
 
 impl LinearAttention {
-    /// Features a device must have for `config`: none, so far.
+    /// Features a device must have for `config`: none. [`wgpu::Features::SUBGROUP`] is used where it was
+    /// granted: see [`Layout::subgroup_sums`](crate::tuning::Layout::subgroup_sums) of
+    /// [`LinearAttention::tuning`].
     #[must_use]
     pub fn required_features(_config: &Config) -> wgpu::Features {
         wgpu::Features::empty()
@@ -90,9 +93,10 @@ impl LinearAttention {
         let device_type = device.adapter_info().device_type;
         let tuning = match options.tuning {
             Some(tuning) => tuning.on(device_type),
-            None => Tuning::new(&config, &limits, device_type)?,
+            None => Tuning::with_subgroups(&config, &limits, device_type, subgroup_lanes(device))?,
         };
         tuning.check(&config, &limits)?;
+        tuning.layout.check_subgroups(&config, subgroup_lanes(device))?;
         let usage = BufferUsages::STORAGE;
         let dummy = empty_buffer(device, "linear_attention.dummy", DUMMY_SIZE, usage)?;
         let pipelines = Pipelines::new(config.clone(), tuning.layout, options, edit);

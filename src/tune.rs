@@ -10,6 +10,7 @@ use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
 use crate::device::poll::poll;
 use crate::device::scope::scoped;
+use crate::device::subgroups::subgroup_lanes;
 use crate::error::{DeviceError, Error};
 use crate::plan::Plan;
 use crate::plan::tuning::Tuning;
@@ -86,7 +87,8 @@ pub fn tune_with(
 ) -> Result<Vec<Candidate>, Error> {
     let limits = device.limits();
     let mut plans: Vec<Plan> = Vec::new();
-    for tuning in Tuning::candidates(config, &limits, device.adapter_info().device_type)? {
+    let (device_type, subgroup) = (device.adapter_info().device_type, subgroup_lanes(device));
+    for tuning in Tuning::candidates_with_subgroups(config, &limits, device_type, subgroup)? {
         let plan = Plan::new(config, shape, &limits, &tuning)?;
         let is_same =
             |other: &Plan| other.layout() == plan.layout() && other.same_segmentation(&plan);

@@ -461,3 +461,33 @@ fn layouts_on_gpus_fill_waves_and_leave_them_memory() {
         }
     }
 }
+
+/// Shuffles pay where chunks are longer without partial sums (docs/performance.md).
+#[test]
+fn subgroups_where_they_are_granted() {
+    let of = |width: u32, kib: u32, device_type, lanes| {
+        let limits = Limits { max_compute_workgroup_storage_size: kib << 10, ..Limits::default() };
+        let config = Config::new(width, width);
+        Tuning::with_subgroups(&config, &limits, device_type, lanes).unwrap().layout
+    };
+    for (width, lanes, chunk_tokens) in [(32, 4, 8), (64, 4, 8), (128, 8, 8)] {
+        let without = of(width, 16, DeviceType::DiscreteGpu, 1);
+        assert!(!without.subgroup_sums);
+        // Subgroups of fewer lanes than share a row.
+        assert_eq!(of(width, 16, DeviceType::DiscreteGpu, lanes - 1), without);
+        let with = of(width, 16, DeviceType::DiscreteGpu, lanes);
+        assert!(with.subgroup_sums && with.chunk_tokens >= chunk_tokens, "{width}: {with:?}");
+        assert!(with.chunk_tokens > without.chunk_tokens);
+        let cpu = Tuning::new(&Config::new(width, width), &Limits::default(), DeviceType::Cpu);
+        assert_eq!(of(width, 16, DeviceType::Cpu, 8), cpu.unwrap().layout);
+    }
+    // Half of the work items at wgpu's default limits: a workgroup has all of V.
+    assert_eq!(of(128, 16, DeviceType::Other, 1).block_columns(), 64);
+    assert_eq!(of(128, 16, DeviceType::Other, 32).block_columns(), 128);
+    // Six lanes, and one.
+    for (rows, width) in [(16, 96), (64, 64)] {
+        let layout = Layout::workgroup(rows, 4, 4, 4).with_subgroup_sums(true);
+        let error = layout.check(&Config::new(width, width), &Limits::default()).unwrap_err();
+        assert!(error.to_string().contains("2, 4 or 8 lanes"), "{error}");
+    }
+}

@@ -119,7 +119,7 @@ fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, 
     }
 }
 
-fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn reduce_outputs(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {}
 
 // Rows of o that belong to no sequence are zero.
 fn zero_rows(item: WorkItem, lane: Lane) {

@@ -1,19 +1,19 @@
 // implements: chunk
 //
 // A chunk of tokens in workgroup memory, from which all threads of a work item read. LANES threads share
-// a row of the state, each with other features of it: with more than one, the partial sums of o are
-// added up in workgroup memory.
+// a row of the state, each with other features of it, and lane_sums/ adds up their parts of o.
 //
-// memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu, and with several lanes
-//         queries LANES V/4 partial sums; floats: queries F/4 products with nu
+// memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu; floats: queries F/4 products
+//         with nu; see lane_sums/
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
-import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, LANES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
+import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
 import gates::{decay_nu};
 import heads::{gate_row, output_begin, value_begin};
 import lane::{Lane};
-import output::{store_weight, store_zero, write_output};
+import lane_sums::{RowSums, add_part, wait_for_weights, write_sums};
+import output::{store_weight, store_zero};
 import params::{workgroup_index};
 import row_map::{clear_row_max, load_keys};
 import rows::{load_v};
@@ -24,20 +24,18 @@ import tile::{Key, Value};
 import work_item::{Chunk, WorkItem, work_item, work_item_in_table};
 
 const VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * BLOCK_COLUMNS_VEC4;
-const PARTIAL_LEN: u32 = select(1u, CHUNK_QUERIES * LANES * BLOCK_COLUMNS_VEC4, LANES > 1u);
 // What nothing uses takes no memory.
 const NU_LEN: u32 = select(1u, BLOCK_VEC4, NORMALIZE);
 const PRODUCT_LEN: u32 = select(1u, CHUNK_QUERIES * BLOCK_VEC4, NORMALIZE);
 
-var<workgroup> values: array<vec4<f32>, VALUE_CHUNK_LEN>;    // [tokens, columns/4]
-var<workgroup> nu: array<vec4<f32>, NU_LEN>;                 // nu up to the chunk: [F/4]
-var<workgroup> products: array<f32, PRODUCT_LEN>;            // of phi(q) and nu: [queries, F/4]
-var<workgroup> partial_sums: array<vec4<f32>, PARTIAL_LEN>;  // of phi(q) mu: [queries, LANES, columns/4]
+var<workgroup> values: array<vec4<f32>, VALUE_CHUNK_LEN>;  // [tokens, columns/4]
+var<workgroup> nu: array<vec4<f32>, NU_LEN>;               // nu up to the chunk: [F/4]
+var<workgroup> products: array<f32, PRODUCT_LEN>;          // of phi(q) and nu: [queries, F/4]
 var<workgroup> shared_item: WorkItem;
 var<workgroup> shared_stop: u32;
 
-// All of it is in workgroup memory.
-struct ChunkState { unused: u32 }
+// All else is in workgroup memory.
+alias ChunkState = RowSums;
 
 // The same for all threads of a workgroup, and seen to be: barriers stand where the item decides.
 fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
@@ -123,8 +121,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
         }
         store_weight(item, chunk, row, weight);
     }
-    // With several lanes the barrier before their sums serves for the weights as well.
-    if (LANES == 1u) { workgroupBarrier(); }
+    wait_for_weights();
 }
 
 fn decayed_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
@@ -155,34 +152,16 @@ fn value(item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Value {
     return value;
 }
 
-// This thread's sum for a query row, which is the whole sum where one lane has all features.
+// This thread's part of the sum for a query row.
 fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, row: u32, o: Value, lane: Lane) {
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
-        let c4 = lane.c4 + c * COLUMN_THREADS;
-        if (LANES == 1u) {
-            write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, o[c]);
-        } else {
-            let lane_index = lane.thread / COLUMN_THREADS;
-            partial_sums[(row * LANES + lane_index) * BLOCK_COLUMNS_VEC4 + c4] = o[c];
-        }
+        add_part(state, item, chunk, row, c, o[c], lane);
     }
 }
 
-// Adds up the lanes' partial sums.
-fn reduce_outputs(item: WorkItem, chunk: Chunk, lane: Lane) {
-    if (LANES == 1u) { return; }
-    workgroupBarrier();
-    let len = chunk.tokens * item.heads * BLOCK_COLUMNS_VEC4;
-    for (var i = lane.thread; i < len; i += THREADS) {
-        let row = i / BLOCK_COLUMNS_VEC4;
-        let c4 = i % BLOCK_COLUMNS_VEC4;
-        var sum = vec4<f32>(0.0);
-        for (var other = 0u; other < LANES; other++) {
-            sum += partial_sums[(row * LANES + other) * BLOCK_COLUMNS_VEC4 + c4];
-        }
-        write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, sum);
-    }
+fn reduce_outputs(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    write_sums(state, item, chunk, lane);
 }
 
 // Rows of o that belong to no sequence are zero.

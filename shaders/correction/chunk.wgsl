@@ -8,15 +8,16 @@
 // so that the lanes add up what all keys recall once a chunk and not once a token. Decays are multiplied
 // token by token, newest first out: no exponential of their sum is formed.
 //
-// memory  floats: tokens (tokens - 1) / 2 (F/4 + 1) products of keys; the partial sums of chunk/workgroup
+// memory  floats: tokens (tokens - 1) / 2 (F/4 + 1) products of keys; see lane_sums/
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS};
-import constants::{HAS_DECAY, LANES, ROWS_VEC4, THREADS};
+import constants::{HAS_DECAY, ROWS_VEC4, THREADS};
 import chunk/features::{features};
-import chunk/workgroup::{features_at, partial_sums, values};
+import chunk/workgroup::{features_at, values};
 import gates::{decay_nu, load_beta};
 import heads::{gate_row};
 import lane::{Lane};
+import lane_sums::{store_recalled, without_recalled};
 import tile::{Key, Tile, apply};
 import work_item::{Chunk, WorkItem};
 
@@ -41,10 +42,7 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
     workgroupBarrier();
     for (var c4 = lane.thread; c4 < BLOCK_COLUMNS_VEC4; c4 += THREADS) {
         for (var i = 0u; i < chunk.tokens; i++) {
-            var u = values[i * BLOCK_COLUMNS_VEC4 + c4];
-            for (var other = 0u; other < LANES; other++) {
-                u -= partial_sums[(i * LANES + other) * BLOCK_COLUMNS_VEC4 + c4];
-            }
+            var u = without_recalled(values[i * BLOCK_COLUMNS_VEC4 + c4], i, c4);
             for (var j = 0u; j < i; j++) { u -= pair_sums[pair(i, j)] * values[j * BLOCK_COLUMNS_VEC4 + c4]; }
             values[i * BLOCK_COLUMNS_VEC4 + c4] = load_beta(gate_row(chunk.first + i, item.head)) * u;
         }
@@ -54,7 +52,6 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
 
 // This lane's part of what each key recalls of the state before the chunk.
 fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    let lane_index = lane.thread / COLUMN_THREADS;
     var kept: Key;
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = vec4<f32>(1.0); }
@@ -68,8 +65,7 @@ fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
         let recalled = apply(mu, times(key, kept));
         @unroll
         for (var c = 0u; c < COLUMNS_VEC4; c++) {
-            let c4 = lane.c4 + c * COLUMN_THREADS;
-            partial_sums[(i * LANES + lane_index) * BLOCK_COLUMNS_VEC4 + c4] = recalled[c];
+            store_recalled(i, lane.c4 + c * COLUMN_THREADS, recalled[c], lane);
         }
     }
 }

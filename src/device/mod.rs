@@ -10,3 +10,4 @@ pub(crate) mod poll;
 pub(crate) mod poller;
 pub(crate) mod readback;
 pub(crate) mod scope;
+pub(crate) mod subgroups;

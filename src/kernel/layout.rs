@@ -46,6 +46,12 @@ pub struct Layout {
     pub chunk_queries: u32,
     /// The source of the rows of q, k and v.
     pub row_source: RowSource,
+    /// True if the lanes that share a row are neighbours in a subgroup and add up their sums by
+    /// shuffles, which takes no barrier and no workgroup memory for partial sums, so that chunks may be
+    /// longer. For 2, 4 or 8 lanes, on a device that was granted [`wgpu::Features::SUBGROUP`] and whose
+    /// smallest subgroup has as many. `decode_step`, which is bound by memory, does without.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub subgroup_sums: bool,
 }
 
 /// The source of the rows of q, k and v that a thread multiplies.
@@ -73,6 +79,7 @@ impl Layout {
             chunk_tokens: chunk,
             chunk_queries: chunk,
             row_source: RowSource::Workgroup,
+            subgroup_sums: false,
         }
     }
 
@@ -86,6 +93,7 @@ impl Layout {
             chunk_tokens: 1,
             chunk_queries: 1,
             row_source: RowSource::Direct,
+            subgroup_sums: false,
         }
     }
 
@@ -93,6 +101,12 @@ impl Layout {
     #[must_use]
     pub fn with_chunk(self, tokens: u32, queries: u32) -> Self {
         Self { chunk_tokens: tokens, chunk_queries: queries, ..self }
+    }
+
+    /// The same with sums by subgroup operations, or without.
+    #[must_use]
+    pub fn with_subgroup_sums(self, subgroup_sums: bool) -> Self {
+        Self { subgroup_sums, ..self }
     }
 
     /// The direct layout of a CPU adapter: the widest tile that compiles in a second or two.
@@ -108,8 +122,8 @@ impl Layout {
 
     /// The workgroup layouts worth trying, best first: work items as wide as V, so that few of them
     /// load the same q and k again; then long chunks, so that barriers are few. On a GPU those first whose
-    /// memory leaves a SIMD enough waves.
-    pub(crate) fn workgroups(config: &Config, is_cpu: bool) -> Vec<Self> {
+    /// memory leaves a SIMD enough waves. `subgroup` is the least lanes of a subgroup, 1 without.
+    pub(crate) fn workgroups(config: &Config, is_cpu: bool, subgroup: u32) -> Vec<Self> {
         let widest = config.value_dim.div_ceil(4).next_power_of_two();
         // One lane needs no partial sums; two of 16 rows have room for more of them at a time.
         let rows = match config.features() {
@@ -126,6 +140,13 @@ impl Layout {
         };
         let mut layouts = Vec::new();
         if !is_cpu {
+            // Shuffles pay where chunks are longer without partial sums: docs/performance.md.
+            let longer = of(rows, &[16, 8, 6]).into_iter();
+            layouts.extend(
+                longer
+                    .filter(|layout| layout.fits_subgroup(config, subgroup))
+                    .map(|layout| layout.with_subgroup_sums(true)),
+            );
             // Rows as they are and their projections take the same memory for more threads.
             layouts.extend(of(rows, &[8, 4]));
             if !config.is_element_wise() {
@@ -149,6 +170,34 @@ impl Layout {
     /// True if the other runs the same shaders, whatever their numbers.
     pub(crate) fn is_like(self, other: Self) -> bool {
         self.row_source == other.row_source
+    }
+
+    /// True if neighbours in subgroups of `subgroup` lanes can add up the sums of a row.
+    fn fits_subgroup(self, config: &Config, subgroup: u32) -> bool {
+        let lanes = self.lanes(config);
+        self.row_source == RowSource::Workgroup && matches!(lanes, 2 | 4 | 8) && lanes <= subgroup
+    }
+
+    /// Refuses sums by subgroup operations on a device whose subgroups have `subgroup` lanes at least.
+    pub(crate) fn check_subgroups(self, config: &Config, subgroup: u32) -> Result<(), ConfigError> {
+        if !self.subgroup_sums || self.fits_subgroup(config, subgroup) {
+            return Ok(());
+        }
+        let lanes = self.lanes(config);
+        Err(ConfigError::Tuning {
+            what: "subgroup_sums",
+            required: format!("false without Features::SUBGROUP and subgroups of {lanes} lanes"),
+            actual: format!("true, and subgroups of {subgroup}"),
+        })
+    }
+
+    /// Without sums by subgroup operations, and with them where lanes can.
+    pub(crate) fn with_and_without_subgroups(self, config: &Config, subgroup: u32) -> Vec<Self> {
+        let mut both = vec![self.with_subgroup_sums(false)];
+        if self.fits_subgroup(config, subgroup) {
+            both.push(self.with_subgroup_sums(true));
+        }
+        both
     }
 
     /// Features of a thread's tile.
@@ -210,6 +259,7 @@ impl Layout {
             config,
             [self.chunk_tokens, self.chunk_queries],
             [lanes, features, self.block_columns()],
+            self.subgroup_sums,
         )
     }
 
@@ -258,6 +308,10 @@ impl Layout {
                 }
             }
         }
+        if self.subgroup_sums && !self.fits_subgroup(config, u32::MAX) {
+            let required = "2, 4 or 8 lanes through workgroup memory for subgroup sums".to_owned();
+            return refuse("rows", required, self.rows);
+        }
         check_limits(limits, self.threads(config), self.workgroup_memory(config))
     }
 }
@@ -297,10 +351,16 @@ fn chunk_memory(
     config: &Config,
     [tokens, queries]: [u32; 2],
     [lanes, features, columns]: [u32; 3],
+    subgroup_sums: bool,
 ) -> u64 {
     let [tokens, queries, lanes] = [tokens, queries, lanes].map(u64::from);
     let (features, columns) = (u64::from(features), u64::from(columns));
-    let partial_sums = if lanes > 1 { queries * lanes * columns } else { 4 };
+    let partial_sums = match lanes {
+        // A word of each thread and a flag, in vec4s: a thread has at least four columns.
+        _ if subgroup_sums => (lanes * columns / 4).next_multiple_of(4) + 4,
+        1 => 4,
+        _ => queries * lanes * columns,
+    };
     let mut floats = (tokens + queries) * features + tokens * columns + partial_sums;
     if config.normalization.eps().is_some() {
         // nu, and its products with the queries.
@@ -428,6 +488,6 @@ impl DecodeLayout {
     fn workgroup_memory(self, config: &Config) -> u64 {
         let features = 4 * self.lanes * self.lane_tiles;
         let columns = self.columns * self.column_threads;
-        chunk_memory(config, [self.tokens, self.rows()], [self.lanes, features, columns])
+        chunk_memory(config, [self.tokens, self.rows()], [self.lanes, features, columns], false)
     }
 }

@@ -113,6 +113,8 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("COLUMN_THREADS", U32(tile.column_threads)),
         ("LANES", U32(tile.lanes)),
         ("LANE_TILES", U32(tile.lane_tiles)),
+        // Query rows of a chunk that each of those lanes writes.
+        ("LANE_ROWS", U32(tile.chunk_queries.div_ceil(tile.lanes.max(1)))),
         ("THREADS", U32(tile.threads)),
         ("CHUNK_TOKENS", U32(tile.chunk_tokens)),
         ("CHUNK_QUERIES", U32(tile.chunk_queries)),

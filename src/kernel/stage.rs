@@ -236,6 +236,8 @@ impl Stage {
         // decode_step has corrected values by the time they enter the state.
         let has_one_lane = (is_direct || layout.lanes(config) == 1) && self != Self::DecodeStep;
         let corrects = config.update_rule.beta().is_some();
+        // decode_step has lanes of its own, and is bound by memory: neighbours have neighbouring columns.
+        let has_subgroups = layout.subgroup_sums && self != Self::DecodeStep;
         let interfaces = [
             (
                 "rule",
@@ -265,6 +267,8 @@ impl Stage {
                 "correction",
                 if corrects && !has_one_lane { "correction/chunk" } else { "correction/none" },
             ),
+            ("lane", if has_subgroups { "lane/subgroup" } else { "lane" }),
+            ("lane_sums", if has_subgroups { "lane_sums/subgroup" } else { "lane_sums/memory" }),
             ("row_map", row_map),
             ("chunk", if is_direct { row_map } else { "chunk/workgroup" }),
             ("decode_values", if corrects { "decode/corrected_values" } else { "decode/values" }),

@@ -76,7 +76,7 @@ pub fn kernels(
     };
     // Best first; the last asks for the least.
     let is_cpu = device_type == wgpu::DeviceType::Cpu;
-    for layouts in [Layout::workgroups(config, is_cpu), vec![Layout::for_cpu(config)]] {
+    for layouts in [Layout::workgroups(config, is_cpu, 1), vec![Layout::for_cpu(config)]] {
         let mut checked =
             layouts.iter().map(|layout| (*layout, layout.check(config, limits).err()));
         let fits = checked.clone().find(|(_, obstacle)| obstacle.is_none());

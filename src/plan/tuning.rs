@@ -66,6 +66,23 @@ impl Tuning {
         limits: &wgpu::Limits,
         device_type: wgpu::DeviceType,
     ) -> Result<Self, ConfigError> {
+        Self::with_subgroups(config, limits, device_type, 1)
+    }
+
+    /// The same for a device whose subgroups have so many lanes at least: 1 where it was not granted
+    /// [`wgpu::Features::SUBGROUP`], else its adapter's `subgroup_min_size`
+    /// ([`subgroup_lanes`](crate::tuning::subgroup_lanes)). [`Layout::subgroup_sums`] says what was
+    /// chosen; a CPU adapter does without.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tuning::new`].
+    pub fn with_subgroups(
+        config: &Config,
+        limits: &wgpu::Limits,
+        device_type: wgpu::DeviceType,
+        subgroup_lanes: u32,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
         // wgpu tells nothing of compute units.
@@ -80,7 +97,7 @@ impl Tuning {
         // With row-wise maps each thread on its own would map rows that others map as well.
         let layouts = match is_cpu && config.is_element_wise() && config.features() <= 256 {
             true => vec![Layout::for_cpu(config)],
-            false => Layout::workgroups(config, is_cpu),
+            false => Layout::workgroups(config, is_cpu, if is_cpu { 1 } else { subgroup_lanes }),
         };
         for layout in layouts {
             let tuning = Self {
@@ -118,7 +135,17 @@ impl Tuning {
         limits: &wgpu::Limits,
         device_type: wgpu::DeviceType,
     ) -> Result<Vec<Self>, ConfigError> {
-        let first = Self::new(config, limits, device_type)?;
+        Self::candidates_with_subgroups(config, limits, device_type, 1)
+    }
+
+    /// The same with sums by subgroup operations, too, as in [`Tuning::with_subgroups`].
+    pub(crate) fn candidates_with_subgroups(
+        config: &Config,
+        limits: &wgpu::Limits,
+        device_type: wgpu::DeviceType,
+        subgroup_lanes: u32,
+    ) -> Result<Vec<Self>, ConfigError> {
+        let first = Self::with_subgroups(config, limits, device_type, subgroup_lanes)?;
         let mut layouts = vec![first.layout];
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
         let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
@@ -141,7 +168,11 @@ impl Tuning {
             }
         }
         let mut found: Vec<Self> = Vec::new();
-        for layout in layouts {
+        let subgroup = if is_cpu { 1 } else { subgroup_lanes };
+        let both = layouts
+            .into_iter()
+            .flat_map(|layout| layout.with_and_without_subgroups(config, subgroup));
+        for layout in std::iter::once(first.layout).chain(both) {
             for workgroups in [first.workgroups, first.workgroups * 4] {
                 let tuning = Self { layout, workgroups, ..first };
                 if tuning.check(config, limits).is_ok() && !found.contains(&tuning) {

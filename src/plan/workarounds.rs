@@ -57,6 +57,11 @@ impl Plan {
         iterations += 2 * each(rows * features, 0);
         iterations += each(features, tokens * (heads + 2)) + each(rows, features);
         iterations += each(rows * columns, lanes);
+        if layout.subgroup_sums {
+            // Sums of rows, and of what keys recall, where subgroups have other threads.
+            let sums = (rows + tokens) * u64::from(layout.columns / 4);
+            iterations += sums * (4 * (lanes + 2) + 1);
+        }
         if config.update_rule.beta().is_some() && lanes > 1 {
             // The recalled values, the products of keys, and the corrected values.
             let pairs = tokens * tokens / 2;

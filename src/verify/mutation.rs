@@ -42,11 +42,13 @@ pub enum Mutation {
     NuNotDecayed,
     /// Value head e reads key head e % G and not e / (E/G).
     HeadsTiled,
+    /// The sum of a lane that shares a row of the state with others is left out.
+    LaneForgotten,
 }
 
 impl Mutation {
     /// Every mistake.
-    pub const ALL: [Mutation; 18] = [
+    pub const ALL: [Mutation; 19] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
         Self::LastChunkSkipped,
@@ -65,6 +67,7 @@ impl Mutation {
         Self::DeltaFromUndecayed,
         Self::NuNotDecayed,
         Self::HeadsTiled,
+        Self::LaneForgotten,
     ];
 
     /// The stage it is made in, the text it replaces and the text in its place. A shader may have more
@@ -151,15 +154,25 @@ impl Mutation {
                 "return e / params.key_group;",
                 "return e % params.key_heads;",
             ),
+            // Where lanes meet in workgroup memory.
+            Self::LaneForgotten => (
+                Stage::SegmentOutput,
+                "other < LANES; other++) { sum += partial_sums",
+                "other + 1u < LANES; other++) { sum += partial_sums",
+            ),
         }
     }
 
     /// The texts of a stage's other form, if the mistake can be made in it as well.
     #[must_use]
     pub fn other_texts(self) -> Option<(&'static str, &'static str)> {
-        // Where several lanes share a row of the state.
-        (self == Self::DeltaFromUndecayed)
-            .then_some(("apply(mu, times(key, kept))", "apply(mu, key)"))
+        match self {
+            // Where several lanes share a row of the state.
+            Self::DeltaFromUndecayed => Some(("apply(mu, times(key, kept))", "apply(mu, key)")),
+            // Where they are neighbours in a subgroup.
+            Self::LaneForgotten => Some(("sum += subgroupShuffleXor(sum, 1u);", "")),
+            _ => None,
+        }
     }
 
     pub(crate) fn edit(self, stage: Stage, wgsl: String) -> String {
@@ -190,7 +203,8 @@ mod tests {
         let (decay, beta) = (Decay::per_head(), Beta::per_head());
         let config = Config::new(64, 64);
         match mutation {
-            Mutation::BiasForgotten | Mutation::NormForgotten => {
+            // Of several lanes on any device.
+            Mutation::BiasForgotten | Mutation::NormForgotten | Mutation::LaneForgotten => {
                 config.with_feature_map(FeatureMap::Favor { features: 64 })
             }
             Mutation::BlockForgotten => {

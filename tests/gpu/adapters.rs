@@ -54,6 +54,8 @@ pub(crate) fn two_devices(
 fn open(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
     pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("linear_attention.tests"),
+        // No test needs it, and some use it.
+        required_features: adapter.features() & wgpu::Features::SUBGROUP,
         required_limits: adapter.limits(),
         ..wgpu::DeviceDescriptor::default()
     }))

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 
 use libtest_mimic::Failed;
-use linear_attention::tuning::{Layout, Tuning};
+use linear_attention::tuning::{Layout, Tuning, subgroup_lanes};
 use linear_attention::verify::{self, Harness, Options, Row};
 use linear_attention::wgpu::DeviceType;
-use linear_attention::{Config, ShaderChecks};
+use linear_attention::{Config, LinearAttention, ShaderChecks};
 
 use crate::Trial;
 use crate::adapters::Gpu;
@@ -24,6 +24,18 @@ const IN_OTHER_LAYOUTS: [&str; 8] = [
     "bf16-step-odd",
     "exp-run-odd",
     "softmax-odd",
+];
+
+/// The same for the layouts with sums by subgroup operations: several lanes of each kind.
+const WITH_SUBGROUPS: [&str; 8] = [
+    "t65-segments",
+    "k17-v33",
+    "many-heads",
+    "packed-segments",
+    "gated-delta-alike",
+    "hedgehog",
+    "f16",
+    "relu-squared-blocks",
 ];
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds to
@@ -59,6 +71,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     let others = both_layouts(gpu).into_iter().chain(other_tunings(gpu));
     let others =
         others.filter(|(_, tuning)| Ok(tuning.layout) != own.clone().map(|own| own.layout));
+    let others = others.chain(subgroup_tunings(gpu));
     let mut kinds = vec![
         ("checked", ShaderChecks::Checked, None),
         ("unchecked", ShaderChecks::Unchecked, None),
@@ -73,6 +86,9 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         options.checks = checks;
         options.tuning = tuning;
         for case in verify::cases_of_run(&gpu.device.limits(), &options) {
+            if tuning.is_some_and(|tuning| has_too_many_lanes(gpu, &case.config, tuning)) {
+                continue;
+            }
             let config = format!("{:?}", case.config);
             let is_full = match kind {
                 _ if FULL.contains(&case.name) => true,
@@ -80,7 +96,11 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
                 "unchecked" => of_the_day(&config),
                 _ => {
                     let is_today = of_the_day(&format!("{kind} {}", case.name));
-                    !(is_today && IN_OTHER_LAYOUTS.contains(&case.name))
+                    let cases = match kind.starts_with("subgroups") {
+                        true => WITH_SUBGROUPS,
+                        false => IN_OTHER_LAYOUTS,
+                    };
+                    !(is_today && cases.contains(&case.name))
                 }
             };
             let group = format!("{} {kind} {config}", gpu.name);
@@ -128,6 +148,27 @@ fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
         with("one-lane", Layout::workgroup(64, 4, 8, 4)),
         with("wide-tile", Layout::workgroup(8, 8, 4, 4)),
     ]
+}
+
+/// Layouts whose lanes add up by subgroup operations, where the device has them.
+pub(crate) fn subgroup_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
+    if subgroup_lanes(&gpu.device) < 2 {
+        return Vec::new();
+    }
+    let device_type = gpu.device.adapter_info().device_type;
+    let tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    let with = |name, layout: Layout| (name, tuning.with_layout(layout.with_subgroup_sums(true)));
+    vec![
+        with("subgroups", Layout::workgroup(16, 4, 16, 8)),
+        with("subgroups-narrow", Layout::workgroup(4, 4, 2, 3).with_chunk(3, 5)),
+    ]
+}
+
+/// True where more lanes share a row than a subgroup of the device has.
+fn has_too_many_lanes(gpu: &Gpu, config: &Config, tuning: Tuning) -> bool {
+    let options = linear_attention::Options::default().with_tuning(tuning);
+    tuning.layout.subgroup_sums
+        && LinearAttention::with_options(&gpu.device, config.clone(), &options).is_err()
 }
 
 /// A seed of the day's, unless one is given to repeat a failure.

@@ -8,17 +8,21 @@ use linear_attention::verify::{self, Mutation, Options};
 
 use crate::Trial;
 use crate::adapters::Gpu;
-use crate::cases::{both_layouts, of_the_day};
+use crate::cases::{both_layouts, of_the_day, subgroup_tunings};
 
 /// One trial a mutation and layout; the quick level has each mutation in one of them.
 pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (layout, tuning) in both_layouts(gpu) {
+    let layouts = both_layouts(gpu).into_iter().chain(subgroup_tunings(gpu).into_iter().take(1));
+    for (layout, tuning) in layouts {
         for mutation in Mutation::ALL {
             // A thread on its own maps no rows and takes no F apart.
-            use Mutation::{BiasForgotten, BlockForgotten, NormForgotten};
+            use Mutation::{BiasForgotten, BlockForgotten, LaneForgotten, NormForgotten};
             let is_of_rows = matches!(mutation, BiasForgotten | BlockForgotten | NormForgotten);
-            if is_of_rows && layout == "direct" {
+            let is_of_lanes = mutation == LaneForgotten;
+            if layout == "direct" && (is_of_rows || is_of_lanes)
+                || layout == "subgroups" && !is_of_lanes
+            {
                 continue;
             }
             let gpu = Rc::clone(gpu);
@@ -30,6 +34,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
                 name,
                 cost: 40,
                 is_full: !is_of_rows
+                    && !is_of_lanes
                     && of_the_day(&format!("{mutation:?}")) != (layout == "workgroup"),
                 test: Box::new(move || caught(&gpu, tuning, mutation)),
             });

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use linear_attention::shape::PackedLimits;
-use linear_attention::tuning::{Layout, Tuning, tune_with};
+use linear_attention::tuning::{Layout, Tuning, subgroup_lanes, tune_with};
 use linear_attention::update_rule::{Beta, Decay};
 use linear_attention::verify::{self, Options};
 use linear_attention::{Config, Inputs, LinearAttention, Shape, UpdateRule, wgpu};
@@ -18,8 +18,32 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::finds_the_fastest", finds_the_fastest),
     ("tune::states_in_a_pool", states_in_a_pool),
     ("tune::is_serialisable", is_serialisable),
+    ("tune::subgroups_that_were_not_granted", subgroups_that_were_not_granted),
     ("tune::equal_bits_in_any_company", equal_bits_in_any_company),
 ];
+
+/// A device without the feature has no lanes to share sums with, and refuses a layout that wants some.
+fn subgroups_that_were_not_granted(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let descriptor = wgpu::DeviceDescriptor {
+        required_limits: gpu.adapter.limits(),
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let (device, _) = pollster::block_on(gpu.adapter.request_device(&descriptor))?;
+    assert_eq!(subgroup_lanes(&device), 1);
+    let config = Config::new(64, 64);
+    let device_type = device.adapter_info().device_type;
+    let layout = Layout::workgroup(16, 4, 16, 8).with_subgroup_sums(true);
+    let tuning = Tuning::new(&config, &device.limits(), device_type)?.with_layout(layout);
+    let options = linear_attention::Options::default().with_tuning(tuning);
+    let made = LinearAttention::with_options(&device, config.clone(), &options);
+    let error = made.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("subgroup_sums") && error.contains("subgroups of 4 lanes"), "{error}");
+    // With it, as many lanes as the smallest subgroup has.
+    let lanes = subgroup_lanes(&gpu.device);
+    let made = LinearAttention::with_options(&gpu.device, config, &options);
+    assert_eq!(made.is_ok(), lanes >= 4, "{lanes}");
+    Ok(())
+}
 
 /// Unequal and odd.
 fn candidates_of_odd_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {

@@ -44,6 +44,7 @@ fn layouts() -> Vec<Layout> {
         Layout::workgroup(8, 8, 1, 3),
         Layout::workgroup(16, 4, 2, 4).with_chunk(3, 5),
         Layout::workgroup(4, 4, 4, 4).with_chunk(4, 3),
+        Layout::workgroup(4, 4, 2, 3).with_chunk(3, 5).with_subgroup_sums(true),
     ]
 }
 

@@ -160,6 +160,18 @@ pub(super) const MISTAKES: &[Mistake] = &[
          \x20   if (!item.has_sequence) {",
         &[Barrier],
     ),
+    mistake(
+        "no barrier between weights and the rows of lanes",
+        "    if (SCALES_QUERIES) { workgroupBarrier(); }\n",
+        "",
+        &[Race, Uninitialised],
+    ),
+    mistake(
+        "all lanes write a row",
+        "let row = 0u * LANES + lane.index;",
+        "let row = 0u * LANES;",
+        &[SeveralWriters],
+    ),
     mistake("nu is not cleared", "    clear_chunk_nu(&state, lane);\n", "", &[Uninitialised]),
     mistake("a chunk of no token", "t += tokens) {", "t += 0u * tokens) {", &[Endless]),
     mistake(

@@ -74,6 +74,29 @@ fn scratch_that_the_caller_writes_to() {
     check(400_000, 53, true);
 }
 
+/// Where a subgroup has other threads of a workgroup, lanes meet in workgroup memory.
+#[test]
+fn lanes_that_are_apart() {
+    let edit = |_, wgsl: String| {
+        let begin = "atomicStore(&lanes_are_apart[0], 0u);";
+        wgsl.replace(begin, "atomicStore(&lanes_are_apart[0], 1u);")
+    };
+    let mut runner = Runner { edit: Some(&edit), ..Runner::default() };
+    let (mut calls, mut failed) = (0, Vec::new());
+    for_each(200_000, 7, |prepared| {
+        if !prepared.plan.layout().subgroup_sums || prepared.plan.is_decode() {
+            return false;
+        }
+        calls += 1;
+        if let Err(message) = runner.run(prepared).and_then(|found| prepared.compare(&found)) {
+            failed.push(format!("{message}\n    {}", prepared.call.describe()));
+        }
+        failed.len() > 9
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(calls > 10, "{calls}");
+}
+
 /// One call of 50,000, or of `LINEAR_ATTENTION_INTERPRET`.
 #[test]
 #[ignore = "minutes"]

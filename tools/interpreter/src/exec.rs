@@ -1,9 +1,9 @@
 //! Statements: a workgroup goes through them together.
 
 use naga::valid::FunctionInfo;
-use naga::{Barrier, Block, BuiltIn, Expression, Function, Handle, Span, Statement};
+use naga::{Barrier, Block, BuiltIn, Expression, Function, GatherMode, Handle, Span, Statement};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::flow::Left;
 use crate::history::Clock;
 use crate::mask::Mask;
@@ -245,6 +245,9 @@ impl<'a> Machine<'a> {
                 self.load(code, *pointer, *result, active)?;
                 self.pass_barrier(Barrier::WORK_GROUP)?;
             }
+            Statement::SubgroupGather { mode: GatherMode::ShuffleXor(mask), argument, result } => {
+                self.shuffle_xor(code, (*mask, *argument), *result, active)?;
+            }
             Statement::Call { function, arguments, result } => {
                 let callee = Code {
                     function: &self.shader.module.functions[*function],
@@ -261,6 +264,31 @@ impl<'a> Machine<'a> {
             other => return Err(Fault::unsupported(other)),
         }
         Ok(active)
+    }
+
+    /// The argument of the invocation whose number differs in the bits of the mask. Subgroups have
+    /// invocations in order, and so many that each of those is in one.
+    fn shuffle_xor(
+        &mut self,
+        code: Code<'a>,
+        (mask, argument): (Handle<Expression>, Handle<Expression>),
+        result: Handle<Expression>,
+        active: Mask,
+    ) -> Result<(), Fault> {
+        self.check_uniform(active)?;
+        let [mask, from, to] =
+            [mask, argument, result].map(|handle| code.frame.slots[handle.index()]);
+        for lane in active.lanes() {
+            let other = lane ^ self.registers[mask.at * self.lanes + lane] as usize;
+            if other >= self.lanes {
+                return Err(Fault::new(FaultKind::OutOfBounds, format!("invocation {other}")));
+            }
+            for w in 0..from.words {
+                self.registers[(to.at + w) * self.lanes + lane] =
+                    self.registers[(from.at + w) * self.lanes + other];
+            }
+        }
+        Ok(())
     }
 
     fn pass_arguments(

@@ -86,7 +86,7 @@ impl<'a> Machine<'a> {
             return Ok(());
         }
         let count = active.lanes().count();
-        let message = format!("{count} of {} invocations reach a barrier", self.lanes);
+        let message = format!("{count} of {} invocations reach a barrier or a shuffle", self.lanes);
         Err(Fault::new(FaultKind::Barrier, message))
     }
 

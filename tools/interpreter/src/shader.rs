@@ -62,7 +62,7 @@ impl Shader {
         let refuse = |message: String| Fault::new(FaultKind::Unsupported, message);
         let module = naga::front::wgsl::parse_str(wgsl)
             .map_err(|error| refuse(error.emit_to_string(wgsl)))?;
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
             .validate(&module)
             .map_err(|error| refuse(error.emit_to_string(wgsl)))?;
         let mut words = Vec::with_capacity(module.types.len());

@@ -61,6 +61,7 @@ fn results() {
         of("if (i == 0u) { shared_word = id.x; } b[g] = workgroupUniformLoad(&shared_word);")[3..5],
         [0, 1]
     );
+    assert_eq!(of("b[g] = subgroupShuffleXor(g, 2u);"), [2, 3, 0, 1, 6, 7, 4, 5]);
     assert_eq!(run("atomicAdd(&count, g); b[g] = 0u;").unwrap()[8], 28);
 }
 
@@ -91,6 +92,8 @@ fn faults() {
         ),
         (Barrier, "if (i > 0u) { workgroupBarrier(); }"),
         (Barrier, "if (i > 0u) { return; } storageBarrier();"),
+        (Barrier, "if (i > 0u) { b[g] = subgroupShuffleXor(g, 1u); }"),
+        (OutOfBounds, "b[g] = subgroupShuffleXor(g, 4u);"),
         (Endless, "var n = 1u; while (n > 0u) { n = 1u + n % 2u; }"),
         (DivisionByZero, "b[g] = a[g] / g;"),
         (Shift, "b[g] = a[g] << (g + 30u);"),

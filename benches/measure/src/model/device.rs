@@ -35,6 +35,8 @@ pub struct DeviceNumbers {
     pub unit_kib: f64,
     /// KiB of workgroup memory that a workgroup may have.
     pub workgroup_kib: u32,
+    /// Least lanes of a subgroup; 1 where a caller grants none.
+    pub subgroup_lanes: u32,
     /// Whose numbers they are.
     pub source: String,
 }
@@ -68,6 +70,7 @@ impl DeviceNumbers {
             unit_threads: number()?,
             unit_kib: number()?,
             workgroup_kib: number()? as u32,
+            subgroup_lanes: 1,
             source: next()?.to_owned(),
         })
     }
@@ -88,6 +91,7 @@ impl DeviceNumbers {
             unit_threads: 1536.0,
             unit_kib: 100.0,
             workgroup_kib: 32,
+            subgroup_lanes: 1,
             source: "the command line".to_owned(),
         }
     }
@@ -118,7 +122,8 @@ impl DeviceNumbers {
             shape = shape.with_slots(sizes.b);
         }
         let limits = self.limits();
-        let mut tuning = Tuning::new(&config, &limits, self.device_type)?;
+        let mut tuning =
+            Tuning::with_subgroups(&config, &limits, self.device_type, self.subgroup_lanes)?;
         if self.device_type == DeviceType::Cpu {
             // Those of the device, and not of the machine that asks.
             tuning = tuning.with_workgroups(self.units as u32);

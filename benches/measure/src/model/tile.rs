@@ -17,6 +17,10 @@ const QUERY_VEC4: f64 = 110.0;
 const SCALED_VEC4: f64 = 80.0;
 /// Of a vec4 of o: the sum over lanes, the quotient, the store.
 const OUTPUT_VEC4: f64 = 89.0;
+/// The same where lanes add up by shuffles: of a row, beside four for each of log2(lanes) steps, and of a row
+/// that a thread writes behind the chunk.
+const SHUFFLED_ROW: f64 = 17.0;
+const WRITTEN_ROW: f64 = 55.0;
 /// Of a token and four features of nu, and of a query row with them.
 const NU: f64 = 19.0;
 const NU_HEAD: f64 = 17.0;
@@ -41,6 +45,8 @@ pub(super) struct Tile {
     /// Tokens of a chunk.
     pub(super) chunk: f64,
     heads: f64,
+    /// Lanes add up by shuffles.
+    pub(super) has_subgroup_sums: bool,
     /// Vec4s of a row of features and of values of the work item.
     row_vec4s: [f64; 2],
 }
@@ -59,6 +65,7 @@ impl Tile {
             threads: lanes * f64::from(layout.column_threads),
             chunk: chunk.clamp(1.0, layout.chunk_tokens.into()),
             heads,
+            has_subgroup_sums: layout.subgroup_sums,
             row_vec4s: [lanes * f64::from(layout.rows) / 4.0, values],
         }
     }
@@ -101,7 +108,11 @@ impl Tile {
             let part = (features.max(32.0) / self.threads).min(1.0);
             token.instructions += part * (NU + NU_HEAD * heads);
         }
-        if heads > 0.0 && self.lanes > 1.0 {
+        if heads > 0.0 && self.has_subgroup_sums {
+            let rows = (self.chunk * heads / self.lanes).ceil();
+            token.instructions += heads * (SHUFFLED_ROW + 4.0 * self.columns * self.lanes.log2())
+                + rows * WRITTEN_ROW * self.columns / self.chunk;
+        } else if heads > 0.0 && self.lanes > 1.0 {
             token.instructions += shared(heads * values, OUTPUT_VEC4);
             token.accesses += shared(heads * values, self.lanes);
         }

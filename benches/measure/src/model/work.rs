@@ -102,7 +102,7 @@ impl Work {
             memory: layout.workgroup_memory(config) as f64,
             instructions: token.instructions * len,
             loads: chunks,
-            barriers: chunks * barriers(config, stage, tile.lanes),
+            barriers: chunks * barriers(config, stage, &tile),
         });
     }
 
@@ -149,13 +149,13 @@ fn item_heads(plan: &Plan) -> f64 {
 }
 
 /// Barriers of a chunk.
-fn barriers(config: &Config, stage: Stage, lanes: f64) -> f64 {
-    let corrects = config.update_rule.beta().is_some() && lanes > 1.0;
+fn barriers(config: &Config, stage: Stage, tile: &Tile) -> f64 {
+    let corrects = config.update_rule.beta().is_some() && tile.lanes > 1.0;
     let correction = if corrects { 3.0 } else { 0.0 };
     correction
         + match (stage, config.is_normalized()) {
             (Stage::SegmentOutput, true) => 5.0,
-            (Stage::SegmentOutput, false) => 3.0,
+            (Stage::SegmentOutput, false) if !tile.has_subgroup_sums => 3.0,
             _ => 2.0,
         }
 }
