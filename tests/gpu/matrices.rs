@@ -2,12 +2,14 @@
 
 use libtest_mimic::Failed;
 use linear_attention::error::{ConfigError, MatrixUnitsError};
+use linear_attention::serve::{Batch, Checkpoint, Entry, Sequences, StatePool};
+use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{MatrixUnits, RowSource};
 use linear_attention::update_rule::{Decay, DecayDims};
 use linear_attention::verify::{self, Case, Harness, Mutation, Options};
 use linear_attention::{
-    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Shape, UpdateRule,
-    reference, wgpu,
+    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Readback, Shape, Tensors,
+    UpdateRule, reference, wgpu,
 };
 
 use super::Test;
@@ -18,6 +20,7 @@ use crate::runner::skip;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("matrices::agree_with_f64", agree_with_f64),
     ("matrices::factors_beyond_f16", factors_beyond_f16),
+    ("matrices::states_on_the_way", states_on_the_way),
     ("matrices::mistakes_are_caught", mistakes_are_caught),
     ("matrices::refusals", refusals),
     ("matrices::other_widths_are_loud", other_widths_are_loud),
@@ -171,6 +174,92 @@ fn factors_beyond_f16(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
                 return Err(format!("{map} of {shift}: state {found} for {truth}").into());
             }
         }
+    }
+    Ok(())
+}
+
+/// States are stored in the middle of a chunk, and rows of no sequence are zero.
+fn states_on_the_way(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let Some((device, queue)) = device(gpu)? else { return Ok(()) };
+    let (t, room, d) = (37usize, 50usize, 16usize);
+    let config =
+        gated(16).with_feature_map(FeatureMap::Elu).with_normalization(Normalization::default());
+    let units = MatrixUnits::new(&gpu.adapter, &device, &queue, &config)?;
+    let options = linear_attention::Options::default().with_matrix_units(&units);
+    let a = LinearAttention::with_options(&device, config.clone(), &options)?;
+    let limits = PackedLimits { sequences: 1, tokens: room as u32, max_len: 40 };
+    let shape = Shape::packed_up_to(limits, 1).with_slots(4).with_checkpoints(2);
+    let plan = a.plan(&shape)?;
+    if !plan.is_of_matrices() {
+        return Err("matrix units were not used".into());
+    }
+    let half = |x: f32| Dtype::F16.round(x);
+    let [q, k, v] = [1, 2, 3]
+        .map(|salt| -> Vec<f32> { numbers(room * d, salt).into_iter().map(half).collect() });
+    let decay: Vec<f32> = numbers(room, 4).iter().map(|x| -0.2 * x.abs()).collect();
+    let buffer = |bytes: &[u8]| {
+        let usage = wgpu::BufferUsages::STORAGE;
+        let usage = usage | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("test"),
+            size: bytes.len() as u64,
+            usage,
+            mapped_at_creation: false,
+        });
+        queue.write_buffer(&buffer, 0, bytes);
+        buffer
+    };
+    let [of_q, of_k, of_v] = [&q, &k, &v].map(|x| buffer(&Dtype::F16.encode(x)));
+    let of_decay = buffer(&Dtype::F32.encode(&decay));
+    let o = buffer(&vec![0xFF; 2 * room * d]);
+    let scratch = buffer(&vec![0xFF; (plan.scratch_size() as usize).max(4)]);
+
+    let pool = StatePool::new(&device, &config, 1, 4)?;
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let slots = (0..4).map(|_| pool.allocate(&mut encoder)).collect::<Result<Vec<_>, _>>()?;
+    queue.submit([encoder.finish()]);
+    let batch = Batch::new(&plan, &pool)?;
+    let at = |tokens, slot: usize| Checkpoint { sequence: 0, tokens, slot: slots[slot] };
+    let entries = [Entry::new(slots[0], t as u32)];
+    batch.write_with_checkpoints(&queue, &pool, &entries, &[at(5, 1), at(21, 2)])?;
+    let tensors = Tensors::new(&of_q, &of_k, &of_v, &o)
+        .with_pool(pool.binding())
+        .with_sequences(Sequences::Host(&batch))
+        .with_decay(of_decay.as_entire_buffer_binding());
+    let bound = a.bind(&plan, &tensors, Some(scratch.as_entire_buffer_binding()))?;
+    let mut encoder = device.create_command_encoder(&Default::default());
+    a.record(&mut encoder, &bound);
+    let readback = Readback::record(&device, &mut encoder, &[&o, pool.binding().buffer])?;
+    queue.submit([encoder.finish()]);
+    let [found, states] = &readback.wait::<u8>()?[..] else { return Err("two buffers".into()) };
+    let found = Dtype::F16.decode(found, room * d);
+    let states = Dtype::F32.decode(states, states.len() / 4);
+    let state_len = plan.state_size() as usize / 4;
+
+    let near = |what: &str, truth: &[f64], found: &[f32]| -> Result<(), Failed> {
+        let largest = truth.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        for (truth, found) in truth.iter().zip(found) {
+            let error = (f64::from(*found) - truth).abs();
+            if error.is_nan() || error > 3e-3 * largest {
+                return Err(format!("{what}: {found} for {truth}").into());
+            }
+        }
+        if truth.len() == found.len() { Ok(()) } else { Err(format!("{what}: too few").into()) }
+    };
+    for (slot, len) in slots.iter().zip([t, 5, 21, 0]) {
+        let shape = Shape::new(1, len as u32, 1);
+        let mut inputs = Inputs::new(&q[..len * d], &k[..len * d], &v[..len * d]);
+        inputs.decay = Some(&decay[..len]);
+        let truth = reference::recurrent(&config, &shape, inputs)?;
+        let state = &states[slot.index() as usize * state_len..][..state_len];
+        let what = format!("state after {len} tokens");
+        near(&what, &[truth.mu, truth.nu].concat(), state)?;
+        if len == t {
+            near("o", &truth.o, &found[..t * d])?;
+        }
+    }
+    if found[t * d..].iter().any(|x| *x != 0.0) {
+        return Err("rows of no sequence are zero".into());
     }
     Ok(())
 }
