@@ -3,6 +3,7 @@
 use wgpu::{BufferBinding, BufferUsages};
 
 use crate::bind::bound::{Binder, Bound, BoundStep, BoundSubmission, DUMMY_SIZE, bind_group};
+use crate::bind::matrix_units::MatrixUnits;
 use crate::bind::options::Options;
 use crate::bind::parts::tensors_of;
 use crate::bind::pipelines::{Edit, Pipelines};
@@ -71,13 +72,19 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::new`]; and a tuning that does not fit.
+    /// As [`LinearAttention::new`]; and a tuning that does not fit, or matrix units that were checked
+    /// with something else.
     pub fn with_options(
         device: &wgpu::Device,
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, ConfigError> {
-        Self::with_edit(device, config, options, None)
+        let own = options.tuning.or(options.matrix_units.map(|units| *units.tuning()));
+        let options = options.clone().with_tuning(own);
+        let attention = Self::with_edit(device, config, &options, None)?;
+        let (config, tuning) = (&attention.config, &attention.tuning);
+        MatrixUnits::check(options.matrix_units, device, config, tuning)?;
+        Ok(attention)
     }
 
     /// The same with every shader passed through `edit` first; the harness proves with it

@@ -85,6 +85,7 @@ pub mod summary {
 
 /// Sizes that fit a problem to a device, chosen or measured.
 pub mod tuning {
+    pub use crate::bind::matrix_units::MatrixUnits;
     pub use crate::device::subgroups::subgroup_lanes;
     pub use crate::kernel::layout::{Layout, RowSource};
     pub use crate::plan::support::{Kernel, kernels};

@@ -1,5 +1,6 @@
 //! Choices about how a config is compiled.
 
+use crate::bind::matrix_units::MatrixUnits;
 use crate::plan::tuning::Tuning;
 
 /// Checks of indices and bounds of loops within the shaders.
@@ -30,6 +31,9 @@ pub struct Options<'a> {
     pub checks: ShaderChecks,
     /// A cache from which the driver loads compiled pipelines, and in which it stores new ones.
     pub cache: Option<&'a wgpu::PipelineCache>,
+    /// Matrix units, checked with the same config on the same device; none are used without. Where
+    /// `tuning` is `None`, theirs is taken.
+    pub matrix_units: Option<&'a MatrixUnits>,
 }
 
 impl<'a> Options<'a> {
@@ -49,5 +53,11 @@ impl<'a> Options<'a> {
     #[must_use]
     pub fn with_cache(self, cache: &'a wgpu::PipelineCache) -> Self {
         Self { cache: Some(cache), ..self }
+    }
+
+    /// With matrix units, for the calls that they compute; with none for `None`.
+    #[must_use]
+    pub fn with_matrix_units(self, units: impl Into<Option<&'a MatrixUnits>>) -> Self {
+        Self { matrix_units: units.into(), ..self }
     }
 }

@@ -84,7 +84,10 @@ impl Pipelines {
         binds.retain(|binding| !variant.unbound.has(*binding as u32));
         let entries = layout_entries(&binds, variant);
         let names = (stage.kernel().label, stage.name());
-        let options = Options { checks: self.checks, cache: self.cache.as_ref(), tuning: None };
+        // The interpreter knows no cooperative matrices: nobody has proved those indices.
+        let is_proved = !stage.is_of_matrices(self.layout);
+        let checks = if is_proved { self.checks } else { ShaderChecks::Checked };
+        let options = Options { checks, cache: self.cache.as_ref(), ..Options::default() };
         compile(device, names, (&module, wgsl), &entries, &options)
     }
 }

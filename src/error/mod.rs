@@ -3,12 +3,14 @@
 mod bind;
 mod config;
 mod device;
+mod matrix_units;
 mod plan;
 mod pool;
 
 pub use bind::BindError;
 pub use config::{ConfigError, WeightsError};
 pub use device::DeviceError;
+pub use matrix_units::MatrixUnitsError;
 pub use plan::PlanError;
 pub use pool::PoolError;
 

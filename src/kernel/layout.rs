@@ -1,7 +1,8 @@
 //! How mu is held while a segment goes through a kernel: tiles of registers, and the source of rows.
 
 use crate::error::ConfigError;
-use crate::problem::config::Config;
+use crate::problem::config::{Config, Gating};
+use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 
 /// Threads of a workgroup of the stages that go through states and outputs element by element.
@@ -65,6 +66,14 @@ pub enum RowSource {
     /// Loads of the thread's own, each of which maps its row again: for CPU adapters, where a barrier
     /// costs more than that. Only for element-wise feature maps, and F up to 256.
     Direct,
+    /// A chunk of tokens as factors of matrix units in f16, with sums in f32: see
+    /// [`MatrixUnits`](crate::tuning::MatrixUnits). A tile is the columns of a subgroup, with all F.
+    /// Prompts alone; decoding is as with [`RowSource::Workgroup`]. Only for f16, the rules `linear` and
+    /// `gated` with decays of a head, element-wise feature maps, and F up to 256.
+    Matrices {
+        /// Lanes of a subgroup.
+        subgroup_size: u32,
+    },
 }
 
 impl Layout {
@@ -94,6 +103,38 @@ impl Layout {
             chunk_queries: 1,
             row_source: RowSource::Direct,
             subgroup_sums: false,
+        }
+    }
+
+    /// Matrices of `size` rows and columns, 8 or 16, and `subgroups` of `subgroup_size` lanes with `size`
+    /// columns each.
+    #[cfg(any(test, not(target_arch = "wasm32")))]
+    pub(crate) fn matrices(size: u32, subgroups: u32, subgroup_size: u32) -> Self {
+        Self {
+            rows: size,
+            columns: size,
+            column_threads: subgroups,
+            chunk_tokens: size,
+            chunk_queries: size,
+            row_source: RowSource::Matrices { subgroup_size },
+            subgroup_sums: false,
+        }
+    }
+
+    /// Those worth trying, best first: as many subgroups as share a chunk without padding.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn all_matrices(config: &Config, size: u32, subgroup_size: u32) -> Vec<Self> {
+        let tiles = [config.features(), config.value_dim].map(|n| n.div_ceil(size));
+        let fits = |subgroups: &u32| tiles.iter().all(|tiles| tiles.is_multiple_of(*subgroups));
+        let subgroups = [8, 4, 2, 1].into_iter().filter(fits);
+        subgroups.map(|subgroups| Self::matrices(size, subgroups, subgroup_size)).collect()
+    }
+
+    /// Lanes of a subgroup, `None` without matrix units.
+    pub(crate) fn subgroup_size(self) -> Option<u32> {
+        match self.row_source {
+            RowSource::Matrices { subgroup_size } => Some(subgroup_size),
+            _ => None,
         }
     }
 
@@ -203,13 +244,18 @@ impl Layout {
     /// Features of a thread's tile.
     pub(crate) fn tile_rows(self, config: &Config) -> u32 {
         match self.row_source {
-            RowSource::Workgroup => self.rows.max(1),
+            RowSource::Workgroup | RowSource::Matrices { .. } => self.rows.max(1),
             RowSource::Direct => config.features().min(WHOLE_FEATURES).next_multiple_of(4).max(4),
         }
     }
 
     /// Threads that share a row of phi(k), each with `rows` features of it.
     pub(crate) fn lanes(self, config: &Config) -> u32 {
+        if self.subgroup_size().is_some() {
+            // Subgroups share the features of a product, each with as many matrices.
+            let tiles = config.features().div_ceil(self.tile_rows(config));
+            return tiles.next_multiple_of(self.column_threads.max(1));
+        }
         match config.features() {
             features @ ..=WHOLE_FEATURES => features.div_ceil(self.tile_rows(config)),
             _ => BLOCK_FEATURES.div_ceil(self.tile_rows(config)),
@@ -235,7 +281,7 @@ impl Layout {
     /// Work items of a workgroup.
     pub(crate) fn items(self) -> u32 {
         match self.row_source {
-            RowSource::Workgroup => 1,
+            RowSource::Workgroup | RowSource::Matrices { .. } => 1,
             RowSource::Direct => DIRECT_THREADS,
         }
     }
@@ -245,6 +291,9 @@ impl Layout {
         match self.row_source {
             RowSource::Workgroup => u64::from(self.lanes(config)) * u64::from(self.column_threads),
             RowSource::Direct => DIRECT_THREADS.into(),
+            RowSource::Matrices { subgroup_size } => {
+                u64::from(subgroup_size) * u64::from(self.column_threads)
+            }
         }
     }
 
@@ -254,6 +303,9 @@ impl Layout {
         if self.row_source == RowSource::Direct {
             return 0;
         }
+        if self.subgroup_size().is_some() {
+            return self.matrix_memory(config);
+        }
         let (lanes, features) = (self.lanes(config), self.block_features(config));
         chunk_memory(
             config,
@@ -261,6 +313,73 @@ impl Layout {
             [lanes, features, self.block_columns()],
             self.subgroup_sums,
         )
+    }
+
+    /// Bytes of `matrix/segment_output.wgsl` and of the files it imports.
+    fn matrix_memory(self, config: &Config) -> u64 {
+        let [tokens, features] = [self.rows, self.block_features(config)].map(u64::from);
+        let (columns, subgroups) =
+            (u64::from(self.block_columns()), u64::from(self.column_threads));
+        // Keys, queries, values, weighted values, the state and the scores.
+        let halves = 2 * tokens * (features + columns) + features * columns + tokens * tokens;
+        // A panel of the state, scores times values, partial products, nu, products with nu.
+        let floats =
+            2 * tokens * columns + subgroups * tokens * tokens + features + self.threads(config);
+        // Thirteen of a token; arrays begin at multiples of 16 bytes, and all threads share a work item.
+        2 * halves + 4 * (floats + 13 * tokens) + 256
+    }
+
+    /// Refuses what the matrix units have no shader for.
+    fn check_matrices(self, config: &Config, subgroup_size: u32) -> Result<(), ConfigError> {
+        let refuse = |what, required: &str, actual: String| {
+            Err(ConfigError::Tuning { what, required: required.to_owned(), actual })
+        };
+        let rule = config.update_rule;
+        if rule.beta().is_some() || config.gates() == Some(Gating::PerRow) {
+            let required = "linear, or gated by heads, on matrix units";
+            return refuse("update_rule", required, rule.name().to_owned());
+        }
+        if config.dtype != Dtype::F16 {
+            let actual = config.dtype.name().to_owned();
+            return refuse("dtype", "F16 on matrix units", actual);
+        }
+        if !config.is_element_wise() || config.features() > WHOLE_FEATURES {
+            let required = "element-wise, with up to 256 features, on matrix units";
+            return refuse("feature_map", required, config.key_map().to_string());
+        }
+        for (what, required, actual, is_met) in [
+            ("rows", "8 or 16, the rows of a matrix", self.rows, matches!(self.rows, 8 | 16)),
+            (
+                "columns",
+                "a multiple of the rows of a matrix",
+                self.columns,
+                self.columns.is_multiple_of(self.rows),
+            ),
+            (
+                "chunk_tokens",
+                "the rows of a matrix",
+                self.chunk_tokens,
+                self.chunk_tokens == self.rows,
+            ),
+            (
+                "chunk_queries",
+                "the rows of a matrix",
+                self.chunk_queries,
+                self.chunk_queries == self.rows,
+            ),
+            (
+                "subgroup_size",
+                "4 to 128, with the rows of a matrix or a multiple in a workgroup",
+                subgroup_size,
+                (4..=128).contains(&subgroup_size)
+                    && self.threads(config).is_multiple_of(self.rows.into()),
+            ),
+        ] {
+            if !is_met {
+                return refuse(what, required, actual.to_string());
+            }
+        }
+        Ok(())
     }
 
     fn sizes(self) -> [(&'static str, u32); 5] {
@@ -311,6 +430,9 @@ impl Layout {
         if self.subgroup_sums && !self.fits_subgroup(config, u32::MAX) {
             let required = "2, 4 or 8 lanes through workgroup memory for subgroup sums".to_owned();
             return refuse("rows", required, self.rows);
+        }
+        if let Some(subgroup_size) = self.subgroup_size() {
+            self.check_matrices(config, subgroup_size)?;
         }
         check_limits(limits, self.threads(config), self.workgroup_memory(config))
     }

@@ -124,6 +124,9 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("FULL_COLUMNS", Bool(value_dim.is_multiple_of(block_columns.max(1)))),
     ];
     numbers.extend(gate_numbers(config));
+    if stage.is_of_matrices(layout) {
+        numbers.extend(matrix_numbers(config, layout));
+    }
     if let Some(decode) = variant.decode {
         numbers.extend([
             ("DECODE_TOKENS", U32(decode.tokens)),
@@ -161,6 +164,27 @@ fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> T
             chunk_queries: layout.chunk_queries,
         },
     }
+}
+
+/// Matrices of a work item, and elements of its threads.
+fn matrix_numbers(config: &Config, layout: Layout) -> Numbers {
+    use Number::U32;
+    let (size, subgroups) = (layout.rows, layout.column_threads);
+    let feature_tiles = layout.lanes(config);
+    let column_tiles = layout.columns / size;
+    // `Layout::check` has compared them with the device's limits.
+    let threads = layout.threads(config) as u32;
+    let of_thread = |elements: u32| U32(elements.div_ceil(threads));
+    vec![
+        ("MATRIX", U32(size)),
+        ("SUBGROUPS", U32(subgroups)),
+        ("FEATURE_TILES", U32(feature_tiles)),
+        ("SUBGROUP_TILES", U32(feature_tiles / subgroups)),
+        ("COLUMN_TILES", U32(column_tiles)),
+        ("STATE_TILES", U32(feature_tiles * column_tiles)),
+        ("FEATURE_LOADS", of_thread(size * layout.block_features(config) / 4)),
+        ("PAIR_LOADS", of_thread(size * size)),
+    ]
 }
 
 /// The decays and betas, as `token_gates` reads them and as `gates/` has them.

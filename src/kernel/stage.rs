@@ -221,6 +221,11 @@ impl Stage {
         [most - optional, most]
     }
 
+    /// True if the stage runs on matrix units in this layout.
+    pub(crate) fn is_of_matrices(self, layout: Layout) -> bool {
+        layout.subgroup_size().is_some() && matches!(self, Self::SegmentState | Self::SegmentOutput)
+    }
+
     /// The module of a variant of the stage. What is unbound is a variable of the shader's own, which
     /// no constant lets it touch.
     pub(crate) fn module(self, config: &Config, layout: Layout, variant: Variant) -> Module {
@@ -293,9 +298,18 @@ impl Stage {
             ("key_status", if variant.checks_keys { "status/keys" } else { "status/none" }),
             ("states", if config.is_vec4() { "states/x4" } else { "states/x1" }),
             ("custom_map", "map/no_custom"),
+            ("matrices", if layout.rows == 8 { "matrix/size_8" } else { "matrix/size_16" }),
+            (
+                "token_decay",
+                if config.gates().is_some() { "matrix/decayed" } else { "matrix/undecayed" },
+            ),
         ];
         let custom_map = config.custom_maps().next().map(|map| map.wgsl());
-        let root = self.name();
+        let root = match self {
+            Self::SegmentState if self.is_of_matrices(layout) => "matrix/segment_state",
+            Self::SegmentOutput if self.is_of_matrices(layout) => "matrix/segment_output",
+            _ => self.name(),
+        };
         let mut module =
             Parts { root, interfaces: &interfaces, custom_map, numbers, unbound }.assemble();
         if variant.reads_only {

@@ -417,12 +417,83 @@ fn fields_lie_where_the_shaders_read_them() {
     assert_eq!(theirs, ours);
 }
 
+/// Calls `check` with every module for matrix units, of both sizes.
+fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
+    let rule = |rule, width| Config::of_rule(width, width, rule).with_dtype(Dtype::F16);
+    let gated = UpdateRule::Gated(Decay::per_head());
+    let sum = |config: Config| config.with_normalization(Normalization::default());
+    let configs = [
+        ("elu-64", Config::new(64, 64).with_dtype(Dtype::F16)),
+        ("gated-64", rule(gated, 64)),
+        ("elu-128", Config::new(128, 128).with_dtype(Dtype::F16)),
+        ("gated-128", rule(gated, 128)),
+        ("gated-63-sum", sum(rule(gated, 63).with_feature_map(FeatureMap::Elu))),
+    ];
+    for (config_name, config) in configs {
+        for layout in [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64)] {
+            for stage in [Stage::SegmentState, Stage::SegmentOutput] {
+                for is_whole in [false, true] {
+                    let Some(module) = module(stage, &config, layout, is_whole) else { continue };
+                    let kind = if is_whole { "-states" } else { "" };
+                    let name = format!("{}-{}-{config_name}{kind}", stage.name(), layout.rows);
+                    check(&name, stage, &config, layout, &module);
+                }
+            }
+        }
+    }
+}
+
+/// With the capabilities of `MatrixUnits::required_features` alone; they bind what the table says, take the
+/// memory that their layout counts, and translate to SPIR-V.
+#[test]
+fn modules_of_matrices_are_valid() {
+    use naga::valid::Capabilities;
+    let mut checked = 0;
+    for_each_of_matrices(|name, stage, config, layout, text| {
+        let module = parse(name, text);
+        let capabilities = Capabilities::COOPERATIVE_MATRIX
+            | Capabilities::SHADER_FLOAT16
+            | Capabilities::SUBGROUP;
+        let flags = naga::valid::ValidationFlags::all();
+        let mut validator = naga::valid::Validator::new(flags, capabilities);
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        let info = validator.validate(&module).unwrap_or_else(|error| {
+            panic!("{name}: {}", text.locate(&error.emit_to_string(&text.wgsl)))
+        });
+        assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
+        let uses = info.get_entry_point(0);
+        let variables = || module.global_variables.iter().filter(|(v, _)| !uses[*v].is_empty());
+        let declared: BTreeSet<u32> =
+            variables().filter_map(|(_, v)| Some(v.binding?.binding)).collect();
+        let variant = variant(stage, config, layout, name.ends_with("-states")).unwrap();
+        let binds = stage.binds(config, layout, variant);
+        let ours: BTreeSet<u32> = binds.iter().map(|b| *b as u32).collect();
+        assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
+        let mut sizes = naga::proc::Layouter::default();
+        sizes.update(module.to_ctx()).unwrap();
+        let memory = variables()
+            .filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, variable)| u64::from(sizes[variable.ty].size.next_multiple_of(16)))
+            .sum::<u64>();
+        assert!(memory <= layout.workgroup_memory(config), "{name}: {memory} bytes");
+        naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
+            .unwrap_or_else(|error| panic!("{name} in SPIR-V: {error}"));
+        if let Some(folder) = std::env::var_os("LINEAR_ATTENTION_MATRIX_MODULES") {
+            let path = std::path::Path::new(&folder).join(format!("{name}.wgsl"));
+            std::fs::write(path, &text.wgsl).unwrap();
+        }
+        checked += 1;
+    });
+    assert_eq!(checked, 40);
+}
+
 /// Every file on disk is in the table and in some module; every name that is imported is declared
 /// where it is said to be, and used.
 #[test]
 fn every_file_is_reached_and_every_import_used() {
     let mut reached = BTreeSet::from(["map/custom_prelude"]);
     for_each_text(|_, _, module| reached.extend(module.files.iter().copied()));
+    for_each_of_matrices(|_, _, _, _, module| reached.extend(module.files.iter().copied()));
     let table: BTreeSet<_> = shaders::FILES.iter().map(|(name, _)| *name).collect();
     assert_eq!(reached, table, "files that no module has, or that are in no table");
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");

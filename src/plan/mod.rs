@@ -184,6 +184,12 @@ impl Plan {
         self.decode.is_some()
     }
 
+    /// True if matrix units compute the call; those of [`Plan::is_decode`] never do.
+    #[must_use]
+    pub fn is_of_matrices(&self) -> bool {
+        self.decode.is_none() && self.layout().subgroup_size().is_some()
+    }
+
     pub(crate) fn decode(&self) -> Option<DecodeLayout> {
         self.decode
     }
@@ -419,6 +425,7 @@ impl Plan {
                 (layout.chunk_queries / self.head_tile()).clamp(1, layout.chunk_tokens)
             }
             RowSource::Direct => 1,
+            RowSource::Matrices { .. } => layout.chunk_tokens,
         }
     }
 }

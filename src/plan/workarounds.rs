@@ -44,6 +44,9 @@ impl Plan {
             return if heads == 1 { 2 } else { 3 + heads };
         }
         let threads = layout.threads(config);
+        if layout.subgroup_size().is_some() {
+            return self.matrix_iterations_per_chunk();
+        }
         let features = u64::from(layout.block_features(config) / 4);
         let columns = u64::from(layout.block_columns() / 4);
         let lanes = u64::from(layout.lanes(config));
@@ -84,5 +87,23 @@ impl Plan {
                 each(all * features, per_vec4) + each(rows, features) + each(rows * features, 0);
         }
         iterations
+    }
+
+    /// The same on matrix units.
+    fn matrix_iterations_per_chunk(&self) -> u64 {
+        let (config, layout) = (self.config(), self.layout());
+        let tokens = u64::from(layout.rows);
+        let [features, columns, subgroups] =
+            [layout.block_features(config), layout.block_columns(), layout.column_threads]
+                .map(u64::from);
+        let threads = layout.threads(config).max(1);
+        let of_thread = |elements: u64| elements.div_ceil(threads);
+        // Loops over elements, each with four of a vec4, and those within: over decays, tokens and subgroups.
+        let state = of_thread(features * columns) + of_thread(features) * (tokens + 2);
+        let of_tokens = 4 * of_thread(tokens * (features + columns)) + 16 * tokens;
+        let of_pairs = of_thread(tokens * tokens) * (tokens + subgroups + 2);
+        let of_rows = of_thread(tokens) * (4 * tokens + threads) + features;
+        let heads = u64::from(self.head_tile());
+        state + 2 * of_tokens + (of_tokens + of_pairs + of_rows) * heads
     }
 }

@@ -15,6 +15,8 @@ mod device;
 mod host;
 #[cfg(test)]
 mod interpreted;
+#[cfg(not(target_arch = "wasm32"))]
+mod matrix_units;
 #[cfg(feature = "mutation")]
 mod mutation;
 mod rule_cases;
@@ -318,7 +320,7 @@ fn attention<'a>(
         return Ok((&compiled[index], tuning));
     }
     let attention_options =
-        AttentionOptions { tuning: Some(tuning), checks: options.checks, cache: None };
+        AttentionOptions::default().with_tuning(tuning).with_checks(options.checks);
     let config = case.config.clone();
     #[cfg(not(feature = "mutation"))]
     let edit = None;

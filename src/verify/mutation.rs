@@ -44,10 +44,20 @@ pub enum Mutation {
     HeadsTiled,
     /// The sum of a lane that shares a row of the state with others is left out.
     LaneForgotten,
+    /// On matrix units: a token does not see itself.
+    MatrixMaskOffByOne,
+    /// On matrix units: a key decays from its own token on and not from the one behind it.
+    MatrixDecayOffByOne,
+    /// On matrix units: the scale of a chunk's values is not taken back.
+    MatrixScaleKept,
 }
 
 impl Mutation {
-    /// Every mistake.
+    /// The mistakes in the shaders for matrix units.
+    pub const OF_MATRICES: [Mutation; 3] =
+        [Self::MatrixMaskOffByOne, Self::MatrixDecayOffByOne, Self::MatrixScaleKept];
+
+    /// Every mistake but those of matrix units.
     pub const ALL: [Mutation; 19] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
@@ -160,6 +170,19 @@ impl Mutation {
                 "other < LANES; other++) { sum += partial_sums",
                 "other + 1u < LANES; other++) { sum += partial_sums",
             ),
+            Self::MatrixMaskOffByOne => {
+                (Stage::SegmentOutput, "i < chunk.tokens && j <= i)", "i < chunk.tokens && j < i)")
+            }
+            Self::MatrixDecayOffByOne => (
+                Stage::SegmentOutput,
+                "sum * decay_between(j + 1u, i + 1u)",
+                "sum * decay_between(j, i + 1u)",
+            ),
+            Self::MatrixScaleKept => (
+                Stage::SegmentState,
+                "let inverse = half_inverse(weighted_max());",
+                "let inverse = 1.0;",
+            ),
         }
     }
 
@@ -191,9 +214,11 @@ impl Mutation {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 mod tests {
     use super::Mutation;
+    use crate::kernel::layout::Layout;
     use crate::plan::tuning::Tuning;
     use crate::plan::{Plan, States};
     use crate::problem::config::{Config, Normalization};
+    use crate::problem::dtype::Dtype;
     use crate::problem::feature_map::FeatureMap;
     use crate::problem::shape::{PackedLimits, Shape};
     use crate::problem::update_rule::{Beta, Decay, UpdateRule};
@@ -218,6 +243,23 @@ mod tests {
                 Config::of_rule(64, 64, UpdateRule::GatedDelta(decay, beta))
             }
             _ => config,
+        }
+    }
+
+    /// In a plan that has both stages that run on matrix units.
+    #[test]
+    fn each_mutation_of_matrices_edits_one_place() {
+        let limits =
+            wgpu::Limits { max_compute_workgroup_storage_size: 65_536, ..Default::default() };
+        let rule = UpdateRule::Gated(Decay::per_head());
+        let config = Config::of_rule(64, 64, rule).with_dtype(Dtype::F16);
+        let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other).unwrap();
+        let tuning = tuning.with_layout(Layout::matrices(16, 4, 64));
+        let plan = Plan::new(&config, &Shape::new(1, 4000, 2), &limits, &tuning).unwrap();
+        for mutation in Mutation::OF_MATRICES {
+            let (stage, from, _) = mutation.texts();
+            let wgsl = plan.wgsl(stage, States::InitialAndFinal).unwrap();
+            assert_eq!(wgsl.matches(from).count(), 1, "{mutation:?}");
         }
     }
 

@@ -12,6 +12,7 @@ mod compile;
 mod half;
 mod key_status;
 mod maps;
+mod matrices;
 mod memory;
 mod mutations;
 mod onnx;

@@ -8,8 +8,8 @@ use linear_attention::{Config, LinearAttention};
 
 use crate::adapters::Gpu;
 use crate::{
-    Trial, backward, binding, compile, half, key_status, maps, memory, onnx, properties, serving,
-    split, storage_buffers, strides, submissions, summary, trust, tuning, waiting,
+    Trial, backward, binding, compile, half, key_status, maps, matrices, memory, onnx, properties,
+    serving, split, storage_buffers, strides, submissions, summary, trust, tuning, waiting,
 };
 
 pub(crate) type Test = fn(&Gpu, &LinearAttention) -> Result<(), Failed>;
@@ -25,6 +25,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         half::TESTS,
         key_status::TESTS,
         maps::TESTS,
+        matrices::TESTS,
         memory::TESTS,
         serving::TESTS,
         split::TESTS,
@@ -55,6 +56,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         }
     };
     let quick = tests.concat().into_iter().map(|test| (test, false));
-    let full = backward::FULL.iter().chain(summary::FULL).map(|test| (*test, true));
+    let full =
+        backward::FULL.iter().chain(matrices::FULL).chain(summary::FULL).map(|test| (*test, true));
     quick.chain(full).map(|(test, is_full)| trial(&test, is_full)).collect()
 }

@@ -7,6 +7,7 @@
 //! sequence, and `output_sum` adds the partial sums of feature blocks as threads do those of feature
 //! tiles.
 
+mod matrices;
 pub(super) mod segment_output;
 pub(super) mod segment_state;
 pub(super) mod segment_transition;

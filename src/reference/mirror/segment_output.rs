@@ -1,6 +1,8 @@
 //! Mirror of `segment_output.wgsl`; of `decode_step.wgsl`, which has one segment a sequence; and of
 //! `output_sum.wgsl`, which adds the partial sums of feature blocks.
 
+use std::ops::Range;
+
 use super::{Sizes, State, segments};
 use crate::plan::Plan;
 use crate::problem::config::Config;
@@ -19,12 +21,11 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output
     for segment in segments(plan) {
         for e in 0..sizes.heads.value {
             let mut held = State::load(&sizes, states, segment.number, e);
-            for t in segment.tokens.clone() {
-                held.update(&sizes, inputs, t, e);
-                for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
-                    let o = &mut o[sizes.heads.output(t, h)..][..sizes.value_dim];
-                    held.apply(&sizes, inputs, [t, h, e], o);
-                }
+            if plan.is_of_matrices() {
+                let tokens = (segment.tokens.clone(), e);
+                held.advance_in_chunks((plan, &sizes), inputs, tokens, Some(&mut o));
+            } else {
+                held.advance(&sizes, inputs, (segment.tokens.clone(), e), &mut o);
             }
             if segment.is_last {
                 held.store(&sizes, &mut final_states, segment.n, e);
@@ -36,6 +37,23 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output
 }
 
 impl State {
+    /// Token by token: each enters the state, and its queries read it.
+    fn advance(
+        &mut self,
+        sizes: &Sizes<'_>,
+        inputs: Inputs<'_>,
+        (tokens, e): (Range<usize>, usize),
+        o: &mut [f32],
+    ) {
+        for t in tokens {
+            self.update(sizes, inputs, t, e);
+            for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
+                let o = &mut o[sizes.heads.output(t, h)..][..sizes.value_dim];
+                self.apply(sizes, inputs, [t, h, e], o);
+            }
+        }
+    }
+
     /// The row of o of token t and output head h, which reads value head e.
     fn apply(&self, sizes: &Sizes<'_>, inputs: Inputs<'_>, [t, h, e]: [usize; 3], o: &mut [f32]) {
         let heads = &sizes.heads;
@@ -56,7 +74,7 @@ impl State {
 }
 
 /// The factor of a row of q' mu whose weight q' . nu is given: the same as `shaders/normalise.wgsl`.
-fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
+pub(super) fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
     let quotient = |x: f32, denominator: f32| match denominator.abs() {
         // Below every normal value, which some devices flush.
         ..f32::MIN_POSITIVE => 0.0,

@@ -13,8 +13,11 @@ pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
     for segment in segments(plan).filter(|segment| !segment.is_last) {
         for e in 0..sizes.heads.value {
             let mut state = State::zero(&sizes);
-            for t in segment.tokens.clone() {
-                state.update(&sizes, inputs, t, e);
+            if plan.is_of_matrices() {
+                let tokens = (segment.tokens.clone(), e);
+                state.advance_in_chunks((plan, &sizes), inputs, tokens, None);
+            } else {
+                segment.tokens.clone().for_each(|t| state.update(&sizes, inputs, t, e));
             }
             state.store(&sizes, &mut states, segment.number, e);
         }

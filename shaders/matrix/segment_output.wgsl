@@ -1,0 +1,252 @@
+// The outputs of one segment on matrix units, MATRIX tokens at a time from the state S before them:
+//
+//     O  = a (Q' S) + (tril(Q' K'^T) D) V      a_i = product of the decays up to i,  D_ij of those behind j
+//     S' = a_n S + (w K')^T V                  w_i = product of the decays behind i
+//
+// with factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
+// all that decays are in f32. A masked product is never multiplied: an infinite key reaches no token
+// before it. An infinite value does, within its chunk.
+//
+// reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  gates [T,E]  state_in [states, state]
+// writes  o [T,max(H,E),V]; in the last segment of a sequence, and at its checkpoints, state_out [states, state]
+// grid    segments x E x value blocks, folded; SUBGROUPS subgroups a workgroup
+// memory  those of matrix/chunk, matrix/queries and matrix/state; f16: F columns of S, MATRIX MATRIX of
+//         the masked products; floats: MATRIX columns of o, SUBGROUPS MATRIX MATRIX partial products
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMN_TILES, FEATURE_TILES, FINAL_STATE, MATRIX};
+import constants::{NORMALIZE, PAIR_LOADS, SEGMENT_STATES, SUBGROUPS, SUBGROUP_TILES};
+import constants::{THREADS};
+import heads::{output_begin};
+import matrices::{Left, Right, Sums};
+import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, chunk_reach, decay_between, key_max, keys, load_tokens, values};
+import matrix/item::{has_subgroups, matrix_item, next_stop, poison};
+import matrix/queries::{gains, load_queries, queries, query_max};
+import matrix/scale::{half_inverse, half_scale};
+import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, load_state, nu, panel, poison_state, state_max};
+import matrix/state::{store_state, update_state};
+import normalise::{row_factor_of};
+import params::{params};
+import rows::{store_o};
+import sequence_entry::{checkpoint_entry};
+import states/offset::{state_offset};
+import work_item::{Chunk, WorkItem};
+
+const PAIRS: u32 = MATRIX * MATRIX;
+const PARTIAL_LEN: u32 = SUBGROUPS * PAIRS;
+// Threads that share a row's product with nu.
+const ROW_THREADS: u32 = THREADS / MATRIX;
+
+var<workgroup> state: array<f16, STATE_LEN>;             // S by its scale: [F, columns]
+var<workgroup> partial: array<f32, PARTIAL_LEN>;         // of Q' K'^T: [SUBGROUPS, tokens, tokens]
+var<workgroup> scores: array<f16, PAIRS>;                // tril(Q' K'^T) D, each row by its scale
+var<workgroup> score_max: array<atomic<u32>, MATRIX>;    // bits of the largest of each row
+var<workgroup> local: array<f32, VALUES_LEN>;            // scores V: [tokens, columns]
+var<workgroup> products: array<f32, THREADS>;            // of queries and nu
+var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel and of local, and of their sum
+
+@compute @workgroup_size(THREADS)
+fn segment_output(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+) {
+    let item = matrix_item(workgroup, thread, params.head_blocks, params.segments);
+    if (!item.is_active) { return; }
+    if (!item.has_sequence) {
+        fill_rows(item, thread, 0.0);
+        return;
+    }
+    if (!has_subgroups(thread, subgroups)) {
+        fill_rows(item, thread, poison());
+        if (FINAL_STATE && item.is_last) { poison_state(state_offset(item.state, item.head), item, thread); }
+        return;
+    }
+
+    // Of a segment's own in scratch, or the initial state, or the one that will be overwritten.
+    let begin = state_offset(select(item.source, item.segment, SEGMENT_STATES), item.head);
+    var mu: Tiles;
+    load_state(&mu, begin, item, thread, subgroup);
+    workgroupBarrier();
+    var bound = bitcast<f32>(atomicLoad(&state_max));
+
+    // Chunks end where the state is to be stored on the way.
+    var stop = next_stop(item, item.begin, thread);
+    var tokens = 0u;
+    for (var t = item.begin; t < item.end; t += tokens) {
+        tokens = min(params.chunk_len, stop - t);
+        let chunk = Chunk(t, tokens);
+        halve_state(&mu, bound, thread, subgroup);
+        load_tokens(item, chunk, thread);
+        for (var h = 0u; h < item.heads; h++) {
+            load_queries(item, chunk, h, thread);
+            multiply_queries(thread, subgroup);
+            mask_scores(chunk, thread);
+            multiply_values(chunk, bound, thread, subgroup);
+            write_outputs(item, chunk, h, thread);
+        }
+        // The largest element was found when S was halved.
+        let kept = abs(1.0 + decay_between(0u, tokens));
+        bound = kept * bitcast<f32>(atomicLoad(&state_max)) + chunk_reach();
+        update_state(&mu, tokens, thread, subgroup);
+        if (CHECKPOINTS > 0u && t + tokens == stop) {
+            for (var c = 0u; c < CHECKPOINTS; c++) {
+                let to = checkpoint_state(item, c, stop, thread);
+                if (to != NONE) { store_state(&mu, state_offset(to, item.head), item, thread, subgroup); }
+            }
+            stop = next_stop(item, stop, thread);
+        }
+    }
+
+    if (FINAL_STATE && item.is_last) { store_state(&mu, state_offset(item.state, item.head), item, thread, subgroup); }
+}
+
+const NONE: u32 = 0xFFFFFFFFu;
+var<workgroup> shared_checkpoint: u32;
+
+// The state to store the tokens before `stop` in, if checkpoint c asks for it.
+fn checkpoint_state(item: WorkItem, c: u32, stop: u32, thread: u32) -> u32 {
+    if (thread == 0u) {
+        let entry = checkpoint_entry(item.sequence, c);
+        shared_checkpoint = select(NONE, entry.state, entry.is_active != 0u && entry.end == stop);
+    }
+    return workgroupUniformLoad(&shared_checkpoint);
+}
+
+// S as a factor, and its largest element.
+fn halve_state(mu: ptr<function, Tiles>, bound: f32, thread: u32, subgroup: u32) {
+    let scale = half_scale(bitcast<u32>(bound));
+    var largest = 0.0;
+    @unroll
+    for (var r = 0u; r < FEATURE_TILES; r++) {
+        workgroupBarrier();
+        if (r == 0u && thread == 0u) { atomicStore(&state_max, 0u); }
+        @unroll
+        for (var c = 0u; c < COLUMN_TILES; c++) {
+            coopStoreT((*mu)[r * COLUMN_TILES + c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
+        }
+        workgroupBarrier();
+        for (var i = thread; i < VALUES_LEN; i += THREADS) {
+            largest = max(largest, abs(panel[i]));
+            state[r * VALUES_LEN + i] = f16(panel[i] * scale);
+        }
+    }
+    atomicMax(&state_max, bitcast<u32>(largest));
+}
+
+// Q' S into panel, and this subgroup's features of Q' K'^T.
+fn multiply_queries(thread: u32, subgroup: u32) {
+    var sums: array<Sums, COLUMN_TILES>;
+    @unroll
+    for (var c = 0u; c < COLUMN_TILES; c++) { sums[c] = Sums(); }
+    @unroll
+    for (var r = 0u; r < FEATURE_TILES; r++) {
+        let left = coopLoadT<Left>(&queries[r * MATRIX], FEATURES);
+        @unroll
+        for (var c = 0u; c < COLUMN_TILES; c++) {
+            let at = r * VALUES_LEN + subgroup * SUBGROUP_COLUMNS + c * MATRIX;
+            sums[c] = coopMultiplyAdd(left, coopLoadT<Right>(&state[at], COLUMNS), sums[c]);
+        }
+    }
+    @unroll
+    for (var c = 0u; c < COLUMN_TILES; c++) {
+        coopStoreT(sums[c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
+    }
+    var pairs = Sums();
+    @unroll
+    for (var n = 0u; n < SUBGROUP_TILES; n++) {
+        let f = (subgroup * SUBGROUP_TILES + n) * MATRIX;
+        let left = coopLoadT<Left>(&queries[f], FEATURES);
+        // A column a key.
+        pairs = coopMultiplyAdd(left, coopLoad<Right>(&keys[f], FEATURES), pairs);
+    }
+    coopStoreT(pairs, &partial[subgroup * PAIRS], MATRIX);
+
+    if (NORMALIZE) {
+        let row = thread / ROW_THREADS;
+        var sum = 0.0;
+        for (var f = thread % ROW_THREADS; f < FEATURES; f += ROW_THREADS) {
+            sum += f32(queries[row * FEATURES + f]) * nu[f];
+        }
+        products[thread] = sum;
+    }
+    for (var i = thread; i < MATRIX; i += THREADS) { atomicStore(&score_max[i], 0u); }
+    workgroupBarrier();
+}
+
+// The products of each query with the keys up to its own, decayed.
+fn mask_scores(chunk: Chunk, thread: u32) {
+    var x: array<f32, PAIR_LOADS>;
+    @unroll
+    for (var n = 0u; n < PAIR_LOADS; n++) {
+        let pair = thread + n * THREADS;
+        let i = pair / MATRIX;
+        let j = pair % MATRIX;
+        if (pair < PAIRS && i < chunk.tokens && j <= i) {
+            var sum = 0.0;
+            for (var s = 0u; s < SUBGROUPS; s++) { sum += partial[s * PAIRS + pair]; }
+            sum *= half_inverse(atomicLoad(&key_max[j]));
+            x[n] = sum + sum * decay_between(j + 1u, i + 1u);
+            atomicMax(&score_max[i], bitcast<u32>(abs(x[n])));
+        }
+    }
+    workgroupBarrier();
+    @unroll
+    for (var n = 0u; n < PAIR_LOADS; n++) {
+        let pair = thread + n * THREADS;
+        if (pair < PAIRS) { scores[pair] = f16(x[n] * half_scale(atomicLoad(&score_max[pair / MATRIX]))); }
+    }
+    workgroupBarrier();
+}
+
+// Scores times values into local, and the factors of both parts of each row.
+fn multiply_values(chunk: Chunk, bound: f32, thread: u32, subgroup: u32) {
+    let left = coopLoadT<Left>(&scores[0], MATRIX);
+    @unroll
+    for (var c = 0u; c < COLUMN_TILES; c++) {
+        let at = subgroup * SUBGROUP_COLUMNS + c * MATRIX;
+        let sums = coopMultiplyAdd(left, coopLoadT<Right>(&values[at], COLUMNS), Sums());
+        coopStoreT(sums, &local[at], COLUMNS);
+    }
+    for (var i = thread; i < chunk.tokens; i += THREADS) {
+        let kept = 1.0 + decay_between(0u, i + 1u);
+        let of_scores = half_inverse(atomicLoad(&score_max[i]));
+        let of_query = half_inverse(atomicLoad(&query_max[i]));
+        var weight = 0.0;
+        if (NORMALIZE) {
+            for (var n = 0u; n < ROW_THREADS; n++) { weight += products[i * ROW_THREADS + n]; }
+            var of_chunk = 0.0;
+            for (var j = 0u; j <= i; j++) { of_chunk += f32(scores[i * MATRIX + j]); }
+            weight = (kept * weight + of_scores * of_chunk) * of_query;
+        }
+        let factor = row_factor_of(weight, gains[i]);
+        row_factors[i] = vec3<f32>(kept * half_inverse(bitcast<u32>(bound)), of_scores, of_query);
+        gains[i] = factor;
+    }
+    workgroupBarrier();
+}
+
+fn write_outputs(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
+    for (var i = thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
+        let row = i / BLOCK_COLUMNS_VEC4;
+        let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
+        let before = vec4<f32>(panel[4u * i], panel[4u * i + 1u], panel[4u * i + 2u], panel[4u * i + 3u]);
+        let own = vec4<f32>(local[4u * i], local[4u * i + 1u], local[4u * i + 2u], local[4u * i + 3u]);
+        let by = row_factors[row];
+        let o = (before * by.x + own * by.y) * by.z * gains[row];
+        store_o(output_begin(chunk.first + row, item.first_head + h), c4, o);
+    }
+}
+
+fn fill_rows(item: WorkItem, thread: u32, x: f32) {
+    let len = (item.end - item.begin) * item.heads * BLOCK_COLUMNS_VEC4;
+    for (var i = thread; i < len; i += THREADS) {
+        let row = i / BLOCK_COLUMNS_VEC4;
+        let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
+        let begin = output_begin(item.begin + row / item.heads, item.first_head + row % item.heads);
+        store_o(begin, c4, vec4<f32>(x));
+    }
+}

@@ -1,0 +1,187 @@
+//! Mirror of `matrix/segment_output.wgsl` and `matrix/segment_state.wgsl`: a chunk of tokens at a time,
+//! with factors in f16 and sums in f32.
+//!
+//! Sums over tokens and features have one order here and any on a device. Value blocks have scales of
+//! their own there; all are powers of two, which round nothing but what is below 2^-28 of the largest.
+
+use std::ops::Range;
+
+use super::segment_output::row_factor;
+use super::{Sizes, State};
+use crate::plan::Plan;
+use crate::problem::dtype::Dtype;
+use crate::problem::io::Inputs;
+
+/// Bits of the exponent, so that both powers of a scale are normal numbers.
+fn half_exponent(largest: f32) -> u32 {
+    (largest.to_bits() >> 23).clamp(15, 254)
+}
+
+/// The power of two that brings a largest magnitude to 2^14 .. 2^15.
+fn half_scale(largest: f32) -> f32 {
+    f32::from_bits((268 - half_exponent(largest)) << 23)
+}
+
+/// One over it.
+fn half_inverse(largest: f32) -> f32 {
+    f32::from_bits((half_exponent(largest) - 14) << 23)
+}
+
+fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()))
+}
+
+/// Factors of a row that is multiplied by `scale`.
+fn halves(x: &[f32], scale: f32) -> Vec<f32> {
+    x.iter().map(|x| Dtype::F16.round(x * scale)).collect()
+}
+
+/// A chunk of tokens of a value head.
+struct Chunk {
+    /// Features of the keys, each by its scale: `[tokens,F]`.
+    keys: Vec<Vec<f32>>,
+    key_max: Vec<f32>,
+    /// exp(decay) - 1 of each token.
+    decays: Vec<f32>,
+    /// Weights of the scaled keys in the state, and the largest product of each.
+    weights: Vec<f32>,
+    reach: Vec<f32>,
+}
+
+impl Chunk {
+    fn new(
+        sizes: &Sizes<'_>,
+        inputs: Inputs<'_>,
+        tokens: &Range<usize>,
+        (e, values): (usize, &[&[f32]]),
+    ) -> Self {
+        let mut chunk = Self {
+            keys: Vec::new(),
+            key_max: Vec::new(),
+            decays: Vec::new(),
+            weights: Vec::new(),
+            reach: Vec::new(),
+        };
+        for t in tokens.clone() {
+            let x = &inputs.k[sizes.heads.key(t, e)..][..sizes.key_dim];
+            let mut key = vec![0.0; sizes.features];
+            sizes.of_keys.row(x, sizes.heads.key_head(e), &mut key);
+            let key_max = largest(&key);
+            chunk.keys.push(halves(&key, half_scale(key_max)));
+            chunk.key_max.push(key_max);
+            chunk.decays.push(sizes.gates.decay(t, e, 0).map_or(0.0, f32::exp_m1));
+        }
+        for (i, value) in values.iter().enumerate() {
+            let kept = 1.0 + chunk.decay_between(i + 1..values.len());
+            let weight = kept * half_inverse(chunk.key_max[i]);
+            chunk.weights.push(weight);
+            chunk.reach.push(32_768.0 * weight.abs() * largest(value));
+        }
+        chunk
+    }
+
+    /// The product of the decays of some tokens, less 1.
+    fn decay_between(&self, tokens: Range<usize>) -> f32 {
+        let product = |total: f32, m: &f32| {
+            if *m == -1.0 { -1.0 } else { total + m * (1.0 + total) }
+        };
+        self.decays[tokens].iter().fold(0.0, product)
+    }
+}
+
+impl State {
+    /// The tokens of a segment enter the state of value head e; with `o` its outputs are computed, too.
+    pub(super) fn advance_in_chunks(
+        &mut self,
+        (plan, sizes): (&Plan, &Sizes<'_>),
+        inputs: Inputs<'_>,
+        (tokens, e): (Range<usize>, usize),
+        mut o: Option<&mut [f32]>,
+    ) {
+        let value = |t: usize| &inputs.v[sizes.heads.value(t, e)..][..sizes.value_dim];
+        let mut bound = largest(&self.mu);
+        for first in tokens.clone().step_by(plan.chunk_len() as usize) {
+            let tokens = first..tokens.end.min(first + plan.chunk_len() as usize);
+            let values: Vec<&[f32]> = tokens.clone().map(value).collect();
+            let chunk = Chunk::new(sizes, inputs, &tokens, (e, &values));
+            if let Some(o) = &mut o {
+                let state = halves(&self.mu, half_scale(bound));
+                let before = (&state[..], half_inverse(bound));
+                for (i, t) in tokens.clone().enumerate() {
+                    for h in e * sizes.heads.value_group..(e + 1) * sizes.heads.value_group {
+                        let o = &mut o[sizes.heads.output(t, h)..][..sizes.value_dim];
+                        self.chunk_row((sizes, inputs), before, (&chunk, &values), [i, t, h, e], o);
+                    }
+                }
+            }
+            let kept = (1.0 + chunk.decay_between(0..values.len())).abs();
+            bound = kept * largest(&self.mu) + chunk.reach.iter().sum::<f32>();
+            self.add_chunk(sizes, &chunk, &values);
+        }
+    }
+
+    /// A row of o, of the token of index i in its chunk.
+    fn chunk_row(
+        &self,
+        (sizes, inputs): (&Sizes<'_>, Inputs<'_>),
+        (state, of_state): (&[f32], f32),
+        (chunk, values): (&Chunk, &[&[f32]]),
+        [i, t, h, e]: [usize; 4],
+        o: &mut [f32],
+    ) {
+        let heads = &sizes.heads;
+        let mut query = vec![0.0; sizes.features];
+        let x = &inputs.q[heads.query(t, h)..][..sizes.key_dim];
+        let head = sizes.of_queries.weights_head(heads.query_head(h), heads.key_head(e));
+        let gain = sizes.of_queries.row(x, head, &mut query);
+        let query_max = largest(&query);
+        let query = halves(&query, half_scale(query_max));
+
+        let score = |j: usize| {
+            let products = query.iter().zip(&chunk.keys[j]).map(|(q, k)| q * k);
+            let sum = products.sum::<f32>() * half_inverse(chunk.key_max[j]);
+            sum + sum * chunk.decay_between(j + 1..i + 1)
+        };
+        let scores: Vec<f32> = (0..=i).map(score).collect();
+        let score_max = largest(&scores);
+        let scores = halves(&scores, half_scale(score_max));
+
+        let kept = 1.0 + chunk.decay_between(0..i + 1);
+        let (of_scores, of_query) = (half_inverse(score_max), half_inverse(query_max));
+        let products = query.iter().zip(&self.nu).map(|(q, nu)| q * nu);
+        let of_chunk = scores.iter().sum::<f32>();
+        let weight = (kept * products.sum::<f32>() + of_scores * of_chunk) * of_query;
+        let factor = row_factor(sizes.config, weight, gain);
+        for (c, o) in o.iter_mut().enumerate() {
+            let rows = state.chunks(sizes.value_dim);
+            let before: f32 = query.iter().zip(rows).map(|(q, mu)| q * mu[c]).sum();
+            let own: f32 = scores.iter().zip(values).map(|(score, v)| score * v[c]).sum();
+            *o = (before * (kept * of_state) + own * of_scores) * of_query * factor;
+        }
+    }
+
+    /// `mu += m mu + sum_i weight_i k'_i^T v_i`, and nu alike.
+    fn add_chunk(&mut self, sizes: &Sizes<'_>, chunk: &Chunk, values: &[&[f32]]) {
+        let m = chunk.decay_between(0..values.len());
+        let largest = largest(&chunk.reach) / 32_768.0;
+        let (scale, inverse) = (half_scale(largest), half_inverse(largest));
+        let weighted = values.iter().zip(&chunk.weights);
+        let weighted: Vec<Vec<f32>> =
+            weighted.map(|(value, weight)| halves(value, weight * scale)).collect();
+        for (f, mu) in self.mu.chunks_mut(sizes.value_dim).enumerate() {
+            for (c, mu) in mu.iter_mut().enumerate() {
+                let products = chunk.keys.iter().zip(&weighted).map(|(k, v)| k[f] * v[c]);
+                let added = products.sum::<f32>() * inverse;
+                *mu += m * *mu;
+                *mu += added;
+            }
+        }
+        for (f, nu) in self.nu.iter_mut().enumerate() {
+            let mut sum = *nu + m * *nu;
+            for (key, weight) in chunk.keys.iter().zip(&chunk.weights) {
+                sum += weight * key[f];
+            }
+            *nu = sum;
+        }
+    }
+}
