@@ -55,6 +55,12 @@ pub fn modules() -> Result<Vec<Module>, Box<dyn Error>> {
         for (name, config) in others() {
             found.add(name, &config, memory)?;
         }
+        for rule in ["linear", "gated-delta"] {
+            for width in [64, 128] {
+                let config = Config::of_rule(width, width, rule_of(rule));
+                found.add_with(&format!("{rule}, subgroups {width}"), &config, memory, 32)?;
+            }
+        }
     }
     Ok(found.modules)
 }
@@ -104,6 +110,17 @@ struct Modules {
 
 impl Modules {
     fn add(&mut self, name: &str, config: &Config, memory: u32) -> Result<(), Box<dyn Error>> {
+        self.add_with(name, config, memory, 1)
+    }
+
+    /// With the layout of a device that was granted subgroups of so many lanes.
+    fn add_with(
+        &mut self,
+        name: &str,
+        config: &Config,
+        memory: u32,
+        subgroup_lanes: u32,
+    ) -> Result<(), Box<dyn Error>> {
         let limits = Limits {
             max_compute_workgroup_storage_size: memory << 10,
             max_compute_invocations_per_workgroup: if memory > 16 { 1024 } else { 256 },
@@ -112,7 +129,8 @@ impl Modules {
             max_buffer_size: 1 << 30,
             ..Limits::default()
         };
-        let tuning = Tuning::new(config, &limits, DeviceType::DiscreteGpu)?;
+        let kind = DeviceType::DiscreteGpu;
+        let tuning = Tuning::with_subgroups(config, &limits, kind, subgroup_lanes)?;
         let decode = PackedLimits { sequences: 32, tokens: 32, max_len: 1 };
         let shapes = [
             (Shape::new(1, 4096, 8), ""),
