@@ -173,7 +173,8 @@ fn compile_stage(
     let names = (stage.label(), stage.name());
     let wgsl = edit(stage, module.wgsl.clone());
     // Nobody has proved yet that every index is in bounds.
-    let options = Options { checks: ShaderChecks::Checked, cache, tuning: None, matrix_units: None };
+    let options =
+        Options { checks: ShaderChecks::Checked, cache, tuning: None, matrix_units: None };
     compile(forward.device(), names, (&module, wgsl), &entries, &options)
 }
 
