@@ -4,7 +4,7 @@
 // A key is multiplied by a power of two of its own, and its value, where both enter the state, by the
 // inverse of it and by what decays until the chunk ends: k'^T v = (c k')^T (v / c).
 //
-// memory  f16: MATRIX F keys, 2 MATRIX columns values; a few floats a token
+// memory  f16: MATRIX F keys, MATRIX columns values; a few floats a token
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, FEATURE_LOADS, HAS_DECAY, KEY_MAP, MATRIX, THREADS};
 import heads::{gate_row, key_begin, value_begin};
@@ -22,7 +22,6 @@ const VALUES_LEN: u32 = MATRIX * COLUMNS;
 
 var<workgroup> keys: array<f16, KEYS_LEN>;             // [tokens, F]
 var<workgroup> values: array<f16, VALUES_LEN>;         // [tokens, columns]
-var<workgroup> weighted: array<f16, VALUES_LEN>;       // values as they enter the state
 var<workgroup> key_max: array<atomic<u32>, MATRIX>;    // bits of the largest feature of each key
 var<workgroup> value_max: array<atomic<u32>, MATRIX>;  // of each value
 var<workgroup> decays: array<f32, MATRIX>;             // exp(decay) - 1 of each token
@@ -89,9 +88,13 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
         reach[i] = 32768.0 * abs(weight) * bitcast<f32>(atomicLoad(&value_max[i]));
     }
     workgroupBarrier();
+}
+
+// The values as they enter the state, in the place of those that queries read.
+fn weigh_values(thread: u32) {
     let scale = half_scale(weighted_max());
     for (var i = thread; i < VALUES_LEN; i += THREADS) {
-        weighted[i] = f16(f32(values[i]) * (weights[i / COLUMNS] * scale));
+        values[i] = f16(f32(values[i]) * (weights[i / COLUMNS] * scale));
     }
     workgroupBarrier();
 }

@@ -11,7 +11,7 @@
 // writes  o [T,max(H,E),V]; in the last segment of a sequence, and at its checkpoints, state_out [states, state]
 // grid    segments x E x value blocks, folded; SUBGROUPS subgroups a workgroup
 // memory  those of matrix/chunk, matrix/queries and matrix/state; f16: F columns of S, MATRIX MATRIX of
-//         the masked products; floats: MATRIX columns of o, SUBGROUPS MATRIX MATRIX partial products
+//         the masked products; floats: MATRIX columns of o
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -35,17 +35,16 @@ import states/offset::{state_offset};
 import work_item::{Chunk, WorkItem};
 
 const PAIRS: u32 = MATRIX * MATRIX;
-const PARTIAL_LEN: u32 = SUBGROUPS * PAIRS;
 // Threads that share a row's product with nu.
 const ROW_THREADS: u32 = THREADS / MATRIX;
 
 var<workgroup> state: array<f16, STATE_LEN>;             // S by its scale: [F, columns]
-var<workgroup> partial: array<f32, PARTIAL_LEN>;         // of Q' K'^T: [SUBGROUPS, tokens, tokens]
+// Of Q' K'^T, [SUBGROUPS, tokens, tokens], which are fewer; then scores V, [tokens, columns].
+var<workgroup> partial: array<f32, VALUES_LEN>;
 var<workgroup> scores: array<f16, PAIRS>;                // tril(Q' K'^T) D, each row by its scale
 var<workgroup> score_max: array<atomic<u32>, MATRIX>;    // bits of the largest of each row
-var<workgroup> local: array<f32, VALUES_LEN>;            // scores V: [tokens, columns]
 var<workgroup> products: array<f32, THREADS>;            // of queries and nu
-var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel and of local, and of their sum
+var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel and of partial, and of their sum
 
 @compute @workgroup_size(THREADS)
 fn segment_output(
@@ -202,14 +201,14 @@ fn mask_scores(chunk: Chunk, thread: u32) {
     workgroupBarrier();
 }
 
-// Scores times values into local, and the factors of both parts of each row.
+// Scores times values into partial, and the factors of both parts of each row.
 fn multiply_values(chunk: Chunk, bound: f32, thread: u32, subgroup: u32) {
     let left = coopLoadT<Left>(&scores[0], MATRIX);
     @unroll
     for (var c = 0u; c < COLUMN_TILES; c++) {
         let at = subgroup * SUBGROUP_COLUMNS + c * MATRIX;
         let sums = coopMultiplyAdd(left, coopLoadT<Right>(&values[at], COLUMNS), Sums());
-        coopStoreT(sums, &local[at], COLUMNS);
+        coopStoreT(sums, &partial[at], COLUMNS);
     }
     for (var i = thread; i < chunk.tokens; i += THREADS) {
         let kept = 1.0 + decay_between(0u, i + 1u);
@@ -234,7 +233,7 @@ fn write_outputs(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
         let before = vec4<f32>(panel[4u * i], panel[4u * i + 1u], panel[4u * i + 2u], panel[4u * i + 3u]);
-        let own = vec4<f32>(local[4u * i], local[4u * i + 1u], local[4u * i + 2u], local[4u * i + 3u]);
+        let own = vec4<f32>(partial[4u * i], partial[4u * i + 1u], partial[4u * i + 2u], partial[4u * i + 3u]);
         let by = row_factors[row];
         let o = (before * by.x + own * by.y) * by.z * gains[row];
         store_o(output_begin(chunk.first + row, item.first_head + h), c4, o);

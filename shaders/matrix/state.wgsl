@@ -6,8 +6,8 @@ import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMN_TILES, FEATURE_TILES, 
 import constants::{INITIAL_STATE};
 import constants::{MATRIX, NORMALIZE, STATE_TILES, STATE_ZERO, THREADS};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, decay_between, keys, weighted};
-import matrix/chunk::{weighted_max, weights};
+import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, decay_between, keys, values};
+import matrix/chunk::{weigh_values, weighted_max, weights};
 import matrix/item::{poison};
 import matrix/scale::{half_inverse, magnitude_bits};
 import states/offset::{StateOffset};
@@ -84,12 +84,13 @@ fn store_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread
 
 // A chunk of tokens enters the state:  mu += m mu + sum_i weight_i k'_i^T v_i
 fn update_state(mu: ptr<function, Tiles>, tokens: u32, thread: u32, subgroup: u32) {
+    weigh_values(thread);
     let m = decay_between(0u, tokens);
     let inverse = half_inverse(weighted_max());
     var right: array<Right, COLUMN_TILES>;
     @unroll
     for (var c = 0u; c < COLUMN_TILES; c++) {
-        right[c] = coopLoadT<Right>(&weighted[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
+        right[c] = coopLoadT<Right>(&values[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
     }
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {

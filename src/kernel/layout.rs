@@ -317,16 +317,14 @@ impl Layout {
 
     /// Bytes of `matrix/segment_output.wgsl` and of the files it imports.
     fn matrix_memory(self, config: &Config) -> u64 {
-        let [tokens, features] = [self.rows, self.block_features(config)].map(u64::from);
-        let (columns, subgroups) =
-            (u64::from(self.block_columns()), u64::from(self.column_threads));
-        // Keys, queries, values, weighted values, the state and the scores.
-        let halves = 2 * tokens * (features + columns) + features * columns + tokens * tokens;
-        // A panel of the state, scores times values, partial products, nu, products with nu.
-        let floats =
-            2 * tokens * columns + subgroups * tokens * tokens + features + self.threads(config);
+        let [tokens, features, columns] =
+            [self.rows, self.block_features(config), self.block_columns()].map(u64::from);
+        // Keys, queries, values, the state and the scores.
+        let halves = tokens * (2 * features + columns) + features * columns + tokens * tokens;
+        // A panel of the state, scores times values, nu, products with nu.
+        let floats = 2 * tokens * columns + features + self.threads(config);
         // Thirteen of a token; arrays begin at multiples of 16 bytes, and all threads share a work item.
-        2 * halves + 4 * (floats + 13 * tokens) + 256
+        2 * halves + 4 * (floats + 13 * tokens) + 160
     }
 
     /// Refuses what the matrix units have no shader for.

@@ -430,12 +430,19 @@ fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Mod
         ("gated-63-sum", sum(rule(gated, 63).with_feature_map(FeatureMap::Elu))),
     ];
     for (config_name, config) in configs {
-        for layout in [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64)] {
+        for layout in
+            [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64), Layout::matrices(16, 8, 64)]
+        {
             for stage in [Stage::SegmentState, Stage::SegmentOutput] {
                 for is_whole in [false, true] {
                     let Some(module) = module(stage, &config, layout, is_whole) else { continue };
                     let kind = if is_whole { "-states" } else { "" };
-                    let name = format!("{}-{}-{config_name}{kind}", stage.name(), layout.rows);
+                    let name = format!(
+                        "{}-{}x{}-{config_name}{kind}",
+                        stage.name(),
+                        layout.rows,
+                        layout.column_threads
+                    );
                     check(&name, stage, &config, layout, &module);
                 }
             }
@@ -484,7 +491,7 @@ fn modules_of_matrices_are_valid() {
         }
         checked += 1;
     });
-    assert_eq!(checked, 40);
+    assert_eq!(checked, 60);
 }
 
 /// Every file on disk is in the table and in some module; every name that is imported is declared

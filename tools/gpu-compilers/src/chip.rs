@@ -26,6 +26,13 @@ impl Chip {
         }
     }
 
+    /// True if the driver has cooperative matrices for it: not for RDNA2, which has no matrix units, and
+    /// in Mesa 25.0 not yet for RDNA4.
+    #[must_use]
+    pub fn has_matrices(self) -> bool {
+        self == Self::Navi31
+    }
+
     /// The chip of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -83,17 +83,26 @@ impl Driver {
         let queues = [vk::DeviceQueueCreateInfo::default()
             .queue_family_index(0)
             .queue_priorities(&priorities)];
-        let extensions = [vk::KHR_PIPELINE_EXECUTABLE_PROPERTIES_NAME.as_ptr()];
+        let mut extensions = vec![vk::KHR_PIPELINE_EXECUTABLE_PROPERTIES_NAME.as_ptr()];
+        let mut matrices =
+            vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
         let mut statistics = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
             .pipeline_executable_info(true);
         let mut memory_model = vk::PhysicalDeviceVulkan12Features::default()
             .vulkan_memory_model(true)
-            .vulkan_memory_model_device_scope(true);
-        let create = vk::DeviceCreateInfo::default()
+            .vulkan_memory_model_device_scope(true)
+            .shader_float16(true);
+        if chip.has_matrices() {
+            extensions.push(vk::KHR_COOPERATIVE_MATRIX_NAME.as_ptr());
+        }
+        let mut create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
             .push_next(&mut statistics)
             .push_next(&mut memory_model);
+        if chip.has_matrices() {
+            create = create.push_next(&mut matrices);
+        }
         // SAFETY: all that `create` points to is alive.
         Ok(unsafe { instance.create_device(*gpu, &create, None)? })
     }

@@ -7,7 +7,7 @@ use std::error::Error;
 use linear_attention::gradients::GradientStage;
 use linear_attention::plan::Stage;
 use linear_attention::shape::PackedLimits;
-use linear_attention::tuning::Tuning;
+use linear_attention::tuning::{RowSource, Tuning};
 use linear_attention::update_rule::{Beta, Decay, UpdateRule};
 use linear_attention::wgpu::{DeviceType, Limits};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, Plan, Shape, States};
@@ -62,6 +62,9 @@ pub fn modules() -> Result<Vec<Module>, Box<dyn Error>> {
             }
         }
     }
+    for (rule, width) in [("linear", 64), ("gated", 64), ("linear", 128), ("gated", 128)] {
+        found.add_matrices(rule, width)?;
+    }
     Ok(found.modules)
 }
 
@@ -74,6 +77,18 @@ fn rule_of(name: &str) -> UpdateRule {
         "gated-delta" => UpdateRule::GatedDelta(head, beta),
         "gated-delta-rows" => UpdateRule::GatedDelta(row, beta),
         _ => UpdateRule::Linear,
+    }
+}
+
+/// Of a device with so many KiB of workgroup memory.
+fn limits(memory: u32) -> Limits {
+    Limits {
+        max_compute_workgroup_storage_size: memory << 10,
+        max_compute_invocations_per_workgroup: if memory > 16 { 1024 } else { 256 },
+        max_compute_workgroup_size_x: if memory > 16 { 1024 } else { 256 },
+        max_storage_buffer_binding_size: 1 << 30,
+        max_buffer_size: 1 << 30,
+        ..Limits::default()
     }
 }
 
@@ -121,14 +136,7 @@ impl Modules {
         memory: u32,
         subgroup_lanes: u32,
     ) -> Result<(), Box<dyn Error>> {
-        let limits = Limits {
-            max_compute_workgroup_storage_size: memory << 10,
-            max_compute_invocations_per_workgroup: if memory > 16 { 1024 } else { 256 },
-            max_compute_workgroup_size_x: if memory > 16 { 1024 } else { 256 },
-            max_storage_buffer_binding_size: 1 << 30,
-            max_buffer_size: 1 << 30,
-            ..Limits::default()
-        };
+        let limits = limits(memory);
         let kind = DeviceType::DiscreteGpu;
         let tuning = Tuning::with_subgroups(config, &limits, kind, subgroup_lanes)?;
         let decode = PackedLimits { sequences: 32, tokens: 32, max_len: 1 };
@@ -147,6 +155,24 @@ impl Modules {
         for stage in GradientStage::ALL {
             if let Some(wgsl) = stage.wgsl(config)? {
                 self.push(name, memory, [stage.name(), ", backward"], wgsl);
+            }
+        }
+        Ok(())
+    }
+
+    /// The stages on matrix units of 16x16x16, in the layout that a device of AMD's gets.
+    fn add_matrices(&mut self, rule: &str, width: u32) -> Result<(), Box<dyn Error>> {
+        let config = Config::of_rule(width, width, rule_of(rule)).with_dtype(Dtype::F16);
+        let (limits, memory) = (limits(64), 64);
+        let mut tuning = Tuning::new(&config, &limits, DeviceType::DiscreteGpu)?;
+        let layout = &mut tuning.layout;
+        (layout.rows, layout.columns, layout.column_threads) = (16, 16, width / 16);
+        (layout.chunk_tokens, layout.chunk_queries) = (16, 16);
+        layout.row_source = RowSource::Matrices { subgroup_size: 64 };
+        let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
+        for stage in [Stage::SegmentState, Stage::SegmentOutput] {
+            if let Some(wgsl) = plan.wgsl(stage, States::InitialAndFinal) {
+                self.push(&format!("{rule}, matrices {width}"), memory, [stage.name(), ""], wgsl);
             }
         }
         Ok(())

@@ -19,6 +19,8 @@ pub struct Spirv {
     pub threads: u32,
     /// The number of each binding, and whether it is a uniform.
     pub bindings: Vec<(u32, bool)>,
+    /// True if it has cooperative matrices, which not every chip has.
+    pub has_matrices: bool,
 }
 
 impl Spirv {
@@ -62,6 +64,7 @@ impl Spirv {
             entry: CString::new(entry.name.as_str()).map_err(|error| error.to_string())?,
             threads: entry.workgroup_size.iter().product(),
             bindings: bindings.collect(),
+            has_matrices: wgsl.contains("enable wgpu_cooperative_matrix;"),
         })
     }
 }
@@ -81,6 +84,7 @@ mod tests {
         assert_eq!(spirv.entry.to_str(), Ok("double"));
         assert_eq!(spirv.threads, 8);
         assert_eq!(spirv.bindings, [(3, false), (0, true)]);
+        assert!(!spirv.has_matrices);
         assert_eq!(spirv.words[0], 0x0723_0203);
         assert!(Spirv::new("fn").is_err());
         Ok(())
