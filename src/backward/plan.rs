@@ -92,7 +92,7 @@ impl BackwardPlan {
         self.scratch.size
     }
 
-    /// How the shaders reach rows, but for whether q, k and v share memory.
+    /// The way in which the shaders reach rows, but for whether q, k and v share memory.
     pub(crate) fn row_access(&self) -> RowAccess {
         let has_unaligned_rows = self.forward.config().is_vec4() && !self.forward.has_vec4_rows();
         let has_batch_strides = !self.forward.is_flat();

@@ -1,4 +1,4 @@
-//! What a piece of a sequence adds to a state, on the CPU.
+//! The summary of a piece of a sequence, on the CPU.
 
 use crate::cpu::engine::CpuAttention;
 use crate::cpu::tensors::Tensors;

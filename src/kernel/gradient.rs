@@ -36,7 +36,7 @@ pub enum GradientStage {
     WeightSums,
 }
 
-/// How the shaders reach rows of q, k and v.
+/// The way in which the shaders reach rows of q, k and v.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RowAccess {
     /// True if the first token of a row of the batch does not follow the last of the row before.

@@ -13,7 +13,7 @@ use crate::serve::snapshot::Header;
 
 use form::Form;
 
-/// What a piece of N sequences does to their states, whatever these are.
+/// The change that a piece of N sequences makes to their states, whatever these are.
 ///
 /// The tokens of a piece change a state by an affine map, whatever the state before them is:
 ///

@@ -1,4 +1,4 @@
-//! What a piece of a sequence adds to a state, in f64.
+//! The summary of a piece of a sequence, in f64.
 
 use super::{recurrent, token_ranges};
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub struct Summary64 {
     pub matrices: Vec<f64>,
 }
 
-/// What [`Summary`](crate::summary::Summary) holds, token by token: with `a_i = exp(decay_i)`,
+/// The contents of a [`Summary`](crate::summary::Summary), token by token: with `a_i = exp(decay_i)`,
 ///
 /// ```text
 /// a = Π_i (I - beta_i k'_i^T k'_i) diag(a_i)

@@ -1,4 +1,4 @@
-//! What a piece of a sequence adds to a state, on a device.
+//! The summary of a piece of a sequence, on a device.
 
 use crate::attention::LinearAttention;
 use crate::error::{ConfigError, Error};
