@@ -1,5 +1,5 @@
-// Gradients by what decays and betas are given as, from those by the decays in log space and by the
-// betas, through the activations.
+// Gradients by the decays and betas as a caller gives them, from those by the decays in log space and by
+// the betas, through the activations.
 //
 //     decay = -r softplus(y), or L sigmoid(r y)     with y = x + dt_bias, r = exp(A_log)
 //     beta  = x, or sigmoid(x)
@@ -55,27 +55,42 @@ fn gradient_gates(
     }
 }
 
+// A sum over tokens: what rounding took from it is given back with the next term, after Kahan, so that its
+// error does not grow with T.
+struct Sum {
+    value: f32,
+    excess: f32,    // of `value` over the sum of its terms
+}
+
+fn plus(sum: Sum, x: f32) -> Sum {
+    let term = x - sum.excess;
+    let next = sum.value + term;
+    return Sum(next, (next - sum.value) - term);
+}
+
 // By element i of decay.
 fn by_decay(i: u32) -> f32 {
     if (!DECAY_IS_CONSTANT) { return slope(i / ROWS, i % ROWS); }
-    var sum = 0.0;
-    for (var t = 0u; t < params.total_tokens; t++) { sum += slope(t * params.value_heads + i, 0u); }
-    return sum;
+    var sum = Sum();
+    for (var t = 0u; t < params.total_tokens; t++) {
+        sum = plus(sum, slope(t * params.value_heads + i, 0u));
+    }
+    return sum.value;
 }
 
 // By dt_bias, of a head and row of mu.
 fn by_bias(i: u32) -> f32 {
-    var sum = 0.0;
+    var sum = Sum();
     for (var t = 0u; t < params.total_tokens; t++) {
-        sum += slope(t * params.value_heads + i / ROWS, i % ROWS);
+        sum = plus(sum, slope(t * params.value_heads + i / ROWS, i % ROWS));
     }
-    return sum;
+    return sum.value;
 }
 
 // By A_log of a head.
 fn by_rate(head: u32) -> f32 {
     let rate = exp(gate_weights[head]);
-    var sum = 0.0;
+    var sum = Sum();
     for (var t = 0u; t < params.total_tokens; t++) {
         for (var element = 0u; element < DECAY_ROWS; element++) {
             let row = t * params.value_heads + head;
@@ -83,10 +98,10 @@ fn by_rate(head: u32) -> f32 {
             let y = activated(row, element);
             var slope = -rate * softplus(y);
             if (DECAY_ACTIVATION == ACTIVATION_SIGMOID) { slope = sigmoid_slope(rate * y) * rate * y; }
-            sum += select(slope * of_gate, 0.0, of_gate == 0.0);
+            sum = plus(sum, select(slope * of_gate, 0.0, of_gate == 0.0));
         }
     }
-    return sum;
+    return sum.value;
 }
 
 // By an element of decay, before its activation. Padding has no gradient, whatever it holds.

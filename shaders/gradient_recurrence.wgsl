@@ -23,6 +23,7 @@
 
 import constants::{ACCESS_ELEMENTS, DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_THREADS};
 import constants::{HAS_BETA, HAS_DECAY, NORMALIZE, VALUE_DIM};
+import gates/backward_decay::{decay_factor, decayed};
 import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
 import heads::{gate_row, output_begin, output_row, value_begin};
 import normalise::{row_factor_of};
@@ -168,8 +169,8 @@ fn clear_tokens(item: Item, first: u32, end: u32, thread: u32) {
     }
 }
 
-// exp(decay) - 1 of a row of mu.
-fn decay_less_1(row: u32, f: u32) -> f32 {
+// The stored decay of a row of mu.
+fn row_decay(row: u32, f: u32) -> f32 {
     if (!HAS_DECAY) { return 0.0; }
     return gates[row * GATE_ROW + select(0u, f, DECAY_ROWS > 1u)];
 }
@@ -188,18 +189,18 @@ fn enter(item: Item, t: u32, j: u32, before: u32, thread: u32) {
         var x = load_v(value_begin(t, item.head), v / 4u)[v % 4u];
         for (var f = 0u; HAS_BETA && f < FEATURE_DIM; f++) {
             let mu = states[before + f * VALUE_DIM + v];
-            x -= keys[key + f] * (mu + decay_less_1(row, f) * mu);
+            x -= keys[key + f] * decayed(row_decay(row, f), mu);
         }
         states[entered(item, j) + v] = x;
         let u = token_beta(row) * x;
         for (var f = 0u; f < FEATURE_DIM; f++) {
             let mu = states[before + f * VALUE_DIM + v];
-            states[after + f * VALUE_DIM + v] = mu + decay_less_1(row, f) * mu + keys[key + f] * u;
+            states[after + f * VALUE_DIM + v] = decayed(row_decay(row, f), mu) + keys[key + f] * u;
         }
     }
     for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
         let nu = states[before + MU_LEN + f];
-        states[after + MU_LEN + f] = nu + decay_less_1(row, f) * nu + keys[key + f];
+        states[after + MU_LEN + f] = decayed(row_decay(row, f), nu) + keys[key + f];
     }
 }
 
@@ -232,7 +233,7 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
             if (HAS_BETA) { recalled += mu * states[of_u(item) + v]; }
             if (HAS_DECAY) { of_decay += of_mu * mu; }
         }
-        let a = 1.0 + decay_less_1(row, f);
+        let a = decay_factor(row_decay(row, f));
         of_key = b * of_key;
         if (HAS_BETA) {
             of_key -= a * b * recalled;
@@ -242,7 +243,7 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
             let of_nu = states[item.of_nu + f];
             of_key += of_nu;
             of_decay += of_nu * states[before + MU_LEN + f];
-            states[item.of_nu + f] = a * of_nu;
+            states[item.of_nu + f] = decayed(row_decay(row, f), of_nu);
         }
         states[of_features(item) + f] = of_key;
         states[of_decays(item) + f] = a * of_decay;
@@ -259,7 +260,7 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
                 let at = item.of_mu + f * VALUE_DIM + v;
                 var of_mu = states[at];
                 if (HAS_BETA) { of_mu -= keys[key + f] * u; }
-                states[at] = of_mu + decay_less_1(row, f) * of_mu;
+                states[at] = decayed(row_decay(row, f), of_mu);
             }
         }
         barrier();

@@ -47,11 +47,16 @@ fn by_query_weights(head: u32, at: u32) -> vec4<f32> {
     return sum_of(false, head * heads, heads, at);
 }
 
+// After Kahan: `excess` is what rounding added to the sum, and the next term gives it back.
 fn sum_of(is_key: bool, first: u32, heads: u32, at: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
+    var excess = vec4<f32>(0.0);
     for (var piece = 0u; piece < pieces(); piece++) {
         for (var head = first; head < first + heads; head++) {
-            sum += partials[partials_begin(is_key, piece, head) + at];
+            let term = partials[partials_begin(is_key, piece, head) + at] - excess;
+            let next = sum + term;
+            excess = (next - sum) - term;
+            sum = next;
         }
     }
     return sum;

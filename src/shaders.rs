@@ -24,6 +24,8 @@ files![
     "decode/workgroup",
     "decode_step",
     "gates/activations",
+    "gates/backward_decay",
+    "gates/forward_decay",
     "gates/head",
     "gates/none",
     "gates/row",

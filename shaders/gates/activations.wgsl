@@ -70,3 +70,15 @@ fn sigmoid(x: f32) -> f32 {
     let e = exp(-abs(x));
     return select(1.0, e, x < 0.0) / (1.0 + e);
 }
+
+// e^x - 1: near 0 its series, since the difference would cancel. Below -90 it is -1 exactly, -inf
+// included.
+fn exp_less_1(x: f32) -> f32 {
+    if (abs(x) < 0.35) {
+        let tail = 1.0 / 120.0 + x * (1.0 / 720.0 + x * (1.0 / 5040.0 + x * (1.0 / 40320.0)));
+        let half_square = x * x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x * tail)));
+        return x + half_square;
+    }
+    if (x < -90.0) { return -1.0; }
+    return exp(x) - 1.0;
+}

@@ -44,28 +44,36 @@ impl<'a> Gates<'a> {
     /// near 0 has more digits than its exponential.
     #[inline(always)]
     pub(super) fn kept(&self, t: usize, e: usize, kept: &mut [f32]) {
-        let Some((decay, slice)) = &self.decay else { return };
-        let (head, rows) =
-            (if self.is_constant { e } else { t * self.value_heads + e }, kept.len());
-        slice.copy(head * rows, self.decay_dtype, kept);
-        if let Some(GateWeights { a_log, dt_bias }) = self.weights {
-            let (scale, dt_bias) = (a_log[e].exp(), &dt_bias[e * rows..]);
-            match decay.activation {
-                DecayActivation::None => {}
-                DecayActivation::Softplus => {
-                    for (kept, dt_bias) in kept.iter_mut().zip(dt_bias) {
-                        *kept = -(scale * softplus(*kept + dt_bias));
-                    }
-                }
-                DecayActivation::Sigmoid { lower_bound } => {
-                    for (kept, dt_bias) in kept.iter_mut().zip(dt_bias) {
-                        *kept = lower_bound * sigmoid(scale * (*kept + dt_bias));
-                    }
-                }
-            }
+        if self.decay.is_none() {
+            return;
         }
+        self.decays(t, e, kept);
         for kept in kept {
             *kept = exp_m1(*kept);
+        }
+    }
+
+    /// The decay, in log space.
+    #[inline(always)]
+    pub(super) fn decays(&self, t: usize, e: usize, decays: &mut [f32]) {
+        let Some((decay, slice)) = &self.decay else { return };
+        let (head, rows) =
+            (if self.is_constant { e } else { t * self.value_heads + e }, decays.len());
+        slice.copy(head * rows, self.decay_dtype, decays);
+        let Some(GateWeights { a_log, dt_bias }) = self.weights else { return };
+        let (scale, dt_bias) = (a_log[e].exp(), &dt_bias[e * rows..]);
+        match decay.activation {
+            DecayActivation::None => {}
+            DecayActivation::Softplus => {
+                for (x, dt_bias) in decays.iter_mut().zip(dt_bias) {
+                    *x = -(scale * softplus(*x + dt_bias));
+                }
+            }
+            DecayActivation::Sigmoid { lower_bound } => {
+                for (x, dt_bias) in decays.iter_mut().zip(dt_bias) {
+                    *x = lower_bound * sigmoid(scale * (*x + dt_bias));
+                }
+            }
         }
     }
 

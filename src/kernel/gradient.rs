@@ -242,6 +242,7 @@ impl GradientStage {
                     (false, Dtype::F16 | Dtype::Bf16) => "rows/half_x1",
                 },
             ),
+            ("stored_decay", "gates/backward_decay"),
             (
                 "row_gradient",
                 match config.needs_weights() {

@@ -260,6 +260,7 @@ impl Stage {
                     Some(Gating::PerRow) => "gates/row",
                 },
             ),
+            ("stored_decay", "gates/forward_decay"),
             (
                 "segment_decay",
                 match config.gates().filter(|_| config.has_segment_decays()) {

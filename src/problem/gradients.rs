@@ -99,8 +99,8 @@ pub(crate) fn zeros<R: Real>(lens: &Lens) -> Gradients<R> {
 }
 
 /// The gradients by what decays and betas were given as, from those by the decays in log space
-/// `[tokens,E,rows]` and by the betas `[tokens,E]`.
-pub(crate) fn activate<R: Real>(
+/// `[tokens,E,rows]` and by the betas `[tokens,E]`. What all tokens share is a sum over them, in S.
+pub(crate) fn activate<R: Real, S: Real>(
     found: &mut Gradients<R>,
     config: &Config,
     shape: &Shape,
@@ -113,8 +113,10 @@ pub(crate) fn activate<R: Real>(
     let is_valid = valid_tokens(shape);
     if let (Some(decay), Some(given)) = (rule.decay(), inputs.decay) {
         let weights = inputs.gate_weights;
-        found.a_log = vec![R::from(0.0); weights.map_or(0, |weights| weights.a_log.len())];
-        found.dt_bias = vec![R::from(0.0); weights.map_or(0, |weights| weights.dt_bias.len())];
+        let zeros = |len: usize| vec![S::from(0.0); len];
+        let mut by_decay = zeros(found.decay.len());
+        let mut by_a_log = zeros(weights.map_or(0, |weights| weights.a_log.len()));
+        let mut by_dt_bias = zeros(weights.map_or(0, |weights| weights.dt_bias.len()));
         let dtype = Tensor::Decay.dtype(config);
         for (i, of_decay) in decays.iter().enumerate() {
             let (at, index) = (i % (heads * rows), i % given.len());
@@ -128,14 +130,19 @@ pub(crate) fn activate<R: Real>(
             let slope = |dx: [f64; 3]| {
                 let [x, a_log, dt_bias] =
                     [(x, dx[0]), (a_log, dx[1]), (dt_bias, dx[2])].map(|(x, dx)| Dual { x, dx });
-                R::of(decay.activate(x, a_log, dt_bias).dx) * *of_decay
+                let slope = R::of(decay.activate(x, a_log, dt_bias).dx) * *of_decay;
+                S::of(slope.into())
             };
-            found.decay[index] = found.decay[index] + slope([1.0, 0.0, 0.0]);
+            by_decay[index] = by_decay[index] + slope([1.0, 0.0, 0.0]);
             if weights.is_some() {
-                found.a_log[at / rows] = found.a_log[at / rows] + slope([0.0, 1.0, 0.0]);
-                found.dt_bias[at] = found.dt_bias[at] + slope([0.0, 0.0, 1.0]);
+                by_a_log[at / rows] = by_a_log[at / rows] + slope([0.0, 1.0, 0.0]);
+                by_dt_bias[at] = by_dt_bias[at] + slope([0.0, 0.0, 1.0]);
             }
         }
+        let rounded = |sums: Vec<S>| sums.into_iter().map(|sum| R::of(sum.into())).collect();
+        found.decay = rounded(by_decay);
+        found.a_log = rounded(by_a_log);
+        found.dt_bias = rounded(by_dt_bias);
     }
     if let (Some(beta), Some(given)) = (rule.beta(), inputs.beta) {
         let dtype = Tensor::Beta.dtype(config);

@@ -86,7 +86,7 @@ fn compute<R: Real>(
         }
     }
     let Found { mut gradients, decays, betas, of_keys, of_queries } = found;
-    activate(&mut gradients, config, shape, inputs, (&decays, &betas));
+    activate::<R, R>(&mut gradients, config, shape, inputs, (&decays, &betas));
     gradients.key_weights = [of_keys.weight, of_keys.bias];
     gradients.query_weights = [of_queries.weight, of_queries.bias];
     Ok(gradients)

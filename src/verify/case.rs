@@ -47,6 +47,8 @@ pub enum Sampling {
     Ordinary,
     /// Decays whose sum over a chunk is around -2000.
     StrongDecays,
+    /// Decays around -8: exponentials that are small and have all their digits.
+    SmallFactors,
     /// Decays that are -inf at every seventh token.
     Forgets,
     /// Decays around -1e-4, whose exponentials have lost most digits.
@@ -171,9 +173,9 @@ impl Case {
         let in_unit = |x: f32| if is_raw { x } else { (x / 12.0 + 0.5).clamp(0.0, 1.0) };
         let mut beta: Vec<f32> = sample(lens.beta).into_iter().map(in_unit).collect();
         let gate_weights = sample(lens.gate_weights);
-        // nu is a sum of features, which are positive for the maps that are normalised.
-        // A sampled nu is no sum of features: where those may be negative, a quotient by it alone may be
-        // one by nearly 0, so that the tokens must outweigh it.
+        // nu is a sum of features, which are positive for most maps that are normalised. A sampled one is
+        // not: where features may be negative it may meet a query with a product near 0, and the tokens
+        // must outweigh it.
         let maps = [self.config.key_map(), self.config.query_map()];
         let weight = match maps.iter().all(|map| map.has_non_negative_features()) {
             true => 1.0,
@@ -237,6 +239,7 @@ impl Case {
         let decay = |(i, x): (usize, &f32)| match self.sampling {
             Sampling::Ordinary | Sampling::CorrelatedKeys => -0.5 * x.abs(),
             Sampling::StrongDecays => -250.0 * x.abs(),
+            Sampling::SmallFactors => -8.0 - x,
             Sampling::SlowDecays => -1e-4 * x.abs(),
             Sampling::Forgets if i / per_token.max(1) % 7 == 3 => f32::NEG_INFINITY,
             Sampling::Forgets => -0.1 * x.abs(),

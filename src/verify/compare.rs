@@ -21,7 +21,7 @@ pub struct Row {
     /// The same of the f32 mirror.
     pub mirror_error: f64,
     /// The largest error that passes: twice the mirror's, plus [`FLOOR_ULP`] ulp of the
-    /// largest value; of a gradient that is a sum over all T tokens, √T times as many.
+    /// largest value.
     pub bound: f64,
     /// `error / bound`.
     pub ratio: f64,
@@ -44,26 +44,12 @@ impl Row {
         mirror: &[f32],
         found: &[f32],
     ) -> Self {
-        Self::of_sums(case, (stage, tensor), truth, mirror, found, 1)
-    }
-
-    /// The same of elements that are sums of `terms` terms each. Their roundings grow with its root;
-    /// and where there are few elements, the mirror may be right by luck.
-    pub(crate) fn of_sums(
-        case: &Case,
-        (stage, tensor): (&'static str, &'static str),
-        truth: &[f64],
-        mirror: &[f32],
-        found: &[f32],
-        terms: u32,
-    ) -> Self {
         // Only o is stored as the dtype says, and only by the device.
         let dtype = if tensor == "o" { case.config.dtype } else { Dtype::F32 };
         let error = largest_error(truth, found, dtype);
         let mirror_error = largest_error(truth, mirror, Dtype::F32);
         let largest = truth.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
-        let ulp = FLOOR_ULP * f64::from(terms).sqrt();
-        let bound = 2.0 * mirror_error + ulp * f64::from(f32::EPSILON) * largest;
+        let bound = 2.0 * mirror_error + FLOOR_ULP * f64::from(f32::EPSILON) * largest;
         Self {
             case: case.name.to_owned(),
             group: case.group(),

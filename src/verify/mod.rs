@@ -2,8 +2,7 @@
 //!
 //! Every case samples fresh inputs from a printed seed, fills outputs, scratch and final states with
 //! NaN, and compares the whole and each stage alone with f64. A result passes where its error is at
-//! most twice that of the f32 mirror, plus a few ulp of the largest value, √T times as many of a gradient
-//! that is a sum over T tokens.
+//! most twice that of the f32 mirror, plus a few ulp of the largest value.
 //!
 //! The tests, the program's `check` and an engine that wants to test a user's driver at
 //! start-up all call [`run`].

@@ -153,7 +153,7 @@ impl CpuAttention {
                 b.iter_mut().zip(of_task.bias).for_each(|(b, x)| *b += x);
             }
         }
-        activate(found, config, shape, inputs, (&decays, &betas));
+        activate::<f32, f64>(found, config, shape, inputs, (&decays, &betas));
         let to_f32s = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         let [(kw, kb), (qw, qb)] = of_weights;
         found.key_weights = [to_f32s(kw), to_f32s(kb)];

@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::cpu::backward::maps::MapMemory;
 use crate::cpu::backward::targets;
-use crate::cpu::backward::vectors::{add, dot, scale};
+use crate::cpu::backward::vectors::{DecayFactor, add, dot, scale};
 use crate::cpu::backward::{Backward, MapGradients, Targets, Task};
 use crate::cpu::block::row_factor;
 use crate::cpu::fused::mul_add;
@@ -52,8 +52,9 @@ struct HeadMemory {
     keys: Vec<f32>,
     values: Vec<f32>,
     query: Vec<f32>,
-    /// exp(decay) - 1 of a token, of each row.
-    kept: Vec<f32>,
+    /// The decays of a token, and exp(decay) of each row.
+    decays: Vec<f32>,
+    factors: Vec<DecayFactor>,
     /// Gradients by features.
     of_features: Vec<f32>,
     of_u: Vec<f32>,
@@ -81,7 +82,11 @@ impl HeadMemory {
             keys: vec![0.0; block * features],
             values: vec![0.0; block * value_dim],
             query: vec![0.0; features],
-            kept: vec![0.0; if config.decay_rows() > 0 { features } else { 0 }],
+            decays: vec![0.0; config.decay_rows() as usize],
+            factors: vec![
+                DecayFactor::default();
+                if config.decay_rows() > 0 { features } else { 0 }
+            ],
             of_features: vec![0.0; features],
             of_u: vec![0.0; value_dim],
             of_row: vec![0.0; config.key_dim as usize],
@@ -142,20 +147,20 @@ impl Recurrence<'_, '_> {
     /// Token t enters a state, as the j-th of a block.
     #[inline(always)]
     fn enter(&self, [t, e, j]: [usize; 3], memory: &mut HeadMemory, state: &mut [f32]) {
-        let HeadMemory { features, value_dim, keys, values, kept, maps, .. } = memory;
+        self.load_decays([t, e], memory);
+        let HeadMemory { features, value_dim, keys, values, factors, maps, .. } = memory;
         let (features, value_dim) = (*features, *value_dim);
         let key = &mut keys[j * features..][..features];
         let of = self.of;
         of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
-        self.fill_kept([t, e], kept);
         let (mu, nu) = state.split_at_mut(features * value_dim);
         let value = &mut values[j * value_dim..][..value_dim];
         value.copy_from_slice(of.value(t, e));
-        for (f, mu) in mu.chunks_mut(value_dim).enumerate().take(kept.len()) {
-            scale(mu, 1.0 + kept[f]);
+        for (mu, factor) in mu.chunks_mut(value_dim).zip(&*factors) {
+            mu.iter_mut().for_each(|mu| *mu = factor.times(*mu));
         }
-        for (nu, kept) in nu.iter_mut().zip(&*kept) {
-            *nu = mul_add(*kept, *nu, *nu);
+        for (nu, factor) in nu.iter_mut().zip(&*factors) {
+            *nu = factor.times(*nu);
         }
         let mut beta = 1.0;
         if self.of.config.update_rule.beta().is_some() {
@@ -187,6 +192,7 @@ impl Recurrence<'_, '_> {
         for h in e * group..(e + 1) * group {
             self.read([t, h], t - tokens.start, memory, found);
         }
+        self.load_decays([t, e], memory);
         let len = memory.state_len();
         let HeadMemory { features, value_dim, starts, after, of_state, keys, .. } = memory;
         let (features, value_dim) = (*features, *value_dim);
@@ -209,34 +215,33 @@ impl Recurrence<'_, '_> {
         for (of_key, of_nu) in of_key.iter_mut().zip(&*of_nu) {
             *of_key += *of_nu;
         }
-        self.fill_kept([t, e], &mut memory.kept);
-        let kept = &memory.kept;
+        let factors = &memory.factors;
         if has_beta {
             let of_beta = dot(of_u, entered);
             targets.betas.with_row(t, |row| row[e] = of_beta);
             scale(of_u, beta);
             let rows = of_mu.chunks_mut(value_dim).zip(before.chunks(value_dim)).zip(key);
             for (f, ((of_mu, before), k)) in rows.enumerate() {
-                let a = 1.0 + kept.get(f).copied().unwrap_or(0.0);
+                let a = factors.get(f).map_or(1.0, |factor| factor.value());
                 of_key[f] -= a * dot(before, of_u);
                 add(of_mu, -k, of_u);
             }
         }
         targets.v.with_row(t, |row| targets::add(&mut row[e * value_dim..][..value_dim], of_u));
-        if !kept.is_empty() {
+        if !factors.is_empty() {
             let rows = self.of.config.decay_rows() as usize;
             let of_decays = &mut memory.of_decays;
             of_decays.fill(0.0);
             let (before_mu, before_nu) = before.split_at(features * value_dim);
-            for (f, kept) in kept.iter().enumerate() {
+            for (f, factor) in factors.iter().enumerate() {
                 let of_mu = &mut of_mu[f * value_dim..][..value_dim];
                 let mut of_decay = dot(of_mu, &before_mu[f * value_dim..][..value_dim]);
-                scale(of_mu, 1.0 + kept);
+                of_mu.iter_mut().for_each(|of_mu| *of_mu = factor.times(*of_mu));
                 if let Some(of_nu) = of_nu.get_mut(f) {
                     of_decay = mul_add(*of_nu, before_nu[f], of_decay);
-                    *of_nu *= 1.0 + kept;
+                    *of_nu = factor.times(*of_nu);
                 }
-                of_decays[f % rows] += (1.0 + kept) * of_decay;
+                of_decays[f % rows] += factor.value() * of_decay;
             }
             targets.decays.with_row(t, |row| row[e * rows..][..rows].copy_from_slice(of_decays));
         }
@@ -295,16 +300,19 @@ impl Recurrence<'_, '_> {
         targets.q.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
-    /// exp(decay) - 1 of each row.
+    /// The factors of a token, of each row.
     #[inline(always)]
-    fn fill_kept(&self, [t, e]: [usize; 2], kept: &mut [f32]) {
-        match (self.of.config.decay_rows(), kept) {
-            (0, _) | (_, []) => {}
-            (1, [first, rest @ ..]) => {
-                self.of.gates.kept(t, e, std::slice::from_mut(first));
-                rest.fill(*first);
+    fn load_decays(&self, [t, e]: [usize; 2], memory: &mut HeadMemory) {
+        let HeadMemory { decays, factors, .. } = memory;
+        self.of.gates.decays(t, e, decays);
+        match decays[..] {
+            [] => {}
+            [decay] => factors.fill(DecayFactor::new(decay)),
+            _ => {
+                for (factor, decay) in factors.iter_mut().zip(decays) {
+                    *factor = DecayFactor::new(*decay);
+                }
             }
-            (_, kept) => self.of.gates.kept(t, e, kept),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Sums and products of rows, in loops that become vectors.
 
+use crate::cpu::exp::exp_m1;
 use crate::cpu::fused::mul_add;
 
 /// `to += factor x`.
@@ -14,6 +15,35 @@ pub(super) fn add(to: &mut [f32], factor: f32, x: &[f32]) {
 pub(super) fn scale(x: &mut [f32], by: f32) {
     for x in x {
         *x *= by;
+    }
+}
+
+/// exp(decay), as a sum that keeps its digits: 1 and exp(decay) - 1 where a decay is near 0, else 0 and
+/// exp(decay). Gradients by strong decays are products with it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct DecayFactor {
+    whole: f32,
+    rest: f32,
+}
+
+impl DecayFactor {
+    #[inline(always)]
+    pub(super) fn new(decay: f32) -> Self {
+        match decay < -0.5 {
+            true => Self { whole: 0.0, rest: decay.exp() },
+            false => Self { whole: 1.0, rest: exp_m1(decay) },
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn value(self) -> f32 {
+        self.whole + self.rest
+    }
+
+    /// exp(decay) x.
+    #[inline(always)]
+    pub(super) fn times(self, x: f32) -> f32 {
+        mul_add(self.rest, x, self.whole * x)
     }
 }
 

@@ -94,6 +94,12 @@ impl Real for Dual {
         self.map(self.x.ln_1p(), 1.0 / (1.0 + self.x))
     }
 
+    /// Of two that are equal the other, so that max(x, 0) has no slope at 0 and max(x, 0) + e^min(x, 0)
+    /// has the slope 1.
+    fn larger(self, other: Self) -> Self {
+        if self <= other { other } else { self }
+    }
+
     fn decayed(self, decay: Self) -> Self {
         self * decay.exp()
     }
@@ -135,5 +141,12 @@ mod tests {
             assert_eq!(found.x, formula(x));
             assert!((found.dx - slope).abs() < 1e-8 * (1.0 + slope.abs()), "{x}");
         }
+    }
+
+    #[test]
+    fn slopes_at_kinks() {
+        let (x, zero) = (Dual { x: 0.0, dx: 1.0 }, Dual::constant(0.0));
+        assert_eq!(x.larger(zero).dx, 0.0);
+        assert_eq!((x.larger(zero) + x.smaller(zero).exp()).dx, 1.0);
     }
 }

@@ -22,8 +22,7 @@ pub(crate) trait Real:
     fn exp(self) -> Self;
     /// ln(1 + x), without cancellation.
     fn ln_1p(self) -> Self;
-    /// e^decay x; in f32 as the shaders have it, `x + (e^decay - 1) x`, which keeps the digits of a
-    /// decay near 0 and rounds to an ulp of x, not of the result.
+    /// e^decay x; in f32 as `x + (e^decay - 1) x` where the decay is near 0, whose digits e^decay loses.
     fn decayed(self, decay: Self) -> Self;
     /// sin x.
     fn sin(self) -> Self;
@@ -76,7 +75,10 @@ macro_rules! real {
     )*};
 }
 real!(
-    f32, u32, |x: f32, decay: f32| x + decay.exp_m1() * x;
+    f32, u32, |x: f32, decay: f32| match decay < -0.5 {
+        true => decay.exp() * x,
+        false => x + decay.exp_m1() * x,
+    };
     f64, u64, |x: f64, decay: f64| decay.exp() * x;
 );
 
