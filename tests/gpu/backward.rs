@@ -282,7 +282,12 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "states[item.of_nu + f] -= taken",
         ),
         (&sums, Recurrence, "of_decay += of_nu", "of_decay -= of_nu"),
-        (&sums, Recurrence, "states[item.of_nu + f] = a * of_nu", "states[item.of_nu + f] = of_nu"),
+        (
+            &sums,
+            Recurrence,
+            "states[item.of_nu + f] = decayed(row_decay(row, f), of_nu)",
+            "states[item.of_nu + f] = of_nu",
+        ),
         (&sums, Recurrence, "if (j > 1u) { before = state_after(item, j - 2u); }", ""),
         (&sums, Recurrence, "of_key += of_nu;", ""),
         (&delta, Recurrence, "of_key -= a * b * recalled", "of_key -= b * recalled"),
@@ -293,7 +298,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (
             &delta,
             Recurrence,
-            "states[at] = of_mu + decay_less_1(row, f) * of_mu",
+            "states[at] = decayed(row_decay(row, f), of_mu)",
             "states[at] = of_mu",
         ),
         // A token that does not see itself, a state that no block hands on, no eps.
