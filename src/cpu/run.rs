@@ -233,7 +233,7 @@ impl Run<'_, '_> {
                 let recall = (&recall[first / ROWS..], TOKENS / ROWS);
                 let sums = tiles::multiply(simd, recall, state, zeros);
                 let pairs = (&of_keys[first / ROWS..], TOKENS / ROWS);
-                let sums = tiles::multiply(simd, pairs, before, sums);
+                let sums = tiles::multiply(simd, pairs, &*before, sums);
                 for (r, mut sums) in sums.into_iter().enumerate() {
                     let (before, rest) = of_tile.split_at_mut(r);
                     let pairs = block.of_keys[first..].iter().map(|pairs| pairs[first + r]);

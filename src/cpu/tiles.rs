@@ -40,10 +40,10 @@ pub(super) fn zeros<S: Simd, const N: usize>(simd: S) -> Tile<S, N> {
 /// `sums[r] + Σ_i factors[i][r] strip[i]`, as long as both have rows: every n-th one of the
 /// factors.
 #[inline(always)]
-pub(super) fn multiply<S: Simd, const N: usize>(
+pub(super) fn multiply<'a, S: Simd, const N: usize>(
     simd: S,
     (factors, nth): (&[[f32; ROWS]], usize),
-    strip: &[[S::f32s; N]],
+    strip: impl IntoIterator<Item = &'a [S::f32s; N]>,
     mut sums: Tile<S, N>,
 ) -> Tile<S, N> {
     for (factors, x) in factors.iter().step_by(nth).zip(strip) {

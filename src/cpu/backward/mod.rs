@@ -29,7 +29,7 @@ use crate::problem::shape::{Lens, Shape};
 
 use maps::Map;
 use recurrence::Recurrence;
-use sums::{Calls, Sums};
+use sums::Sums;
 use targets::{Targets, scatter};
 
 /// The inputs and sizes that the tasks of a call share.
@@ -65,8 +65,8 @@ impl CpuAttention {
     /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are as
     /// fast as the rest; others go through their formulas once for each element of a row.
     ///
-    /// States are computed again and not kept. The rule `linear`, with F and V up to 1,024, takes about
-    /// four times as long as [`CpuAttention::run`]. The others go through the tokens one by one, and take
+    /// States are computed again and not kept. The rule `linear` takes about three times as long as
+    /// [`CpuAttention::run`]. The others go through the tokens one by one, and take
     /// some `2 T^(1/2) F V` numbers for each thread.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl CpuAttention {
         };
         let targets =
             Targets::new(&of, [q, k, v, &mut decays, &mut betas], [&mut found.mu, &mut found.nu]);
-        self.run_tasks(&of, &tasks, &targets)?;
+        self.run_tasks(&of, &tasks, &targets);
         drop(targets);
         if let Some(contiguous) = &contiguous {
             scatter(&of, tokens, contiguous, found);
@@ -161,37 +161,12 @@ impl CpuAttention {
         Ok(())
     }
 
-    fn run_tasks<'b>(
-        &self,
-        of: &Backward<'b>,
-        tasks: &[Task],
-        targets: &Targets<'b>,
-    ) -> Result<(), Error> {
-        if !sums::suit(of.config) {
-            threads::for_each(tasks, 1, |task| self.dispatch(Recurrence { of, task, targets }));
-            return Ok(());
-        }
-        let threads = threads::count().max(1);
-        let heads = tasks.first().map_or(1, |task| task.values.len() * of.heads.value_group);
-        let run =
-            |task: &Task, calls: &mut Calls| Sums { engine: self, of, task, targets }.run(calls);
-        if tasks.len() < threads {
-            // One after the other, each call on all threads.
-            let mut calls = Calls::new(self, heads, threads)?;
-            return tasks.iter().try_for_each(|task| run(task, &mut calls));
-        }
-        // A call on one thread does not wait, so that no thread begins another task meanwhile, which
-        // would want the same memory.
-        let calls = (0..threads).map(|_| Calls::new(self, heads, 1).map(Mutex::new));
-        let calls = calls.collect::<Result<Vec<_>, _>>()?;
-        let failed = Mutex::new(None);
-        threads::for_each(tasks, 1, |task| {
-            let Some(mut calls) = threads::of_thread(&calls) else { return };
-            if let Err(error) = run(task, &mut calls) {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
+    fn run_tasks<'b>(&self, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
+        let mistake = self.mistake();
+        threads::for_each(tasks, 1, |task| match sums::suit(of.config) {
+            true => self.dispatch(Sums { of, task, targets, mistake }),
+            false => self.dispatch(Recurrence { of, task, targets }),
         });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

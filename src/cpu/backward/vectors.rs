@@ -69,22 +69,3 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     sum
 }
-
-/// The same in f64.
-#[inline(always)]
-pub(super) fn wide_dot(a: &[f32], b: &[f64]) -> f64 {
-    const N: usize = 8;
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
-    let mut sums = [0.0f64; N];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..N {
-            sums[i] += f64::from(a[i]) * b[i];
-        }
-    }
-    let mut sum =
-        (sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum += f64::from(*a) * b;
-    }
-    sum
-}
