@@ -142,8 +142,8 @@ fn one_segment_moves_every_tensor_once_in_every_layout() {
             let shape = Shape::new(2, 100, 4);
             let plan = Plan::new(&config, &shape, &limits, &tuning).unwrap();
             assert_eq!((plan.segments(), plan.scratch_size()), (1, 0));
-            // A work item that has not the memory for all of V loads q and k again; the threads of a
-            // CPU adapter's workgroup load the same rows.
+            // A work item without the memory for all of V loads q and k again; the threads of a CPU
+            // adapter's workgroup load the same rows.
             let items = if tuning.layout.row_source == RowSource::Direct { 8 } else { 1 };
             let slices = v.div_ceil(tuning.layout.block_columns()).div_ceil(items);
             let rows = 2 * 100 * 4;
@@ -253,7 +253,7 @@ fn long_sequences_get_more_segments() {
         assert!(mixed.segments() >= 8, "{} segments", mixed.segments());
         assert!(mixed.segment_len() > 60, "the short ones are whole");
         assert_eq!(mixed.segments(), 60_000u32.div_ceil(mixed.segment_len()));
-        // Where every sequence is as long, they fill the device by themselves.
+        // Sequences of equal length fill the device by themselves.
         assert_eq!(plan(&[300; 400]).segments(), 1);
         // Without a cut, the traffic is every tensor once and nothing else.
         let even = plan(&[64; 2000]);

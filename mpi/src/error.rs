@@ -1,8 +1,9 @@
-//! Why a call of all ranks failed.
+//! Errors of calls of all ranks.
 
 use thiserror::Error;
 
-/// Why a call of all ranks failed. All ranks have an error then, and may make their next call.
+/// An error from a call of all ranks. It is an error on all of them, and they may make their next
+/// call.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,7 +21,7 @@ pub enum Error {
     /// Ranks made calls that do not belong together.
     #[error("{what} must be the same on all ranks, found different ones")]
     Different {
-        /// The call, or what it is about.
+        /// The property that differs.
         what: &'static str,
     },
     /// A tensor that one rank alone gives.

@@ -85,7 +85,7 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     Some(stage.module(config, layout, variant(stage, config, layout, is_whole)?))
 }
 
-/// A variant with as little as there is, or with everything at once.
+/// A variant with nothing optional, or with everything at once.
 fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Variant> {
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);

@@ -29,8 +29,8 @@ use crate::problem::tensor::{Tensor, state_len};
 /// a sequence of very many query rows has segments instead: see [`Plan::is_decode`].
 pub const MAX_DECODE_LEN: u32 = 16;
 
-/// Most tokens for each sequence in one dispatch of `decode_step`. A call whose buffers have room
-/// for more has few sequences for its tokens, and no use for a step.
+/// Most tokens for each sequence in one dispatch of `decode_step`. A call with room for more has
+/// few sequences for its tokens, and is no decode step.
 const MAX_DECODE_SHARE: u64 = 256;
 
 /// One dispatch of a plan.
@@ -70,7 +70,7 @@ pub struct Plan {
     /// Elements of the state of one sequence.
     state_len: u32,
     scratch: Scratch,
-    /// The dispatches that check entries which nobody has checked, before all others.
+    /// The dispatches that check unchecked entries, before all others.
     checks: Vec<Dispatch>,
     dispatches: Vec<Dispatch>,
 }

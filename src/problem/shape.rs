@@ -46,14 +46,14 @@ pub struct Shape {
     pub value_heads: u32,
     /// The layout of sequences along T.
     pub packing: Packing,
-    /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
-    /// read and updated, or `None` where states are `[N,..]`.
+    /// Slots of the [`StatePool`](crate::serve::StatePool) that has the states of this call, or
+    /// `None` where states are `[N,..]`.
     pub slots: Option<u32>,
-    /// True where the state of each sequence is read from a slot of its own, which may be another than
-    /// the one it is written to.
+    /// True where the state of each sequence is read from a slot of its own, which may differ from
+    /// the slot that it is written to.
     pub has_sources: bool,
-    /// C, the most states of a sequence that are stored in slots on the way, each after as many tokens
-    /// as the call says.
+    /// C, the most states of a sequence that are stored in slots on the way, each after a number of
+    /// tokens that the call gives.
     pub checkpoints: u32,
     /// The strides of q, k, v and o; `None` if all are contiguous.
     pub strides: Option<TensorStrides>,
@@ -121,7 +121,7 @@ impl Shape {
         Self { packing: Packing::Lengths(lengths.into()), ..Self::new(1, seq_len, heads) }
     }
 
-    /// Sequences within `limits`, contiguous along T. The call reads which they are when it runs,
+    /// Sequences within `limits`, contiguous along T. The call reads their lengths when it runs,
     /// from [`Sequences`](crate::serve::Sequences), so that one plan and one binding serve every
     /// step of an engine.
     #[must_use]
@@ -131,8 +131,8 @@ impl Shape {
         Self { packing, ..Self::new(1, tokens, heads) }
     }
 
-    /// A sequence for each of these ranges in a row of `seq_len` tokens, of which those in the range
-    /// are valid and the others padding, on either side or both: B = the number of ranges. An empty
+    /// A sequence for each of these ranges, in a row of `seq_len` tokens: those in the range are
+    /// valid, the others are padding, on either side or both. B is the number of ranges. An empty
     /// range leaves its state as it was.
     #[must_use]
     pub fn padded(valid: &[Range<u32>], seq_len: u32, heads: u32) -> Self {
@@ -159,15 +159,15 @@ impl Shape {
         Self { value_heads, ..self }
     }
 
-    /// The same with states in a pool of `slots` slots: each sequence's is read from its slot
-    /// and updated there.
+    /// The same with states in a pool of `slots` slots: the state of each sequence is read from its
+    /// slot and updated there.
     #[must_use]
     pub fn with_slots(self, slots: u32) -> Self {
         Self { slots: Some(slots), ..self }
     }
 
-    /// The same with a slot for each sequence from which its state is read, and the other to which it is
-    /// written: a prompt that continues a shared prefix, say, leaves the prefix as it was.
+    /// The same with two slots for each sequence: its state is read from one and written to the
+    /// other. A prompt that continues a shared prefix, for example, leaves the prefix as it was.
     #[must_use]
     pub fn with_sources(self) -> Self {
         Self { has_sources: true, ..self }
@@ -230,8 +230,8 @@ impl Shape {
         }
     }
 
-    /// The entries of sequences that shaders go through: a sequence each and, where rows are padded,
-    /// before each the padding since the last.
+    /// The entries of sequences in the shaders: one for each sequence and, where rows are padded,
+    /// one before it for the padding since the last sequence.
     pub(crate) fn entries(&self) -> u32 {
         match self.is_padded() {
             true => self.batch.saturating_mul(2),
@@ -305,9 +305,9 @@ impl Shape {
         matches!(self.packing, Packing::UpTo { .. })
     }
 
-    /// What a call has left in [`Tensors::key_status`](crate::Tensors::key_status), which was 0 before:
-    /// the first token, counted through all sequences, and the key head whose key has a feature that is
-    /// infinite or NaN in f32; `None` where there is none.
+    /// Decodes [`Tensors::key_status`](crate::Tensors::key_status), which was 0 before a call: the
+    /// first token, counted through all sequences, and the key head, whose key has a feature that
+    /// is infinite or NaN in f32; `None` where there is none.
     ///
     /// ```
     /// use linear_attention::Shape;

@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
         case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
         case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
         case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
-        // Beyond 256 F is taken apart, and V is as it is anywhere.
+        // Above 256 features F has several blocks; V is as wide as elsewhere.
         case("k512-v64", [1, 40, 4, 2, 512, 64], Elu, sum, true, 3),
         case("k1024-v20", [2, 9, 2, 2, 1024, 20], Relu, sum, true, 1),
         case("k301-v515-odd", [1, 20, 2, 1, 301, 515], Elu, sum, true, 2),
@@ -137,7 +137,7 @@ fn map_cases() -> Vec<Case> {
         case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, Host),
         case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, Host),
         case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
-        // Beyond 256 features F is taken apart.
+        // Above 256 features F has several blocks.
         case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, Host),
         case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, Host),
         case(

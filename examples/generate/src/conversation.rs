@@ -9,7 +9,7 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a literal names both")]
 pub struct Sampling {
-    /// Where the random numbers begin: the same seed writes the same text.
+    /// The seed of the random numbers: the same seed writes the same text.
     pub seed: u64,
     /// The divisor of logits: 0 takes the likeliest byte, 1 samples as the model has learned.
     pub temperature: f32,
@@ -47,7 +47,7 @@ impl Conversation {
     pub fn begin(engine: &Engine, prompt: &[u8], sampling: Sampling) -> Result<Self, Error> {
         let text = if prompt.is_empty() { b"\n" } else { prompt }.to_vec();
         let Sampling { seed, temperature } = sampling;
-        // The generator stays at 0.
+        // xorshift would stay at 0.
         let parts = Parts { text, seen: 0, random: seed.max(1), temperature };
         Ok(Self { states: engine.begin()?, parts })
     }

@@ -1,4 +1,4 @@
-//! `generate`: goes on with prompts, each by a conversation of its own, all in the same steps.
+//! `generate`: continues prompts, each in a conversation of its own, all in the same steps.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -14,16 +14,17 @@ use linear_attention_generate::{
 const MODEL: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../burn/data/language_model/model.safetensors");
 
-/// Goes on with prompts by a small language model of linear attention
+/// Continues prompts with a small language model of linear attention
 #[derive(Parser)]
 struct Args {
-    /// What to go on with; several are written in one batch, at most 16
+    /// The prompts to continue; several are computed in one batch, at most 16
     #[arg(default_value = "Anne ")]
     prompts: Vec<String>,
     /// Bytes to write after each prompt
     #[arg(long, default_value_t = 400)]
     tokens: usize,
-    /// Where the random numbers begin; the second prompt has the next seed, and so on
+    /// The seed of the first prompt's random numbers; the second prompt has the next seed, and so
+    /// on
     #[arg(long, default_value_t = Sampling::default().seed)]
     seed: u64,
     /// 0 takes the likeliest byte, 1 samples as the model has learned

@@ -84,7 +84,7 @@ impl Rows {
     }
 }
 
-/// What is done with all rows of a step, before the next operation begins.
+/// An operation on all rows of a step, which ends before the next one begins.
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// The rows of E that the tokens name.
@@ -148,7 +148,7 @@ impl Model {
         }
     }
 
-    /// How many different tokens there are.
+    /// The number of different tokens.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
         self.sizes.vocabulary

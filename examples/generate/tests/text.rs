@@ -1,4 +1,4 @@
-//! What the model writes, on the CPU engine and on each adapter.
+//! The text that the model writes, on the CPU engine and on each adapter.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::path::Path;

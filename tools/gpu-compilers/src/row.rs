@@ -1,4 +1,4 @@
-//! What is kept of a compiled module: a line of `docs/gpu-compilers.csv`.
+//! The results of a compiled module: a line of `docs/gpu-compilers.csv`.
 
 use crate::{Chip, Code, Compiled, Module, Spirv};
 
@@ -124,7 +124,7 @@ impl Row {
     ///
     /// # Errors
     ///
-    /// What is wrong with the line.
+    /// A message that cites the line and the columns expected.
     pub fn read(line: &str) -> Result<Self, String> {
         let wrong = || format!("expected a line of {}, found {line}", Self::header());
         let [chip, module, numbers @ ..] = &line.split(';').collect::<Vec<_>>()[..] else {
