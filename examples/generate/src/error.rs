@@ -27,6 +27,10 @@ pub enum Error {
     #[error("{what} of a step must be {required}, found {actual}")]
     #[allow(missing_docs, reason = "the message says what they are")]
     Step { what: &'static str, required: String, actual: usize },
+    /// A temperature is negative, infinite or NaN.
+    #[error("the temperature must be finite and at least 0, found {actual}")]
+    #[allow(missing_docs, reason = "the message says what it is")]
+    Temperature { actual: f32 },
     /// A conversation that was paused is damaged, or another model's.
     #[error("a paused conversation must have {required}, found {actual}")]
     #[allow(missing_docs, reason = "the message says what they are")]

@@ -57,12 +57,14 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("--model {}: {error}", args.model.display()))?;
     let (mut engine, name) = open(Model::from_safetensors(&bytes)?, args.adapter.as_deref())?;
     let mut conversations = Vec::new();
-    for (prompt, seed) in args.prompts.iter().zip(args.seed..) {
+    for (i, prompt) in args.prompts.iter().enumerate() {
+        let seed = args.seed.wrapping_add(i as u64);
         let sampling = Sampling { seed, temperature: args.temperature };
         conversations.push(Conversation::begin(&engine, prompt.as_bytes(), sampling)?);
     }
     let mut streams: Vec<Stream> = (1..).map(Stream::new).take(conversations.len()).collect();
-    let ends: Vec<usize> = conversations.iter().map(|one| one.text().len() + args.tokens).collect();
+    let end = |one: &Conversation| one.text().len().saturating_add(args.tokens);
+    let ends: Vec<usize> = conversations.iter().map(end).collect();
     let (begin, mut read, mut written) = (Instant::now(), 0, 0);
     loop {
         let is_open = |(one, end): &(&mut Conversation, &usize)| one.text().len() < **end;
