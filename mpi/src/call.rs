@@ -8,7 +8,7 @@ use linear_attention::{Config, Inputs, Output, Shape};
 use mpi::collective::{CommunicatorCollectives, SystemOperation};
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, count};
 use crate::ranks::{Exchange, Ranks};
 
 /// The forward pass of a rank's piece.
@@ -100,7 +100,7 @@ impl Ranks {
     /// # Errors
     ///
     /// As [`Ranks::forward`]; a map without a derivative; a gradient by the final state on another rank
-    /// than the last.
+    /// than the last; more shared gradients than MPI can count.
     pub fn backward(
         &self,
         engine: &impl Engine,
@@ -167,11 +167,12 @@ impl Ranks {
             for_each_shared(found, is_constant, |of| all.append(of));
             all
         };
-        let of_rank = found.map(|mut found| {
+        let of_rank = found.and_then(|mut found| {
             let mut lens = Vec::new();
             for_each_shared(&mut found, is_constant, |of| lens.push(of.len()));
             let own = shared(&mut found);
-            (found, lens, own)
+            count("elements of shared gradients", own.len())?;
+            Ok((found, lens, own))
         });
         let mark = of_rank.as_ref().map_or(0, |(.., own)| own.len() as u64);
         let (mut found, lens, own) = self.agree_on(of_rank, (Exchange::Reduce, mark))?;
