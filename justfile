@@ -1,6 +1,6 @@
 # Recipes for https://just.systems; each is a line that can be typed as well.
 
-# What they are.
+# List the recipes.
 default:
     @just --list
 

@@ -1,4 +1,4 @@
-//! What the host spends: the reference, planning, binding, recording.
+//! Work of the host: the reference, planning, binding, recording.
 #![allow(missing_docs, reason = "criterion_group makes a function without docs")]
 
 use std::error::Error;
@@ -63,7 +63,7 @@ fn device(c: &mut Criterion) {
     }
 }
 
-/// What needs a device, though it waits for none.
+/// Binding and recording, which need a device but never wait for it.
 fn bind_and_record(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     // As for the tests: OpenGL only where it is asked for, since its drivers compile slowly.

@@ -16,7 +16,7 @@ use linear_attention_measure::{
 /// Runs of which the median counts.
 const ITERATIONS: usize = 20;
 
-/// What a test measures: with one segment, with several, and a step of decoding.
+/// The shapes of a test: one segment, several segments, and a decode step.
 const TINY: [[u32; 5]; 3] = [[1, 64, 4, 16, 16], [1, 1000, 1, 16, 16], [2, 1, 2, 16, 16]];
 
 /// The harness's case that a test runs.
@@ -88,7 +88,7 @@ impl Gpu {
         Ok(Some(Self { device, queue }))
     }
 
-    /// The harness first, then the table: a device that computes wrong has no speed.
+    /// The harness first, then the table: a wrong device has no meaningful speed.
     fn measure(
         &self,
         case: Option<&str>,

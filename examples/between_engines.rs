@@ -1,6 +1,6 @@
-//! A conversation that moves between engines: its prompt goes through the GPU, tokens are decoded on
-//! the CPU, and the GPU goes on from there. The state travels as a snapshot, which the pools of both
-//! make and restore; the whole is compared with the f64 reference.
+//! A conversation that moves between engines: the GPU computes its prompt, the CPU decodes tokens,
+//! and the GPU continues. The state moves as a snapshot, which the pools of both make and restore;
+//! the whole is compared with the f64 reference.
 
 use std::error::Error;
 

@@ -9,7 +9,7 @@ use wgpu::{BufferBinding, BufferUsages};
 
 const LAYERS: usize = 3;
 
-/// What an engine does between two attentions, made short: from o to the next q, k and v.
+/// The work of an engine between two attentions, made short: from o to the next q, k and v.
 /// The arena is one read_write binding, as it is inside the crate: WebGPU refuses a buffer
 /// that a dispatch binds both to read and to write.
 const BETWEEN: &str = "

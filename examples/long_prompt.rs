@@ -1,6 +1,6 @@
 //! A prompt of a million tokens of 8 heads, K = V = 128, in one call on a device with WebGPU's
 //! default limits: q is 4 GiB, and the device binds 128 MiB. `run` uploads and computes it in
-//! parts, in submissions of bounded work, and says how far it is. A part of the final state is
+//! parts, in submissions of bounded work, and reports its progress. A part of the final state is
 //! checked against f64.
 //!
 //! It takes 9 GB of the host's memory: q, k and v are one slice, and o another.

@@ -264,7 +264,7 @@ impl Server {
         Ok(count)
     }
 
-    /// How far a user's outputs are from those of its whole sequence in one call of its own.
+    /// The difference of a user's outputs from those of its whole sequence in one call.
     fn difference(&self, user: &User) -> Result<f32, Box<dyn Error>> {
         let mut tokens = Tokens::default();
         (0..PREFIX).for_each(|position| tokens.push(0, position));

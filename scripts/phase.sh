@@ -23,7 +23,7 @@ relay() {
         if [[ $status -eq 0 ]]; then
             printf '%s\n' "$line"
         elif [[ $status -gt 128 ]]; then
-            # What has come of a line is kept.
+            # The part of a line that has come is printed.
             printf '%s' "$line"
             echo "... $1: $((SECONDS - $2)) s"
         else
@@ -33,8 +33,8 @@ relay() {
     done
 }
 
-# Whether the Vulkan loader would find a driver: where it was told to look, or in the two
-# folders in which drivers announce themselves.
+# True if the Vulkan loader would find a driver, in the files that the environment names or in the
+# two folders of drivers' manifests.
 has_vulkan_driver() {
     if [[ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ]]; then
         return 0

@@ -23,9 +23,9 @@ use crate::problem::shape::Shape;
 
 /// The pipelines of one [`Config`] on one device.
 ///
-/// All methods take `&self`; share it in an `Arc`. A pipeline is compiled when it is first
-/// needed: by the first [`bind`] that needs it, or before that by [`prepare`]. What calls
-/// need depends on their states and segments, and a driver may take seconds for each.
+/// All methods take `&self`; share it in an `Arc`. A pipeline is compiled when it is first needed:
+/// by the first [`bind`] that needs it, or earlier by [`prepare`]. The states and segments of a
+/// call decide which pipelines it needs, and a driver may take seconds to compile each.
 ///
 /// [`bind`]: LinearAttention::bind
 /// [`prepare`]: LinearAttention::prepare
@@ -49,17 +49,17 @@ impl LinearAttention {
         wgpu::Features::empty()
     }
 
-    /// Limits with which a device runs every call of `config`, but for the rarest of nine storage
-    /// buffers. More workgroup memory and larger bindings are used where the device has them: ask for
-    /// the adapter's own. With fewer storage buffers it runs the calls that need no more: see
-    /// [`kernels`](crate::tuning::kernels).
+    /// Limits that are enough for every call of `config`, except the rare one that binds nine
+    /// storage buffers. Larger bindings and more workgroup memory are used where the device has
+    /// them: request the adapter's own limits. A device with fewer storage buffers runs the calls
+    /// that need no more: see [`kernels`](crate::tuning::kernels).
     #[must_use]
     pub fn required_limits(_config: &Config) -> wgpu::Limits {
         wgpu::Limits::default()
     }
 
-    /// For `config`, with everything else left to this crate. Compiles nothing yet:
-    /// see [`LinearAttention::prepare`].
+    /// Attention for `config`, with all sizes chosen by this crate. Compiles no pipeline yet: see
+    /// [`LinearAttention::prepare`].
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl LinearAttention {
         Ok(attention)
     }
 
-    /// The same with every shader passed through `edit` first; the harness proves with it
-    /// that a wrong shader is caught.
+    /// The same with every shader passed through `edit` first. The harness uses it to prove that a
+    /// wrong shader is caught.
     pub(crate) fn with_edit(
         device: &wgpu::Device,
         config: Config,
@@ -121,10 +121,11 @@ impl LinearAttention {
     /// where a stage has more than the device; the device's refusal of a pipeline.
     pub fn prepare(&self, plan: &Plan, states: States) -> Result<(), BindError> {
         self.check_plan(plan)?;
-        // `sequences` written by the host, which checks them, and by the device.
+        // The host checks the entries of `sequences` that it writes; the shaders check those of a
+        // device.
         let is_either = plan.reads_sequences() && plan.shape().checkpoints == 0;
         let trust: &[bool] = if is_either { &[false, true] } else { &[false] };
-        // Rows that are apart may be in one another's gaps.
+        // q, k and v with strides may share memory, and are then bound to be read alone.
         let reads: &[bool] = if plan.shape().strides.is_some() { &[false, true] } else { &[false] };
         let memories = trust.iter().flat_map(|is_untrusted| {
             let of = |reads_only: &bool| (*is_untrusted, *reads_only);
@@ -189,18 +190,17 @@ impl LinearAttention {
         Plan::new(&self.config, shape, &self.limits, &self.tuning)
     }
 
-    /// Binds tensors to a plan: everything that can fail fails here.
+    /// Binds tensors to a plan. Everything that can fail fails here.
     ///
     /// `scratch` needs [`Plan::scratch_size`] bytes, and may be `None` where that is 0. It may be
     /// shared by all that is recorded on one queue.
     ///
     /// # Errors
     ///
-    /// Names the first tensor that is missing, too small, misaligned, without `STORAGE`, beyond
-    /// its buffer, overlapping another where one is written, or refused by the device, as a
-    /// pipeline that is compiled here may be, too; or the stage that has more storage buffers than
-    /// the device. In a browser the last comes to the caller's own
-    /// error handler instead.
+    /// Names the first tensor that is missing, too small, misaligned, without `STORAGE`, beyond its
+    /// buffer, overlapping another where one is written, or refused by the device; or the stage
+    /// that binds more storage buffers than the device has; or a pipeline that the device refuses.
+    /// In a browser the device's refusals go to the caller's own error handler instead.
     pub fn bind(
         &self,
         plan: &Plan,
@@ -252,13 +252,14 @@ impl LinearAttention {
         Ok(Bound { submissions })
     }
 
-    /// A shape in parts that the device binds: one part where all of it fits, otherwise some of
-    /// the batch or, where a sequence alone is too large, of its tokens at a time.
+    /// Splits a shape into parts that the device can bind: one part where all of it fits, otherwise
+    /// several sequences at a time or, where one sequence alone is too large, several of its
+    /// tokens.
     ///
     /// # Errors
     ///
-    /// As [`Plan::new`], where parts do not help either: packed sequences, a pool, tensors that
-    /// no part of which begins where the device can bind it.
+    /// As [`Plan::new`], where splitting does not help: a pool, lengths that only a call knows, or
+    /// tensors none of whose parts would begin at a multiple of the device's alignment.
     pub fn split(&self, shape: &Shape) -> Result<Split, PlanError> {
         Split::new(&self.config, shape, &self.limits, &self.tuning)
     }
@@ -282,7 +283,7 @@ impl LinearAttention {
             return self.bind(&part.plan, tensors, scratch);
         }
         if tensors.key_status.is_some() {
-            // Each part counts its own tokens.
+            // Each part would count tokens from its own first one.
             return Err(BindError::Unexpected { tensor: "key_status" });
         }
         if split.carries_state() && tensors.final_state.is_none() {
@@ -292,7 +293,7 @@ impl LinearAttention {
             let tensors = tensors_of(part, tensors);
             Ok((&part.plan, self.check(&part.plan, &tensors, scratch.as_ref())?))
         };
-        // All parts before the first compiles.
+        // All parts are checked before the first pipeline is compiled.
         let checked = split.parts().iter().map(check).collect::<Result<Vec<_>, BindError>>()?;
         let mut bound = Bound { submissions: Vec::with_capacity(checked.len()) };
         for (plan, checked) in checked {
@@ -302,7 +303,7 @@ impl LinearAttention {
     }
 
     /// Records one compute pass with all dispatches, however much work they are: see
-    /// [`LinearAttention::record_submission`]. Allocates nothing, cannot fail.
+    /// [`LinearAttention::record_submission`]. It allocates nothing and cannot fail.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("linear_attention"),
@@ -311,16 +312,16 @@ impl LinearAttention {
         self.dispatch(&mut pass, bound);
     }
 
-    /// Records one compute pass with the work of one submission: all of
-    /// [`Bound::submissions`](crate::Bound::submissions), from 0 on and each in a submission of its
-    /// own, are the call. Drivers reset a device whose submission takes seconds; what is cut takes
-    /// a fraction of one, and a caller may show how far it is and stop in between. It has the same
-    /// bits as in one submission.
+    /// Records one compute pass with the work of one submission. The call is all of
+    /// [`Bound::submissions`](crate::Bound::submissions), from 0 on, each in a submission of its
+    /// own. Drivers reset a device whose submission takes seconds; each of these takes a fraction
+    /// of a second, and a caller may report progress and stop between two of them. The result has
+    /// the bits of a single submission.
     ///
-    /// Until the last has been submitted nothing else may use the call's scratch. Where the caller
-    /// stops before that, o and the final states, or the slots of a pool, are partly written.
+    /// Until the last has been submitted, nothing else may use the call's scratch. If the caller
+    /// stops earlier, o and the final states, or the slots of a pool, are partly written.
     ///
-    /// Allocates nothing, cannot fail; records nothing beyond the last.
+    /// It allocates nothing and cannot fail. An index beyond the last records nothing.
     pub fn record_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -345,8 +346,8 @@ impl LinearAttention {
         }
     }
 
-    /// Records one stage, for a caller who times or inspects each; nothing where the plan
-    /// has no such dispatch.
+    /// Records one stage, for a caller who times or inspects stages; nothing where the plan has no
+    /// such dispatch.
     pub fn dispatch_stage(&self, pass: &mut wgpu::ComputePass<'_>, bound: &Bound, stage: Stage) {
         for dispatch in bound.steps().filter(|dispatch| dispatch.stage == stage) {
             dispatch.record(pass);

@@ -76,7 +76,8 @@ pub mod state {
     pub use crate::problem::state::{StateSlices, join, split};
 }
 
-/// Sequences in pieces, on several machines, say: what a piece adds to a state, and how pieces join.
+/// Sequences in pieces, for example on several machines: the change that a piece makes to a state,
+/// and the join of two.
 pub mod summary {
     pub use crate::pieces::Summary;
     pub use crate::pieces::form::Form;

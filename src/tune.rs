@@ -21,7 +21,7 @@ use crate::serve::batch::{Batch, Entry};
 use crate::serve::pool::StatePool;
 use crate::serve::sequences::Sequences;
 
-/// A tuning and how long a call took with it.
+/// A tuning, and the time of a call with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Candidate {
@@ -31,15 +31,15 @@ pub struct Candidate {
     pub time: Duration,
 }
 
-/// The fastest of [`Tuning::candidates`] for this shape on this device.
+/// Measures [`Tuning::candidates`] for this shape on this device, and returns the fastest.
 ///
-/// With the operations a second of the fastest it also sets [`Tuning::max_operations`], to those of
-/// a quarter of a second, but to 2^30 at least: a small shape does not show how fast a device is.
+/// It also sets [`Tuning::max_operations`] to a quarter of a second at the measured speed, but at
+/// least to 2^30: a small shape does not show how fast a device is.
 ///
-/// Compiles and runs each candidate and blocks until the device is done: a second or so on a
-/// GPU, a minute on a CPU adapter. Store what it returns (feature `serde`) and pass it in
-/// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for
-/// q, k, v, o and scratch of the shape.
+/// It compiles and runs each candidate, and blocks until the device is done: a second or so on a
+/// GPU, a minute on a CPU adapter. Store the result (feature `serde`) and pass it in
+/// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for q, k,
+/// v, o and scratch of the shape.
 ///
 /// # Errors
 ///

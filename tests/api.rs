@@ -70,7 +70,7 @@ fn insert(module: Module, items: Vec<Item>, modules: &mut BTreeMap<Module, Vec<I
 }
 
 impl Api {
-    /// What a module exports, as items without bodies.
+    /// The exports of a module, as items without bodies.
     fn exported(&mut self, module: &Module) -> Vec<Item> {
         let mut found = Vec::new();
         for item in self.modules[module].clone() {

@@ -1,5 +1,5 @@
-//! The inputs that the fuzzer found worth keeping, on a stable compiler: `fuzz/bodies` has what is
-//! done with each.
+//! Replays the inputs that the fuzzer kept, on a stable compiler: `fuzz/bodies` has the code for
+//! each.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 #![allow(unreachable_pub, reason = "the targets of the fuzzer have the same modules")]
 

@@ -100,7 +100,7 @@ fn pack<B: Backend>(outputs: Outputs<FloatTensor<B>>, call: &Call) -> FloatTenso
     B::float_cat(vec![flat(o), flat(state)], 0)
 }
 
-/// o and the final state of what [`pack`] made, or their gradients.
+/// o and the final state from the tensor that [`pack`] made, or their gradients.
 fn unpack<B: Backend>(packed: FloatTensor<B>, call: &Call) -> Outputs<FloatTensor<B>> {
     let dims = call.output_dims();
     let Some(of_state) = dims.state else { return Outputs { o: packed, state: None } };

@@ -306,7 +306,7 @@ impl Gpu {
     }
 }
 
-/// A gradient in the type of what it is the gradient by.
+/// Casts a gradient to the type of the tensor that it belongs to.
 fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
     match dtype {
         DType::F16 => CubeBackend::float_cast(x, FloatDType::F16),

@@ -2,11 +2,11 @@
 
 use thiserror::Error;
 
-/// Why a call failed.
+/// An error from a call.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A refusal of the core crate's: a config, a shape, a binding.
+    /// The core crate refused a config, a shape or a binding.
     #[error(transparent)]
     Core(#[from] linear_attention::Error),
     /// A tensor of other dimensions.
@@ -29,7 +29,7 @@ pub enum Error {
         /// Its type.
         actual: String,
     },
-    /// A tensor that the update rule has no use for, or one that it lacks.
+    /// A tensor that the update rule does not use, or one that it lacks.
     #[error("{tensor} must be {required} with the rule {rule}, found {actual}")]
     RuleTensor {
         /// The tensor.
@@ -41,7 +41,7 @@ pub enum Error {
         /// `some` or `none`.
         actual: &'static str,
     },
-    /// A part of a config that this crate has no tensors for.
+    /// A part of a config whose tensors are not in [`Inputs`](crate::Inputs).
     #[error("{what} must be left out, found {actual}")]
     Unsupported {
         /// The part.

@@ -15,9 +15,8 @@
 //!
 //! On Burn's wgpu backend the core crate's shaders read and write Burn's own buffers; the device
 //! must be registered once: `init` or `register`. On Flex and NdArray the core crate's CPU engine
-//! computes. The backward pass is the CPU engine's on every backend: on wgpu the inputs are read
-//! back and the gradients uploaded. In the repository, `docs/burn.md` says what is copied and
-//! compiled.
+//! computes, in the backward pass, too; on wgpu it computes gradients only where the device has no
+//! room for them. In the repository, `docs/burn.md` says what is copied and compiled.
 //!
 //! # Features
 //!

@@ -1,4 +1,4 @@
-//! `adapters`: what wgpu finds here, and what each can run.
+//! `adapters`: the devices found here, and the kernels that each can run.
 
 use linear_attention::Config;
 use linear_attention::tuning::{Kernel, Layout, RowSource, kernels};

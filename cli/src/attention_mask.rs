@@ -1,4 +1,4 @@
-//! `attention_mask` of a file: which tokens of each row of the batch are padding.
+//! `attention_mask` of a file: the padding of each row of the batch.
 
 use std::ops::Range;
 

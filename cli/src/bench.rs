@@ -1,4 +1,4 @@
-//! `bench`: how fast an adapter computes, beside what its memory and arithmetic allow.
+//! `bench`: the speed of an adapter, beside its memory's and its arithmetic's peak rates.
 
 use std::path::PathBuf;
 
@@ -26,11 +26,11 @@ pub(crate) struct Args {
     /// Write the rows to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What to measure, any number of times; V is K where it is not given [default: the shapes
-    /// of docs/performance.md, unless there is a --decode or a --sweep]
+    /// Measure this shape; may be given several times; V is K where it is not given [default: the
+    /// shapes of docs/performance.md, unless there is a --decode or a --sweep]
     #[arg(long = "shape", value_name = "B,T,H,K[,V]", allow_hyphen_values = true)]
     shapes: Vec<Sizes>,
-    /// Measure a step of decoding, any number of times: one token for each of N sequences whose
+    /// Measure a decode step; may be given several times: one token for each of N sequences whose
     /// states are in a pool
     #[arg(long = "decode", value_name = "N,H,K[,V]", value_parser = parse_step,
           allow_hyphen_values = true)]
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long = "sweep", value_name = "B,FIRST..LAST,H,K[,V]", num_args = 0..,
           default_missing_values = [Sweep::GROWTH, Sweep::SOFTMAX])]
     sweeps: Vec<Sweep>,
-    /// How q, k, v and o are stored
+    /// The dtype of q, k, v and o
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     dtype: String,
     /// The rule by which a token changes the state; given more than once, each shape is measured with
@@ -178,7 +178,7 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
     write_report(&report, json_file)
 }
 
-/// What a model says of each shape, without any device.
+/// The predictions of a model for each shape, without a device.
 fn predict(args: &Args, device: &DeviceNumbers) -> Result<(), Failure> {
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
     let plans = plan(&args.sizes(device.device_type), &args.configs(dtype), |sizes, config| {
@@ -237,8 +237,9 @@ fn write_report(report: &Report, json_file: Option<OutputFile>) -> Result<(), Fa
     file.write(format!("{json}\n").as_bytes())
 }
 
-/// What is measured of a map with the rule linear: the quotient, and for maps whose features are
-/// negative for any rows the numerator alone, since another quotient could not be checked.
+/// The config to measure for a map with the rule linear: with the quotient, except for maps whose
+/// features are negative for any rows. Those are measured without, since their quotient could not
+/// be checked.
 fn config(mut config: Config) -> Config {
     if config.is_normalized() && !config.is_non_negative() {
         config.normalization = match config.feature_map {
@@ -275,8 +276,8 @@ fn candidate_line(sizes: &Sizes, candidate: &Candidate) -> String {
     format!("{sizes:<20}{ms:>10.3} ms  {:?}, {} workgroups", tuning.layout, tuning.workgroups)
 }
 
-/// The shapes that fit, of which there must be one. A shape that must fit and does not is refused; the
-/// others are passed over visibly.
+/// The shapes that fit, of which there must be one. A shape that must fit and does not is refused;
+/// the others are skipped with a message.
 fn plan<J>(
     sizes: &[(Sizes, Asked)],
     configs: &[Config],

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Ask the device for no more than WebGPU's default limits
     #[arg(long)]
     default_limits: bool,
-    /// Where the inputs come from, to repeat a run
+    /// The seed of the inputs, to repeat a run
     #[arg(long, default_value_t = verify::Options::default().seed)]
     seed: u64,
 }
@@ -52,7 +52,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
         checked.push(report_to_json([&device::cpu_name(), "", "cpu"], false, false, &report));
     }
     for adapter in &adapters {
-        // Without being asked for by name, some are passed over, visibly.
+        // Adapters that are not asked for by name may be skipped, with a message.
         if args.adapter.is_none()
             && let Some(reason) = reason_to_skip(adapter, &adapters)
         {
@@ -76,8 +76,8 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why an adapter is not checked: it cannot run, or OpenGL only reaches once more a device
-/// that another backend reaches too.
+/// The reason that an adapter is not checked: it cannot run, or OpenGL is a second way to a device
+/// that another backend reaches.
 fn reason_to_skip(adapter: &Adapter, adapters: &[Adapter]) -> Option<String> {
     if let Some(obstacle) = device::obstacle(adapter) {
         return Some(format!("cannot run: {obstacle}"));

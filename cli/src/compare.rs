@@ -1,5 +1,5 @@
-//! `compare`: how near each feature map comes to softmax attention on real q, k and v, and what
-//! it costs.
+//! `compare`: the error of each feature map against softmax attention on real q, k and v, and its
+//! cost.
 
 mod draw;
 mod measure;
@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// Write the rows to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A map to compare, as `run` takes it, any number of times [default: all of them, those with
-    /// a size of their own with several]
+    /// A map to compare, as `run` takes it; may be given several times [default: all of them, those
+    /// with a size of their own with several]
     #[arg(long = "feature-map", value_name = "MAP")]
     maps: Vec<FeatureMap>,
     /// Divide rows of q and k by their lengths before every map
@@ -40,8 +40,7 @@ pub(crate) struct Args {
     /// Make q and k smaller or larger, both alike, so that no |q| |k| / K^(1/2) is above this
     #[arg(long, value_name = "NORM", value_parser = positive)]
     norm: Option<f64>,
-    /// What weights are drawn from: random features, and of maps that are to be trained what
-    /// training begins with
+    /// The seed of weights: random features, and the initial weights of maps that are to be trained
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
     /// A part of an adapter's name, backend or driver
@@ -104,7 +103,7 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(input)
     };
-    // Softmax attention has no feature map and no state to begin with.
+    // Softmax attention has no feature map and no initial state.
     let mut config = Config::new(1, 1);
     let input = read(&mut config)?;
     input.inputs().check(&config, &input.shape)?;
@@ -113,7 +112,7 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Input(format!("{}: tensor q: {found}", args.input.display())));
     }
     let maps = if args.maps.is_empty() { all(config.key_dim) } else { args.maps.clone() };
-    // A map that cannot be is refused before anyone waits.
+    // An invalid map is refused before anything is computed.
     for map in &maps {
         let config = measure::config(map.clone(), config.key_dim, config.value_dim);
         config.validate().map_err(|error| Failure::Input(maps::explain(&config, &error)))?;
@@ -145,7 +144,7 @@ pub(crate) fn compare(args: &Args) -> Result<(), Failure> {
                 progress.print(&row.line());
                 rows.push(row);
             }
-            // Others may have room where this has not.
+            // Other maps may fit where this one does not.
             Err(failure) if args.maps.is_empty() => {
                 progress.print(&format!("{map}: LEFT OUT, {failure}"));
             }

@@ -1,4 +1,4 @@
-//! `conformance`: what `check --json` found on many devices, as one table.
+//! `conformance`: the results of `check --json` on many devices, as one table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +43,7 @@ struct Comparison {
     passed: bool,
 }
 
-/// What a cell says of the comparisons of one group on one device.
+/// The comparisons of one group on one device.
 #[derive(Default)]
 struct Cell {
     held: usize,

@@ -1,4 +1,4 @@
-//! `cu_seqlens` of a file: where packed sequences begin and end.
+//! `cu_seqlens` of a file: the bounds of packed sequences.
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};

@@ -1,4 +1,4 @@
-//! Which adapters there are, which is best, and a device of one with all it has.
+//! The adapters, the best of them, and a device with all that its adapter has.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub(crate) use linear_attention_measure::driver;
 
 use crate::failure::Failure;
 
-/// How to get an adapter where there is none.
+/// The way to get an adapter where there is none.
 pub(crate) const DRIVER_HINT: &str = "a software Vulkan driver makes every machine an adapter; \
      on Debian or Ubuntu: apt-get install mesa-vulkan-drivers";
 
@@ -36,8 +36,8 @@ fn identity(adapter: &Adapter) -> (Backend, String, String, String, u32, u32, St
     (backend, name, driver, driver_info, vendor, device, info.device_pci_bus_id)
 }
 
-/// What can run comes first, then the faster kind of device, then the backend that is not
-/// an emulation of an older interface.
+/// The order of adapters: those that can run first, then the faster kind of device, then the
+/// backend that does not emulate another.
 fn rank(adapter: &Adapter) -> (bool, u8, bool) {
     let info = adapter.get_info();
     let kind = match info.device_type {
@@ -50,9 +50,9 @@ fn rank(adapter: &Adapter) -> (bool, u8, bool) {
     (obstacle(adapter).is_some(), kind, info.backend == Backend::Gl)
 }
 
-/// Why an adapter cannot run linear attention, if it cannot.
+/// The reason that an adapter cannot run linear attention, if there is one.
 pub(crate) fn obstacle(adapter: &Adapter) -> Option<String> {
-    // What is required does not depend on the config, so far.
+    // So far the requirements do not depend on the config.
     let required = LinearAttention::required_limits(&Config::new(64, 64));
     let mut obstacle = None;
     required.check_limits_with_fail_fn(&adapter.limits(), false, |what, required, found| {
@@ -152,7 +152,7 @@ pub(crate) fn open_with(
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
         .map_err(|error| Failure::Device(format!("{}: {error}", name(adapter))))?;
-    // wgpu would panic: say it on one line and leave as after any failure of a device.
+    // wgpu would panic: this prints one line and exits as after any failure of a device.
     device.on_uncaptured_error(Arc::new(|error: wgpu::Error| {
         eprintln!("error: the device failed: {}", error.to_string().replace('\n', " "));
         std::process::exit(1);

@@ -1,11 +1,11 @@
-//! Why the program ends with a status other than 0.
+//! The failures with which the program ends.
 
 use linear_attention::Error;
 use linear_attention::error::{BindError, ConfigError, PlanError};
 use linear_attention_measure::MeasureError;
 use thiserror::Error;
 
-/// What went wrong, by whose fault: the exit status says which.
+/// A failure by its cause, which the exit status tells.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// The caller's: an argument, a file.

@@ -1,4 +1,4 @@
-//! Safetensors files in and out: what was checked and converted at the edge is f32 inside.
+//! Safetensors files in and out. Tensors are checked and converted to f32 when a file is read.
 
 use std::fs;
 use std::path::Path;
@@ -101,8 +101,8 @@ impl InputFile {
         taken::check_compare(&self.tensors()?).map_err(|message| self.refuse(&message))
     }
 
-    /// The checked tensors of the file, whose sizes and dtype `config` gets. `missing` says what to
-    /// do about weights that the file does not have.
+    /// The checked tensors of the file; sets the sizes and the dtype of `config`. `missing` decides
+    /// about weights that the file does not have.
     pub(crate) fn input(&self, config: &mut Config, missing: Missing) -> Result<Input, Failure> {
         Input::new(&self.tensors()?, config, missing).map_err(|message| self.refuse(&message))
     }

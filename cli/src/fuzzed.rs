@@ -1,5 +1,5 @@
-//! Any bytes as an input file: its tensors, and what `run` makes of them, or one line that says
-//! what is wrong. The fuzz target `safetensors` and a test of its corpus call it.
+//! Any bytes as an input file: its tensors and the results of `run`, or one line that says what is
+//! wrong. The fuzz target `safetensors` and a test of its corpus call it.
 
 use linear_attention::cpu::CpuAttention;
 use linear_attention::{Config, FeatureMap, Normalization, UpdateRule};

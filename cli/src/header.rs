@@ -1,5 +1,5 @@
-//! What is wrong with a file that the safetensors crate refuses, tensor by tensor: its own
-//! errors do not say which.
+//! The tensor that is wrong in a file that the safetensors crate refuses, whose own errors do not
+//! name it.
 
 use safetensors::SafeTensorError;
 use serde_json::Value;

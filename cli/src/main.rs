@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the adapters that wgpu finds here, and what each can run
+    /// List the adapters that wgpu finds here, and the kernels that each can run
     Adapters,
     /// Compute o and the final state from the q, k and v of a file
     Run(run::Args),
@@ -47,7 +47,7 @@ enum Command {
     Check(check::Args),
     /// Measure how fast an adapter computes, beside what its memory and arithmetic allow
     Bench(bench::Args),
-    /// See how near each feature map comes to softmax attention on a file, and what it costs
+    /// Measure how near each feature map comes to softmax attention on a file, and what it costs
     Compare(compare::Args),
     /// Join what check found on many devices into one table
     Conformance(conformance::Args),
@@ -57,7 +57,8 @@ enum Command {
 
 fn main() -> ExitCode {
     quiet_wayland();
-    // A pipe whose reader has gone ends the program, as it ends others, and not a panic of println!.
+    // A pipe whose reader has gone ends the program silently, as it ends others, without a panic of
+    // println!.
     sigpipe::reset();
     let done = parse().and_then(|cli| match cli.command {
         Command::Adapters => adapters::adapters(),

@@ -1,4 +1,4 @@
-//! The feature maps that a command is told of, and their weights.
+//! The feature maps of a command's options, and their weights.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub(crate) struct Maps {
     /// Divide rows of q and k by their lengths before φ
     #[arg(long)]
     l2_norm: bool,
-    /// What random features are drawn from, where the file has no weights
+    /// The seed of random features, where the file has no weights
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub(crate) seed: u64,
 }
@@ -48,7 +48,7 @@ impl fmt::Display for Maps {
     }
 }
 
-/// Why `config` cannot be, by the option that names the map which cannot.
+/// The message of an invalid `config`, with the option that names the invalid map.
 pub(crate) fn explain(config: &Config, error: &ConfigError) -> String {
     let text = error.to_string();
     let (ConfigError::FeatureMap { feature_map, .. } | ConfigError::Phi { feature_map, .. }) =
@@ -56,18 +56,18 @@ pub(crate) fn explain(config: &Config, error: &ConfigError) -> String {
     else {
         return text;
     };
-    // A map of queries that does not go with the map of keys may have its name.
+    // A map of queries that does not match the map of keys may have the same name.
     let of_queries = text.contains("keys' map") || config.feature_map.name() != feature_map;
     let option = if of_queries { "--query-map" } else { "--feature-map" };
     format!("{option} {}", text.trim_start_matches("feature map "))
 }
 
-/// What to do where a map needs weights that the file does not have.
+/// The source of weights that the file does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// Random features are drawn from this seed, trained ones asked for.
     DrawRandom(u64),
-    /// All are drawn, the file not asked: trained ones are what training begins with.
+    /// All are drawn, whatever the file has: trained ones as their initial weights.
     DrawAll(u64),
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
-/// A file to be written later, of which is known that it can be.
+/// A file to be written later, which is known to be writable.
 pub(crate) struct OutputFile {
     /// The option and the path, as the caller gave them.
     shown: String,
@@ -14,8 +14,8 @@ pub(crate) struct OutputFile {
 }
 
 impl OutputFile {
-    /// Finds out at once whether the file can be written, so that nobody waits for a result
-    /// that has nowhere to go. `option` is what the caller called it.
+    /// Checks at once that the file can be written, so that no run is wasted. `option` is the name
+    /// of the option that gave the path.
     pub(crate) fn new(option: &str, path: &Path) -> Result<Self, Failure> {
         // A symbolic link stays one: what it points at is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -43,7 +43,7 @@ impl OutputFile {
             file.as_file().sync_all()?;
             file.persist(&self.target).map(drop).map_err(|error| error.error)
         });
-        // The arguments were good: it is the machine that has no room, say.
+        // The arguments were good: the machine has no room, for example.
         written
             .map_err(|error| Failure::Device(format!("{}: cannot be written: {error}", self.shown)))
     }

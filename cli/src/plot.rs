@@ -1,4 +1,4 @@
-//! `plot`: how time grows with T, from the rows of `bench` and of its peers.
+//! `plot`: time over T, from the rows of `bench` and of its peers.
 
 pub(crate) mod draw;
 pub(crate) mod panels;
@@ -57,7 +57,7 @@ pub(crate) fn plot(args: &Args) -> Result<(), Failure> {
     file.write(svg.as_bytes())
 }
 
-/// Where and when, on a line for us and, if they are drawn, one for the peers.
+/// The captions: a line with our device and date and, if they are drawn, one for the peers.
 fn caption(report: &Report, peers: &[Peers], with_peers: bool) -> Vec<String> {
     let Report { adapter, driver, date, version, timer, iterations, .. } = report;
     let mut lines = vec![format!(

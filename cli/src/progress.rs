@@ -1,4 +1,4 @@
-//! How far long work is: a bar where a terminal watches, plain lines where not.
+//! The progress of long work: a bar on a terminal, otherwise plain lines.
 
 use std::io::IsTerminal;
 
@@ -20,7 +20,7 @@ impl Progress {
         Self { bar }
     }
 
-    /// One more step is done, or begins.
+    /// Reports that one more step begins or is done.
     pub(crate) fn step(&self, message: &str) {
         match &self.bar {
             Some(bar) => {
@@ -39,7 +39,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! The update rule of a file: what its tensors imply, or what the caller names.
+//! The update rule of a file: the one that its tensors imply, or that the caller names.
 
 use linear_attention::update_rule::{Beta, Decay, UpdateRule};
 use linear_attention::{Config, Shape};

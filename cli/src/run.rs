@@ -91,7 +91,7 @@ impl Args {
                 )));
             }
         };
-        // What the maps need of K is known with the file.
+        // K, which some maps depend on, is known with the file.
         let mut numbers = Config::new(1, 1);
         (numbers.scale, numbers.normalization) = (config.scale, config.normalization);
         numbers.validate().map_err(|error| Failure::Input(format!("--{error}")))?;
@@ -155,7 +155,7 @@ fn compute(config: &Config, input: &Input, computer: &Computer) -> Result<Result
     let (device, queue) = device::open(adapter)?;
     let start = Instant::now();
     let attention = LinearAttention::new(&device, config.clone())?;
-    // What is too large to bind whole goes in parts, the later of which begin with a state.
+    // A call that is too large to bind has parts, the later of which begin with a state.
     let split = attention.split(&input.shape)?;
     for part in split.parts() {
         // A final state is always written, and a part that continues updates it.
@@ -169,7 +169,7 @@ fn compute(config: &Config, input: &Input, computer: &Computer) -> Result<Result
     let compiled = milliseconds(start);
     let start = Instant::now();
     let output = attention.run(&queue, &input.shape, input.inputs())?;
-    // Some drivers put their compiler off to the first dispatch.
+    // Some drivers compile only at the first dispatch.
     println!(
         "on {}: {:.1} ms with upload and download, after {compiled:.1} ms to compile",
         device::name(adapter),

@@ -8,7 +8,7 @@ use crate::rule::RuleName;
 /// Softmax attention and every map are computed from these.
 const COMPARED: [&str; 5] = ["q", "k", "v", "cu_seqlens", "attention_mask"];
 
-/// Names that other programs give to what is taken here, and the name that it has here.
+/// Names that other programs give to these tensors, and the names that they have here.
 const OTHER_NAMES: [(&str, &str); 5] = [
     ("g", "decay"),
     ("gk", "decay"),
@@ -27,7 +27,7 @@ pub(crate) fn check_run(
     let has = |name: &str| tensors.tensor(name).is_ok();
     let rule = config.update_rule;
     let mut taken = COMPARED.to_vec();
-    // Where the file implies the rule, each of them is taken: another rule is computed with it.
+    // Without a named rule each of them is taken: the file then implies another rule.
     let any_rule = named.is_none();
     taken.extend((any_rule || rule.decay().is_some()).then_some("decay"));
     taken.extend((any_rule || rule.beta().is_some()).then_some("beta"));

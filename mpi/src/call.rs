@@ -8,7 +8,7 @@ use linear_attention::{Config, Inputs, Output, Shape};
 use mpi::collective::{CommunicatorCollectives, SystemOperation};
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, count};
 use crate::ranks::{Exchange, Ranks};
 
 /// The forward pass of a rank's piece.
@@ -21,24 +21,24 @@ pub struct Piece {
     pub initial_mu: Vec<f32>,
     /// nu `[N,E,F]`; empty where o is not normalised.
     pub initial_nu: Vec<f32>,
-    /// What the piece does to states, on ranks between the first and the last.
+    /// The summary of the piece, on ranks between the first and the last.
     added: Summary,
 }
 
 impl Ranks {
-    /// The outputs of this rank's piece, computed by its engine; collective. The shape has the same N
-    /// sequences on all ranks, each with those of its tokens that this rank has: none, maybe
-    /// ([`Shape::packed`], see [`lengths_of_piece`](crate::lengths_of_piece)). An initial state is rank
-    /// 0's.
+    /// The outputs of this rank's piece, computed by its engine; collective. The shape has the same
+    /// N sequences on all ranks, each with those of its tokens that this rank has, which may be
+    /// none ([`Shape::packed`], see [`lengths_of_piece`](crate::lengths_of_piece)). Only rank 0 may
+    /// have an initial state.
     ///
-    /// A rank summarises its piece, the ranks scan, and each computes its outputs. The last rank need not
-    /// summarise, and the first has its outputs before the scan where a summary is not much cheaper
-    /// ([`Engine::has_cheap_summaries`]).
+    /// A rank summarises its piece, the ranks scan, and each computes its outputs. The last rank
+    /// needs no summary, and the first computes its outputs before the scan where a summary is not
+    /// much cheaper ([`Engine::has_cheap_summaries`]).
     ///
     /// # Errors
     ///
-    /// What the engine of any rank refuses; an initial state on another rank than 0; ranks whose configs,
-    /// value heads or numbers of sequences differ. It is an error on all ranks.
+    /// A refusal by the engine of any rank; an initial state on another rank than 0; ranks whose
+    /// configs, value heads or numbers of sequences differ. It is an error on all ranks.
     pub fn forward(
         &self,
         engine: &impl Engine,
@@ -93,14 +93,14 @@ impl Ranks {
     /// maps, are those of all pieces, the same on all ranks. Those by the initial state are of the state
     /// before the piece: rank 0 has those of the whole.
     ///
-    /// The gradient of a state goes from rank to rank the other way round. Ranks between the first and the
-    /// last go through their pieces twice: for what they add to it, and with what comes from the ranks
-    /// behind them.
+    /// The gradient of a state goes from rank to rank in the opposite direction. Ranks between the
+    /// first and the last compute two backward passes over their pieces: one for the gradient that
+    /// they pass on, and one with the gradient that they receive.
     ///
     /// # Errors
     ///
     /// As [`Ranks::forward`]; a map without a derivative; a gradient by the final state on another rank
-    /// than the last.
+    /// than the last; more shared gradients than MPI can count.
     pub fn backward(
         &self,
         engine: &impl Engine,
@@ -125,8 +125,8 @@ impl Ranks {
         self.sum_shared(engine.config(), found)
     }
 
-    /// What this rank's piece adds to the gradient of a state that goes to the ranks before it, and on the
-    /// last rank all its gradients, too.
+    /// The gradient that this rank's piece adds to the one that goes to earlier ranks, and on the
+    /// last rank all its gradients.
     fn added_gradients(
         &self,
         engine: &impl Engine,
@@ -167,11 +167,12 @@ impl Ranks {
             for_each_shared(found, is_constant, |of| all.append(of));
             all
         };
-        let of_rank = found.map(|mut found| {
+        let of_rank = found.and_then(|mut found| {
             let mut lens = Vec::new();
             for_each_shared(&mut found, is_constant, |of| lens.push(of.len()));
             let own = shared(&mut found);
-            (found, lens, own)
+            count("elements of shared gradients", own.len())?;
+            Ok((found, lens, own))
         });
         let mark = of_rank.as_ref().map_or(0, |(.., own)| own.len() as u64);
         let (mut found, lens, own) = self.agree_on(of_rank, (Exchange::Reduce, mark))?;

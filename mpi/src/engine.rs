@@ -12,13 +12,14 @@ pub trait Engine {
     /// The config that it computes, the same on all ranks.
     fn config(&self) -> &Config;
 
-    /// True if a summary takes much less time than an output. Otherwise rank 0, whose state before is known,
-    /// has its outputs and the state after them in one pass, and gives that state to the others.
+    /// True if a summary takes much less time than an output. Otherwise rank 0, which knows the
+    /// state before its piece, computes its outputs and the state after them in one pass, and gives
+    /// that state to the others.
     fn has_cheap_summaries(&self) -> bool {
         false
     }
 
-    /// What the tokens of a piece do to the states before them.
+    /// The summary of the tokens of a piece.
     ///
     /// # Errors
     ///
@@ -50,7 +51,7 @@ impl Engine for CpuAttention {
         self.config()
     }
 
-    /// For the rules with a sum, whose summaries have no further columns.
+    /// True for the rules with a sum, whose summaries have no further columns.
     fn has_cheap_summaries(&self) -> bool {
         self.config().update_rule.beta().is_none()
     }
@@ -73,7 +74,8 @@ impl Engine for CpuAttention {
     }
 }
 
-/// The kernels on a wgpu device. Summaries go through the host: MPI has no way to a wgpu buffer.
+/// The kernels on a wgpu device. Summaries go through the host, since MPI cannot reach a wgpu
+/// buffer.
 #[derive(Debug)]
 pub struct DeviceEngine {
     device: wgpu::Device,

@@ -50,8 +50,8 @@ pub use ranks::{Ranks, Traffic};
 
 use std::ops::Range;
 
-/// The tokens that each packed sequence has among some of all tokens: the lengths of the shape of a rank
-/// that has those. All tokens count through the sequences, one behind the other.
+/// The lengths of the packed sequences within a piece of all tokens: those of the shape of a rank
+/// that has the piece. Tokens count through all sequences.
 ///
 /// ```
 /// use linear_attention_mpi::lengths_of_piece;

@@ -102,9 +102,9 @@ impl Ranks {
         self.traffic.set(traffic);
     }
 
-    /// Makes the error of one rank one of all: what this rank has, if no rank has an error. A program that
-    /// can fail between calls lets its ranks agree there, or those without an error would wait for the
-    /// others in the next call.
+    /// Makes the error of one rank an error on all; otherwise returns this rank's value. A program
+    /// that can fail between calls lets its ranks agree there, or those without an error would wait
+    /// for the others in the next call.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Ranks {
         (exchange, mark): (Exchange, u64),
     ) -> Result<T, Error> {
         let (rank, size) = (self.rank(), self.size());
-        // The largest is that of the first rank that failed.
+        // The largest value is that of the first rank that failed.
         let failed = if of_rank.is_err() { (size - rank) as u64 } else { 0 };
         let mark = mark.wrapping_mul(8).wrapping_add(exchange as u64);
         let mut all = [0u64; 3];
@@ -174,7 +174,7 @@ impl Ranks {
             if actual != required {
                 return Ok((added, None));
             }
-            // What is behind a known state is known: its matrices need no product.
+            // The state after a known state is known, so that its matrices need no product.
             let state = match initial {
                 Some(state) => (state.mu.to_vec(), state.nu.to_vec()),
                 None => {
@@ -199,7 +199,7 @@ impl Ranks {
         Ok(self.scan(&self.back, added, Exchange::Backward)?.0.state())
     }
 
-    /// Joins what is before this rank in the order of a communicator.
+    /// Joins the summaries of the ranks before this one, in the order of a communicator.
     pub(crate) fn scan<T>(
         &self,
         communicator: &SimpleCommunicator,

@@ -5,7 +5,7 @@ use mpi::collective::{CommunicatorCollectives, UserOperation};
 use mpi::datatype::{DynBuffer, DynBufferMut, Equivalence, MutView, UserDatatype, View};
 use mpi::topology::SimpleCommunicator;
 
-use crate::error::Error;
+use crate::error::{Error, count};
 
 /// Joins the summaries of all ranks before this one into `before`, which must be of the same config,
 /// value heads and sequences on all ranks; on the first rank it stays as it is.
@@ -17,12 +17,8 @@ pub(crate) fn exclusive_scan(
     before: &mut Summary,
 ) -> Result<(), Error> {
     let form = added.form();
-    let of = |what, count: usize| {
-        let (required, actual) = (i32::MAX as u64, count as u64);
-        i32::try_from(count).map_err(|_| Error::Count { what, required, actual })
-    };
-    let record = of("elements of a record", form.record_len())?;
-    let records = of("records", added.records().len() / form.record_len())?;
+    let record = count("elements of a record", form.record_len())?;
+    let records = count("records", added.records().len() / form.record_len())?;
     let datatype = UserDatatype::contiguous(record, &f32::equivalent_datatype());
     let join = UserOperation::associative(move |earlier, later| join(form, &earlier, later));
     let before = before.records_mut();

@@ -44,7 +44,7 @@ impl BoundBackward {
         words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
         let words = bytemuck::cast_slice(&words);
         let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
-        // States that nobody gives are zero, as new buffers are.
+        // Initial states that are not given are zero, as new buffers are.
         let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
         let size = if has_all { 4 } else { plan.states_size().max(4) };
         let no_states =
@@ -54,7 +54,7 @@ impl BoundBackward {
         let mut steps = Vec::with_capacity(plan.dispatches.len());
         let has_weights = checked.get(GradientBinding::OfWeights).is_some();
         let dispatches = plan.dispatches.iter();
-        // Nobody asks for gradients by weights that are not trained.
+        // Weights that are not trained need no gradient.
         for (stage, workgroups) in dispatches.filter(|(of, _)| has_weights || !of.is_of_weights()) {
             let pipeline = pipeline_of(*stage)?;
             let bytes = params_of(plan, checked.weights, *workgroups);

@@ -61,7 +61,7 @@ impl Backward {
         Ok(found(self.config(), (shape, &lens), inputs, readback.read().await?))
     }
 
-    /// A call without tokens hands the gradients by its final states on.
+    /// A call without tokens passes the gradients of its final states through.
     fn of_nothing(
         &self,
         shape: &Shape,

@@ -24,7 +24,7 @@ use crate::problem::tensor::Tensor;
 /// buffers alive.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// One after the other; most problems have one.
+    /// In order; most problems have one part.
     pub(crate) submissions: Vec<BoundSubmission>,
 }
 
@@ -44,7 +44,7 @@ impl Bound {
         self.submissions.len()
     }
 
-    /// Operations of a submission, by which a caller shows progress; 0 for one that there is not.
+    /// Operations of a submission, for a progress display; 0 beyond the last submission.
     #[must_use]
     pub fn operations(&self, submission: usize) -> u64 {
         self.submissions.get(submission).map_or(0, |submission| submission.operations)
@@ -83,7 +83,7 @@ pub(crate) struct Binder<'a> {
     pub(crate) device: &'a wgpu::Device,
     pub(crate) plan: &'a Plan,
     pub(crate) checked: &'a Checked<'a>,
-    /// Stands for tensors that a step has not.
+    /// Bound in place of tensors that a step does not have.
     pub(crate) dummy: &'a wgpu::Buffer,
     /// The entries that the host knows, once uploaded.
     pub(crate) entries: Option<wgpu::Buffer>,
@@ -108,11 +108,11 @@ pub(crate) enum Content {
     Params(Params),
     /// The entries that the host knows: [`entries`].
     Entries,
-    /// So many bytes of a tensor.
+    /// A tensor, and the bytes of it that are bound.
     Tensor(Tensor, u64),
     /// A range of scratch.
     Scratch(Range<u64>),
-    /// A tensor that the call has not.
+    /// A tensor that the call does not have.
     Dummy,
 }
 
@@ -242,7 +242,7 @@ fn rows(plan: &Plan, tensor: Tensor) -> Rows {
     let Strides { offset, batch, token, head } = shape.strides_of(plan.config(), tensor);
     let width = if plan.has_vec4_rows() { 4 } else { 1 };
     let [offset, batch, token, head] = [offset, batch, token, head].map(|n| n / width);
-    // The shader counts tokens through all rows of the batch: what is left is what lies between.
+    // Tokens count through all rows of the batch, so only the gap between two rows is left.
     let batch = batch.wrapping_sub(token.wrapping_mul(shape.seq_len));
     Rows { offset, batch, token, head }
 }

@@ -40,7 +40,7 @@ impl MatrixUnits {
         self.tuning.layout.rows
     }
 
-    /// What has been checked.
+    /// Matrix units whose results have been checked.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn checked(device: &wgpu::Device, config: &Config, tuning: Tuning) -> Self {
         Self { device: device.clone(), config: config.clone(), tuning }

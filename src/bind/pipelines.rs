@@ -44,7 +44,7 @@ impl Pipelines {
         options: &Options<'_>,
         edit: Option<Edit>,
     ) -> Self {
-        // Of a caller's own text nothing is known.
+        // The loops and indices of a caller's own map are unknown.
         let is_ours = config.custom_maps().next().is_none();
         let checks = if is_ours { options.checks } else { ShaderChecks::Checked };
         let cache = options.cache.cloned();

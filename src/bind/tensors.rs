@@ -206,7 +206,7 @@ pub(crate) struct Checked<'a> {
     pub(crate) scratch: Option<Range<'a>>,
     pub(crate) weight_heads: WeightHeads,
     pub(crate) memory: Memory,
-    /// The initial state is where the final state goes.
+    /// True if one binding is both the initial and the final state.
     pub(crate) is_in_place: bool,
 }
 

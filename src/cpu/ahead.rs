@@ -55,7 +55,7 @@ impl<'a> Ahead<'a> {
             rows,
             head: of_heads.start,
             begin: 0,
-            // Of heads that do not lie side by side only the first.
+            // Of heads that are not contiguous only the first is fetched.
             len: if rows.head == width { of_heads.len() * width } else { width },
         };
         let mut values = piece(call.v, of_values.clone(), heads.v, v);

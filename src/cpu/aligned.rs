@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// A slice of f32s, of which there are at least as many as were asked for.
+/// A slice of at least as many f32s as were requested.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Aligned(Vec<Line>);
 

@@ -20,7 +20,7 @@ const TOKENS_OF_ROW_DECAYS: usize = 16;
 /// sum over F grows with the length of its parts.
 const FEATURES_OF_SUM: usize = 64;
 
-/// What follows of the features and decays of a block of a value head.
+/// The products of features and decays of a block of tokens of a value head.
 #[derive(Debug)]
 pub(super) struct Block {
     features: usize,
@@ -60,9 +60,9 @@ struct Decays {
     /// token.
     of_rows: Vec<f32>,
     kept_rows: Vec<f32>,
-    /// A row of features that decays.
+    /// A row of features, decayed from token to token.
     row: Vec<f32>,
-    /// Rows of features that have, `[TOKENS][width]`.
+    /// Decayed rows of features, `[TOKENS][width]`.
     rows: Aligned,
 }
 
@@ -113,7 +113,7 @@ impl Block {
         if self.recall.is_empty() { &self.keys } else { &self.recall }
     }
 
-    /// What follows of the keys of the tokens `first .. first + count` of value head e.
+    /// Computes all that the keys of the tokens `first .. first + count` of head e decide.
     #[inline(always)]
     pub(super) fn fill_keys<S: Simd>(
         &mut self,
@@ -184,7 +184,7 @@ impl Block {
         self.kept[..features].copy_from_slice(&kept_rows[(count - 1) * features..][..features]);
     }
 
-    /// What `fill_keys` does, pair by pair, where decays cannot be taken out of a product.
+    /// Does what `fill_keys` does, pair by pair, where decays are no factor of a product of rows.
     #[inline(always)]
     fn fill_keys_of_row_decays(&mut self, corrects: bool, count: usize, keys: &[f32]) {
         let (features, width) = (self.features, self.width);
@@ -272,7 +272,7 @@ impl Block {
                     *weight += sum;
                 }
             }
-            // Of tokens up to this one: a later one has no say.
+            // A query reads the tokens up to its own.
             for (pairs, mask) in self.of_queries.iter().zip(&UP_TO).take(count) {
                 for ((weight, pair), mask) in weights.iter_mut().zip(pairs).zip(mask) {
                     *weight += f32::from_bits(pair.to_bits() & mask);
@@ -285,7 +285,7 @@ impl Block {
         }
     }
 
-    /// Lets the keys enter nu, which has lost `lost` to rounding.
+    /// Adds the keys to nu; `lost` is what rounding took from it.
     #[inline(always)]
     pub(super) fn add_to_nu(
         &mut self,
@@ -311,7 +311,7 @@ impl Block {
 }
 
 impl Decays {
-    /// Those of tokens of which all rows have the same.
+    /// Fills the decays of tokens that decay all rows alike.
     #[inline(always)]
     fn fill(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3]) {
         let mut of_tokens = [0.0f32; TOKENS];

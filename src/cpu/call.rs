@@ -53,7 +53,7 @@ impl Call<'_> {
         }
         let head = (0, task.heads.start);
         if len == stride && stride == value_dim && in_row == value_dim {
-            // One piece.
+            // One contiguous piece.
             let (begin, len) = (heads.start * value_dim, heads.len() * value_dim);
             let pieces = Pieces { begins: std::iter::once(begin), len, stride: len };
             return self.o.write(tokens, head, pieces, row);

@@ -87,7 +87,7 @@ impl<'a> Gates<'a> {
     }
 }
 
-/// (1 + m) (1 + m') - 1; what forgets everything leaves nothing for rounding.
+/// (1 + m) (1 + m') - 1, exactly -1 where either factor forgets everything.
 #[inline(always)]
 pub(super) fn next_kept(kept: f32, m: f32) -> f32 {
     if m == -1.0 { -1.0 } else { mul_add(m, 1.0 + kept, kept) }

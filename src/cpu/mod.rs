@@ -19,24 +19,24 @@
 //!
 //! From the caller to the vectors:
 //!
-//! | file | what |
+//! | file | contents |
 //! | --- | --- |
-//! | `engine`, `tensors`, `slices` | what a caller sees |
+//! | `engine`, `tensors`, `slices` | the public types |
 //! | `plan`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
-//! | `call`, `outputs`, `states`, `pool` | what the threads of a call share |
+//! | `call`, `outputs`, `states`, `pool` | the data that the threads of a call share |
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates` | features and decays of a block |
-//! | `block`, `pairs`, `step` | what follows of them: for a block, for a single token |
+//! | `block`, `pairs`, `step` | the products and updates of a block, and of a single token |
 //! | `tiles` | products in vectors |
 //! | `backward` | gradients |
-//! | `summary` | what a piece of a sequence adds to a state |
+//! | `summary` | the summary of a piece of a sequence |
 //!
 //! With the feature `rayon` a call's threads are those of the pool that it is made in
 //! ([`ThreadPool::install`](https://docs.rs/rayon/latest/rayon/struct.ThreadPool.html#method.install)).
 //! Decode from such a thread: a call from outside first waits for one to wake. Without the feature
 //! a call computes on its own thread.
 //!
-//! No code here is unsafe. What chooses the instruction set is pulp, and the prefetch instruction,
+//! No code here is unsafe. pulp chooses the instruction set, and the prefetch instruction,
 //! which cannot fault, is that of `prefetch-index`.
 
 mod ahead;

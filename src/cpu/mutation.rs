@@ -1,4 +1,4 @@
-//! Engines that are wrong on purpose, to prove that the harness notices.
+//! Engines that are wrong on purpose, to prove that the harness can fail.
 
 /// A mistake of an engine made by
 /// [`CpuAttention::with_mutation`](crate::cpu::CpuAttention::with_mutation).

@@ -28,8 +28,8 @@ enum Memory<'a> {
     Bf16(Shared<'a, bf16>),
 }
 
-/// How o is made of rows: one for each token, or where the batch or heads come before tokens, for each
-/// of those, too. What comes after tokens is in the row.
+/// The rows of o: one for each token and, where the batch or heads come before tokens in memory,
+/// one for each of those, too. Dimensions after tokens are within a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OutputRows {
     /// The elements from the first row to the end of the last.
@@ -41,7 +41,7 @@ pub(super) struct OutputRows {
     seq_len: usize,
     /// Dimensions before tokens: their sizes and strides, the outer one first.
     outer: [(usize, usize); 2],
-    /// How far apart rows of the batch and heads are in `outer`; 0 where they are in a row.
+    /// Distances of batch rows and of heads in `outer`; 0 where they are within a row.
     of_batch: usize,
     of_head: usize,
     /// Elements from one row of the batch to the next, and from one head to the next, in a row; 0 where
@@ -60,12 +60,12 @@ impl OutputRows {
         let (heads, value_dim) = (shape.output_heads() as usize, config.value_dim as usize);
         let (mut count, mut seq_len) = (shape.batch as usize, shape.seq_len as usize);
         if seq_len <= 1 && count > 1 {
-            // Rows of the batch are as good as tokens.
+            // Rows of the batch are treated as tokens.
             (len, seq_len, count) = (batch, count * seq_len, 1);
         } else if batch == seq_len * len {
             (seq_len, count) = (seq_len * count, 1);
         }
-        // A stride of one thing alone means nothing.
+        // The stride of a dimension of size 1 is not used.
         let head = if heads == 1 { value_dim } else { head };
         if seq_len <= 1 {
             len = (heads - 1) * head + value_dim;
@@ -115,7 +115,7 @@ impl OutputRows {
     /// A slice in parts.
     fn shared<'a, T>(&self, o: &'a mut [T], parts: &mut Parts<'static, T>) -> Shared<'a, T> {
         let [(first, of_first), (second, of_second)] = self.outer;
-        // Where there is one of something, all of it is.
+        // A dimension of size 1 is one chunk, whatever its stride is.
         let stride = |count: usize, stride: usize| if count > 1 { stride } else { usize::MAX };
         let (of_first, of_second) = (stride(first, of_first), stride(second, of_second));
         let (of_part, count) = (TOKENS_OF_PART * self.len, self.parts());

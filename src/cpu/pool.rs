@@ -9,7 +9,7 @@ use crate::serve;
 use crate::serve::slots::{Slot, Slots};
 use crate::serve::snapshot::{Header, check_states};
 
-/// The states of sequences in memory, and which of them are in use.
+/// The states of sequences in memory, and the allocation of their slots.
 ///
 /// A slot holds what one sequence has, for one layer: mu `[E,F,V]` and, where o is normalised, nu
 /// `[E,F]`, in f32. [`CpuPlan::run_in_pool`](crate::cpu::CpuPlan::run_in_pool) updates it in place.

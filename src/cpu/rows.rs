@@ -7,7 +7,7 @@ use crate::cpu::mutation::Mutation;
 use crate::cpu::tiles::ROWS;
 use crate::problem::config::Config;
 
-/// Tokens that the state waits for: it is read once and written once for all of them.
+/// Tokens of a block: the state is read once and written once for all of them.
 pub(super) const TOKENS: usize = 32;
 
 /// Features of up to [`TOKENS`] tokens of a value head, in rows `width` apart.

@@ -10,7 +10,7 @@ use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
 
 impl CpuAttention {
-    /// What the tokens of a call do to the states of its sequences, whatever these are: see [`Summary`].
+    /// The summary of the tokens of a call, for any states before them: see [`Summary`].
     /// No output is computed: with F = V = 128 the rules with a sum take 0.6 times as long as
     /// [`CpuAttention::run`], and delta rules, which go through V + F columns, 1.6 times.
     ///

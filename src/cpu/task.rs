@@ -1,4 +1,4 @@
-//! The work of one thread without another, and the states between segments of a sequence.
+//! The work of one thread, and the states between segments of a sequence.
 
 use std::ops::Range;
 

@@ -10,8 +10,8 @@ use crate::problem::shape::{Lens, Shape};
 use crate::problem::state::StateSlices;
 use crate::problem::tensor::Tensor;
 
-/// The tensors of one call, row-major, or with the strides of the shape. Each of q, k, v and o is f32, or of the type that
-/// [`Config::dtype`](crate::Config::dtype) says.
+/// The tensors of one call, row-major, or with the strides of the shape. Each of q, k, v and o is
+/// f32, or of the type [`Config::dtype`](crate::Config::dtype).
 ///
 /// ```
 /// use linear_attention::cpu::{CpuAttention, Tensors, f16};

@@ -41,7 +41,7 @@ pub(super) fn largest_bits(slice: &[f32]) -> u32 {
     crate::problem::io::largest_bits(slice)
 }
 
-/// What this thread may use of what each thread has one of.
+/// The element that belongs to this thread, of a list that has one for each.
 pub(super) fn of_thread<T>(all: &[Mutex<T>]) -> Option<MutexGuard<'_, T>> {
     #[cfg(feature = "rayon")]
     let thread = rayon::current_thread_index().unwrap_or(0);

@@ -7,9 +7,9 @@ use crate::error::DeviceError;
 
 /// A buffer with these bytes, for callers that have no encoder; others take [`upload`].
 ///
-/// Where the staging buffer that wgpu keeps for a buffer that is mapped at creation finds no memory,
-/// wgpu 30 loses the whole device. So that memory is asked for before, in a way that costs nothing
-/// when it is refused. Less than [`PROBED`] comes out of a block that wgpu has already.
+/// wgpu 30 loses the whole device where there is no memory for the staging buffer behind a buffer
+/// that is mapped at creation. So this first asks for that memory in a way that costs nothing when
+/// it is refused. Fewer than [`PROBED`] bytes come out of a block that wgpu already has.
 #[cfg(not(all(target_arch = "wasm32", feature = "webgpu")))]
 pub(crate) fn init_buffer(
     device: &wgpu::Device,
@@ -26,8 +26,8 @@ pub(crate) fn init_buffer(
     mapped_buffer(device, label, bytes, usage)
 }
 
-/// The same in a browser, where `createBuffer` throws if it finds no memory to map, and wgpu panics
-/// then: so the buffer is not mapped, and the device's queue writes it.
+/// The same in a browser, where `createBuffer` throws if it finds no memory to map, and wgpu then
+/// panics. So the buffer is not mapped, and the device's queue writes it.
 #[cfg(all(target_arch = "wasm32", feature = "webgpu"))]
 pub(crate) fn init_buffer(
     device: &wgpu::Device,
@@ -74,7 +74,7 @@ pub(crate) fn write_buffer(
     scoped(device, label, || queue.write_buffer(buffer, offset, bytes))
 }
 
-/// The same in a browser, where that throws without memory for a copy of the bytes.
+/// The same in a browser, where the write throws if there is no memory for a copy of the bytes.
 #[cfg(all(target_arch = "wasm32", feature = "webgpu"))]
 pub(crate) fn write_buffer(
     device: &wgpu::Device,
@@ -172,7 +172,7 @@ fn mapped_buffer(
     })?
 }
 
-/// Before a browser is asked, for which a size beyond 2^53 is no number at all.
+/// Refuses a size before a browser sees it, for which one beyond 2^53 is no number.
 fn check_size(device: &wgpu::Device, label: &str, size: u64) -> Result<(), DeviceError> {
     let required = device.limits().max_buffer_size;
     if size <= required {

@@ -1,11 +1,11 @@
-//! A wait for the device in a program of which nothing is known.
+//! A wait in a program that may not poll the device.
 
 use std::future::Future;
 
 use crate::error::DeviceError;
 
-/// What `future` is, where nobody else may poll the device: a thread does while it waits. A browser
-/// calls back by itself.
+/// Awaits `future` in a program that may not poll the device: meanwhile a thread does. A browser
+/// needs none, since it calls back by itself.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) async fn driven<F: Future>(
     device: &wgpu::Device,

@@ -1,4 +1,4 @@
-//! A device that refuses an object, on purpose: the proof that every refusal is survived.
+//! A device that refuses an object on purpose, to prove that a program survives every refusal.
 
 use std::cell::Cell;
 
@@ -9,9 +9,9 @@ thread_local! {
     static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// Calls `call`, in which number `number`, from 0 on, of what this crate asks a device for on this
-/// thread (buffers, bind groups, pipelines, submissions) is refused as if there were no memory. True
-/// if `call` has asked for so many.
+/// Calls `call`, and refuses object `number`, from 0 on, of those that this crate asks a device for
+/// on this thread (buffers, bind groups, pipelines, submissions), as if there were no memory. True
+/// if `call` asked for that many.
 ///
 /// A program goes up from 0 until that is false, and so meets every refusal that a call can meet.
 pub fn refuse_object<T>(number: u32, call: impl FnOnce() -> T) -> (T, bool) {

@@ -55,10 +55,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The futures that wait, by a number.
+    /// The wakers of the futures that wait, by a number.
     waiting: HashMap<u64, Waker>,
     next: u64,
-    /// Counts how often a future began to wait or was asked and waits on.
+    /// Counts the times at which a future began to wait, or was polled and still waits.
     asked: u64,
     is_closed: bool,
     failure: Option<DeviceError>,
@@ -90,15 +90,15 @@ impl Poller {
         }
     }
 
-    /// For one wait. An executor's thread may drop it, which must not block.
+    /// A poller for one wait. An executor's thread may drop it, which must not block.
     pub(crate) fn for_one(device: &wgpu::Device) -> Result<Self, DeviceError> {
         let mut poller = Self::new(device)?;
         poller.thread = None;
         Ok(poller)
     }
 
-    /// What `future` is, while the thread polls the device for it. The future itself is polled by its
-    /// executor, and only where it has been woken.
+    /// Awaits `future` while the thread polls the device. The executor polls the future itself, and
+    /// only when it has been woken.
     ///
     /// # Errors
     ///
@@ -164,13 +164,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
-    /// Nothing that is done under the lock can panic half-way.
+    /// No code under the lock can panic half-way.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
-        /// Also where a caller's callback panics, nobody waits for ever.
+        /// Wakes every future, also where a caller's callback panics.
         struct Ending<'a>(&'a Shared);
         impl Drop for Ending<'_> {
             fn drop(&mut self) {
@@ -178,7 +178,7 @@ impl Shared {
             }
         }
         let _ending = Ending(self);
-        // What had been asked when the thread polled last, since when, and whether there was nothing.
+        // `asked` at the last poll, the time of that change, and whether the device was idle then.
         let (mut last, mut since, mut is_idle) = (0, Instant::now(), false);
         while let Some(asked) = self.next_to_poll(is_idle.then_some(last)) {
             if asked != last {
@@ -187,16 +187,17 @@ impl Shared {
             let timeout = Some((since.elapsed() / 8).clamp(SHORTEST, LONGEST));
             let wait = wgpu::PollType::Wait { submission_index: None, timeout };
             match poll(&self.device, LABEL, wait) {
-                // Whoever waited for the device has been woken.
+                // The callbacks have woken the futures whose work is done.
                 Ok(now) => is_idle = now,
                 Err(error) => return self.fail(error),
             }
         }
     }
 
-    /// Sleeps until there is something to poll for: what has been asked by then, or `None` at the
-    /// end. Where the device was idle after `answered` had been asked, that is a new question; a
-    /// future that waits on, for work that is submitted later, is thought of now and then.
+    /// Sleeps until there is a reason to poll, and returns `asked`, or `None` once the poller is
+    /// closed. If the device was idle after `answered`, only a larger `asked` is a reason; but a
+    /// future may wait for work that is submitted later, so the device is polled every [`IDLE`] all
+    /// the same.
     fn next_to_poll(&self, answered: Option<u64>) -> Option<u64> {
         let mut state = self.lock();
         loop {

@@ -29,7 +29,7 @@ pub(crate) fn scoped<T>(
     }
 }
 
-/// Runs `make`; the first error of wgpu in it is there later.
+/// Runs `make`; returns a future of the first error of wgpu in it.
 pub(crate) fn collect<T, M: FnOnce() -> T>(
     device: &wgpu::Device,
     what: &str,

@@ -1,10 +1,10 @@
-//! Why tensors cannot be bound.
+//! Errors of binding tensors.
 
 use thiserror::Error;
 
 use crate::error::{DeviceError, WeightsError};
 
-/// Why tensors cannot be bound.
+/// An error from binding tensors to a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -58,7 +58,7 @@ pub enum BindError {
         /// The tensor, or `scratch`.
         tensor: &'static str,
     },
-    /// A tensor is bound that the plan's shape has no use for.
+    /// A tensor is bound that the plan's shape or config does not use.
     #[error("{tensor} must not be bound for this shape and config, found one")]
     Unexpected {
         /// The tensor.
@@ -129,7 +129,7 @@ pub enum BindError {
          bind another buffer as the final state"
     )]
     InPlace {
-        /// Workgroups, or in the layout `Thread` threads, that read each state.
+        /// Work items that read each state.
         actual: u32,
     },
     /// wgpu or the driver refused an object, or the device failed.

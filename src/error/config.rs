@@ -1,10 +1,10 @@
-//! Why a config, or weights of its maps, cannot be used.
+//! Errors in a config, and in the weights of its maps.
 
 use thiserror::Error;
 
 use crate::error::DeviceError;
 
-/// Why a [`Config`](crate::Config) cannot be compiled.
+/// An error from compiling a [`Config`](crate::Config).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -71,7 +71,7 @@ pub enum ConfigError {
         /// The name of the queries' map.
         queries: String,
     },
-    /// No feature map has this name, or its size is missing or not wanted.
+    /// No feature map has this name, or its size is missing or superfluous.
     #[error(
         "feature map must be one of identity, relu, relu-squared, elu, exp, silu, sigmoid, \
          softmax, hedgehog, hedgehog-joint, taylor or, with a size, t2r:F, product:F, favor:F, \
@@ -114,7 +114,7 @@ pub enum ConfigError {
     Device(#[from] DeviceError),
 }
 
-/// Why [`Weights`](crate::feature_map::Weights) of a feature map cannot be used.
+/// An error in the [`Weights`](crate::feature_map::Weights) of a feature map.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WeightsError {

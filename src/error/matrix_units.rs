@@ -1,10 +1,11 @@
-//! The reason why a config does without matrix units.
+//! The errors of matrix units.
 
 use thiserror::Error;
 
 use super::ConfigError;
 
-/// Why no matrix units compute a config on a device. The config runs there without them.
+/// The reason that no matrix units compute a config on a device. The config runs there without
+/// them.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum MatrixUnitsError {

@@ -1,4 +1,5 @@
-//! One error type a step. Each message says what, what was required, what was found.
+//! One error type for each step. Each message says what was wrong, what was required and what was
+//! found.
 
 mod bind;
 mod config;
@@ -16,7 +17,7 @@ pub use pool::PoolError;
 
 use thiserror::Error;
 
-/// Why a call on host slices failed; every step it goes through has its own variant.
+/// An error from a call on host slices. Each step of the call has a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -35,8 +36,9 @@ pub enum Error {
     /// See [`PoolError`].
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// A shape whose sequences only buffers have: see
-    /// [`Shape::with_slots`](crate::Shape::with_slots) and [`Shape::packed_up_to`](crate::Shape::packed_up_to).
+    /// The sequences of the shape are only in buffers: see
+    /// [`Shape::with_slots`](crate::Shape::with_slots) and
+    /// [`Shape::packed_up_to`](crate::Shape::packed_up_to).
     #[error("{what}: a call on host slices must have lengths of its own and no pool")]
     HostShape {
         /// `slots` or `packed_up_to`.
@@ -72,7 +74,7 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
-    /// A feature of a key is infinite or NaN in f32, and so would be every sum after it.
+    /// A feature of a key is infinite or NaN in f32, and would make every later sum so.
     #[error(
         "phi(k) must be finite in f32, found {actual} at token {token}, head {head}, \
          feature {feature}"
@@ -87,8 +89,8 @@ pub enum Error {
         /// Its value, printed.
         actual: String,
     },
-    /// All features of a key are below the smallest normal f32, though none need be 0, and those of all
-    /// keys before it: o, an average of their values, would be 0.
+    /// All features of a key, and of all keys before it, are below the smallest normal f32, though
+    /// none need be 0: o, an average of their values, would be 0.
     #[error(
         "phi(k) must not vanish in f32 where o is an average, found all features below 1.2e-38 \
          at token {token}, head {head}"
@@ -99,13 +101,13 @@ pub enum Error {
         /// The key head.
         head: u64,
     },
-    /// A feature map has no derivative: one of the caller's own.
+    /// A feature map has no derivative, as a caller's own map.
     #[error("feature map {feature_map} must have a derivative, found none")]
     NoDerivative {
         /// The map's name.
         feature_map: String,
     },
-    /// A tensor that the update rule needs is missing, or one was given that it does not use.
+    /// A tensor that the update rule needs is missing, or one is given that it does not use.
     #[error("update rule {rule}: {tensor} must be {required}, found {actual}")]
     RuleTensor {
         /// The rule's name.
@@ -141,7 +143,7 @@ pub enum Error {
         /// The value found.
         actual: String,
     },
-    /// The caller's `on_progress` broke off the call.
+    /// The caller's `on_progress` cancelled the call.
     #[error("the call was cancelled after {done} of {operations} operations")]
     Cancelled {
         /// Operations of the submissions that had run.

@@ -1,10 +1,10 @@
-//! Why a shape cannot be planned.
+//! Errors of planning a shape.
 
 use thiserror::Error;
 
 use crate::error::ConfigError;
 
-/// Why a [`Shape`](crate::Shape) cannot be planned.
+/// An error from planning a [`Shape`](crate::Shape).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PlanError {
@@ -41,7 +41,7 @@ pub enum PlanError {
         /// B T, or 2^32 - 1 where it is larger.
         actual: u32,
     },
-    /// Sources and checkpoints are slots of a pool, which the shape has not.
+    /// A shape has sources or checkpoints, which are slots of a pool, but no slots.
     #[error("slots must be given for a shape with {what}, found none")]
     NoSlots {
         /// `sources` or `checkpoints`.
@@ -144,12 +144,12 @@ pub enum PlanError {
     TooManyWorkgroups {
         /// The stage's name.
         stage: &'static str,
-        /// The most that two dimensions of a dispatch have room for and 32 bits can number.
+        /// The most workgroups that two dimensions of a dispatch and 32 bits can number.
         required: u64,
         /// The workgroups it would take.
         actual: u64,
     },
-    /// A shape that only a forward pass has on a device.
+    /// The shape has no backward pass on a device.
     #[error("{what}: a backward pass must have lengths of its own and no pool")]
     Backward {
         /// `slots` or `packed_up_to`.

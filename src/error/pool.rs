@@ -1,11 +1,11 @@
-//! Why a pool or the sequences of a call are refused.
+//! Errors of pools, and of the sequences of a call.
 
 use thiserror::Error;
 
 use crate::error::{DeviceError, PlanError};
 
-/// Why a pool of states, or the sequence metadata of a call, is refused. Nothing was
-/// changed, neither in the pool nor on the device.
+/// An error from a pool of states, or in the sequence metadata of a call. Neither the pool nor the
+/// device has been changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PoolError {
@@ -47,7 +47,7 @@ pub enum PoolError {
         /// Slots there are.
         capacity: u32,
     },
-    /// A handle that names no state of this pool.
+    /// A handle does not name a state of this pool.
     #[error("slot {index} must be {required}")]
     Slot {
         /// Its number.
@@ -67,7 +67,7 @@ pub enum PoolError {
         /// Its number.
         index: u32,
     },
-    /// A source or a checkpoint in a step whose plan has none.
+    /// A step has a source or a checkpoint, and its plan has none.
     #[error("{what} must be in the plan's shape before entries have any")]
     NotInPlan {
         /// `sources` or `checkpoints`.
@@ -83,7 +83,7 @@ pub enum PoolError {
         /// The value found.
         actual: String,
     },
-    /// More is in a step than its plan has room for, or other tokens.
+    /// A step has more than its plan has room for, or other tokens.
     #[error("{what} must be {required} as in the plan, found {actual}")]
     Entries {
         /// `sequences`, `tokens` or `tokens of a sequence`.
@@ -93,7 +93,7 @@ pub enum PoolError {
         /// The step's.
         actual: u64,
     },
-    /// A plan and a pool, or a batch and a pool, that do not belong together.
+    /// A plan and a pool, or a batch and a pool, do not belong together.
     #[error("pool: {what} must be {required}, found {actual}")]
     Pool {
         /// `config`, `value_heads`, `slots` or `pool`.

@@ -79,7 +79,7 @@ pub(crate) enum GradientBinding {
 }
 
 impl GradientBinding {
-    /// Those that a call need not have.
+    /// The states, which a call may leave out.
     pub(crate) const STATES: [Self; 3] =
         [Self::InitialState, Self::OfFinalState, Self::OfInitialState];
 }
@@ -153,12 +153,12 @@ impl GradientStage {
         }
     }
 
-    /// True for the stages of which nothing but the gradient by weights comes.
+    /// True for the stages that serve nothing but the gradients by weights.
     pub(crate) fn is_of_weights(self) -> bool {
         matches!(self, Self::Weights | Self::WeightSums)
     }
 
-    /// True where it reaches rows of q, k or v.
+    /// True if it reads or writes rows of q, k or v.
     pub(crate) fn has_rows(self) -> bool {
         use GradientBinding::{Q, V};
         self.all_binds().iter().any(|binding| matches!(binding, Q | V))
@@ -175,7 +175,7 @@ impl GradientStage {
             Beta | OfBeta => rule.beta().is_some(),
             GateWeights | OfGateWeights => rule.needs_gate_weights(),
             Projections | Weights => config.needs_weights(),
-            // Where there are projections, the gradients by them take the place of those by features.
+            // With projections, the gradients by them take the place of those by features.
             Keys | Queries if self == Self::Rows => !config.needs_weights(),
             _ => true,
         });
@@ -213,7 +213,7 @@ impl GradientStage {
         }
     }
 
-    /// The module of the stage. What the config has not is a variable of the shader's own.
+    /// The module of the stage. A tensor that the config does not have is a private variable of it.
     pub(crate) fn module(self, config: &Config, layout: Layout, access: RowAccess) -> Module {
         let is_vec4 = config.is_vec4() && !access.has_unaligned_rows;
         let binds = self.binds(config);
@@ -222,7 +222,7 @@ impl GradientStage {
             use FeatureMap::{Dpfp, Hedgehog, HedgehogJoint, Taylor};
             matches!(map, Hedgehog | HedgehogJoint | Taylor | Dpfp { .. })
         };
-        // What no map needs takes CPU adapters longer to compile than all else.
+        // Code that no map needs would take CPU adapters longer to compile than all the rest.
         let has_singles = [config.key_map(), config.query_map()].into_iter().any(is_single);
         let interfaces = [
             (
@@ -268,7 +268,7 @@ impl GradientStage {
     }
 }
 
-/// The first map of a config whose derivative nobody knows: the caller's own.
+/// The first map of a config that has no derivative: a caller's own.
 pub(crate) fn map_without_derivative(config: &Config) -> Option<&FeatureMap> {
     let mut maps = [config.key_map(), config.query_map()].into_iter();
     maps.find(|map| matches!(map, FeatureMap::Custom(_)))

@@ -1,4 +1,4 @@
-//! How mu is held while a segment goes through a kernel: tiles of registers, and the source of rows.
+//! Layouts: the tile of mu that a thread holds in registers, and the source of rows.
 
 use crate::error::ConfigError;
 use crate::problem::config::{Config, Gating};
@@ -26,7 +26,7 @@ const WAVE: u32 = 32;
 /// Bytes of workgroup memory of so many lanes.
 const WAVE_MEMORY: u64 = 4 << 10;
 
-/// The tile of mu that a thread holds in registers, and how many threads share what. Every layout has
+/// The tile of mu that a thread holds in registers, and the threads that share it. Every layout has
 /// the same kernels; these are their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

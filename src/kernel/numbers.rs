@@ -18,8 +18,8 @@ pub(crate) enum InitialState {
     InPlace = 2,
 }
 
-/// A variant of a stage: everything else that it is compiled for. Code for states that nobody has would
-/// cost a CPU adapter as much to compile as all the rest.
+/// A variant of a stage: everything else that it is compiled for. Code for states that a call does
+/// not have would cost a CPU adapter as much compile time as all the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
     pub(crate) initial_state: InitialState,
@@ -36,7 +36,7 @@ pub(crate) struct Variant {
     pub(crate) has_sources: bool,
     /// States of a sequence that are stored on the way.
     pub(crate) checkpoints: u32,
-    /// True if nobody has checked that buffer, so that its entries may conflict.
+    /// True if that buffer is unchecked, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
     /// True if a work item that loads its own rows has one output head.
     pub(crate) has_one_head: bool,
@@ -214,7 +214,7 @@ fn gate_numbers(config: &Config) -> Numbers {
     ]
 }
 
-/// The maps, and what `map/` and `chunk/row_wise` want to know of them.
+/// The maps, and the numbers that `map/` and `chunk/row_wise` need of them.
 fn map_numbers(config: &Config) -> Numbers {
     use Number::{Bool, F32, U32};
     let (keys, queries) = (config.key_map(), config.query_map());

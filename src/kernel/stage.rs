@@ -11,7 +11,7 @@ use crate::problem::dtype::Dtype;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
-    /// One of the entries that write each slot, where nobody has checked them.
+    /// One of the entries that write each slot, where entries are unchecked.
     SequenceClaims,
     /// The entries that others conflict with.
     SequenceConflicts,
@@ -70,7 +70,7 @@ pub(crate) struct Kernel {
     pub(crate) label: &'static str,
     /// The tensors it binds, whatever the config.
     pub(crate) binds: &'static [Binding],
-    /// Those of them that some calls do not have, and then do not bind.
+    /// The bindings that some calls do not have.
     pub(crate) optional: &'static [Binding],
     /// True if it goes through rows of k and v with a tile of mu.
     pub(crate) has_tile: bool,
@@ -226,8 +226,8 @@ impl Stage {
         layout.subgroup_size().is_some() && matches!(self, Self::SegmentState | Self::SegmentOutput)
     }
 
-    /// The module of a variant of the stage. What is unbound is a variable of the shader's own, which
-    /// no constant lets it touch.
+    /// The module of a variant of the stage. A binding that the call does not have is a private
+    /// variable, which the module's constants keep the shader from touching.
     pub(crate) fn module(self, config: &Config, layout: Layout, variant: Variant) -> Module {
         let unbound = variant.unbound;
         let numbers = &numbers(self, config, layout, variant);

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};
-use std::process::Command;
 
 use crate::kernel::assembler::{Module, Unbound, import};
 use crate::kernel::gradient::{GradientStage, RowAccess, map_without_derivative};
@@ -17,6 +16,9 @@ use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::update_rule::{Beta, BetaActivation, Decay, DecayActivation, UpdateRule};
 use crate::shaders;
+
+mod compilers;
+mod matrices;
 
 /// The configs whose modules differ in their files, by a readable name.
 fn configs() -> Vec<(String, Config)> {
@@ -85,7 +87,7 @@ fn module(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opti
     Some(stage.module(config, layout, variant(stage, config, layout, is_whole)?))
 }
 
-/// A variant with as little as there is, or with everything at once.
+/// A variant with nothing optional, or with everything at once.
 fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Option<Variant> {
     let limits = wgpu::Limits::default();
     let decode = DecodeLayout::new(config, layout, [2, 2], &limits);
@@ -262,74 +264,6 @@ fn modules_declare_what_a_call_binds() {
     }
 }
 
-/// Browsers compile with tint, where it is on PATH.
-#[test]
-fn modules_are_valid_for_tint() {
-    if Command::new("tint").arg("--help").output().is_err() {
-        eprintln!("SKIPPED: tint is not on PATH");
-        return;
-    }
-    let path = std::env::temp_dir().join(format!("linear-attention-{}.wgsl", std::process::id()));
-    for_each_text(|name, config, text| {
-        // The dtypes differ in no control flow. No browser runs the modules with shuffles.
-        if config.dtype != Dtype::F16 && !has_shuffles(text) {
-            std::fs::write(&path, &text.wgsl).unwrap();
-            let tint = Command::new("tint").args(["--format", "wgsl"]).arg(&path).output().unwrap();
-            let said = String::from_utf8_lossy(&tint.stderr);
-            assert!(tint.status.success(), "{name}: {said}");
-        }
-    });
-    std::fs::remove_file(&path).unwrap();
-}
-
-/// Vulkan gets what naga makes of the shaders, as wgpu asks for it, where spirv-val is on PATH.
-/// Drivers for phones refuse what the specification does not allow.
-///
-/// One violation is naga's, <https://github.com/gfx-rs/wgpu/issues/7696>: types of variables have
-/// the strides and offsets of buffers. Newer validators report it, and it is counted.
-#[test]
-fn modules_are_valid_for_vulkan() {
-    use naga::back::spv;
-    if Command::new("spirv-val").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: spirv-val is not on PATH");
-        return;
-    }
-    const NAGAS: &str = "VUID-StandaloneSpirv-None-10684";
-    let path = std::env::temp_dir().join(format!("linear-attention-{}.spv", std::process::id()));
-    let (mut valid, mut with_layouts) = (0, 0);
-    for_each_text(|name, _, text| {
-        if !name.ends_with("-states") {
-            return;
-        }
-        let module = parse(name, text);
-        let info = validate(name, text, &module);
-        for (target, lang_version) in [("vulkan1.1", (1, 3)), ("vulkan1.3", (1, 6))] {
-            let options = spv::Options {
-                lang_version,
-                fake_missing_bindings: true,
-                zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-                ..Default::default()
-            };
-            let words = spv::write_vec(&module, &info, &options, None)
-                .unwrap_or_else(|error| panic!("{name} in SPIR-V: {error}"));
-            std::fs::write(&path, bytemuck::cast_slice(&words)).unwrap();
-            let validator =
-                Command::new("spirv-val").args(["--target-env", target]).arg(&path).output();
-            let validator = validator.unwrap();
-            let said = String::from_utf8_lossy(&validator.stderr);
-            if said.contains(NAGAS) {
-                with_layouts += 1;
-            } else {
-                assert!(validator.status.success(), "{name}, {target}: {said}");
-                valid += 1;
-            }
-        }
-    });
-    println!("{valid} valid, {with_layouts} but for layouts of variables");
-    assert!(valid + with_layouts > 100);
-    std::fs::remove_file(&path).unwrap();
-}
-
 /// A table of all modules, so that a change shows which of them it touches, and a few whole texts.
 #[test]
 fn snapshots() {
@@ -345,30 +279,6 @@ fn snapshots() {
         }
     });
     insta::assert_snapshot!("modules", table);
-}
-
-/// Metal and Direct3D get what naga makes of the shaders.
-#[test]
-fn modules_translate_to_msl_and_hlsl() {
-    for_each_text(|name, _, text| {
-        if !name.ends_with("-states") {
-            return;
-        }
-        let module = parse(name, text);
-        let info = validate(name, text, &module);
-        let options =
-            naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
-        let pipeline = naga::back::msl::PipelineOptions::default();
-        naga::back::msl::write_string(&module, &info, &options, &pipeline)
-            .unwrap_or_else(|error| panic!("{name} in MSL: {error}"));
-        let options =
-            naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
-        let pipeline = naga::back::hlsl::PipelineOptions::default();
-        let mut hlsl = String::new();
-        naga::back::hlsl::Writer::new(&mut hlsl, &options, &pipeline)
-            .write(&module, &info, None)
-            .unwrap_or_else(|error| panic!("{name} in HLSL: {error}"));
-    });
 }
 
 #[test]
@@ -417,90 +327,13 @@ fn fields_lie_where_the_shaders_read_them() {
     assert_eq!(theirs, ours);
 }
 
-/// Calls `check` with every module for matrix units, of both sizes.
-fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
-    let rule = |rule, width| Config::of_rule(width, width, rule).with_dtype(Dtype::F16);
-    let gated = UpdateRule::Gated(Decay::per_head());
-    let sum = |config: Config| config.with_normalization(Normalization::default());
-    let configs = [
-        ("elu-64", Config::new(64, 64).with_dtype(Dtype::F16)),
-        ("gated-64", rule(gated, 64)),
-        ("elu-128", Config::new(128, 128).with_dtype(Dtype::F16)),
-        ("gated-128", rule(gated, 128)),
-        ("gated-63-sum", sum(rule(gated, 63).with_feature_map(FeatureMap::Elu))),
-    ];
-    for (config_name, config) in configs {
-        for layout in
-            [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64), Layout::matrices(16, 8, 64)]
-        {
-            for stage in [Stage::SegmentState, Stage::SegmentOutput] {
-                for is_whole in [false, true] {
-                    let Some(module) = module(stage, &config, layout, is_whole) else { continue };
-                    let kind = if is_whole { "-states" } else { "" };
-                    let name = format!(
-                        "{}-{}x{}-{config_name}{kind}",
-                        stage.name(),
-                        layout.rows,
-                        layout.column_threads
-                    );
-                    check(&name, stage, &config, layout, &module);
-                }
-            }
-        }
-    }
-}
-
-/// With the capabilities of `MatrixUnits::required_features` alone; they bind what the table says, take the
-/// memory that their layout counts, and translate to SPIR-V.
-#[test]
-fn modules_of_matrices_are_valid() {
-    use naga::valid::Capabilities;
-    let mut checked = 0;
-    for_each_of_matrices(|name, stage, config, layout, text| {
-        let module = parse(name, text);
-        let capabilities = Capabilities::COOPERATIVE_MATRIX
-            | Capabilities::SHADER_FLOAT16
-            | Capabilities::SUBGROUP;
-        let flags = naga::valid::ValidationFlags::all();
-        let mut validator = naga::valid::Validator::new(flags, capabilities);
-        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
-        let info = validator.validate(&module).unwrap_or_else(|error| {
-            panic!("{name}: {}", text.locate(&error.emit_to_string(&text.wgsl)))
-        });
-        assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
-        let uses = info.get_entry_point(0);
-        let variables = || module.global_variables.iter().filter(|(v, _)| !uses[*v].is_empty());
-        let declared: BTreeSet<u32> =
-            variables().filter_map(|(_, v)| Some(v.binding?.binding)).collect();
-        let variant = variant(stage, config, layout, name.ends_with("-states")).unwrap();
-        let binds = stage.binds(config, layout, variant);
-        let ours: BTreeSet<u32> = binds.iter().map(|b| *b as u32).collect();
-        assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
-        let mut sizes = naga::proc::Layouter::default();
-        sizes.update(module.to_ctx()).unwrap();
-        let memory = variables()
-            .filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup)
-            .map(|(_, variable)| u64::from(sizes[variable.ty].size.next_multiple_of(16)))
-            .sum::<u64>();
-        assert!(memory <= layout.workgroup_memory(config), "{name}: {memory} bytes");
-        naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
-            .unwrap_or_else(|error| panic!("{name} in SPIR-V: {error}"));
-        if let Some(folder) = std::env::var_os("LINEAR_ATTENTION_MATRIX_MODULES") {
-            let path = std::path::Path::new(&folder).join(format!("{name}.wgsl"));
-            std::fs::write(path, &text.wgsl).unwrap();
-        }
-        checked += 1;
-    });
-    assert_eq!(checked, 60);
-}
-
 /// Every file on disk is in the table and in some module; every name that is imported is declared
 /// where it is said to be, and used.
 #[test]
 fn every_file_is_reached_and_every_import_used() {
     let mut reached = BTreeSet::from(["map/custom_prelude"]);
     for_each_text(|_, _, module| reached.extend(module.files.iter().copied()));
-    for_each_of_matrices(|_, _, _, _, module| reached.extend(module.files.iter().copied()));
+    matrices::for_each(|_, _, _, _, module| reached.extend(module.files.iter().copied()));
     let table: BTreeSet<_> = shaders::FILES.iter().map(|(name, _)| *name).collect();
     assert_eq!(reached, table, "files that no module has, or that are in no table");
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");

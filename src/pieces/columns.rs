@@ -24,8 +24,9 @@ pub(crate) fn with_columns(config: &Config) -> Config {
     Config { value_dim: config.value_dim.saturating_add(more), ..config.clone() }
 }
 
-/// The config with an eps, if it has a quotient: no output is looked at, and keys that vanish are refused
-/// where o is an average of nothing else. Of a piece's those before may be.
+/// The config with an eps, if it has a quotient. The outputs of a summary are not used, so the
+/// quotient does not matter; with eps = 0, keys that vanish would be refused, which a piece must
+/// accept, since the keys before it need not vanish.
 pub(crate) fn without_average(config: &Config) -> Config {
     let normalization = match config.normalization {
         Normalization::None => Normalization::None,
@@ -36,7 +37,7 @@ pub(crate) fn without_average(config: &Config) -> Config {
 }
 
 impl Columns {
-    /// For inputs that `Inputs::check` accepts, of a delta rule.
+    /// Further columns for the inputs of a delta rule that `Inputs::check` accepts.
     ///
     /// # Errors
     ///

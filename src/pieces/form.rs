@@ -143,7 +143,7 @@ impl Form {
         }
     }
 
-    /// Makes what was before a record's piece count for nothing.
+    /// Clears the factor of the state before a record's piece.
     pub(crate) fn forget(&self, record: &mut [f32]) {
         let [.., carried] = self.parts_mut(record);
         carried.fill(if self.has_matrix { 0.0 } else { f32::NEG_INFINITY });
@@ -185,7 +185,7 @@ impl Form {
         let (n, value_dim) = (self.features, self.value_dim);
         let [mu_before, _, matrix_before] = self.parts(earlier);
         let [mu, _, matrix] = self.parts_mut(later);
-        // A piece behind a known state carries nothing on, and one behind zeros has all of its own.
+        // A piece after a known state has a zero matrix, and one after zeros keeps its own state.
         let is_zero = |x: &[f32]| x.iter().all(|x| *x == 0.0);
         let (is_known, adds_nothing) = (is_zero(matrix_before), is_zero(mu_before));
         for (row, mu) in matrix.chunks_mut(n).zip(mu.chunks_mut(value_dim)) {
@@ -213,7 +213,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// A row times the rows of a matrix, added to what there is.
+    /// Multiplies a row by a matrix, and adds the product to `added`.
     fn product(&mut self, row: &[f32], matrix: &[f32], added: Option<&mut [f32]>) {
         let columns = matrix.len() / row.len().max(1);
         self.sums.clear();

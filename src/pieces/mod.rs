@@ -1,4 +1,4 @@
-//! Sequences in pieces: what a piece adds to a state, and how pieces join.
+//! Summaries: the change that a piece of a sequence makes to a state, and the join of two.
 
 pub(crate) mod columns;
 pub(crate) mod form;
@@ -13,9 +13,9 @@ use crate::serve::snapshot::Header;
 
 use form::Form;
 
-/// The change that a piece of N sequences makes to their states, whatever these are.
+/// The change that a piece of N sequences makes to their states.
 ///
-/// The tokens of a piece change a state by an affine map, whatever the state before them is:
+/// The tokens of a piece change any state before them by an affine map:
 ///
 /// ```text
 /// mu_after = a mu_before + mu      nu_after = a nu_before + nu
@@ -27,9 +27,10 @@ use form::Form;
 /// each sequence. It has the same size however many tokens the piece has, and two of them join to the
 /// summary of both pieces.
 ///
-/// So machines that have a piece of a sequence each exchange summaries, and no keys: each summarises its
-/// piece, joins the summaries of those before it, and computes its outputs from the state that follows.
-/// There is no transport here; the package `linear-attention-mpi` does it over MPI.
+/// So machines that each have a piece of a sequence exchange summaries, and no keys: each
+/// summarises its piece, joins the summaries of those before it, and computes its outputs from the
+/// resulting state. The transport is the caller's; the package `linear-attention-mpi` is one over
+/// MPI.
 ///
 /// ```
 /// use linear_attention::cpu::CpuAttention;
@@ -108,8 +109,8 @@ impl Summary {
         self.header.value_heads()
     }
 
-    /// A number that two summaries have in common where they can join, for a transport to compare: of E, F,
-    /// V, the feature map, the update rule and N.
+    /// A checksum of E, F, V, the feature map, the update rule and N, which a transport can
+    /// compare: two summaries can join only if it is equal.
     #[must_use]
     pub fn kind(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
@@ -160,8 +161,9 @@ impl Summary {
         Ok(joined)
     }
 
-    /// The summary of this piece behind a known state, mu `[N,E,F,V]` and nu `[N,E,F]`, which is the first
-    /// of all: its [`state`](Summary::state) is the one after the piece, and nothing belongs before it.
+    /// The summary of this piece after a known state, mu `[N,E,F,V]` and nu `[N,E,F]`, at the
+    /// beginning of all pieces: its [`state`](Summary::state) is the state after the piece,
+    /// whatever is joined before it.
     ///
     /// # Errors
     ///
@@ -266,7 +268,7 @@ impl Summary {
         Ok(summary)
     }
 
-    /// The same carried part with another state.
+    /// The same factor of the state before, with another state.
     fn with_state(&self, state: StateSlices<'_>, names: [&'static str; 2]) -> Result<Self, Error> {
         let (form, count) = (self.form, self.records.len() / self.form.record_len());
         let lens = [form.mu_len(), form.nu_len()].map(|len| len * count);
@@ -285,7 +287,7 @@ impl Summary {
         Ok(other)
     }
 
-    /// The first thing in which another summary differs, with both.
+    /// The first property in which another summary differs, with both values.
     fn difference(&self, other: &Self) -> Option<(&'static str, [u32; 2])> {
         let sequences = [self.sequences, other.sequences];
         let of_sequences = (sequences[0] != sequences[1]).then_some(("sequences", sequences));
@@ -293,7 +295,8 @@ impl Summary {
     }
 }
 
-/// Refuses a call that has no summary: one with an initial state, or whose sequences only buffers have.
+/// Refuses a call that has no summary: one with an initial state, or whose sequences are only in
+/// buffers.
 pub(crate) fn check(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<(), Error> {
     if shape.slots.is_some() {
         return Err(Error::HostShape { what: "slots" });

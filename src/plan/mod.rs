@@ -1,5 +1,7 @@
 //! From a shape to dispatches, scratch and traffic; arithmetic alone, no device.
 
+mod blocks;
+mod check;
 mod cost;
 mod dispatches;
 pub(crate) mod scratch;
@@ -16,7 +18,7 @@ pub use split::{Part, Split};
 pub use steps::States;
 
 use crate::error::PlanError;
-use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout, RowSource};
+use crate::kernel::layout::{BLOCK_ENTRIES, DecodeLayout, Layout};
 use crate::plan::scratch::Scratch;
 use crate::plan::segments::{Segment, Segmentation};
 use crate::plan::tuning::Tuning;
@@ -29,8 +31,8 @@ use crate::problem::tensor::{Tensor, state_len};
 /// a sequence of very many query rows has segments instead: see [`Plan::is_decode`].
 pub const MAX_DECODE_LEN: u32 = 16;
 
-/// Most tokens for each sequence in one dispatch of `decode_step`. A call whose buffers have room
-/// for more has few sequences for its tokens, and no use for a step.
+/// Most tokens for each sequence in one dispatch of `decode_step`. A call with room for more has
+/// few sequences for its tokens, and is no decode step.
 const MAX_DECODE_SHARE: u64 = 256;
 
 /// One dispatch of a plan.
@@ -70,7 +72,7 @@ pub struct Plan {
     /// Elements of the state of one sequence.
     state_len: u32,
     scratch: Scratch,
-    /// The dispatches that check entries which nobody has checked, before all others.
+    /// The dispatches that check unchecked entries, before all others.
     checks: Vec<Dispatch>,
     dispatches: Vec<Dispatch>,
 }
@@ -124,59 +126,6 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses more tokens or words of sequences than an index can pass without wrapping.
-    fn check_sequences(&self) -> Result<(), PlanError> {
-        // The index of a token, chunk or segment beyond the last must not wrap to 0, so that loops
-        // with `t += chunk_len` end.
-        let (required, actual) = (1 << 31, self.shape.batch.saturating_mul(self.shape.seq_len));
-        if actual > required {
-            return Err(PlanError::SeqLen { required, actual });
-        }
-        let words = self.sequences_size() / F32_SIZE;
-        if words > u64::from(u32::MAX) {
-            let what = Tensor::Sequences.name();
-            return Err(PlanError::TooManyElements { what, actual: words });
-        }
-        Ok(())
-    }
-
-    fn check_sizes(&self, limits: &wgpu::Limits) -> Result<(), PlanError> {
-        let binding = limits.max_storage_buffer_binding_size;
-        let required = binding.min(limits.max_buffer_size);
-        let tensors = [
-            Tensor::Q,
-            Tensor::K,
-            Tensor::V,
-            Tensor::O,
-            Tensor::Decay,
-            Tensor::Beta,
-            Tensor::GateWeights,
-            self.final_state(),
-        ];
-        let tensors = tensors.map(|tensor| (tensor.name(), self.bytes(tensor), required));
-        let sequences = (Tensor::Sequences.name(), self.sequences_size(), required);
-        let parts =
-            self.scratch.parts().map(|(what, range)| (what, range.end - range.start, required));
-        let scratch = ("scratch", self.scratch_size(), limits.max_buffer_size);
-        let all = tensors.into_iter().chain(parts).chain([sequences, scratch]);
-        for (what, actual, required) in all {
-            if actual <= required {
-                continue;
-            }
-            if what == "pool" {
-                let largest = required.checked_div(self.state_size()).map(|slots| slots as u32);
-                return Err(PlanError::PoolTooLarge { required, actual, largest });
-            }
-            let one = actual / u64::from(self.shape.batch);
-            let largest_batch = match self.shape.is_packed() {
-                false => required.checked_div(one).map(|b| b as u32),
-                true => None,
-            };
-            return Err(PlanError::TooLarge { what, required, actual, largest_batch });
-        }
-        Ok(())
-    }
-
     /// True if `decode_step` alone computes the call: no sequence has more than
     /// [`MAX_DECODE_LEN`] tokens, and the tuning leaves segments to the plan.
     #[must_use]
@@ -227,11 +176,6 @@ impl Plan {
         self.decode.is_none()
             && self.segmentation.max_segments > 1
             && self.config.update_rule.beta().is_some()
-    }
-
-    /// Blocks of the columns of such a matrix, of which there are F.
-    pub(crate) fn transition_blocks(&self) -> u32 {
-        self.config.features().div_ceil(self.layout().block_columns())
     }
 
     fn total_tokens(&self) -> u64 {
@@ -351,19 +295,6 @@ impl Plan {
         F32_SIZE * u64::from(self.state_len)
     }
 
-    /// True if one binding may be both the initial and the final state: either the work item that
-    /// writes a part of a state is the only one that reads it, or `state_scan` reads it before.
-    #[must_use]
-    pub fn updates_in_place(&self) -> bool {
-        self.decode.is_some() || self.segmentation.max_segments > 1 || self.readers_per_state() == 1
-    }
-
-    /// Work items that read the same elements of a state: all of them nu, those of a value block mu.
-    pub(crate) fn readers_per_state(&self) -> u32 {
-        let of_nu = if self.config.is_normalized() { self.value_blocks() } else { 1 };
-        self.head_blocks().saturating_mul(of_nu)
-    }
-
     /// True if both plans have the same segments.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn same_segmentation(&self, other: &Self) -> bool {
@@ -387,46 +318,9 @@ impl Plan {
         &self.scratch
     }
 
-    /// Output heads of a work item.
-    pub(crate) fn head_tile(&self) -> u32 {
-        match self.layout().row_source {
-            RowSource::Workgroup if self.decode.is_none() => {
-                self.shape.value_group().min(self.layout().chunk_queries)
-            }
-            _ => self.shape.value_group(),
-        }
-    }
-
-    pub(crate) fn head_blocks(&self) -> u32 {
-        self.shape.value_group().div_ceil(self.head_tile())
-    }
-
-    /// Feature blocks (split-F), each with its own work items. With more than one, each stores a
-    /// partial sum of every row of o in scratch, and `output_sum` adds them up.
-    #[must_use]
-    pub fn feature_blocks(&self) -> u32 {
-        self.layout().feature_blocks(&self.config)
-    }
-
     /// Rows of q and o, seen as `[rows, width]`.
     fn o_rows(&self) -> u64 {
         self.total_tokens() * u64::from(self.shape.output_heads())
-    }
-
-    pub(crate) fn value_blocks(&self) -> u32 {
-        self.config.value_dim.div_ceil(self.layout().block_columns())
-    }
-
-    /// Tokens of a chunk, whose query rows fit into workgroup memory.
-    pub(crate) fn chunk_len(&self) -> u32 {
-        let layout = self.layout();
-        match layout.row_source {
-            RowSource::Workgroup => {
-                (layout.chunk_queries / self.head_tile()).clamp(1, layout.chunk_tokens)
-            }
-            RowSource::Direct => 1,
-            RowSource::Matrices { .. } => layout.chunk_tokens,
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Problems larger than the device binds, or longer than it should be given at a time, in parts.
+//! Problems that are too large to bind, or too long for a submission, in parts.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ use crate::problem::tensor::{Tensor, state_len};
 
 /// A problem in parts, each with bindings that the device accepts: some of the sequences or, where
 /// one alone is too large, some of its tokens, continued from the final state of the part before. A
-/// sequence of equal length is also cut along its tokens where a work item would go through so many
-/// that [`Tuning::max_operations`] could not bound a submission: a long prompt of a delta rule,
-/// say.
+/// sequence of equal length is also cut along its tokens where one work item would iterate over so
+/// many that [`Tuning::max_operations`] could not bound a submission, as over a long prompt of a
+/// delta rule.
 ///
 /// [`LinearAttention::split`](crate::LinearAttention::split) makes one, and
 /// [`LinearAttention::bind_split`](crate::LinearAttention::bind_split) binds tensors to it.
@@ -40,7 +40,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Elements before it in a tensor, whose tokens have so many, or which has strides.
+    /// Elements before it in a tensor whose tokens have `row_len` elements each, or which has
+    /// strides.
     pub(crate) fn begin_of(&self, tensor: Tensor, row_len: u64) -> u64 {
         let [q, k, v, o] = self.begins;
         match (tensor, self.plan.shape().strides) {
@@ -93,7 +94,7 @@ impl Split {
                         | PlanError::TooManyElements { .. }
                         | PlanError::TooManyWorkgroups { .. }
                 );
-                // A pool is one binding, and lengths that only a call knows are cut nowhere.
+                // A pool is one binding, and lengths that only a call knows cannot be cut.
                 if !is_too_large || shape.slots.is_some() {
                     return Err(refused);
                 }
@@ -292,7 +293,7 @@ impl Step {
         let is_strided =
             |tensor| shape.strides.is_some_and(|strides| strides.get(tensor).is_some());
         for tensor in Tensor::PER_TOKEN.into_iter().filter(|tensor| !is_strided(*tensor)) {
-            // A tensor that the call has not is aligned anywhere.
+            // A tensor that the call does not have is aligned anywhere.
             let len =
                 if tensor.len(config, shape).is_ok_and(|n| n == 0) { 0 } else { row_len(tensor)? };
             rows.push(len * tensor.dtype(config).size());
@@ -374,8 +375,8 @@ mod tests {
         assert!(split.carries_state());
     }
 
-    /// Where a delta rule's heads fill the device, a work item goes through its whole sequence: a
-    /// long one is cut, whatever binds.
+    /// A work item iterates over its whole sequence where a delta rule's heads fill the device: a
+    /// long one is cut, even where it could be bound.
     #[test]
     fn chains_are_cut() {
         let (config, limits) = (

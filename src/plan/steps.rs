@@ -99,8 +99,8 @@ impl Plan {
         self.all_dispatches(memory.is_untrusted).map(step).collect()
     }
 
-    /// The WGSL module that a stage of this plan is compiled from, with these states; `None` where
-    /// the plan has no such stage. For tools that look at shaders.
+    /// The WGSL module from which a stage of this plan is compiled with these states; `None` where
+    /// the plan has no such stage. For tools that inspect shaders.
     #[must_use]
     pub fn wgsl(&self, stage: Stage, states: States) -> Option<String> {
         let memory = Memory { is_untrusted: self.reads_sequences(), ..Memory::default() };

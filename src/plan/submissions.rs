@@ -45,7 +45,7 @@ enum Costs {
 
 /// The tokens of segments, one after the other.
 enum Tokens {
-    /// So many at most.
+    /// At most this many.
     Most(u64),
     /// The sums of those before each segment, and of all.
     Sums(Vec<u64>),

@@ -15,10 +15,11 @@ use crate::problem::config::Config;
 pub struct Tuning {
     /// The tile of mu that a work item holds.
     pub layout: Layout,
-    /// Occupancy: workgroups in flight on the device. A sequence has several segments where the last
-    /// workgroup then ends sooner. By default as many as have 40,960 threads on a discrete GPU, 8,192 on
-    /// an integrated one, and the threads of the host on a CPU adapter: wgpu tells no number of compute
-    /// units. [`tune`](crate::tuning::tune) measures four times as many, too.
+    /// Occupancy: workgroups in flight on the device. A sequence has several segments where the
+    /// last workgroup then ends sooner. By default it is as many as have 40,960 threads on a
+    /// discrete GPU or 8,192 on an integrated one, and the threads of the host on a CPU adapter,
+    /// since wgpu does not report compute units. [`tune`](crate::tuning::tune) also measures four
+    /// times as many.
     pub workgroups: u32,
     /// Least tokens of a segment, below which its state costs more than it saves.
     pub min_segment_len: u32,
@@ -85,7 +86,7 @@ impl Tuning {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
-        // wgpu tells nothing of compute units.
+        // wgpu does not report compute units.
         let workgroups = |layout: Layout| match device_type {
             wgpu::DeviceType::Cpu => {
                 std::thread::available_parallelism().map_or(4, |n| n.get() as u32)

@@ -1,4 +1,4 @@
-//! The part of a problem that pipelines are specialised on.
+//! The part of a problem for which pipelines are specialised.
 
 use crate::error::ConfigError;
 use crate::problem::dtype::Dtype;
@@ -13,13 +13,13 @@ pub const MAX_VALUE_DIM: u32 = 4096;
 /// Most features with a delta rule: what a key recalls is a sum over all of them, within a workgroup.
 const MAX_DELTA_FEATURES: u32 = 256;
 
-/// The denominator of the numerator s q' mu.
+/// The denominator by which the numerator s q' mu is divided.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Normalization {
-    /// By nothing: `o = s q' mu`.
+    /// None: `o = s q' mu`.
     None,
-    /// By the sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
+    /// The sum of the weights: `o = s q' mu / (s q' . nu + eps)`. Refused where
     /// [`Config::is_non_negative`] is false.
     ///
     /// With eps = 0, the default, o is an average of the values seen, whatever the size of the
@@ -61,7 +61,7 @@ pub(crate) enum Gating {
     PerRow,
 }
 
-/// The part of a problem that pipelines are specialised on.
+/// The part of a problem for which pipelines are specialised.
 ///
 /// ```
 /// use linear_attention::{Config, FeatureMap, Normalization};
@@ -330,7 +330,7 @@ impl Config {
         self.decay_rows() > 0 && self.update_rule.beta().is_none()
     }
 
-    /// Decays of a token and value head as shaders have them: 0, 1, or F.
+    /// Decays of a token and value head in the shaders: 0, 1, or F.
     pub(crate) fn decay_rows(&self) -> u32 {
         match self.update_rule.decay().map(|decay| decay.dims) {
             None => 0,

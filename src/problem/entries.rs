@@ -31,8 +31,8 @@ pub(crate) fn cu_seqlens(shape: &Shape, lengths: &[u32]) -> Vec<u32> {
     words
 }
 
-/// What sequences have, for each entry: `fill` for the padding between them and for entries beyond
-/// them.
+/// Spreads one element of each sequence over the entries, with `fill` for padding and for unused
+/// entries.
 pub(crate) fn of_entries<T: Clone>(
     shape: &Shape,
     of_sequences: impl IntoIterator<Item = T>,

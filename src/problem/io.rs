@@ -85,19 +85,18 @@ impl<'a> Inputs<'a> {
         Self { weights: weights.into(), ..self }
     }
 
-    /// Checks the slices: every slice has the length that the shape asks for (q, k and v at least that,
-    /// where they have strides), every element is finite,
-    /// also as the config's dtype stores it (but for a decay, which may be -inf, and for padding, which
-    /// may be anything), the weights are those that the maps need, decay, beta and their weights are
-    /// there where the update rule has them and only there, and every feature φ(k) is finite in f32. Where o is an average, the first key of a sequence does not
-    /// vanish in f32 either. (A
-    /// query may be of any size where o is normalised.)
+    /// Checks the slices. Every slice has the length that the shape asks for (q, k and v at least
+    /// that, where they have strides). Every element is finite, also as the config's dtype stores
+    /// it; only a decay may be -inf, and padding may be anything. The weights are those that the
+    /// maps need. Decay, beta and their weights are there where the update rule has them, and only
+    /// there. Every feature φ(k) is finite in f32. Where o is an average, the first key of a
+    /// sequence does not vanish in f32 either. A query may be of any size where o is normalised.
     ///
     /// # Errors
     ///
     /// A config or shape that no call accepts; [`Error::Len`], [`Error::NonFinite`],
-    /// [`Error::KeyFeature`], [`Error::KeyVanishes`], [`Error::Weights`], [`Error::RuleTensor`] or [`Error::Gate`], naming the
-    /// first that fails.
+    /// [`Error::KeyFeature`], [`Error::KeyVanishes`], [`Error::Weights`], [`Error::RuleTensor`] or
+    /// [`Error::Gate`], naming the first that fails.
     pub fn check(&self, config: &Config, shape: &Shape) -> Result<(), Error> {
         self.check_by(config, shape, largest_bits)
     }
@@ -331,8 +330,8 @@ fn check_finite(
     Ok(())
 }
 
-/// The bits of the largest magnitude. Without a sign, bits are in the order of what they stand for, and
-/// NaN is above all.
+/// The bits of the largest magnitude. Bits without a sign are in the order of their values, and NaN
+/// is above all.
 pub(crate) fn largest_bits(slice: &[f32]) -> u32 {
     slice.iter().map(|x| x.to_bits() & (u32::MAX >> 1)).fold(0, u32::max)
 }

@@ -1,4 +1,4 @@
-//! The problem: what is computed, on tensors of which shapes.
+//! The problem: the computation, and the shapes of its tensors.
 
 pub(crate) mod config;
 pub(crate) mod dtype;

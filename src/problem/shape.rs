@@ -1,12 +1,13 @@
-//! The sizes of a call, and the elements of each tensor.
+//! The sizes of a call.
+
+mod lens;
+
+pub use lens::Lens;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::PlanError;
-use crate::problem::config::Config;
 use crate::problem::strides::TensorStrides;
-use crate::problem::tensor::Tensor;
 
 /// The sizes that change from call to call.
 ///
@@ -46,14 +47,14 @@ pub struct Shape {
     pub value_heads: u32,
     /// The layout of sequences along T.
     pub packing: Packing,
-    /// Slots of the [`StatePool`](crate::serve::StatePool) in which the states of this call are
-    /// read and updated, or `None` where states are `[N,..]`.
+    /// Slots of the [`StatePool`](crate::serve::StatePool) that has the states of this call, or
+    /// `None` where states are `[N,..]`.
     pub slots: Option<u32>,
-    /// True where the state of each sequence is read from a slot of its own, which may be another than
-    /// the one it is written to.
+    /// True where the state of each sequence is read from a slot of its own, which may differ from
+    /// the slot that it is written to.
     pub has_sources: bool,
-    /// C, the most states of a sequence that are stored in slots on the way, each after as many tokens
-    /// as the call says.
+    /// C, the most states of a sequence that are stored in slots on the way, each after a number of
+    /// tokens that the call gives.
     pub checkpoints: u32,
     /// The strides of q, k, v and o; `None` if all are contiguous.
     pub strides: Option<TensorStrides>,
@@ -121,7 +122,7 @@ impl Shape {
         Self { packing: Packing::Lengths(lengths.into()), ..Self::new(1, seq_len, heads) }
     }
 
-    /// Sequences within `limits`, contiguous along T. The call reads which they are when it runs,
+    /// Sequences within `limits`, contiguous along T. The call reads their lengths when it runs,
     /// from [`Sequences`](crate::serve::Sequences), so that one plan and one binding serve every
     /// step of an engine.
     #[must_use]
@@ -131,8 +132,8 @@ impl Shape {
         Self { packing, ..Self::new(1, tokens, heads) }
     }
 
-    /// A sequence for each of these ranges in a row of `seq_len` tokens, of which those in the range
-    /// are valid and the others padding, on either side or both: B = the number of ranges. An empty
+    /// A sequence for each of these ranges, in a row of `seq_len` tokens: those in the range are
+    /// valid, the others are padding, on either side or both. B is the number of ranges. An empty
     /// range leaves its state as it was.
     #[must_use]
     pub fn padded(valid: &[Range<u32>], seq_len: u32, heads: u32) -> Self {
@@ -159,15 +160,15 @@ impl Shape {
         Self { value_heads, ..self }
     }
 
-    /// The same with states in a pool of `slots` slots: each sequence's is read from its slot
-    /// and updated there.
+    /// The same with states in a pool of `slots` slots: the state of each sequence is read from its
+    /// slot and updated there.
     #[must_use]
     pub fn with_slots(self, slots: u32) -> Self {
         Self { slots: Some(slots), ..self }
     }
 
-    /// The same with a slot for each sequence from which its state is read, and the other to which it is
-    /// written: a prompt that continues a shared prefix, say, leaves the prefix as it was.
+    /// The same with two slots for each sequence: its state is read from one and written to the
+    /// other. A prompt that continues a shared prefix, for example, leaves the prefix as it was.
     #[must_use]
     pub fn with_sources(self) -> Self {
         Self { has_sources: true, ..self }
@@ -230,8 +231,8 @@ impl Shape {
         }
     }
 
-    /// The entries of sequences that shaders go through: a sequence each and, where rows are padded,
-    /// before each the padding since the last.
+    /// The entries of sequences in the shaders: one for each sequence and, where rows are padded,
+    /// one before it for the padding since the last sequence.
     pub(crate) fn entries(&self) -> u32 {
         match self.is_padded() {
             true => self.batch.saturating_mul(2),
@@ -305,9 +306,9 @@ impl Shape {
         matches!(self.packing, Packing::UpTo { .. })
     }
 
-    /// What a call has left in [`Tensors::key_status`](crate::Tensors::key_status), which was 0 before:
-    /// the first token, counted through all sequences, and the key head whose key has a feature that is
-    /// infinite or NaN in f32; `None` where there is none.
+    /// Decodes [`Tensors::key_status`](crate::Tensors::key_status), which was 0 before a call: the
+    /// first token, counted through all sequences, and the key head, whose key has a feature that
+    /// is infinite or NaN in f32; `None` where there is none.
     ///
     /// ```
     /// use linear_attention::Shape;
@@ -321,120 +322,8 @@ impl Shape {
         let row = !status;
         (status != 0).then(|| (row / self.key_heads.max(1), row % self.key_heads.max(1)))
     }
-
-    /// Elements of each tensor. T = 0 is a call as well: o is empty, and the final state is the
-    /// initial one.
-    ///
-    /// # Errors
-    ///
-    /// A size that is zero and is not T's; G not dividing E; E neither dividing H nor a multiple of
-    /// it; lengths that add up to more than T; valid tokens that are not a range of T for each row of
-    /// the batch; strides of o with which its rows overlap; a tensor of 2^32 elements or more.
-    pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
-        for (what, size) in [
-            ("batch", self.batch),
-            ("sequences", self.sequences()),
-            ("heads", self.heads),
-            ("key_heads", self.key_heads),
-            ("value_heads", self.value_heads),
-            ("slots", self.slots.unwrap_or(1)),
-        ] {
-            if size == 0 {
-                return Err(PlanError::Zero { what });
-            }
-        }
-        if self.slots.is_none() && (self.has_sources || self.checkpoints > 0) {
-            let what = if self.has_sources { "sources" } else { "checkpoints" };
-            return Err(PlanError::NoSlots { what });
-        }
-        self.check_heads()?;
-        self.check_lengths()?;
-        self.check_strides(config)?;
-        let len = |tensor: Tensor| tensor.len(config, self);
-        Ok(Lens {
-            q: len(Tensor::Q)?,
-            k: len(Tensor::K)?,
-            v: len(Tensor::V)?,
-            o: len(Tensor::O)?,
-            decay: len(Tensor::Decay)?,
-            beta: len(Tensor::Beta)?,
-            gate_weights: len(Tensor::GateWeights)?,
-            mu: len(Tensor::Mu)?,
-            nu: len(Tensor::Nu)?,
-            state: len(Tensor::InitialState)?,
-        })
-    }
-
-    fn check_heads(&self) -> Result<(), PlanError> {
-        let Self { heads, key_heads, value_heads, .. } = *self;
-        if !value_heads.is_multiple_of(key_heads) {
-            return Err(PlanError::KeyHeads { value_heads, key_heads });
-        }
-        if !heads.is_multiple_of(value_heads) && !value_heads.is_multiple_of(heads) {
-            return Err(PlanError::ValueHeads { heads, value_heads });
-        }
-        Ok(())
-    }
-
-    fn check_lengths(&self) -> Result<(), PlanError> {
-        if self.is_packed() && self.batch != 1 {
-            return Err(PlanError::PackedBatch { actual: self.batch });
-        }
-        if let Packing::Lengths(lengths) = &self.packing {
-            let sum: u64 = lengths.iter().map(|len| u64::from(*len)).sum();
-            if sum > u64::from(u32::MAX) {
-                return Err(PlanError::TooManyElements { what: "q", actual: sum });
-            }
-            // Rows of o behind the last sequence are zero.
-            if sum > u64::from(self.seq_len) {
-                return Err(PlanError::Lengths { required: self.seq_len, actual: sum });
-            }
-        }
-        if let Packing::Padded(valid) = &self.packing {
-            if valid.len() as u64 != u64::from(self.batch) {
-                return Err(PlanError::ValidRanges {
-                    required: self.batch,
-                    actual: valid.len() as u64,
-                });
-            }
-            let is_wrong = |range: &Range<u32>| range.start > range.end || range.end > self.seq_len;
-            if let Some(row) = valid.iter().position(is_wrong) {
-                let Range { start, end } = valid[row].clone();
-                let row = row as u64;
-                return Err(PlanError::Valid { row, required: self.seq_len, start, end });
-            }
-        }
-        Ok(())
-    }
 }
 
 fn range_len(range: &Range<u32>) -> u32 {
     range.end.saturating_sub(range.start)
-}
-
-/// Elements of each tensor of a [`Shape`]; with [`Shape::with_strides`] those up to the end of the last
-/// row of q, k, v and o.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Lens {
-    /// q `[B,T,H,K]`.
-    pub q: u64,
-    /// k `[B,T,G,K]`.
-    pub k: u64,
-    /// v `[B,T,E,V]`.
-    pub v: u64,
-    /// o `[B,T,max(H,E),V]`.
-    pub o: u64,
-    /// decay `[E]`, `[B,T,E]` or `[B,T,E,F]`; 0 where the update rule has none.
-    pub decay: u64,
-    /// beta `[B,T,E]` or `[B,T,1]`; 0 where the update rule has none.
-    pub beta: u64,
-    /// `A_log` `[E]`, then `dt_bias` `[E]` or `[E,F]`; 0 where decays have no activation.
-    pub gate_weights: u64,
-    /// mu `[N,E,F,V]`.
-    pub mu: u64,
-    /// nu `[N,E,F]`; 0 where nothing is divided.
-    pub nu: u64,
-    /// Both as buffers hold them: for each sequence mu `[E,F,V]`, then nu `[E,F]` if there is one.
-    pub state: u64,
 }

@@ -1,12 +1,13 @@
-//! The places of rows in tensors that are not contiguous.
+//! The positions of rows in tensors that are not contiguous.
 
 use crate::error::PlanError;
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
 use crate::problem::tensor::Tensor;
 
-/// Where the rows of a tensor lie: element i of the row of token t and head h, in row b of the batch,
-/// is at `offset + b batch + t token + h head + i`, all counted in elements. A row is contiguous.
+/// The positions of the rows of a tensor: element i of the row of token t and head h, in row b of
+/// the batch, is at `offset + b batch + t token + h head + i`, all counted in elements. A row is
+/// contiguous.
 ///
 /// Rows of q, k and v may lie anywhere, in one another's gaps or in one place; those of o must not
 /// overlap. Where offset and strides are multiples of four, and K, V and F are, a row is read four
@@ -14,7 +15,8 @@ use crate::problem::tensor::Tensor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a literal names all four, and there are no more")]
 pub struct Strides {
-    /// Elements before the first row: where an offset of a binding would not be aligned, too.
+    /// Elements before the first row. It need not be a multiple of the device's alignment, as the
+    /// offset of a binding must.
     pub offset: u32,
     /// From one row of the batch to the next.
     pub batch: u32,
@@ -59,7 +61,7 @@ pub struct TensorStrides {
 impl Strides {
     /// Of `[B,T,heads,width]`.
     fn contiguous(seq_len: u32, heads: u32, width: u32) -> Self {
-        // What overflows has more elements than `lens` accepts.
+        // A product that overflows has more elements than `lens` accepts.
         let token = heads.saturating_mul(width);
         Self { offset: 0, batch: seq_len.saturating_mul(token), token, head: width }
     }

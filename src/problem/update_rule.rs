@@ -1,4 +1,4 @@
-//! The update rule of the state, and what its decays and betas are.
+//! The update rules of the state, with their decays and betas.
 
 use crate::error::ConfigError;
 use crate::problem::dtype::Dtype;
@@ -31,7 +31,7 @@ pub enum UpdateRule {
     GatedDelta(Decay, Beta),
 }
 
-/// The decays of a rule: what they are stored as and what is done to them first.
+/// The decays of a rule: their dimensions, type and activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Decay {
@@ -41,7 +41,7 @@ pub struct Decay {
     pub activation: DecayActivation,
     /// f32, or the config's type.
     pub dtype: Dtype,
-    /// True refuses slices with a positive decay, which lets a state grow without bound.
+    /// True if slices with a positive decay, which lets a state grow without bound, are refused.
     pub refuses_positive: bool,
 }
 

@@ -11,8 +11,8 @@ use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::Shape;
 
-/// Attention as it is defined, O(T²). With `A_ij` the product of the decays of tokens j+1 to i, one for
-/// each row of mu, and `u_j = v_j` where the rule has no beta:
+/// Attention by its definition, O(T²). With `A_ij` the product of the decays of tokens j+1 to i,
+/// one for each row of mu, and `u_j = v_j` where the rule has no beta:
 ///
 /// ```text
 /// u_i = beta_i (v_i - k'_i A_i0 mu_0 - Σ_{j<i} (k'_i A_ij . k'_j) u_j)

@@ -29,7 +29,7 @@ pub(super) const LABEL: &str = "linear_attention.run";
 /// The usages of all buffers of a call.
 const USAGES: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC);
 
-/// A call, and how far it is.
+/// A call and its progress.
 pub(super) struct Call<'a> {
     attention: &'a LinearAttention,
     queue: &'a wgpu::Queue,
@@ -209,7 +209,7 @@ impl<'a> Call<'a> {
         Output::new(self.o, mu, nu)
     }
 
-    /// Submits what comes next, if anything does.
+    /// Submits the next work, if there is any.
     fn submit(&mut self) -> Result<Option<InFlight>, Error> {
         let mut encoder = self.encoder.take().unwrap_or_else(|| encoder(self.attention));
         if self.current.as_ref().is_none_or(|part| part.submitted == part.bound.submissions()) {

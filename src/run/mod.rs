@@ -1,4 +1,4 @@
-//! From host slices to host vectors: for tools, tests and first use.
+//! Calls on host slices: for tools, tests and first use.
 
 mod call;
 pub(crate) mod summary;
@@ -32,9 +32,9 @@ impl LinearAttention {
     /// this thread until the device is done.
     ///
     /// No submission has more than [`Tuning::max_operations`](crate::tuning::Tuning), and no more
-    /// than two are on their way. What does not bind whole is uploaded, computed and read back in
-    /// the parts of [`LinearAttention::split`], so that the device needs memory for two of them,
-    /// however long the sequences are.
+    /// than two are in flight. A problem that does not bind whole is uploaded, computed and read
+    /// back in the parts of [`LinearAttention::split`], so that the device needs memory for two of
+    /// them, however long the sequences are.
     ///
     /// # Errors
     ///
@@ -144,8 +144,8 @@ impl LinearAttention {
     }
 }
 
-/// What `make` returns, or what the device refuses of it. Natively each object has its answer at
-/// once. A browser has them all later.
+/// Runs `make`, and returns its result or the device's first refusal. Natively each object is
+/// answered at once; a browser answers later.
 async fn answered<T>(
     device: &wgpu::Device,
     make: impl FnOnce() -> Result<T, Error>,

@@ -8,9 +8,9 @@ use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output};
 use crate::problem::shape::Shape;
 
-/// Makes the summaries of one [`Config`] on one device: see [`Summary`]. They are calls of
-/// [`LinearAttention::run`], whose outputs are thrown away: from zero or, for a delta rule, with F more
-/// columns of values.
+/// Makes the summaries of one [`Config`] on one device: see [`Summary`]. A summary is a call of
+/// [`LinearAttention::run`] whose outputs are discarded: from zero or, for a delta rule, with F
+/// more columns of values.
 #[derive(Debug)]
 pub struct Summarizer {
     config: Config,
@@ -18,7 +18,7 @@ pub struct Summarizer {
 }
 
 impl Summarizer {
-    /// For `config`. Compiles nothing yet.
+    /// A summarizer for `config`. Compiles no pipeline yet.
     ///
     /// # Errors
     ///
@@ -36,8 +36,8 @@ impl Summarizer {
         &self.config
     }
 
-    /// What the tokens of a call do to the states of its sequences, whatever these are; blocks this thread
-    /// until the device is done.
+    /// The summary of the tokens of a call, for any states before them; blocks this thread until
+    /// the device is done.
     ///
     /// # Errors
     ///

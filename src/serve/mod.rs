@@ -1,4 +1,4 @@
-//! Many conversations: a pool of states, and which sequences a call has.
+//! Many conversations: a pool of states, and the sequences of a call.
 
 pub(crate) mod batch;
 pub(crate) mod pool;

@@ -13,16 +13,16 @@ use crate::problem::tensor::{elements, state_len};
 use crate::serve::slots::{Slot, Slots};
 use crate::serve::snapshot::{self, Snapshot};
 
-/// A buffer of states, and which of them are in use.
+/// A buffer of states, and the allocation of its slots.
 ///
 /// A slot holds what one sequence has, for one layer: mu `[E,F,V]` and then, where o is normalised,
 /// nu `[E,F]`, in f32, [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
 ///
-/// All methods take `&self`; share it in an `Arc`. Those that take an encoder record into it,
-/// and what they record happens where it stands among the rest of the encoder's work: a slot is
-/// zero, or a copy, for all that is submitted after. A slot that is freed may be allocated again
-/// at once, since work on one queue is done in the order in which it was submitted; so submit
-/// encoders in the order in which they were recorded.
+/// All methods take `&self`; share it in an `Arc`. Those that take an encoder record into it, and
+/// their work takes effect in the order of the encoder's commands: a slot is zero, or a copy, for
+/// all that is submitted after. A slot that is freed may be allocated again at once, since a queue
+/// executes work in the order of its submission; so submit encoders in the order in which they were
+/// recorded.
 #[derive(Debug)]
 pub struct StatePool {
     device: wgpu::Device,
@@ -141,7 +141,7 @@ impl StatePool {
         BufferBinding { buffer: &self.buffer, offset: self.offset, size: NonZeroU64::new(size) }
     }
 
-    /// Slots there are, for [`Shape::with_slots`](crate::Shape::with_slots).
+    /// The number of slots, for [`Shape::with_slots`](crate::Shape::with_slots).
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.lock().capacity()
@@ -153,7 +153,7 @@ impl StatePool {
         self.lock().available()
     }
 
-    /// G of its states.
+    /// E, the value heads of its states.
     #[must_use]
     pub fn value_heads(&self) -> u32 {
         self.value_heads

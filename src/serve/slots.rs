@@ -1,13 +1,14 @@
-//! Which slots of a pool are in use, and by whom.
+//! The allocation of a pool's slots.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::PoolError;
 
-/// A slot that was allocated from a [`StatePool`](crate::serve::StatePool). It is a name, not an owner: a copy of it is
-/// the same slot, and after [`StatePool::free`](crate::serve::StatePool::free) every copy is refused, also where another has
-/// the slot by then.
+/// A slot that was allocated from a [`StatePool`](crate::serve::StatePool). It is a name, not an
+/// owner: a copy of it names the same slot, and after
+/// [`StatePool::free`](crate::serve::StatePool::free) every copy is refused, even once the slot has
+/// been allocated again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot {
     pool: u64,
@@ -27,7 +28,7 @@ impl Slot {
 /// The slots of one pool.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    /// Another for each pool, so that a handle of one means nothing to another.
+    /// Differs from pool to pool, so that a handle of one is refused by another.
     pool: u64,
     /// Allocations and releases of each slot: odd while it is allocated.
     generations: Vec<u32>,

@@ -15,7 +15,7 @@ use crate::problem::update_rule::DecayDims;
 /// The bytes that it becomes are little-endian: 48 bytes of header, then mu `[E,F,V]` and, where o is
 /// normalised, nu `[E,F]`, in f32.
 ///
-/// | bytes | what |
+/// | bytes | contents |
 /// | --- | --- |
 /// | 0 .. 8 | `linattn` and a zero |
 /// | 8 .. 12 | the version of this format, 3 |
@@ -98,8 +98,9 @@ impl Snapshot {
     }
 }
 
-/// The map of keys as a number: its own where F and that say all, otherwise a checksum of the map, its
-/// text, K, and whether rows are divided by their lengths. Of weights it knows nothing.
+/// The map of keys as a number: its code where F and the code determine it, otherwise a checksum of
+/// the map, its text, K, and whether rows are divided by their L2 norms. Weights are not part of
+/// it.
 fn map_number(config: &Config) -> u32 {
     let map = config.key_map();
     if map.is_element_wise() && !config.l2_norm {

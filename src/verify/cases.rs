@@ -3,15 +3,14 @@
 use std::ops::Range;
 
 use super::case::{Case, SequenceSource};
+use super::map_cases::map_cases;
 use super::rule_cases::rule_cases;
+use super::strided_cases::strided_cases;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
-use crate::problem::feature_map::custom::CustomMap;
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::shape::Shape;
-use crate::problem::strides::TensorStrides;
-use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
 /// Every case, hostile shapes among them.
 #[must_use]
@@ -45,7 +44,7 @@ pub fn cases() -> Vec<Case> {
         case("k128-v32", [1, 70, 2, 2, 128, 32], Elu, sum, true, 2),
         case("k255-v100", [1, 40, 1, 1, 255, 100], Elu, sum, true, 2),
         case("k256-v256", [1, 65, 2, 2, 256, 256], Elu, sum, true, 2),
-        // Beyond 256 F is taken apart, and V is as it is anywhere.
+        // Above 256 features F has several blocks; V is as wide as elsewhere.
         case("k512-v64", [1, 40, 4, 2, 512, 64], Elu, sum, true, 3),
         case("k1024-v20", [2, 9, 2, 2, 1024, 20], Relu, sum, true, 1),
         case("k301-v515-odd", [1, 20, 2, 1, 301, 515], Elu, sum, true, 2),
@@ -83,134 +82,6 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Every feature map, alone and with another, where F is one block and where it is several.
-fn map_cases() -> Vec<Case> {
-    use FeatureMap::{
-        Dpfp, Exp, Favor, FavorHyperbolic, Fourier, Hedgehog, HedgehogJoint, Product, ReluSquared,
-        Sigmoid, Silu, Softmax, T2r, Taylor,
-    };
-    use SequenceSource::{Host, LengthsAndSlots, Slots};
-    let case = |name, map, shape: Shape, [g, k, v]: [u32; 3], initial_state, segments, source| {
-        let mut config = Config::new(k, v);
-        config.feature_map = map;
-        if !config.is_non_negative() {
-            config.normalization = Normalization::None;
-        }
-        Case { initial_state, segments, source, ..Case::new(name, config, shape.with_kv_heads(g)) }
-    };
-    let (equal, packed) = (Shape::new, Shape::packed);
-    let mut cases = vec![
-        // name, map, [B, T, H] or lengths and H, [G, K, V], initial state, segments, source
-        case("relu-squared", ReluSquared, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
-        case("silu", Silu, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
-        case("sigmoid", Sigmoid, equal(1, 40, 2), [1, 16, 16], true, 1, Host),
-        case("exp", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host),
-        case("exp-wide", Exp, equal(1, 20, 2), [1, 80, 8], true, 1, Host),
-        case("exp-blocks", Exp, equal(1, 20, 2), [2, 272, 8], true, 2, Host),
-        case("relu-squared-blocks", ReluSquared, equal(1, 20, 2), [1, 301, 7], true, 2, Host),
-        case("sigmoid-blocks", Sigmoid, equal(2, 3, 2), [2, 300, 8], true, 1, Slots),
-        case("softmax-wide", Softmax, equal(1, 12, 2), [2, 1024, 16], true, 1, Host),
-        case("exp-step", Exp, equal(4, 1, 2), [2, 16, 16], true, 0, Slots),
-        case("exp-run-odd", Exp, packed(&[3, 0, 9], 4), [2, 9, 7], true, 0, Host),
-        case("softmax", Softmax, equal(2, 40, 4), [2, 16, 16], true, 2, Host),
-        case("softmax-odd", Softmax, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
-        case("t2r", T2r { features: 24 }, equal(1, 37, 4), [2, 16, 16], true, 2, Host),
-        case("t2r-odd", T2r { features: 13 }, equal(1, 37, 2), [1, 9, 7], false, 1, Host),
-        case("hedgehog", Hedgehog, equal(1, 37, 4), [2, 16, 16], true, 1, Host),
-        case("hedgehog-odd", Hedgehog, packed(&[5, 0, 2], 2), [2, 9, 7], true, 0, Slots),
-        case("hedgehog-joint", HedgehogJoint, equal(1, 37, 2), [2, 16, 16], false, 1, Host),
-        case("product", Product { features: 20 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
-        case("product-odd", Product { features: 7 }, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
-        case("favor", Favor { features: 64 }, equal(1, 70, 4), [2, 16, 16], true, 3, Host),
-        case("favor-step", Favor { features: 32 }, equal(3, 1, 4), [2, 16, 16], true, 0, Slots),
-        case(
-            "favor-hyperbolic",
-            FavorHyperbolic { features: 64 },
-            equal(1, 37, 2),
-            [2, 16, 16],
-            true,
-            1,
-            Host,
-        ),
-        case("fourier", Fourier { features: 64 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
-        case("taylor", Taylor, equal(1, 37, 2), [2, 16, 16], true, 1, Host),
-        case("taylor-k1", Taylor, equal(1, 20, 1), [1, 1, 1], false, 1, Host),
-        case("dpfp", Dpfp { nu: 3 }, equal(1, 37, 2), [2, 8, 16], true, 1, Host),
-        case("dpfp-odd", Dpfp { nu: 2 }, equal(1, 37, 2), [2, 9, 7], true, 1, Host),
-        // Beyond 256 features F is taken apart.
-        case("blocks", Favor { features: 400 }, equal(2, 70, 4), [2, 16, 20], true, 3, Host),
-        case("blocks-odd", Taylor, equal(1, 37, 2), [1, 24, 7], true, 1, Host),
-        case(
-            "blocks-packed",
-            T2r { features: 300 },
-            packed(&[40, 0, 1, 33], 2),
-            [2, 16, 16],
-            true,
-            2,
-            LengthsAndSlots,
-        ),
-        case(
-            "blocks-padded",
-            T2r { features: 300 },
-            Shape::padded(&[5..40, 0..9], 40, 2),
-            [2, 16, 16],
-            true,
-            2,
-            Host,
-        ),
-        case("blocks-one-token", Dpfp { nu: 5 }, equal(3, 1, 2), [2, 32, 8], true, 0, Slots),
-    ];
-    for case in &mut cases {
-        match case.name {
-            // Of each head, queries apart from keys.
-            "t2r" => case.weights = WeightHeads::new(2, 4),
-            "t2r-odd" => case.weights = WeightHeads::new(1, 2),
-            // Of each key/value head, and of the queries that read it.
-            "hedgehog" | "hedgehog-odd" => case.weights = WeightHeads::new(2, 0),
-            "hedgehog-joint" => case.config.dtype = Dtype::F16,
-            "blocks" => case.config.dtype = Dtype::Bf16,
-            _ => {}
-        }
-    }
-    let mut exp_plain = case("exp-plain", Exp, equal(1, 40, 4), [2, 16, 16], true, 2, Host);
-    exp_plain.config.normalization = Normalization::None;
-    cases.push(exp_plain);
-    let mut exp_plain = case("exp-plain-blocks", Exp, equal(1, 12, 2), [2, 300, 8], true, 1, Host);
-    exp_plain.config.normalization = Normalization::None;
-    cases.push(exp_plain);
-    let mut apart = case("softmax-exp", Exp, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
-    apart.config.query_feature_map = Some(Softmax);
-    let mut projected =
-        case("relu-t2r", FeatureMap::Relu, equal(1, 37, 4), [2, 16, 16], true, 1, Host);
-    projected.config.query_feature_map = Some(T2r { features: 16 });
-    projected.weights = WeightHeads::new(0, 4);
-    let mut l2_norm = case("l2-elu", FeatureMap::Elu, equal(1, 37, 2), [2, 9, 7], true, 2, Host);
-    l2_norm.config.l2_norm = true;
-    let mut l2_exp =
-        case("l2-favor", Favor { features: 32 }, equal(1, 37, 2), [2, 16, 16], true, 1, Host);
-    l2_exp.config.l2_norm = true;
-    cases.extend([apart, projected, l2_norm, l2_exp]);
-    // A custom map of elements and projections, whose text goes into the shaders.
-    if let Ok(map) = CustomMap::new("custom", CUSTOM, 24, |x, y, features| {
-        for (f, feature) in features.iter_mut().enumerate() {
-            *feature = if f < x.len() { x[f].abs() } else { y[f - x.len()].powi(2) };
-        }
-    }) {
-        let map = FeatureMap::Custom(map.with_projections(8).non_negative().into());
-        cases.push(case("custom", map, equal(1, 37, 4), [2, 16, 16], true, 2, Host));
-    }
-    cases
-}
-
-const CUSTOM: &str = "
-fn phi(row: Row, feature: u32) -> f32 {
-    if (feature < KEY_DIM) { return abs(x(row, feature)); }
-    return square(y(row, feature - KEY_DIM));
-}
-
-fn square(x: f32) -> f32 { return x * x; }
-";
-
 /// A few shapes for a config of the caller's own.
 pub(crate) fn cases_of(config: &Config) -> Vec<Case> {
     let heads =
@@ -227,110 +98,6 @@ pub(crate) fn cases_of(config: &Config) -> Vec<Case> {
         case("own-packed", Shape::packed(&[20, 0, 1, 33], 4), true, 2, SequenceSource::Slots),
         case("own-step", Shape::new(3, 1, 4), true, 0, SequenceSource::Slots),
     ]
-}
-
-/// Rows that are not contiguous: views of one buffer, heads before tokens, gaps, unaligned offsets.
-fn strided_cases() -> Vec<Case> {
-    use SequenceSource::{Host, Slots};
-    type Of = fn(&Config, &Shape) -> TensorStrides;
-    /// Gaps everywhere, of fours.
-    fn gaps(config: &Config, shape: &Shape) -> TensorStrides {
-        let mut strides = TensorStrides::contiguous(config, shape);
-        for (i, of) in
-            [&mut strides.q, &mut strides.k, &mut strides.v, &mut strides.o].into_iter().enumerate()
-        {
-            let heads = of.token / of.head;
-            of.head += 4 * (i as u32 + 1);
-            of.token = heads * of.head + 8;
-            of.batch = shape.seq_len * of.token + 12;
-            of.offset = 4 * i as u32;
-        }
-        strides
-    }
-    /// Offsets that no binding may have.
-    fn offsets(config: &Config, shape: &Shape) -> TensorStrides {
-        let mut strides = TensorStrides::contiguous(config, shape);
-        (strides.q.offset, strides.k.offset, strides.v.offset) = (1, 2, 5);
-        strides.o.offset = 3;
-        strides
-    }
-    /// One key and value for all tokens' heads.
-    fn broadcast(config: &Config, shape: &Shape) -> TensorStrides {
-        let mut strides = TensorStrides::heads_first(config, shape);
-        (strides.k.head, strides.v.head) = (0, 0);
-        strides
-    }
-    let case = |name, shape: Shape, [g, k, v]: [u32; 3], of: Of, segments, source| {
-        let (config, shape) = (Config::new(k, v), shape.with_kv_heads(g));
-        let strides = of(&config, &shape);
-        let case = Case::new(name, config, shape.with_strides(strides));
-        Case { initial_state: true, segments, source, ..case }
-    };
-    let (equal, packed, padded) = (Shape::new, Shape::packed, Shape::padded);
-    let fused = TensorStrides::fused;
-    let mut cases = vec![
-        // name, [B, T, H], [G, K, V], strides, segments, source
-        case("strides-fused", equal(2, 70, 4), [2, 16, 16], fused, 3, Host),
-        case(
-            "strides-heads-first",
-            equal(2, 67, 4),
-            [2, 16, 16],
-            TensorStrides::heads_first,
-            3,
-            Host,
-        ),
-        case(
-            "strides-heads-first-odd",
-            equal(2, 20, 3),
-            [3, 9, 7],
-            TensorStrides::heads_first,
-            1,
-            Host,
-        ),
-        case("strides-gaps", equal(3, 40, 2), [1, 16, 16], gaps, 2, Host),
-        case("strides-offsets", equal(2, 37, 4), [2, 16, 16], offsets, 2, Host),
-        case("strides-broadcast", equal(2, 37, 4), [4, 16, 16], broadcast, 2, Host),
-        case("strides-packed", packed(&[20, 0, 33], 4), [2, 16, 16], fused, 3, Slots),
-        case("strides-padded", padded(&[3..30, 0..9], 30, 4), [2, 16, 16], gaps, 2, Host),
-        case("strides-step", equal(5, 1, 4), [2, 16, 16], fused, 0, Slots),
-        case("strides-run", packed(&[3, 0, 9], 4), [2, 17, 9], gaps, 0, Slots),
-        case(
-            "strides-step-heads-first",
-            equal(3, 4, 4),
-            [2, 16, 16],
-            TensorStrides::heads_first,
-            0,
-            Host,
-        ),
-    ];
-    let half = |name, dtype, shape: Shape, widths: [u32; 2], of: Of, segments| {
-        let config = Config::new(widths[0], widths[1]).with_dtype(dtype);
-        let strides = of(&config, &shape);
-        Case { segments, ..Case::new(name, config, shape.with_strides(strides)) }
-    };
-    cases.push(half("strides-f16", Dtype::F16, equal(2, 40, 2), [16, 16], gaps, 2));
-    cases.push(half("strides-f16-offsets", Dtype::F16, equal(2, 40, 2), [16, 16], offsets, 2));
-    cases.push(half(
-        "strides-bf16-odd",
-        Dtype::Bf16,
-        equal(2, 20, 2),
-        [9, 7],
-        TensorStrides::heads_first,
-        1,
-    ));
-    let mut blocks = half("strides-blocks", Dtype::F32, equal(2, 20, 2), [16, 16], gaps, 2);
-    blocks.config.feature_map = FeatureMap::Favor { features: 300 };
-    blocks.weights = WeightHeads::new(1, 0);
-    cases.push(blocks);
-    let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
-    let config = Config::of_rule(32, 16, rule);
-    let shape = equal(2, 70, 2).with_value_heads(4);
-    let strides = TensorStrides::fused(&config, &shape);
-    cases.push(Case {
-        segments: 3,
-        ..Case::new("strides-gated-delta", config, shape.with_strides(strides))
-    });
-    cases
 }
 
 /// q, k, v and o in 16 bits, in words and across them.

@@ -15,11 +15,13 @@ mod device;
 mod host;
 #[cfg(test)]
 mod interpreted;
+mod map_cases;
 #[cfg(not(target_arch = "wasm32"))]
 mod matrix_units;
 #[cfg(feature = "mutation")]
 mod mutation;
 mod rule_cases;
+mod strided_cases;
 mod truths;
 
 pub use backward::{ComputeBackward, backward_cases};

@@ -1,4 +1,4 @@
-//! Shaders made wrong on purpose: the proof that the harness can fail.
+//! Shaders that are wrong on purpose, to prove that the harness can fail.
 
 use crate::kernel::stage::Stage;
 
@@ -148,7 +148,7 @@ impl Mutation {
                 "add_outer(mu, key, value);\n    decay_tile(mu, load_decay(row, f4));",
             ),
             Self::BetaForgotten => (Stage::TokenGates, "gate = beta_of(row);", "gate = 1.0;"),
-            // Where a thread has all features of its columns.
+            // For layouts whose threads have all features of their columns.
             Self::DeltaFromUndecayed => (
                 Stage::SegmentOutput,
                 "    if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }\n    \
@@ -164,7 +164,7 @@ impl Mutation {
                 "return e / params.key_group;",
                 "return e % params.key_heads;",
             ),
-            // Where lanes meet in workgroup memory.
+            // For layouts whose lanes meet in workgroup memory.
             Self::LaneForgotten => (
                 Stage::SegmentOutput,
                 "other < LANES; other++) { sum += partial_sums",
@@ -190,9 +190,9 @@ impl Mutation {
     #[must_use]
     pub fn other_texts(self) -> Option<(&'static str, &'static str)> {
         match self {
-            // Where several lanes share a row of the state.
+            // For layouts in which several lanes share a row of the state.
             Self::DeltaFromUndecayed => Some(("apply(mu, times(key, kept))", "apply(mu, key)")),
-            // Where they are neighbours in a subgroup.
+            // For layouts whose lanes are neighbours in a subgroup.
             Self::LaneForgotten => Some(("sum += subgroupShuffleXor(sum, 1u);", "")),
             _ => None,
         }

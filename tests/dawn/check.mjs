@@ -10,9 +10,9 @@ globalThis.Window = class Window {};
 const gpu = create((process.env.DAWN_FLAGS ?? "").split(",").filter(Boolean));
 Object.defineProperty(globalThis, "navigator", { value: { gpu }, configurable: true });
 
-// What the device refuses on purpose: nothing (null), or the object after so many. A browser refuses a
-// buffer later, by an error, and throws where a queue has no memory for a copy; it throws at once
-// where there is no memory to map, and of that there is none here.
+// The number of objects that the device gives before it refuses one; null refuses none. A browser
+// refuses a buffer later, by an error, and throws where a queue has no memory for a copy; it throws
+// at once where there is no memory to map, and of that there is none here.
 let left = null;
 const isRefused = () => left !== null && left-- === 0 && ((left = null), true);
 const { createBuffer } = GPUDevice.prototype;

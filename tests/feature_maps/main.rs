@@ -1,5 +1,5 @@
-//! The feature maps: features against PyTorch's, the traps that others fell into, how near softmax,
-//! and what is refused.
+//! The feature maps: features against PyTorch's, the traps that other libraries fell into, the
+//! distance from softmax, and refusals.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 mod golden;

@@ -18,7 +18,7 @@ fn sizes_out_of_range_are_refused() {
     assert_eq!(refused("favor:65537"), ("features", 65_537));
     assert_eq!(refused("dpfp:16"), ("nu", 16));
     assert_eq!(refused("dpfp:4294967295"), ("nu", u32::MAX));
-    // What a custom map keeps of a row has to fit workgroup memory.
+    // The projections that a custom map keeps of a row must fit workgroup memory.
     let wide = CustomMap::new("wide", X_WGSL, 8, |_, _, _| {}).unwrap().with_projections(u32::MAX);
     let wide = FeatureMap::Custom(wide.non_negative().into());
     let error = config_of(wide.clone(), 8, 8).validate().unwrap_err();
@@ -60,7 +60,7 @@ fn a_custom_map_that_is_none_is_refused_with_its_line() {
         ("fn phi(row: Row, feature: u32) -> u32 { return feature; }", "another type"),
         ("fn phi(row: Row, feature: u32) -> f32 {\n    return y;\n}", "own:2"),
         ("fn phi(row: Row, feature: u32) -> f32 { return 1u; }", "own:1"),
-        // What is not the map's: other rows, buffers, barriers, entry points.
+        // A map must not have other rows, buffers, barriers or entry points.
         ("fn phi(row: Row, feature: u32) -> f32 { return k_quad(0u, 0u).x; }", "k_quad"),
         ("fn phi(row: Row, feature: u32) -> f32 { return row_chunk[0].x; }", "row_chunk"),
         ("fn phi(row: Row, feature: u32) -> f32 { workgroupBarrier(); return 1.0; }", "barrier"),

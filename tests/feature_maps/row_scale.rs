@@ -64,7 +64,7 @@ fn a_factor_of_a_row_cancels() {
     }
 }
 
-/// The quotient as it is written, of features that have no scale.
+/// The formula of the quotient, with features that have no scale.
 #[test]
 fn eps_is_added_to_the_denominator_of_the_formula() {
     let x = |salt: u32, len: u32| -> Vec<f32> {
@@ -93,7 +93,7 @@ fn eps_is_added_to_the_denominator_of_the_formula() {
                 }
                 let (eps, scale) = (f64::from(eps), f64::from(scale));
                 let denominator = scale * weight + eps;
-                // How far rounding is magnified where the denominator nearly crosses zero.
+                // Rounding is magnified where the denominator nearly crosses zero: by this factor.
                 [scale * sum / denominator, (scale * size + eps) / denominator.abs()]
             };
             let inputs = Inputs::new(&q, &k, &v).with_weights(weights.as_ref());

@@ -1,4 +1,4 @@
-//! How near random features come to softmax.
+//! The distance of random features from softmax.
 
 use linear_attention::feature_map::Weights;
 use linear_attention::reference::{recurrent, softmax};

@@ -8,7 +8,7 @@ use linear_attention::{Config, Dtype, FeatureMap, Inputs, Normalization, Shape};
 
 use crate::{ALL, config_of, named};
 
-/// What may be negative must be asked for by name; what cannot be need not.
+/// A map that may be negative must be asked for by name; others need not.
 #[test]
 fn signs() {
     let may_be_negative = ["identity", "silu", "product:5", "fourier:8"];

@@ -6,7 +6,7 @@ use linear_attention::wgpu;
 pub(crate) struct Gpu {
     /// `name (backend)`, which trials are called by.
     pub(crate) name: String,
-    /// Where further devices can be had.
+    /// The source of further devices.
     pub(crate) adapter: wgpu::Adapter,
     /// The device, with the adapter's own limits.
     pub(crate) device: wgpu::Device,
@@ -14,7 +14,7 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
 }
 
-/// A device of every adapter that can run compute shaders; why not, for each other.
+/// A device of every adapter that can run compute shaders; the reason for each other adapter.
 pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));

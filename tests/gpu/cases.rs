@@ -62,7 +62,7 @@ const FULL: [&str; 16] = [
 
 /// One trial a case and way to compute it.
 pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
-    // What a device of the other kind would choose, and what none would.
+    // The choice of a device of the other kind, and layouts that no device would choose.
     let own = Tuning::new(
         &Config::new(64, 64),
         &gpu.device.limits(),

@@ -1,4 +1,4 @@
-//! When pipelines are compiled, and where the driver may keep them.
+//! The time at which pipelines are compiled, and the driver's cache.
 
 use libtest_mimic::Failed;
 use linear_attention::wgpu::{self, Features};
@@ -53,7 +53,7 @@ fn pipeline_cache(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     };
     let cache = cache_of(None);
     let first = run(&cache)?;
-    // How much a driver leaves there is its own matter: llvmpipe has a cache of its own.
+    // Drivers may leave it empty: llvmpipe has a cache of its own.
     let data = cache.get_data().ok_or("the cache has no data")?;
     let second = run(&cache_of(Some(&data)))?;
     if first == second { Ok(()) } else { Err("another result from the cache".into()) }

@@ -137,7 +137,7 @@ fn odd_counts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What f16 would make infinite is refused, as an infinite number is.
+/// Elements that f16 would make infinite are refused, as infinite ones are.
 fn out_of_range(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(1, 1).with_dtype(Dtype::F16);
     let a = LinearAttention::new(&gpu.device, config.clone())?;

@@ -48,12 +48,12 @@ fn run(
     attention.run(&gpu.queue, shape, inputs).map_err(Failed::from)
 }
 
-/// What a test has compiled so far: pipelines cost more than all else it does.
+/// The pipelines of a test so far, which cost more than everything else in it.
 #[derive(Default)]
 struct Compiled(Vec<LinearAttention>);
 
 impl Compiled {
-    /// What a device of this type chooses, on this device.
+    /// The choice for a device of this type, on this device.
     fn get(
         &mut self,
         gpu: &Gpu,
@@ -71,8 +71,8 @@ impl Compiled {
     }
 }
 
-/// Where e^x is beyond f32, or its terms cancel: each against f64, on the whole and bit by bit
-/// finite.
+/// Elements whose e^x is beyond f32, or whose terms cancel: each against f64 as a whole, and each
+/// output finite.
 fn large_numbers(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let extremes = [0.0, -0.0, 88.0, -88.0, 100.0, -100.0, 17.0, -17.0, -18.0, 1e4, -1e4, 1e-30];
     let t = 24;
@@ -100,7 +100,7 @@ fn large_numbers(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             for shape in [Shape::new(1, t as u32, 1), Shape::new(6, 4, 1)] {
                 let inputs = Inputs::new(&q, &k, &v);
                 let exact = reference::recurrent(&config, &shape, inputs)?;
-                // What GPUs choose, and software devices.
+                // The layouts that GPUs and CPU adapters choose.
                 let found = [DeviceType::Other, DeviceType::Cpu].map(|device_type| {
                     run(gpu, compiled.get(gpu, &config, device_type)?, &shape, inputs)
                 });

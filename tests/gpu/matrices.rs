@@ -281,7 +281,7 @@ fn mistakes_are_caught(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Where subgroups have another width than the shaders are made for, all that is written is NaN.
+/// All outputs are NaN where subgroups have another width than the shaders are made for.
 fn other_widths_are_loud(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let Some((device, queue)) = device(gpu)? else { return Ok(()) };
     let mut tuning = *MatrixUnits::new(&gpu.adapter, &device, &queue, &gated(16))?.tuning();

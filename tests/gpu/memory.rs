@@ -1,6 +1,6 @@
 //! A device without memory: each object that a call asks for is refused in turn, and real memory ends.
-//! What is refused is named, the pool and its slots stay as they were, nothing is left behind, and the
-//! same call succeeds once there is memory.
+//! The refused object is named, the pool and its slots stay as they were, no buffer is left, and
+//! the same call succeeds once there is memory.
 
 mod limited;
 

@@ -1,4 +1,4 @@
-//! Shaders made wrong on purpose: the proof that the harness can fail.
+//! Shaders that are wrong on purpose, to prove that the harness can fail.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
             }
             let gpu = Rc::clone(gpu);
             let name = format!("{}::caught::{layout}::{mutation:?}", gpu.name);
-            // What the library chooses for them is in this layout on any device.
+            // On any device these have this layout by default.
             let tuning = (!is_of_rows).then_some(tuning);
             trials.push(Trial {
                 group: name.clone(),

@@ -111,7 +111,7 @@ struct Caller {
     tensors: [wgpu::Buffer; 4],
     /// decay and beta, where the update rule has them.
     gates: [wgpu::Buffer; 2],
-    /// Who tells it: a batch, or a buffer.
+    /// The source of the sequences: a batch, or a buffer.
     batch: Option<Batch>,
     sequences: wgpu::Buffer,
 }

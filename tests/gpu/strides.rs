@@ -39,7 +39,7 @@ fn views_of_one_buffer(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         if found != expected {
             return Err(format!("other bits, T = {t}").into());
         }
-        // What is written cannot be in the buffer that is bound to be read.
+        // A written tensor cannot be in the buffer that is bound to be read.
         let o = linear_attention::wgpu::BufferBinding { buffer: &one, offset: 0, size: None };
         let mut tensors = Tensors::new(&one, &one, &one, &one);
         tensors.o = o;

@@ -1,4 +1,4 @@
-//! What the harness's table does not say: properties, bindings, bad input, the async path.
+//! The subjects beside the harness's table: properties, bindings, bad input, the async path.
 
 use std::cell::OnceCell;
 use std::rc::Rc;

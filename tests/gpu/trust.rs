@@ -214,7 +214,7 @@ fn device_destroyed(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     // Polled once: recorded and submitted.
     let polled = in_flight.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     own.device.destroy();
-    // What was submitted before may come to its end; it must come to one.
+    // Work that was submitted before may succeed or fail, but must end.
     let ended = match polled {
         Poll::Ready(ended) => ended,
         Poll::Pending => pollster::block_on(in_flight),
@@ -283,7 +283,7 @@ fn future_dropped(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     own.expect_nothing_uncaught()
 }
 
-/// What a call makes goes when the call does: also where it was refused, at any step.
+/// The objects of a call are freed with the call, also where it was refused, at any step.
 fn no_buffer_left(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let own = Own::new(gpu)?;
     let attention = LinearAttention::new(&own.device, Config::new(D as u32, D as u32))?;

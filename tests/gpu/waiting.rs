@@ -80,7 +80,7 @@ fn ends_where_the_device_does(gpu: &Gpu, _: &LinearAttention) -> Result<(), Fail
         [alone.join(), driven.join()]
     });
     for ended in ended {
-        // What was submitted before may come to its end; it must come to one.
+        // Work that was submitted before may succeed or fail, but must end.
         match ended {
             Ok(Ok(_) | Err(Error::Device(_))) => {}
             other => return Err(format!("in flight: {other:?}").into()),

@@ -41,7 +41,7 @@ fn cases(computer: &Computer, filter: &str) -> Vec<Case> {
 pub async fn check(computer: &Computer, filter: String, on_row: Function) -> f64 {
     let options = Options::default().with_filter(filter);
     let mut on_row = |row: &Row| {
-        // A page that throws has nobody else to tell.
+        // An exception of the page has no other receiver.
         let _ = on_row.call1(&JsValue::NULL, &to_json(row).to_string().into());
     };
     let report = match &computer.gpu {

@@ -1,4 +1,4 @@
-//! What computes: the visitor's GPU or, without WebGPU, the CPU engine.
+//! The devices of the page: the visitor's GPU or, without WebGPU, the CPU engine.
 
 use std::sync::Arc;
 
@@ -37,7 +37,6 @@ impl Computer {
         let say = Said(on_lost);
         let lost = say.clone();
         device.set_device_lost_callback(move |reason, message| {
-            // `destroyed` is what a page does itself.
             lost.say(&format!("The GPU was lost ({reason:?}): {message}"));
         });
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -57,7 +56,7 @@ impl Computer {
         engine.map_or("none", |engine| engine.instruction_set()).to_owned()
     }
 
-    /// Loses the device, as a driver would that was updated: for the page's tests.
+    /// Loses the device, as an update of its driver would: for the page's tests.
     pub fn lose(&self) {
         if let Some((device, _)) = &self.gpu {
             device.destroy();
@@ -76,7 +75,7 @@ unsafe impl Sync for Said {}
 
 impl Said {
     fn say(&self, message: &str) {
-        // A page that throws has nobody else to tell.
+        // An exception of the page has no other receiver.
         let _ = self.0.call1(&JsValue::NULL, &message.into());
     }
 }

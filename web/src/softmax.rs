@@ -61,7 +61,7 @@ pub(crate) fn softmax([q, k, v]: [&[f32]; 3], o: &mut [f32]) {
         let (mut sum, mut largest, mut total) = ([0.0f32; WIDTH], f32::NEG_INFINITY, 0.0);
         for j in 0..=i {
             let (key, value) = (row(k, j, head), row(v, j, head));
-            // Sums of their own for 16 lanes, which vectors take.
+            // Sixteen sums, which the compiler makes vectors.
             let mut lanes = [0.0f32; 16];
             for (query, key) in query.as_chunks::<16>().0.iter().zip(key.as_chunks::<16>().0) {
                 for lane in 0..16 {

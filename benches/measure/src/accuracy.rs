@@ -1,12 +1,12 @@
-//! How far a result is from what it must be.
+//! The error of a result.
 
 use linear_attention::Dtype;
 
 /// Largest error that holds, relative to the largest output.
 pub const TOLERANCE: f64 = 2e-5;
 
-/// The largest difference over the largest expected number, less what storing in `dtype` may
-/// cost; infinite where one is no number.
+/// The largest difference over the largest expected element, less the rounding of storing in
+/// `dtype`; infinite where an element is NaN or infinite.
 #[must_use]
 pub fn relative_error(found: &[f32], expected: &[f64], dtype: Dtype) -> f64 {
     let largest = expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));

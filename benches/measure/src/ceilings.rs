@@ -1,4 +1,4 @@
-//! What the device can do at most, measured in the same run as what it does.
+//! The peak rates of a device, measured in the same run as its kernels.
 
 use linear_attention::wgpu::{
     self, BindGroup, BufferUsages, ComputePipeline, Device, DeviceType, ShaderSource,
@@ -32,7 +32,7 @@ impl Ceilings {
     pub fn measure(timer: &Timer<'_>, iterations: usize) -> Result<Self, MeasureError> {
         let device = timer.device();
         let is_software = device.adapter_info().device_type == DeviceType::Cpu;
-        // More than caches hold: large GPUs have tens of MiB.
+        // Larger than caches: large GPUs have tens of MiB.
         let wanted = if is_software { 64 * MIB } else { 256 * MIB };
         let limits = device.limits();
         let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
@@ -63,8 +63,8 @@ impl Ceilings {
                 pass.dispatch_workgroups(workgroups as u32, 1, 1);
             })
         };
-        // A software device moves whole buffers faster than its kernels can, a GPU not always:
-        // the better of both is what memory allows.
+        // A CPU adapter copies whole buffers faster than its kernels can, a GPU not always: the
+        // better of both is the peak bandwidth.
         let by_kernel = time("copy", copies)?;
         let by_command = timer.median_by_wall_clock(iterations, &|encoder| {
             encoder.copy_buffer_to_buffer(&source, 0, &target, 0, size);

@@ -1,4 +1,4 @@
-// What a device can do at most: copy memory, and multiply and add.
+// The peak rates of a device: memory copies, and multiply-adds.
 
 const THREADS = 256u;
 

@@ -169,7 +169,7 @@ impl Ceilings {
     /// The rates at which all cores copy and multiply, by the median of `iterations`.
     #[must_use]
     pub fn of_cpu(iterations: usize) -> Self {
-        // More than caches hold.
+        // Larger than caches.
         const LEN: usize = 64 << 20;
         let source = vec![1.0f32; LEN];
         let mut target = vec![0.0f32; LEN];

@@ -1,4 +1,4 @@
-//! Why something was not measured, or a file of measurements not read.
+//! Errors of measuring, and of reading files of measurements.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use linear_attention::error::{BindError, ConfigError, DeviceError, PlanError};
 use linear_attention::wgpu;
 use thiserror::Error;
 
-/// Why a shape has no row.
+/// The reason that a shape has no row.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MeasureError {
@@ -30,7 +30,7 @@ pub enum MeasureError {
     /// Its states make no pool.
     #[error(transparent)]
     Pool(#[from] linear_attention::error::PoolError),
-    /// What the library says of a whole call, as for the check.
+    /// The library refused a whole call, made for the check.
     #[error(transparent)]
     Attention(#[from] linear_attention::Error),
     /// The device refused, or failed while it ran.
@@ -57,7 +57,7 @@ pub enum MeasureError {
     },
 }
 
-/// Why a file of rows is not taken.
+/// The reason that a file of rows is refused.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -66,20 +66,20 @@ pub enum ReadError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         source: std::io::Error,
     },
-    /// It is no JSON, or has not what a file of rows has.
+    /// It is not JSON, or lacks a field of a file of rows.
     #[error("{path}: expected rows as {writer} writes them, found: {source}", path = .path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Who writes such files.
+        /// The program that writes such files.
         writer: &'static str,
-        /// What serde found.
+        /// serde's message.
         source: serde_json::Error,
     },
-    /// A row has a number that no measurement can give, or neither time nor error.
+    /// A row has a number that no measurement gives, or neither a time nor an error.
     #[error("{path}: rows[{index}]: expected {required}, found {actual}", path = .path.display())]
     Row {
         /// The file.
@@ -88,7 +88,7 @@ pub enum ReadError {
         index: usize,
         /// The condition it fails.
         required: &'static str,
-        /// What it has.
+        /// The value found.
         actual: String,
     },
 }

@@ -33,7 +33,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// What is compiled.
+    /// The compiled config.
     #[must_use]
     pub fn config(&self) -> &Config {
         self.plan.config()
@@ -75,13 +75,13 @@ impl Job {
         Ok(Self { attention, plan, pipeline_ms })
     }
 
-    /// What it measures.
+    /// The measured shape.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         Sizes::from(&self.plan)
     }
 
-    /// What the library calls the shape, as it is measured.
+    /// The library's shape, as it is measured.
     #[must_use]
     pub fn shape(&self) -> &Shape {
         self.plan.shape()
@@ -90,9 +90,8 @@ impl Job {
     /// Checks the first tokens, then times the whole and, where there are several, each
     /// stage; by the median of `iterations`.
     ///
-    /// A single token is a step of decoding, which carries a state on: it is measured with
-    /// states in a pool, whose slots a buffer tells.
-    ///
+    /// A single token is a decode step, which reads and writes a state: it is measured with states
+    /// in a pool, whose slots are in a buffer.
     /// # Errors
     ///
     /// The first tokens were wrong, or the device failed.
@@ -138,7 +137,7 @@ impl Job {
         ))
     }
 
-    /// Whether the first tokens of this shape come out right.
+    /// Checks the first tokens of this shape.
     fn check(&self, queue: &Queue) -> Result<(), MeasureError> {
         let sizes = self.sizes();
         let (batch, tokens) = (sizes.b.min(CHECKED_BATCH), sizes.t.min(CHECKED_TOKENS));
@@ -150,7 +149,7 @@ impl Job {
         self.hold(&found.o, &expected.o)
     }
 
-    /// Whether the step that has just run came out right for the first sequences.
+    /// Checks the first sequences of the step that has just run.
     fn check_step(
         &self,
         device: &Device,

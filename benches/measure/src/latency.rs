@@ -1,4 +1,4 @@
-//! What a caller waits for beside the kernels: compilation, the first dispatch, recording.
+//! Latencies beside the kernels: compilation, the first dispatch, recording.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! How fast a device computes linear attention, beside what its memory and arithmetic allow.
+//! Measures the speed of linear attention on a device, beside its roofline.
 //!
 //! The program's `bench` and the cargo bench `gpu` measure the same way and write the same
 //! rows, so both are here:

@@ -1,4 +1,4 @@
-//! What others take for the same shapes: the files that `bench --against` reads.
+//! Times of other libraries for the same shapes: the files that `bench --against` reads.
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +16,11 @@ pub struct Peers {
     pub adapter: String,
     /// Its version.
     pub driver: String,
-    /// A row a peer and shape.
+    /// A row for each peer and shape.
     pub rows: Vec<PeerRow>,
 }
 
-/// What a peer took for a shape, or why it took none.
+/// The time of a peer for a shape, or its error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerRow {
@@ -35,20 +35,20 @@ pub struct PeerRow {
     /// E, where the row has another number of value heads than of key heads.
     #[serde(default)]
     pub e: Option<u32>,
-    /// How q, k, v and o are stored.
+    /// The dtype of q, k, v and o.
     pub dtype: String,
-    /// What it computes; linear attention where a row does not say.
+    /// The function that it computes; linear attention where a row does not say.
     #[serde(default)]
     pub computes: Computes,
     /// Milliseconds of a call, the median.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ms: Option<f64>,
-    /// What went wrong, in place of a time.
+    /// The error, in place of a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Which attention a peer computes.
+/// The kind of attention that a peer computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -66,7 +66,7 @@ pub enum Computes {
 pub struct Against {
     /// The peer's name.
     pub peer: String,
-    /// How its q, k, v and o are stored.
+    /// The dtype of its q, k, v and o.
     pub peer_dtype: String,
     /// Its milliseconds.
     pub peer_ms: f64,

@@ -14,21 +14,23 @@ use crate::{Against, Ceilings, Latency, ReadError, Sizes, peers};
 ///
 /// Keys of the file; they are stable, and others may join them:
 ///
-/// | key | what it holds |
+/// | key | contents |
 /// | --- | --- |
 /// | `adapter`, `driver`, `backend` | the device, by the names wgpu gives |
 /// | `date` | the day of the run in UTC, `2026-11-24` |
 /// | `version` | of the crate |
-/// | `timer`, `iterations` | what the times are read from; runs of which the median counts |
+/// | `timer`, `iterations` | the source of the times; runs of which the median counts |
 /// | `copy_gb_s`, `fma_gflop_s` | the ceilings of the same run: bytes read and written by a copy, operations of f32 multiply-adds |
 /// | `rows` | a [`Row`] a shape |
 ///
 /// Keys of a row:
 ///
-/// | key | what it holds |
+/// | key | contents |
 /// | --- | --- |
 /// | `update_rule` | the rule's name |
-/// | `b`, `t`, `h`, `g`, `e`, `k`, `v` | the sizes, and of a step of decoding `n`, its sequences; `dtype` is how q, k, v and o are stored, as safetensors spells it; `feature_map` is φ, as the command line spells it |
+/// | `b`, `t`, `h`, `g`, `e`, `k`, `v` | the sizes, and of a decode step `n`, its sequences;
+/// `dtype` is the type of q, k, v and o, as safetensors spells it; `feature_map` is φ, as the
+/// command line spells it |
 /// | `ms` | all dispatches of a call, warm |
 /// | `gb_s`, `copy_share` | bytes that the plan moves in that time, the state of a decode step included; over `copy_gb_s` |
 /// | `gflop_s`, `fma_share` | operations of the plan in that time; over `fma_gflop_s` |
@@ -54,7 +56,7 @@ pub struct Report {
     pub date: String,
     /// The crate's version.
     pub version: String,
-    /// What the times are read from.
+    /// The source of the times.
     pub timer: String,
     /// Runs of which the median counts.
     pub iterations: usize,
@@ -119,7 +121,7 @@ pub fn today() -> String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Row {
-    /// What was measured.
+    /// The measured sizes.
     #[serde(flatten)]
     pub sizes: Sizes,
     /// The update rule's name; not in files of earlier versions.
@@ -131,7 +133,7 @@ pub struct Row {
     /// N, the sequences of a step of decoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
-    /// How q, k, v and o are stored.
+    /// The dtype of q, k, v and o.
     pub dtype: String,
     /// The feature map, as the command line spells it.
     #[serde(default)]
@@ -194,7 +196,7 @@ pub(crate) struct Work {
     pub(crate) tuning: Option<Tuning>,
 }
 
-/// What a row is made of beside its plan.
+/// The measurements of a row, beside its plan.
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) stages: Vec<StageTime>,

@@ -1,4 +1,4 @@
-//! What is measured: shapes by name, rows of shapes, and the shapes of the docs.
+//! Sizes to measure: shapes by name, sweeps of shapes, and the shapes of the docs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,7 +32,7 @@ impl Sizes {
         Self { b, t, h, g: h, k, v }
     }
 
-    /// What the library calls the shape.
+    /// The library's shape.
     #[must_use]
     pub fn shape(&self) -> Shape {
         Shape::new(self.b, self.t, self.h).with_kv_heads(self.g)
@@ -44,7 +44,7 @@ impl Sizes {
         Config::new(self.k, self.v)
     }
 
-    /// Whether it is a step of decoding: one token for each sequence.
+    /// True for a decode step: one token for each sequence.
     #[must_use]
     pub fn is_step(&self) -> bool {
         self.t == 1
@@ -56,7 +56,7 @@ impl Sizes {
         Self { t, ..self }
     }
 
-    /// Whether they can be computed on a device large enough.
+    /// Refuses sizes that no device can compute.
     fn check(self) -> Result<Self, String> {
         let config = self.config();
         config.validate().map_err(|error| error.to_string())?;
@@ -113,7 +113,7 @@ impl FromStr for Sizes {
 ///
 /// # Errors
 ///
-/// What is wrong with the text.
+/// A message that says what is wrong with the text.
 pub fn parse_step(text: &str) -> Result<Sizes, String> {
     let sizes: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
     match sizes.as_deref() {
@@ -131,9 +131,9 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// How time per token grows with T: one head of a small width, to a million tokens.
+    /// Time per token over T: one head of a small width, up to a million tokens.
     pub const GROWTH: &'static str = "1,4096..1048576,1,32";
-    /// Where softmax attention, whose time grows with the square of T, is overtaken.
+    /// The crossover with softmax attention, whose time grows with the square of T.
     pub const SOFTMAX: &'static str = "1,512..16384,8,64";
 
     /// The shapes, T rising.
@@ -151,7 +151,7 @@ impl FromStr for Sweep {
         let (before, rest) = text.split_once("..").ok_or_else(wanted)?;
         let (last, after) = rest.split_once(',').ok_or_else(wanted)?;
         let first: Sizes = format!("{before},{after}").parse().map_err(|error: String| {
-            // What is wrong with the text is better said of all of it.
+            // A message about the whole text is clearer.
             if error.starts_with("expected B,T") { wanted() } else { error }
         })?;
         let last: u32 = last.parse().map_err(|_| wanted())?;

@@ -50,7 +50,7 @@ pub fn latency_header() -> String {
     format!("{:<20}{compile:>12}{first:>12}{record:>12}{finish:>12}  ms of each stage", "B,T,H,K,V")
 }
 
-/// What a row says of first use, of recording and of its stages.
+/// The first-use, recording and stage times of a row.
 #[must_use]
 pub fn latency_line(row: &Row) -> String {
     let latency = &row.latency;
@@ -67,7 +67,7 @@ pub fn latency_line(row: &Row) -> String {
     )
 }
 
-/// What the device can do at most.
+/// The peak rates of the device.
 #[must_use]
 pub fn ceilings(ceilings: &Ceilings) -> String {
     format!(

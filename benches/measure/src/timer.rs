@@ -1,4 +1,4 @@
-//! How long a compute pass takes.
+//! Times of compute passes.
 
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ impl<'a> Timer<'a> {
         Self { device, queue, timestamps }
     }
 
-    /// What it measures with, to be printed.
+    /// The source of its times, for people.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.timestamps {
@@ -82,8 +82,8 @@ impl<'a> Timer<'a> {
         warm_median(iterations, &|| self.pass(record))
     }
 
-    /// The same for what may take long: where a run takes more than a second, one counts, after one
-    /// in which a driver may compile.
+    /// The same for passes that may take long: where a run takes more than a second, one counts,
+    /// after one in which a driver may compile.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl<'a> Timer<'a> {
         if once > 1.0 { Ok(once) } else { self.median(iterations, record) }
     }
 
-    /// The same by the wall clock for whatever is recorded, a copy of buffers for one.
+    /// The same by the wall clock, for anything recorded, such as a copy of buffers.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl<'a> Timer<'a> {
         })
     }
 
-    /// Seconds from the submission of what is recorded, or of nothing, to its completion.
+    /// Seconds from the submission of an encoder, which may be empty, to its completion.
     ///
     /// # Errors
     ///

@@ -11,13 +11,13 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::file::Input;
 
-/// What times a map.
+/// The device that times a map.
 pub(crate) struct Device<'a> {
     pub(crate) timer: &'a Timer<'a>,
     pub(crate) iterations: u32,
 }
 
-/// What was found of a map.
+/// The measurements of a map.
 #[derive(Serialize)]
 pub(crate) struct Compared {
     pub(crate) map: String,
@@ -104,8 +104,8 @@ impl Compared {
     }
 }
 
-/// What attention that weighs all tokens alike comes to, the mean of v so far: a map that is no
-/// nearer than this has found out nothing about which token matters.
+/// The error of attention that weighs all tokens alike, whose output is the mean of v so far: a map
+/// that is no nearer to softmax than this does not select tokens.
 pub(crate) fn equal_weights(config: &Config, input: &Input, truth: &[f64]) -> Compared {
     let shape = &input.shape;
     let [query_heads, value_heads] = [shape.heads, shape.value_heads].map(|n| n as usize);

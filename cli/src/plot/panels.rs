@@ -1,15 +1,15 @@
-//! What is drawn: which rows, as which lines.
+//! The panels of a plot: the rows, grouped into lines.
 
 use std::collections::BTreeMap;
 
 use linear_attention_measure::{Computes, PeerRow, Peers, Report, Row, Sizes};
 
-/// Axes and the lines between them. What runs along x, tokens, does so by powers of two.
+/// Axes and the lines between them. The x axis, tokens, is in powers of two.
 pub(crate) struct Panel {
     pub(crate) title: String,
     pub(crate) x_title: &'static str,
     pub(crate) y_title: &'static str,
-    /// Whether y goes by powers of ten; from 0 where not.
+    /// True for a y axis in powers of ten; otherwise it begins at 0.
     pub(crate) is_log: bool,
     /// Ours first.
     pub(crate) series: Vec<Series>,
@@ -58,7 +58,7 @@ pub(crate) fn panels(report: &Report, peers: &[Peers]) -> Option<[Panel; 2]> {
     Some([times, per_token])
 }
 
-/// What the rows of a sweep share: the sizes but T, the dtype, and the feature map.
+/// The properties that the rows of a sweep share: the sizes but T, the dtype, and the feature map.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     b: u32,
@@ -76,7 +76,7 @@ impl Key {
         Self { b, h, g, k, v, dtype: dtype.to_owned(), map: map.to_owned() }
     }
 
-    /// Whether a peer's row has these sizes; its dtype may be another, and is said.
+    /// True for a row of a peer with these sizes. Its dtype may differ, and is shown.
     fn holds(&self, row: &PeerRow) -> bool {
         row.ms.is_some() && *self == Self::new(&row.sizes, &self.dtype, &self.map)
     }

@@ -1,4 +1,4 @@
-//! `conformance`: a table of what `check` wrote, and a status that says whether all of it held.
+//! `conformance`: a table of the files of `check`, and a status that says whether all of it held.
 
 use std::fs;
 

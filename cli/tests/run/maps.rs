@@ -71,7 +71,7 @@ fn random_features_have_a_seed() {
     assert!(first.iter().zip(&other).all(|(a, b)| (a - b).abs() < 0.3), "{first:?} {other:?}");
 }
 
-/// What is printed is what is written, softmax attention is what it is compared with, and a plot is
+/// The table has the numbers of the file, maps are compared with softmax attention, and a plot is
 /// drawn.
 #[test]
 fn compare_writes_a_table_and_a_plot() {

@@ -1,4 +1,4 @@
-//! What is refused, with status 2 and one line that names it.
+//! Refusals, each with status 2 and one line that names its cause.
 
 use std::fs;
 

@@ -1,11 +1,11 @@
-//! What is computed right.
+//! Correct results.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::common::{Tensor, adapter, computed, f32s, run, tiny};
 
-/// What `o` is for `tiny()`, worked by hand with identity and no division:
+/// `o` of `tiny()`, worked by hand with identity and no division:
 /// mu_1 = k_1^T v_1 = [[3, 4], [6, 8]], o_1 = q_1 mu_1 = [3, 4];
 /// mu_2 = mu_1 + k_2^T v_2 = [[3, 4], [11, 14]], o_2 = q_2 mu_2 = [14, 18].
 const BY_HAND: [f32; 4] = [3.0, 4.0, 14.0, 18.0];

@@ -9,7 +9,7 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a literal names both")]
 pub struct Sampling {
-    /// Where the random numbers begin: the same seed writes the same text.
+    /// The seed of the random numbers: the same seed writes the same text.
     pub seed: u64,
     /// The divisor of logits: 0 takes the likeliest byte, 1 samples as the model has learned.
     pub temperature: f32,
@@ -43,12 +43,13 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// All slots are in use.
+    /// A temperature that is negative or not finite; all slots are in use.
     pub fn begin(engine: &Engine, prompt: &[u8], sampling: Sampling) -> Result<Self, Error> {
         let text = if prompt.is_empty() { b"\n" } else { prompt }.to_vec();
         let Sampling { seed, temperature } = sampling;
-        // The generator stays at 0.
+        // xorshift would stay at 0.
         let parts = Parts { text, seen: 0, random: seed.max(1), temperature };
+        parts.check_temperature()?;
         Ok(Self { states: engine.begin()?, parts })
     }
 
@@ -103,19 +104,25 @@ impl Conversation {
     pub fn from_bytes(engine: &Engine, bytes: &[u8]) -> Result<Self, Error> {
         let mut parts = Vec::new();
         let mut rest = bytes;
-        while let Some((len, after)) = rest.split_first_chunk::<4>() {
-            let len = u32::from_le_bytes(*len) as usize;
-            let Some((part, after)) = after.split_at_checked(len) else {
-                let actual = format!("{} of {len}", after.len());
-                return Err(Error::Paused { required: "all bytes of its parts", actual });
+        while !rest.is_empty() {
+            let cut = |found: usize, len: usize| {
+                let actual = format!("{found} of {len}");
+                Error::Paused { required: "all bytes of its parts", actual }
             };
+            let (len, after) = rest.split_first_chunk::<4>().ok_or_else(|| cut(rest.len(), 4))?;
+            let len = u32::from_le_bytes(*len) as usize;
+            let (part, after) = after.split_at_checked(len).ok_or_else(|| cut(after.len(), len))?;
             parts.push(part.to_vec());
             rest = after;
         }
         let Some((header, snapshots)) = parts.split_first() else {
             return Err(Error::Paused { required: "a header", actual: "none".to_owned() });
         };
-        let parts: Parts = serde_json::from_slice(header)?;
+        let parts: Parts = serde_json::from_slice(header).map_err(|error| Error::Paused {
+            required: "a header in JSON",
+            actual: error.to_string(),
+        })?;
+        parts.check_temperature()?;
         if parts.random == 0 || parts.seen >= parts.text.len() {
             let actual = format!("{} of {}", parts.seen, parts.text.len());
             return Err(Error::Paused { required: "a byte that no state has seen", actual });
@@ -137,11 +144,19 @@ impl Conversation {
             left -= weight(x);
             left <= 0.0
         };
-        logits.iter().position(is_it).unwrap_or(0) as u8
+        // Rounding may leave a little of the sum.
+        logits.iter().position(is_it).unwrap_or(logits.len().saturating_sub(1)) as u8
     }
 }
 
 impl Parts {
+    fn check_temperature(&self) -> Result<(), Error> {
+        match self.temperature {
+            actual if actual >= 0.0 && actual.is_finite() => Ok(()),
+            actual => Err(Error::Temperature { actual }),
+        }
+    }
+
     /// From 0 to 1, by xorshift64*, as the training has it.
     fn next_random(&mut self) -> f64 {
         self.random ^= self.random >> 12;

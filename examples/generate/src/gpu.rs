@@ -114,7 +114,7 @@ impl GpuEngine {
         Ok(readback.read().await?.concat())
     }
 
-    /// What `record` records, submitted at once.
+    /// Records commands and submits them at once.
     fn submit<T>(
         &self,
         record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<T, Error>,

@@ -1,4 +1,4 @@
-//! `generate`: goes on with prompts, each by a conversation of its own, all in the same steps.
+//! `generate`: continues prompts, each in a conversation of its own, all in the same steps.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -14,16 +14,17 @@ use linear_attention_generate::{
 const MODEL: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../burn/data/language_model/model.safetensors");
 
-/// Goes on with prompts by a small language model of linear attention
+/// Continues prompts with a small language model of linear attention
 #[derive(Parser)]
 struct Args {
-    /// What to go on with; several are written in one batch, at most 16
+    /// The prompts to continue; several are computed in one batch, at most 16
     #[arg(default_value = "Anne ")]
     prompts: Vec<String>,
     /// Bytes to write after each prompt
     #[arg(long, default_value_t = 400)]
     tokens: usize,
-    /// Where the random numbers begin; the second prompt has the next seed, and so on
+    /// The seed of the first prompt's random numbers; the second prompt has the next seed, and so
+    /// on
     #[arg(long, default_value_t = Sampling::default().seed)]
     seed: u64,
     /// 0 takes the likeliest byte, 1 samples as the model has learned
@@ -56,12 +57,14 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("--model {}: {error}", args.model.display()))?;
     let (mut engine, name) = open(Model::from_safetensors(&bytes)?, args.adapter.as_deref())?;
     let mut conversations = Vec::new();
-    for (prompt, seed) in args.prompts.iter().zip(args.seed..) {
+    for (i, prompt) in args.prompts.iter().enumerate() {
+        let seed = args.seed.wrapping_add(i as u64);
         let sampling = Sampling { seed, temperature: args.temperature };
         conversations.push(Conversation::begin(&engine, prompt.as_bytes(), sampling)?);
     }
     let mut streams: Vec<Stream> = (1..).map(Stream::new).take(conversations.len()).collect();
-    let ends: Vec<usize> = conversations.iter().map(|one| one.text().len() + args.tokens).collect();
+    let end = |one: &Conversation| one.text().len().saturating_add(args.tokens);
+    let ends: Vec<usize> = conversations.iter().map(end).collect();
     let (begin, mut read, mut written) = (Instant::now(), 0, 0);
     loop {
         let is_open = |(one, end): &(&mut Conversation, &usize)| one.text().len() < **end;

@@ -84,7 +84,7 @@ impl Rows {
     }
 }
 
-/// What is done with all rows of a step, before the next operation begins.
+/// An operation on all rows of a step, which ends before the next one begins.
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// The rows of E that the tokens name.
@@ -127,7 +127,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// A file that is no such model; it names the tensor that is missing or of another shape.
+    /// A file that is no such model; it names the tensor that is missing, of another shape, or not
+    /// finite.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(Error::File)?;
         let metadata = header.metadata().as_ref().and_then(|all| all.get("config"));
@@ -148,7 +149,7 @@ impl Model {
         }
     }
 
-    /// How many different tokens there are.
+    /// The number of different tokens.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
         self.sizes.vocabulary
@@ -282,7 +283,7 @@ impl File<'_> {
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let refuse = |actual: String| {
-            let (name, required) = (name.to_owned(), format!("F32 {shape:?}"));
+            let (name, required) = (name.to_owned(), format!("F32 {shape:?}, finite"));
             Err(Error::Tensor { name, required, actual })
         };
         match self.tensors.tensor(name) {
@@ -292,7 +293,12 @@ impl File<'_> {
             }
             Ok(found) => {
                 let (words, _) = found.data().as_chunks::<4>();
-                Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+                let elements: Vec<f32> =
+                    words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                match elements.iter().position(|x| !x.is_finite()) {
+                    Some(at) => refuse(format!("{} at element {at}", elements[at])),
+                    None => Ok(elements),
+                }
             }
         }
     }

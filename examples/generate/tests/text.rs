@@ -1,4 +1,4 @@
-//! What the model writes, on the CPU engine and on each adapter.
+//! The text that the model writes, on the CPU engine and on each adapter.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::path::Path;
@@ -164,7 +164,33 @@ fn bad_input_is_refused_by_name() {
     bytes[last] ^= 1;
     says(Conversation::from_bytes(&engine, &bytes).unwrap_err(), "checksum");
     bytes[last] ^= 1;
+    for more in 1..=3 {
+        let longer = [&bytes[..], &[0; 3][..more]].concat();
+        says(Conversation::from_bytes(&engine, &longer).unwrap_err(), "all bytes");
+    }
+    let header = usize::from(bytes[0]);
+    let text = String::from_utf8(bytes[4..4 + header].to_vec()).unwrap();
+    let negative = text.replace(r#""temperature":0.7"#, r#""temperature":-1 "#);
+    assert_ne!(text, negative);
+    let other = [&bytes[..4], negative.as_bytes(), &bytes[4 + header..]].concat();
+    says(Conversation::from_bytes(&engine, &other).unwrap_err(), "temperature");
+    let no_json =
+        [&bytes[..4], &text.replace('{', "[").into_bytes(), &bytes[4 + header..]].concat();
+    says(Conversation::from_bytes(&engine, &no_json).unwrap_err(), "a paused conversation");
+    for temperature in [f32::NAN, f32::INFINITY, -1.0] {
+        let sampling = Sampling { seed: 1, temperature };
+        says(Conversation::begin(&engine, b"", sampling).unwrap_err(), "temperature");
+    }
     // Those that were refused took no slot.
     let back = Conversation::from_bytes(&engine, &bytes).unwrap();
     assert_eq!(back.text(), b"\n");
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_refused_by_name() {
+    let mut file = data("language_model/model.safetensors");
+    let last = file.len() - 4;
+    file[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let refused = Model::from_safetensors(&file).err().map(|error| error.to_string());
+    assert!(refused.as_ref().is_some_and(|text| text.contains("finite, found NaN")), "{refused:?}");
 }

@@ -312,7 +312,7 @@ fn prepare(found: &mut Gradients<f32>, lens: &Lens, is_kept: bool) {
         (&mut found.nu, lens.nu, false),
     ] {
         if rows.len() as u64 != len {
-            // Zeros that are not touched here, but by the threads that need them.
+            // Pages of zeros, which the threads that write to them touch first.
             *rows = vec![0.0; len as usize];
         } else if !is_kept {
             rows.fill(0.0);

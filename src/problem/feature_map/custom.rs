@@ -56,9 +56,9 @@ pub struct CustomMap {
 }
 
 impl CustomMap {
-    /// A map of F = `features` features whose text is `wgsl` and which is `reference(x, y, features)`
-    /// in f64, with x the K elements of a row, y its projections (none, so far), and all F features to
-    /// be written.
+    /// A map of F = `features` features with the text `wgsl`, and with `reference(x, y, features)`
+    /// as the same map in f64. x are the K elements of a row, y its projections (none, unless
+    /// [`CustomMap::with_projections`] asks for some), and the closure writes all F features.
     ///
     /// # Errors
     ///
@@ -66,8 +66,8 @@ impl CustomMap {
     /// declares what a feature map must not: entry points, bindings, overrides, variables outside
     /// functions. In a browser only wgpu's own compiler looks at it, when a pipeline is made.
     ///
-    /// A call is taken to make K + P loop iterations at most, by which segments are held to what
-    /// llvmpipe computes.
+    /// Each call of `phi` counts as at most K + P loop iterations, by which segments are kept
+    /// within the iterations that llvmpipe executes.
     pub fn new(
         name: &str,
         wgsl: &str,
@@ -94,8 +94,8 @@ impl CustomMap {
         Self { projections, ..self }
     }
 
-    /// The same, whose features the caller knows never to be negative: the normalised form then
-    /// needs no asking by name.
+    /// The same for a map whose features are never negative, by the caller's word: the normalised
+    /// form is then accepted without being asked for by name.
     #[must_use]
     pub fn non_negative(self) -> Self {
         Self { is_non_negative: true, ..self }

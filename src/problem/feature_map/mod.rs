@@ -1,4 +1,4 @@
-//! The feature maps: what each is, how wide it is, what it needs.
+//! The feature maps: their formulas, widths and weights.
 
 pub(crate) mod custom;
 #[cfg(not(target_arch = "wasm32"))]

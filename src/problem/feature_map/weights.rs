@@ -122,11 +122,11 @@ impl Weights {
     }
 }
 
-/// The heads that have weights of their own in a buffer. Such a buffer has, in f32, for each of the keys' heads and then for
-/// each of the queries' heads, W transposed and b beneath it, `[K' + 1, P']`: row i the weights of
-/// element i of q or k, from K on zero, and the last row b. K' is K rounded up to a multiple of 4, and
-/// so is P' from the rows of a matrix; [`FeatureMap::Product`] has W₁ and W₂ contiguous in each row,
-/// `[K' + 1, 2, P']`.
+/// The heads that have weights of their own in a buffer. Such a buffer has, in f32, for each of the
+/// keys' heads and then for each of the queries' heads, W transposed and b beneath it, `[K' + 1,
+/// P']`: row i has the weights of element i of q or k, rows from K on are zero, and the last row is
+/// b. K' is K rounded up to a multiple of 4, and P' likewise the rows of a matrix;
+/// [`FeatureMap::Product`] has W₁ and W₂ contiguous in each row, `[K' + 1, 2, P']`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct WeightHeads {

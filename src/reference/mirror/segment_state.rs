@@ -4,8 +4,8 @@ use super::{Sizes, State, segments};
 use crate::plan::Plan;
 use crate::problem::io::Inputs;
 
-/// Mirror of `segment_state.wgsl`: what each segment that another one follows adds, as a state for
-/// each index that a segment can have; 0 for the others.
+/// Mirror of `segment_state.wgsl`: the state that each segment adds, for every segment index, where
+/// another segment follows; 0 for the others.
 #[must_use]
 pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
     let sizes = Sizes::new(plan, inputs);

@@ -17,9 +17,10 @@ pub(super) struct Call {
     pub(super) tuning: Tuning,
     pub(super) limits: wgpu::Limits,
     pub(super) states: States,
-    /// What the caller's buffer of sequences has after the status; empty where the plan has none.
+    /// The words of the caller's buffer of sequences after the status; empty where the plan has
+    /// none.
     pub(super) words: Vec<u32>,
-    /// Nobody has checked those words.
+    /// True if the host has not checked those words.
     pub(super) is_untrusted: bool,
     pub(super) seed: u64,
 }

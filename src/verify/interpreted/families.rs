@@ -1,4 +1,4 @@
-//! The configs and layouts: what decides which modules there are.
+//! The configs and layouts, which decide the modules.
 
 use crate::kernel::layout::Layout;
 use crate::problem::config::{Config, Normalization};

@@ -46,11 +46,12 @@ const LIMITS: [[u32; 3]; 7] =
 const STATES: [States; 5] =
     [States::None, States::Initial, States::Final, States::InitialAndFinal, States::InPlace];
 
-/// What the pool of a call has: slots beyond those of its sequences, sources, checkpoints.
+/// The pool of a call: slots beyond those of its sequences, sources, checkpoints.
 const POOLS: [Option<(u32, bool, u32)>; 5] =
     [None, Some((0, false, 0)), Some((3, true, 0)), Some((5, true, 2)), Some((4, false, 1))];
 
-/// Where rows lie: contiguous, views of one buffer, heads first at odd offsets, with gaps, tokens first.
+/// Kinds of strides: contiguous, views of one buffer, heads first at odd offsets, with gaps, tokens
+/// first.
 const STRIDES: u64 = 5;
 
 /// The axes of a call: shapes, pools, heads, states, segmentations, entries, strides.

@@ -74,7 +74,7 @@ fn scratch_that_the_caller_writes_to() {
     check(400_000, 53, true);
 }
 
-/// Where a subgroup has other threads of a workgroup, lanes meet in workgroup memory.
+/// Lanes meet in workgroup memory where a subgroup has other threads of the workgroup.
 #[test]
 fn lanes_that_are_apart() {
     let edit = |_, wgsl: String| {

@@ -75,7 +75,7 @@ pub(super) fn views(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let shape = shape.clone().with_strides(TensorStrides::fused(config, &shape));
     let plan = backward.plan(&shape)?;
     let mut sample = Sample::new(config, &shape)?;
-    // All three are views of what v has most of.
+    // All three are views of the buffer of v, which needs the most elements.
     sample.q.clone_from(&sample.v[..sample.q.len()].to_vec());
     sample.k.clone_from(&sample.v[..sample.k.len()].to_vec());
     let inputs = Inputs::new(&sample.q, &sample.k, &sample.v);

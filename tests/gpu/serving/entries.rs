@@ -1,4 +1,4 @@
-//! What the device is told, or tells: entries that cannot be, and those it wrote itself.
+//! Entries from the device, and from a caller: invalid ones, and those that shaders wrote.
 
 use libtest_mimic::Failed;
 use linear_attention::error::PoolError;

@@ -37,7 +37,7 @@ pub(super) fn pollers() -> usize {
     threads.filter_map(|thread| name(thread).ok()).filter(|name| name.trim() == "wgpu-poll").count()
 }
 
-/// What a thread measures while it blocks on a wait, from its first question on.
+/// The CPU time of a thread while it blocks on a wait, from its first poll on.
 pub(super) struct Measured {
     pub(super) what: &'static str,
     pub(super) waited: Duration,

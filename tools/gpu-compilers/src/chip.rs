@@ -1,10 +1,11 @@
 //! The GPUs to compile for.
 
 /// An AMD GPU by the name that RADV has for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Chip {
     /// RDNA3, Radeon RX 7900.
+    #[default]
     Navi31,
     /// RDNA2, Radeon RX 6800 and 6900.
     Navi21,

@@ -23,7 +23,7 @@ pub struct Driver {
 pub struct Compiled {
     /// Lanes of a wave.
     pub wave: u32,
-    /// What the driver counts, by its names in small letters.
+    /// The driver's statistics, by their names in lower case.
     pub statistics: BTreeMap<String, u64>,
     /// The code in the chip's instructions.
     pub assembly: String,
@@ -111,7 +111,7 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn compile(&self, spirv: &Spirv) -> Result<Compiled, Box<dyn Error>> {
         let device = &self.device;
         let bindings = spirv.bindings.iter().map(|(binding, is_uniform)| {

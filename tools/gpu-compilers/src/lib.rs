@@ -1,5 +1,5 @@
-//! Compiles every shader of `linear-attention` for GPUs that are not there, and keeps what their compiler
-//! says of it.
+//! Compiles every shader of `linear-attention` for GPUs that are not at hand, and keeps the
+//! compiler's statistics.
 //!
 //! Mesa's driver RADV compiles for any AMD GPU without one: with `RADV_FORCE_FAMILY` it has null hardware,
 //! and `VK_KHR_pipeline_executable_properties` gives the compiler's statistics and its code. Nothing is

@@ -1,4 +1,4 @@
-//! What may not get worse.
+//! Limits on the compiler's results: a regression fails a test.
 
 use crate::{Chip, Row};
 

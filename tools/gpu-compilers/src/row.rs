@@ -1,26 +1,30 @@
-//! What is kept of a compiled module: a line of `docs/gpu-compilers.csv`.
+//! The results of a compiled module: a line of `docs/gpu-compilers.csv`.
 
 use crate::{Chip, Code, Compiled, Module, Spirv};
 
-/// The columns of the file, after the module's name.
-const COLUMNS: [&str; 13] = [
-    "wave",
-    "threads",
-    "sgprs",
-    "vgprs",
-    "spilled_sgprs",
-    "spilled_vgprs",
-    "scratch",
-    "memory",
-    "waves",
-    "instructions",
-    "token_loop",
-    "token_loop_fma",
-    "loads_16",
+/// A column of the file: its name, and its number in a row.
+type Column = (&'static str, fn(&mut Row) -> &mut u64);
+
+/// The columns of the file, after the chip and the module's name.
+const COLUMNS: [Column; 14] = [
+    ("wave", |row| &mut row.wave),
+    ("threads", |row| &mut row.threads),
+    ("sgprs", |row| &mut row.sgprs),
+    ("vgprs", |row| &mut row.vgprs),
+    ("spilled_sgprs", |row| &mut row.spilled_sgprs),
+    ("spilled_vgprs", |row| &mut row.spilled_vgprs),
+    ("scratch", |row| &mut row.scratch),
+    ("memory", |row| &mut row.memory),
+    ("waves", |row| &mut row.waves),
+    ("instructions", |row| &mut row.instructions),
+    ("token_loop", |row| &mut row.token_loop),
+    ("token_loop_fma", |row| &mut row.token_loop_fma),
+    ("loads_16", |row| &mut row.loads[0]),
+    ("loads", |row| &mut row.loads[1]),
 ];
 
 /// The compiler's judgement of a module on a chip.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Row {
     /// The chip.
@@ -92,82 +96,35 @@ impl Row {
     /// The first line of the file.
     #[must_use]
     pub fn header() -> String {
-        format!("chip;module;{};loads", COLUMNS.join(";"))
+        format!("chip;module;{}", COLUMNS.map(|(name, _)| name).join(";"))
     }
 
     /// Its line.
     #[must_use]
     pub fn line(&self) -> String {
-        let numbers = self.numbers().map(|number| number.to_string());
-        format!("{};{};{};{}", self.chip.name(), self.module, numbers.join(";"), self.loads[1])
-    }
-
-    fn numbers(&self) -> [u64; COLUMNS.len()] {
-        [
-            self.wave,
-            self.threads,
-            self.sgprs,
-            self.vgprs,
-            self.spilled_sgprs,
-            self.spilled_vgprs,
-            self.scratch,
-            self.memory,
-            self.waves,
-            self.instructions,
-            self.token_loop,
-            self.token_loop_fma,
-            self.loads[0],
-        ]
+        let mut row = self.clone();
+        let numbers = COLUMNS.map(|(_, number)| number(&mut row).to_string());
+        format!("{};{};{}", self.chip.name(), self.module, numbers.join(";"))
     }
 
     /// The row of a line.
     ///
     /// # Errors
     ///
-    /// What is wrong with the line.
+    /// A message that cites the line and the columns expected.
     pub fn read(line: &str) -> Result<Self, String> {
         let wrong = || format!("expected a line of {}, found {line}", Self::header());
-        let [chip, module, numbers @ ..] = &line.split(';').collect::<Vec<_>>()[..] else {
-            return Err(wrong());
-        };
-        let numbers: Result<Vec<u64>, _> = numbers.iter().map(|number| number.parse()).collect();
-        let numbers = numbers.map_err(|_| wrong())?;
-        let [
-            wave,
-            threads,
-            sgprs,
-            vgprs,
-            spilled_sgprs,
-            spilled_vgprs,
-            scratch,
-            memory,
-            waves,
-            instructions,
-            token_loop,
-            token_loop_fma,
-            loads_16,
-            loads,
-        ] = numbers[..]
-        else {
-            return Err(wrong());
-        };
-        Ok(Self {
-            chip: Chip::from_name(chip).ok_or_else(wrong)?,
-            module: (*module).to_owned(),
-            wave,
-            threads,
-            sgprs,
-            vgprs,
-            spilled_sgprs,
-            spilled_vgprs,
-            scratch,
-            memory,
-            waves,
-            instructions,
-            token_loop,
-            token_loop_fma,
-            loads: [loads_16, loads],
-        })
+        let mut words = line.split(';');
+        let mut next = || words.next().ok_or_else(wrong);
+        let chip = Chip::from_name(next()?).ok_or_else(wrong)?;
+        let mut row = Self { chip, module: next()?.to_owned(), ..Self::default() };
+        for (_, number) in COLUMNS {
+            *number(&mut row) = next()?.parse().map_err(|_| wrong())?;
+        }
+        match words.next() {
+            None => Ok(row),
+            Some(_) => Err(wrong()),
+        }
     }
 }
 
@@ -202,7 +159,8 @@ pub(crate) mod tests {
         assert_eq!(Row::read(&row.line()), Ok(row.clone()));
         assert_eq!(row.parts(), ["linear 64", "16", "segment_output, S = 1"]);
         assert_eq!(Row::header().split(';').count(), row.line().split(';').count());
-        for line in ["", "navi31;a;1", "navi99;a;1;1;1;1;1;1;1;1;1;1;1;1;1;1"] {
+        let longer = row.line() + ";1";
+        for line in ["", "navi31;a;1", "navi99;a;1;1;1;1;1;1;1;1;1;1;1;1;1;1", &longer] {
             assert!(Row::read(line).is_err(), "{line}");
         }
     }

@@ -173,7 +173,7 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&self, code: Code<'a>, statement: &Statement, span: &Span) -> u32 {
-        // The span of what it stores, where it has none.
+        // A store without a span has the span of its value.
         let of_value = match statement {
             Statement::Store { pointer, .. } => code.function.expressions.get_span(*pointer),
             _ => Span::UNDEFINED,

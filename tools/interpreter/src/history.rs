@@ -33,7 +33,7 @@ pub(crate) enum Access {
 /// The clock of one address space: it ticks at each barrier and workgroup.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
-    /// When the dispatch began; in workgroup memory, the workgroup.
+    /// The time of the beginning of the dispatch; in workgroup memory, of the workgroup.
     pub(crate) dispatch: u32,
     pub(crate) workgroup: u32,
     pub(crate) now: u32,

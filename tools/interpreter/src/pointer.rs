@@ -17,7 +17,7 @@ pub(crate) enum Base {
     Bound(u32),
 }
 
-/// The elements of what is indexed.
+/// The elements of an indexed value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Elements {
     /// Words of an element.
@@ -35,7 +35,7 @@ impl Shader {
         }
     }
 
-    /// The elements of an array or a vector, or of what a pointer points to.
+    /// The elements of an array or a vector, or of the target of a pointer.
     pub(crate) fn elements(&self, inner: &TypeInner) -> Result<Elements, Fault> {
         Ok(match self.pointee(inner) {
             TypeInner::Array { base, size, .. } => {
@@ -74,7 +74,7 @@ impl Shader {
         matches!(self.pointee(inner), TypeInner::Atomic(_))
     }
 
-    /// Where the variable of a module lies, and at which offset.
+    /// The memory of a module's variable, and its offset there.
     pub(crate) fn global(
         &self,
         handle: Handle<naga::GlobalVariable>,
@@ -82,8 +82,8 @@ impl Shader {
         let global = &self.module.global_variables[handle];
         match (global.space, &global.binding) {
             (AddressSpace::WorkGroup, _) => Ok((Base::Shared, self.globals[handle.index()])),
-            // A module has private variables in the place of what a call does not bind, and touches
-            // none: an access is one to a buffer that is not there.
+            // A module has private variables in place of bindings that a call does not have, and
+            // does not touch them: an access is one to a buffer that is not there.
             (AddressSpace::Private, _) => Ok((Base::Bound(u32::MAX), 0)),
             (_, Some(binding)) if binding.group == 0 => Ok((Base::Bound(binding.binding), 0)),
             (space, _) => Err(Fault::unsupported(space)),

@@ -226,7 +226,7 @@ pub(crate) fn literal_word(literal: naga::Literal) -> Result<u32, Fault> {
     })
 }
 
-/// The scalar of a value whose components are alike, or of what a pointer points to.
+/// The scalar of a value whose components are alike, or of a pointer's target.
 pub(crate) fn scalar_of(inner: &TypeInner) -> Option<Scalar> {
     match inner {
         TypeInner::Scalar(scalar)

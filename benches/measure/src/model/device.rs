@@ -11,7 +11,7 @@ use crate::{MeasureError, Sizes};
 
 const TABLE: &str = include_str!("devices.csv");
 
-/// What is known of a device without having it. The table's numbers are its vendor's.
+/// The numbers of a device, which need not be at hand. The table's are its vendor's.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceNumbers {

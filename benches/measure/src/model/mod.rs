@@ -22,8 +22,8 @@ const BANDWIDTH: f64 = 0.9;
 const ISSUE: f64 = 0.8;
 /// Bytes of workgroup memory that a unit reads or writes in a cycle.
 const SHARED_BYTES: f64 = 128.0;
-/// Seconds until a load from memory is there, until a barrier and an access behind it are through, and
-/// between two dispatches that depend on one another.
+/// Seconds until a load from memory arrives, until a barrier and an access after it complete, and
+/// between two dispatches that depend on each other.
 const LOAD: f64 = 600e-9;
 const BARRIER: f64 = 40e-9;
 const DISPATCH: f64 = 4e-6;
@@ -35,7 +35,7 @@ const CPU_ACCESS: f64 = 25e-9;
 const CPU_MAP: f64 = 6.5e-9;
 const CPU_MULTIPLY_ADD: f64 = 0.3;
 
-/// What bounds a time.
+/// The resource that bounds a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
@@ -54,7 +54,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// In one word.
+    /// The name, in one word.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl Bound {
     }
 }
 
-/// A predicted time, in seconds, and what it is made of.
+/// A predicted time in seconds, and its parts.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Prediction {
@@ -79,13 +79,13 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Of a plan on a device.
+    /// The prediction for a plan on a device.
     #[must_use]
     pub fn of(plan: &Plan, device: &DeviceNumbers) -> Self {
         Self::of_work(&Work::of(plan), device)
     }
 
-    /// Of what a plan does.
+    /// The prediction for the work of a plan.
     #[must_use]
     pub fn of_work(work: &Work, device: &DeviceNumbers) -> Self {
         let is_cpu = device.device_type == DeviceType::Cpu;

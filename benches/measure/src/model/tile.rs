@@ -27,7 +27,7 @@ const NU_HEAD: f64 = 17.0;
 /// Of a product of four features of two keys of a chunk.
 const PAIR: f64 = 12.0;
 
-/// What an invocation does for a token.
+/// The work of an invocation for a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Token {
     pub(super) instructions: f64,

@@ -1,5 +1,5 @@
-//! What a plan asks of a device: bytes, operations, instructions, accesses, and what one work item does in a
-//! row.
+//! The work of a plan: bytes, operations, instructions, accesses, and the serial work of one work
+//! item.
 
 use linear_attention::plan::Stage;
 use linear_attention::tuning::RowSource;
@@ -13,7 +13,7 @@ const DECODE_TILE: f64 = 100.0;
 /// Of a vec4 of a state in `state_scan`.
 const SCAN_VEC4: f64 = 40.0;
 
-/// What the dispatches of a plan do, together.
+/// The work of the dispatches of a plan together.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Work {

@@ -15,8 +15,8 @@ pub(crate) struct WeightGradients<R = f64> {
 }
 
 impl Phi<'_> {
-    /// Adds to `dx` what the gradients `df` of the features of a row are of its elements, and to
-    /// `of_weights` what they are of the weights of head `head`. The features are those of
+    /// Adds to `dx` the gradients by the elements of a row, from the gradients `df` by its
+    /// features, and to `of_weights` those by the weights of head `head`. The features are those of
     /// [`Phi::row`]: their gain is taken for a constant, which it is where it cancels.
     ///
     /// One evaluation for each element and projection: for the reference, not for speed.

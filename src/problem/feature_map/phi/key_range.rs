@@ -1,4 +1,4 @@
-//! Keys whose features leave f32, of finite rows.
+//! Keys of finite rows whose features leave the range of f32.
 
 use super::Phi;
 use crate::problem::feature_map::FeatureMap;
@@ -58,7 +58,7 @@ impl Phi<'_> {
                 let fourth_root = (self.key_dim as f64).powf(0.25);
                 LARGEST_FACTOR.min(norm_of(LARGEST_EXPONENT * fourth_root))
             }
-            // Nothing is known of it.
+            // The bounds of a caller's own map are unknown.
             FeatureMap::Custom(_) => 0.0,
             _ => LARGEST_FACTOR.min(norm_of(LARGEST_FACTOR)),
         }

@@ -34,7 +34,7 @@ impl<R: Real> RowScale<R> {
         let largest = pre.iter().fold(R::LOWEST, |largest, pre| largest.larger(measure(map, *pre)));
         let negative_part = largest.smaller(zero);
         let (shift, scale) = match map {
-            // Where no quotient cancels it, the gain itself must be in range.
+            // Without a quotient that cancels it, the gain itself must be in range.
             FeatureMap::Exp if !is_normalized => {
                 (largest.smaller(R::from(80.0)).larger(R::from(-80.0)), one)
             }
