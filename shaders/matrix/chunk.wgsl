@@ -4,9 +4,11 @@
 // A key is multiplied by a power of two of its own, and its value, where both enter the state, by the
 // inverse of it and by what decays until the chunk ends: k'^T v = (c k')^T (v / c).
 //
-// memory  f16: MATRIX F keys, MATRIX columns values; a few floats a token
+// memory  f16: MATRIX F keys and, where there are any, queries; MATRIX columns values; a few floats a token
 
-import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, FEATURE_LOADS, HAS_DECAY, KEY_MAP, MATRIX, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, FACTOR_SETS, FEATURE_LOADS, HAS_BETA, HAS_DECAY, HAS_VALUES};
+import constants::{KEY_MAP, MATRIX, THREADS};
+import chunk_values::{values_inverse};
 import heads::{gate_row, key_begin, value_begin};
 import key_status::{check_key};
 import map/stabiliser::{NO_SCALE, masked_features};
@@ -19,8 +21,13 @@ const FEATURES: u32 = 4u * BLOCK_VEC4;
 const COLUMNS: u32 = 4u * BLOCK_COLUMNS_VEC4;
 const KEYS_LEN: u32 = MATRIX * FEATURES;
 const VALUES_LEN: u32 = MATRIX * COLUMNS;
+const FACTORS_LEN: u32 = FACTOR_SETS * KEYS_LEN;
 
-var<workgroup> keys: array<f16, KEYS_LEN>;             // [tokens, F]
+// The first element of each in `factors`.
+const KEYS: u32 = 0u;
+const QUERIES: u32 = KEYS_LEN;
+
+var<workgroup> factors: array<f16, FACTORS_LEN>;       // keys, then queries: [tokens, F] of each
 var<workgroup> values: array<f16, VALUES_LEN>;         // [tokens, columns]
 var<workgroup> key_max: array<atomic<u32>, MATRIX>;    // bits of the largest feature of each key
 var<workgroup> value_max: array<atomic<u32>, MATRIX>;  // of each value
@@ -65,9 +72,10 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
         var v = vec4<f32>(0.0);
-        if (row < chunk.tokens) {
+        if (HAS_VALUES && row < chunk.tokens) {
             v = load_v(value_begin(chunk.first + row, item.head), c4);
-            atomicMax(&value_max[row], magnitude_bits(v));
+            // Corrected values have others.
+            if (!HAS_BETA) { atomicMax(&value_max[row], magnitude_bits(v)); }
         }
         for (var c = 0u; c < 4u; c++) { values[4u * i + c] = f16(v[c]); }
     }
@@ -77,9 +85,14 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
         let i = thread + n * THREADS;
         if (i < MATRIX * BLOCK_VEC4) {
             let scaled = x[n] * half_scale(atomicLoad(&key_max[i / BLOCK_VEC4]));
-            for (var f = 0u; f < 4u; f++) { keys[4u * i + f] = f16(scaled[f]); }
+            for (var f = 0u; f < 4u; f++) { factors[4u * i + f] = f16(scaled[f]); }
         }
     }
+    workgroupBarrier();
+}
+
+// The weights of all tokens in the state.
+fn weigh_tokens(chunk: Chunk, thread: u32) {
     for (var i = thread; i < MATRIX; i += THREADS) {
         let kept = 1.0 + decay_between(i + 1u, chunk.tokens);
         let weight = kept * half_inverse(atomicLoad(&key_max[i]));
@@ -94,7 +107,8 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
 fn weigh_values(thread: u32) {
     let scale = half_scale(weighted_max());
     for (var i = thread; i < VALUES_LEN; i += THREADS) {
-        values[i] = f16(f32(values[i]) * (weights[i / COLUMNS] * scale));
+        // A value of 0 times both, which may be infinite together, would be NaN.
+        values[i] = f16(f32(values[i]) * values_inverse() * weights[i / COLUMNS] * scale);
     }
     workgroupBarrier();
 }

@@ -3,30 +3,32 @@
 //     O  = a (Q' S) + (tril(Q' K'^T) D) V      a_i = product of the decays up to i,  D_ij of those behind j
 //     S' = a_n S + (w K')^T V                  w_i = product of the decays behind i
 //
-// with factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
+// where V are the values, and with a delta rule the corrected ones (see matrix/corrected). Products
+// have factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
 // all that decays are in f32. A masked product is never multiplied: an infinite key reaches no token
 // before it. An infinite value does, within its chunk.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  gates [T,E]  state_in [states, state]
 // writes  o [T,max(H,E),V]; in the last segment of a sequence, and at its checkpoints, state_out [states, state]
 // grid    segments x E x value blocks, folded; SUBGROUPS subgroups a workgroup
-// memory  those of matrix/chunk, matrix/queries and matrix/state; f16: F columns of S, MATRIX MATRIX of
-//         the masked products; floats: MATRIX columns of o
+// memory  those of matrix/chunk, matrix/queries, matrix/products and matrix/state; f16: MATRIX MATRIX of the
+//         masked products
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
-import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMN_TILES, FEATURE_TILES, FINAL_STATE, MATRIX};
-import constants::{NORMALIZE, PAIR_LOADS, SEGMENT_STATES, SUBGROUPS, SUBGROUP_TILES};
-import constants::{THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMN_TILES, FINAL_STATE, MATRIX, NORMALIZE, PAIR_LOADS};
+import constants::{SEGMENT_STATES, THREADS};
+import chunk_values::{correct_values, values_inverse};
 import heads::{output_begin};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, chunk_reach, decay_between, key_max, keys, load_tokens, values};
+import matrix/chunk::{COLUMNS, FEATURES, QUERIES, decay_between, factors, key_max, load_tokens, values};
+import matrix/chunk::{weigh_tokens};
 import matrix/item::{has_subgroups, matrix_item, next_stop, poison};
-import matrix/queries::{gains, load_queries, queries, query_max};
+import matrix/products::{PAIRS, halve_state, multiply_rows, pair_sum, partial, state_inverse};
+import matrix/queries::{gains, load_queries, query_max};
 import matrix/scale::{half_inverse, half_scale};
-import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, load_state, nu, panel, poison_state, state_max};
-import matrix/state::{store_state, update_state};
+import matrix/state::{SUBGROUP_COLUMNS, Tiles, load_state, nu, panel, poison_state, store_state, update_state};
 import normalise::{row_factor_of};
 import params::{params};
 import rows::{store_o};
@@ -34,16 +36,13 @@ import sequence_entry::{checkpoint_entry};
 import states/offset::{state_offset};
 import work_item::{Chunk, WorkItem};
 
-const PAIRS: u32 = MATRIX * MATRIX;
 // Threads that share a row's product with nu.
 const ROW_THREADS: u32 = THREADS / MATRIX;
+const PRODUCTS_LEN: u32 = select(1u, THREADS, NORMALIZE);
 
-var<workgroup> state: array<f16, STATE_LEN>;             // S by its scale: [F, columns]
-// Of Q' K'^T, [SUBGROUPS, tokens, tokens], which are fewer; then scores V, [tokens, columns].
-var<workgroup> partial: array<f32, VALUES_LEN>;
 var<workgroup> scores: array<f16, PAIRS>;                // tril(Q' K'^T) D, each row by its scale
 var<workgroup> score_max: array<atomic<u32>, MATRIX>;    // bits of the largest of each row
-var<workgroup> products: array<f32, THREADS>;            // of queries and nu
+var<workgroup> products: array<f32, PRODUCTS_LEN>;       // of queries and nu
 var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel and of partial, and of their sum
 
 @compute @workgroup_size(THREADS)
@@ -70,7 +69,6 @@ fn segment_output(
     var mu: Tiles;
     load_state(&mu, begin, item, thread, subgroup);
     workgroupBarrier();
-    var bound = bitcast<f32>(atomicLoad(&state_max));
 
     // Chunks end where the state is to be stored on the way.
     var stop = next_stop(item, item.begin, thread);
@@ -78,18 +76,17 @@ fn segment_output(
     for (var t = item.begin; t < item.end; t += tokens) {
         tokens = min(params.chunk_len, stop - t);
         let chunk = Chunk(t, tokens);
-        halve_state(&mu, bound, thread, subgroup);
+        halve_state(&mu, thread, subgroup);
         load_tokens(item, chunk, thread);
+        correct_values(item, chunk, thread, subgroup);
+        weigh_tokens(chunk, thread);
         for (var h = 0u; h < item.heads; h++) {
             load_queries(item, chunk, h, thread);
             multiply_queries(thread, subgroup);
             mask_scores(chunk, thread);
-            multiply_values(chunk, bound, thread, subgroup);
+            multiply_values(chunk, thread, subgroup);
             write_outputs(item, chunk, h, thread);
         }
-        // The largest element was found when S was halved.
-        let kept = abs(1.0 + decay_between(0u, tokens));
-        bound = kept * bitcast<f32>(atomicLoad(&state_max)) + chunk_reach();
         update_state(&mu, tokens, thread, subgroup);
         if (CHECKPOINTS > 0u && t + tokens == stop) {
             for (var c = 0u; c < CHECKPOINTS; c++) {
@@ -115,60 +112,14 @@ fn checkpoint_state(item: WorkItem, c: u32, stop: u32, thread: u32) -> u32 {
     return workgroupUniformLoad(&shared_checkpoint);
 }
 
-// S as a factor, and its largest element.
-fn halve_state(mu: ptr<function, Tiles>, bound: f32, thread: u32, subgroup: u32) {
-    let scale = half_scale(bitcast<u32>(bound));
-    var largest = 0.0;
-    @unroll
-    for (var r = 0u; r < FEATURE_TILES; r++) {
-        workgroupBarrier();
-        if (r == 0u && thread == 0u) { atomicStore(&state_max, 0u); }
-        @unroll
-        for (var c = 0u; c < COLUMN_TILES; c++) {
-            coopStoreT((*mu)[r * COLUMN_TILES + c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
-        }
-        workgroupBarrier();
-        for (var i = thread; i < VALUES_LEN; i += THREADS) {
-            largest = max(largest, abs(panel[i]));
-            state[r * VALUES_LEN + i] = f16(panel[i] * scale);
-        }
-    }
-    atomicMax(&state_max, bitcast<u32>(largest));
-}
-
-// Q' S into panel, and this subgroup's features of Q' K'^T.
+// Of the queries of a head: with S, with keys and with nu.
 fn multiply_queries(thread: u32, subgroup: u32) {
-    var sums: array<Sums, COLUMN_TILES>;
-    @unroll
-    for (var c = 0u; c < COLUMN_TILES; c++) { sums[c] = Sums(); }
-    @unroll
-    for (var r = 0u; r < FEATURE_TILES; r++) {
-        let left = coopLoadT<Left>(&queries[r * MATRIX], FEATURES);
-        @unroll
-        for (var c = 0u; c < COLUMN_TILES; c++) {
-            let at = r * VALUES_LEN + subgroup * SUBGROUP_COLUMNS + c * MATRIX;
-            sums[c] = coopMultiplyAdd(left, coopLoadT<Right>(&state[at], COLUMNS), sums[c]);
-        }
-    }
-    @unroll
-    for (var c = 0u; c < COLUMN_TILES; c++) {
-        coopStoreT(sums[c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
-    }
-    var pairs = Sums();
-    @unroll
-    for (var n = 0u; n < SUBGROUP_TILES; n++) {
-        let f = (subgroup * SUBGROUP_TILES + n) * MATRIX;
-        let left = coopLoadT<Left>(&queries[f], FEATURES);
-        // A column a key.
-        pairs = coopMultiplyAdd(left, coopLoad<Right>(&keys[f], FEATURES), pairs);
-    }
-    coopStoreT(pairs, &partial[subgroup * PAIRS], MATRIX);
-
+    multiply_rows(QUERIES, subgroup);
     if (NORMALIZE) {
         let row = thread / ROW_THREADS;
         var sum = 0.0;
         for (var f = thread % ROW_THREADS; f < FEATURES; f += ROW_THREADS) {
-            sum += f32(queries[row * FEATURES + f]) * nu[f];
+            sum += f32(factors[QUERIES + row * FEATURES + f]) * nu[f];
         }
         products[thread] = sum;
     }
@@ -185,9 +136,7 @@ fn mask_scores(chunk: Chunk, thread: u32) {
         let i = pair / MATRIX;
         let j = pair % MATRIX;
         if (pair < PAIRS && i < chunk.tokens && j <= i) {
-            var sum = 0.0;
-            for (var s = 0u; s < SUBGROUPS; s++) { sum += partial[s * PAIRS + pair]; }
-            sum *= half_inverse(atomicLoad(&key_max[j]));
+            let sum = pair_sum(pair) * half_inverse(atomicLoad(&key_max[j]));
             x[n] = sum + sum * decay_between(j + 1u, i + 1u);
             atomicMax(&score_max[i], bitcast<u32>(abs(x[n])));
         }
@@ -202,7 +151,7 @@ fn mask_scores(chunk: Chunk, thread: u32) {
 }
 
 // Scores times values into partial, and the factors of both parts of each row.
-fn multiply_values(chunk: Chunk, bound: f32, thread: u32, subgroup: u32) {
+fn multiply_values(chunk: Chunk, thread: u32, subgroup: u32) {
     let left = coopLoadT<Left>(&scores[0], MATRIX);
     @unroll
     for (var c = 0u; c < COLUMN_TILES; c++) {
@@ -222,7 +171,7 @@ fn multiply_values(chunk: Chunk, bound: f32, thread: u32, subgroup: u32) {
             weight = (kept * weight + of_scores * of_chunk) * of_query;
         }
         let factor = row_factor_of(weight, gains[i]);
-        row_factors[i] = vec3<f32>(kept * half_inverse(bitcast<u32>(bound)), of_scores, of_query);
+        row_factors[i] = vec3<f32>(kept * state_inverse(), of_scores * values_inverse(), of_query);
         gains[i] = factor;
     }
     workgroupBarrier();

@@ -1,12 +1,12 @@
 // The state as sums of matrix units: each subgroup has all features of its own columns, in registers.
 //
-// memory  floats: MATRIX columns, on their way to and from memory; F of nu
+// memory  floats: MATRIX columns, on their way to and from memory; F of nu, where o is normalised
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMN_TILES, FEATURE_TILES, HAS_DECAY};
 import constants::{INITIAL_STATE};
 import constants::{MATRIX, NORMALIZE, STATE_TILES, STATE_ZERO, THREADS};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, decay_between, keys, values};
+import matrix/chunk::{COLUMNS, FEATURES, KEYS, VALUES_LEN, decay_between, factors, reach, values};
 import matrix/chunk::{weigh_values, weighted_max, weights};
 import matrix/item::{poison};
 import matrix/scale::{half_inverse, magnitude_bits};
@@ -18,9 +18,11 @@ alias Tiles = array<Sums, STATE_TILES>;  // [F/MATRIX, columns of a subgroup/MAT
 
 const STATE_LEN: u32 = FEATURES * COLUMNS;
 const SUBGROUP_COLUMNS: u32 = COLUMN_TILES * MATRIX;
+// What nothing uses takes no memory.
+const NU_LEN: u32 = select(1u, FEATURES, NORMALIZE);
 
 var<workgroup> panel: array<f32, VALUES_LEN>;     // MATRIX rows of the state, or of q' mu
-var<workgroup> nu: array<f32, FEATURES>;
+var<workgroup> nu: array<f32, NU_LEN>;
 var<workgroup> state_max: atomic<u32>;            // bits of the largest element of mu
 
 // From the state that the segment begins with.
@@ -56,7 +58,9 @@ fn load_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread:
 fn clear_state(mu: ptr<function, Tiles>, thread: u32) {
     @unroll
     for (var i = 0u; i < STATE_TILES; i++) { (*mu)[i] = Sums(); }
-    for (var f = thread; f < FEATURES; f += THREADS) { nu[f] = 0.0; }
+    for (var f = thread; f < NU_LEN; f += THREADS) { nu[f] = 0.0; }
+    // No chunk has added anything yet.
+    for (var i = thread; i < MATRIX; i += THREADS) { reach[i] = 0.0; }
     if (thread == 0u) { atomicStore(&state_max, 0u); }
     workgroupBarrier();
 }
@@ -95,7 +99,7 @@ fn update_state(mu: ptr<function, Tiles>, tokens: u32, thread: u32, subgroup: u3
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {
         // The keys of MATRIX features, a row a feature.
-        let left = coopLoad<Left>(&keys[r * MATRIX], FEATURES);
+        let left = coopLoad<Left>(&factors[KEYS + r * MATRIX], FEATURES);
         @unroll
         for (var c = 0u; c < COLUMN_TILES; c++) {
             let added = coopMultiplyAdd(left, right[c], Sums()) * inverse;
@@ -106,7 +110,7 @@ fn update_state(mu: ptr<function, Tiles>, tokens: u32, thread: u32, subgroup: u3
     if (NORMALIZE) {
         for (var f = thread; f < FEATURES; f += THREADS) {
             var sum = nu[f] + m * nu[f];
-            for (var i = 0u; i < MATRIX; i++) { sum += weights[i] * f32(keys[i * FEATURES + f]); }
+            for (var i = 0u; i < MATRIX; i++) { sum += weights[i] * f32(factors[KEYS + i * FEATURES + f]); }
             nu[f] = sum;
         }
     }

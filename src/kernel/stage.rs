@@ -223,7 +223,8 @@ impl Stage {
 
     /// True if the stage runs on matrix units in this layout.
     pub(crate) fn is_of_matrices(self, layout: Layout) -> bool {
-        layout.subgroup_size().is_some() && matches!(self, Self::SegmentState | Self::SegmentOutput)
+        layout.subgroup_size().is_some()
+            && matches!(self, Self::SegmentState | Self::SegmentTransition | Self::SegmentOutput)
     }
 
     /// The module of a variant of the stage. What is unbound is a variable of the shader's own, which
@@ -301,12 +302,18 @@ impl Stage {
             ("matrices", if layout.rows == 8 { "matrix/size_8" } else { "matrix/size_16" }),
             (
                 "token_decay",
-                if config.gates().is_some() { "matrix/decayed" } else { "matrix/undecayed" },
+                if config.update_rule.decay().is_some() {
+                    "matrix/decayed"
+                } else {
+                    "matrix/undecayed"
+                },
             ),
+            ("chunk_values", if corrects { "matrix/corrected" } else { "matrix/uncorrected" }),
         ];
         let custom_map = config.custom_maps().next().map(|map| map.wgsl());
         let root = match self {
             Self::SegmentState if self.is_of_matrices(layout) => "matrix/segment_state",
+            Self::SegmentTransition if self.is_of_matrices(layout) => "matrix/segment_transition",
             Self::SegmentOutput if self.is_of_matrices(layout) => "matrix/segment_output",
             _ => self.name(),
         };

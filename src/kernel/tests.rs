@@ -421,6 +421,7 @@ fn fields_lie_where_the_shaders_read_them() {
 fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
     let rule = |rule, width| Config::of_rule(width, width, rule).with_dtype(Dtype::F16);
     let gated = UpdateRule::Gated(Decay::per_head());
+    let gated_delta = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
     let sum = |config: Config| config.with_normalization(Normalization::default());
     let configs = [
         ("elu-64", Config::new(64, 64).with_dtype(Dtype::F16)),
@@ -428,12 +429,15 @@ fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Mod
         ("elu-128", Config::new(128, 128).with_dtype(Dtype::F16)),
         ("gated-128", rule(gated, 128)),
         ("gated-63-sum", sum(rule(gated, 63).with_feature_map(FeatureMap::Elu))),
+        ("delta-64", rule(UpdateRule::Delta(Beta::per_head()), 64)),
+        ("gated-delta-63", rule(gated_delta, 63)),
+        ("gated-delta-128", rule(gated_delta, 128)),
     ];
     for (config_name, config) in configs {
         for layout in
             [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64), Layout::matrices(16, 8, 64)]
         {
-            for stage in [Stage::SegmentState, Stage::SegmentOutput] {
+            for stage in [Stage::SegmentState, Stage::SegmentTransition, Stage::SegmentOutput] {
                 for is_whole in [false, true] {
                     let Some(module) = module(stage, &config, layout, is_whole) else { continue };
                     let kind = if is_whole { "-states" } else { "" };
@@ -491,7 +495,7 @@ fn modules_of_matrices_are_valid() {
         }
         checked += 1;
     });
-    assert_eq!(checked, 60);
+    assert_eq!(checked, 114);
 }
 
 /// Every file on disk is in the table and in some module; every name that is imported is declared

@@ -5,7 +5,7 @@ use linear_attention::error::{ConfigError, MatrixUnitsError};
 use linear_attention::serve::{Batch, Checkpoint, Entry, Sequences, StatePool};
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{MatrixUnits, RowSource};
-use linear_attention::update_rule::{Decay, DecayDims};
+use linear_attention::update_rule::{Beta, Decay, DecayDims};
 use linear_attention::verify::{self, Case, Harness, Mutation, Options};
 use linear_attention::{
     Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Readback, Shape, Tensors,
@@ -55,15 +55,20 @@ fn gated(width: u32) -> Config {
     f16(Config::of_rule(width, width, UpdateRule::Gated(Decay::per_head())))
 }
 
+fn gated_delta(decay: Decay) -> Config {
+    f16(Config::of_rule(16, 16, UpdateRule::GatedDelta(decay, Beta::per_head())))
+}
+
 /// The cases that matrix units compute, once their rows are in f16.
 fn cases() -> Vec<Case> {
     let of = |mut case: Case| {
         case.config.dtype = Dtype::F16;
         let config = &case.config;
         let is_one = match config.update_rule {
-            UpdateRule::Linear => true,
-            UpdateRule::Gated(decay) => decay.dims != DecayDims::PerRow,
-            _ => false,
+            UpdateRule::Gated(decay) | UpdateRule::GatedDelta(decay, _) => {
+                decay.dims != DecayDims::PerRow
+            }
+            _ => true,
         };
         let maps = [Some(&config.feature_map), config.query_feature_map.as_ref()];
         let is_element_wise = maps.into_iter().flatten().all(FeatureMap::is_element_wise);
@@ -102,7 +107,9 @@ fn check(gpu: &Gpu, is_it: impl Fn(&Case) -> bool) -> Result<(), Failed> {
 }
 
 fn agree_with_f64(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 10] = [
+        "delta-segments",
+        "f16-gated-delta",
         "gated",
         "gated-constant",
         "gated-forgets",
@@ -116,6 +123,10 @@ fn agree_with_f64(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 }
 
 fn every_case(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    if let Some((device, queue)) = device(gpu)? {
+        let config = gated_delta(Decay::per_head());
+        MatrixUnits::new(&gpu.adapter, &device, &queue, &config)?;
+    }
     // A CPU adapter computes a matrix in a second's thousandths, and compiles wide states in minutes.
     let is_small = |case: &Case| {
         let config = &case.config;
@@ -155,7 +166,9 @@ fn factors_beyond_f16(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let [q, k, v] = [1, 2, 3].map(|salt| numbers(t * d, salt));
         let q: Vec<f32> = q.iter().enumerate().map(row).collect();
         let k: Vec<f32> = k.iter().enumerate().map(row).collect();
-        let v: Vec<f32> = v.iter().map(|x| half(20_000.0 * x)).collect();
+        // Chunks without any value, too, whose scale is the largest there is.
+        let value = |(i, x): (usize, &f32)| if i < 20 * d { 0.0 } else { half(20_000.0 * x) };
+        let v: Vec<f32> = v.iter().enumerate().map(value).collect();
         let inputs = Inputs::new(&q, &k, &v);
         let found = a.run(&queue, &shape, inputs)?;
         let truth = reference::recurrent(&config, &shape, inputs)?;
@@ -268,9 +281,15 @@ fn states_on_the_way(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn mistakes_are_caught(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let Some((device, queue)) = device(gpu)? else { return Ok(()) };
     let units = MatrixUnits::new(&gpu.adapter, &device, &queue, &gated(16))?;
-    let case = cases().into_iter().find(|case| case.name == "gated-packed");
-    let case = case.ok_or("the harness has lost its case")?;
     for mutation in Mutation::OF_MATRICES {
+        let name = match mutation {
+            Mutation::MatrixSolveOffByOne | Mutation::MatrixRecallUndecayed => {
+                "gated-delta-segments"
+            }
+            _ => "gated-packed",
+        };
+        let case = cases().into_iter().find(|case| case.name == name);
+        let case = case.ok_or("the harness has lost its case")?;
         let options = Options::default().with_tuning(*units.tuning()).with_mutation(mutation);
         let rows = Harness::new(&device, &queue, &options).check(&case);
         let compared = rows.iter().all(|row| row.message.is_empty());
@@ -321,6 +340,7 @@ fn refusals(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         (gated(16).with_dtype(Dtype::Bf16), "dtype"),
         (rows, "update_rule"),
         (f16(Config::new(16, 16).with_feature_map(FeatureMap::Softmax)), "feature_map"),
+        (gated_delta(Decay::per_row()), "update_rule"),
     ] {
         match new(&config) {
             Err(MatrixUnitsError::Config(ConfigError::Tuning { what, .. })) if what == field => {}
