@@ -83,6 +83,7 @@ files![
     "output/rows",
     "output_sum",
     "params",
+    "rows/f16_x4",
     "rows/f32_x1",
     "rows/f32_x4",
     "rows/half",

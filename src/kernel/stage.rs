@@ -290,6 +290,8 @@ impl Stage {
             (
                 "rows",
                 match (config.is_vec4() && !variant.has_unaligned_rows, config.dtype) {
+                    // Their devices have f16.
+                    (true, Dtype::F16) if self.is_of_matrices(layout) => "rows/f16_x4",
                     (true, Dtype::F32) => "rows/f32_x4",
                     (false, Dtype::F32) => "rows/f32_x1",
                     (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
