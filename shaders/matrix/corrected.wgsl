@@ -12,54 +12,68 @@
 // memory  floats: two a token
 // source  chunked delta rule without W (Yang et al. 2024, arXiv:2406.06484), solved for U itself
 
-import constants::{MATRIX, THREADS};
+import constants::{IS_BF16, MATRIX, MATRIX_VEC4, PAIRS, PAIR_LOADS, THREADS, VALUE_LOADS};
 import gates::{load_beta};
 import heads::{gate_row};
-import matrix/chunk::{COLUMNS, KEYS, VALUES_LEN, decay_between, key_max, value_max, values};
-import matrix/products::{PAIRS, halve_state, multiply_rows, pair_sum, partial, state_inverse};
-import matrix/scale::{half_inverse, half_scale};
+import matrix/chunk::{COLUMNS, EVEN_VALUES, KEYS, VALUES_LEN, kept_between, key_inverses, value_inverse, value_max};
+import matrix/chunk::{values};
+import matrix/products::{halve_state, multiply_rows, pair_sum, partial, state_inverse};
+import matrix/scale::{CORRECTED_MAX, half_scale, maxima};
 import matrix/state::{Tiles, panel};
 import work_item::{Chunk, WorkItem};
 
 var<workgroup> betas: array<f32, MATRIX>;
 var<workgroup> recalls: array<f32, MATRIX>;  // what brings back a row of K' S, and decays it
-var<workgroup> corrected_max: atomic<u32>;  // bits of the largest element of U
 
 // Where no query has asked for S.
 fn prepare_correction(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     halve_state(mu, thread, subgroup);
 }
 
-// U by its scale in place of V.
+// U in place of V, all tokens by one scale.
 fn correct_values(item: WorkItem, chunk: Chunk, thread: u32, subgroup: u32) {
-    for (var i = thread; i < MATRIX; i += THREADS) {
-        let kept = 1.0 + decay_between(0u, i + 1u);
-        recalls[i] = kept * state_inverse() * half_inverse(atomicLoad(&key_max[i]));
-        betas[i] = 0.0;
-        if (i < chunk.tokens) { betas[i] = load_beta(gate_row(chunk.first + i, item.head)); }
+    if (thread < MATRIX) {
+        recalls[thread] = kept_between(0u, thread + 1u) * state_inverse() * key_inverses[thread];
+        betas[thread] = 0.0;
+        if (thread < chunk.tokens) { betas[thread] = load_beta(gate_row(chunk.first + thread, item.head)); }
     }
-    if (thread == 0u) { atomicStore(&corrected_max, 0u); }
+    if (thread == 0u) { atomicStore(&maxima[CORRECTED_MAX], 0u); }
     multiply_rows(KEYS, subgroup);
     workgroupBarrier();
     multiply_pairs(chunk, thread);
     workgroupBarrier();
     solve(thread);
     workgroupBarrier();
-    let scale = half_scale(atomicLoad(&corrected_max));
-    for (var i = thread; i < VALUES_LEN; i += THREADS) { values[i] = f16(panel[i] * scale); }
+    let largest = atomicLoad(&maxima[CORRECTED_MAX]);
+    let scale = half_scale(largest);
+    if (thread < MATRIX) { atomicStore(&value_max[thread], largest); }
+    @unroll
+    for (var n = 0u; n < VALUE_LOADS; n++) {
+        let i = thread + n * THREADS;
+        let column = i / MATRIX_VEC4;
+        let t = i % MATRIX_VEC4 * 4u;
+        if (EVEN_VALUES || i < VALUES_LEN / 4u) {
+            var x: vec4<f32>;
+            @unroll
+            for (var j = 0u; j < 4u; j++) { x[j] = panel[(t + j) * COLUMNS + column] * scale; }
+            @unroll
+            for (var j = 0u; j < 4u; j++) { values[4u * i + j] = f16(x[j]); }
+        }
+    }
 }
 
 // L in place of this thread's part of the products of keys.
 fn multiply_pairs(chunk: Chunk, thread: u32) {
-    for (var pair = thread; pair < PAIRS; pair += THREADS) {
+    @unroll
+    for (var n = 0u; n < PAIR_LOADS; n++) {
+        let pair = thread + n * THREADS;
         let i = pair / MATRIX;
         let j = pair % MATRIX;
         var l = 0.0;
         if (j < i && i < chunk.tokens) {
-            l = pair_sum(pair) * half_inverse(atomicLoad(&key_max[i])) * half_inverse(atomicLoad(&key_max[j]));
-            l = betas[i] * (l + l * decay_between(j + 1u, i + 1u));
+            l = betas[i] * (pair_sum(pair) * key_inverses[i] * key_inverses[j] * kept_between(j + 1u, i + 1u));
         }
-        partial[pair] = l;
+        if (pair < PAIRS) { partial[pair] = l; }
     }
 }
 
@@ -70,17 +84,18 @@ fn solve(thread: u32) {
         var largest = 0.0;
         @unroll
         for (var i = 0u; i < MATRIX; i++) {
-            let at = i * COLUMNS + c;
-            u[i] = betas[i] * (f32(values[at]) - recalls[i] * panel[at]);
+            var v = f32(values[c * MATRIX + i]);
+            if (IS_BF16) { v *= value_inverse(i); }
+            u[i] = betas[i] * (v - recalls[i] * panel[i * COLUMNS + c]);
+        }
+        @unroll
+        for (var i = 0u; i < MATRIX; i++) {
             @unroll
             for (var j = 0u; j < i; j++) { u[i] -= partial[i * MATRIX + j] * u[j]; }
-            panel[at] = u[i];
+            panel[i * COLUMNS + c] = u[i];
             largest = max(largest, abs(u[i]));
-            atomicMax(&value_max[i], bitcast<u32>(abs(u[i])));
         }
-        atomicMax(&corrected_max, bitcast<u32>(largest));
+        atomicMax(&maxima[CORRECTED_MAX], bitcast<u32>(largest));
     }
 }
 
-// What takes the scale of U back.
-fn values_inverse() -> f32 { return half_inverse(atomicLoad(&corrected_max)); }

@@ -3,48 +3,58 @@
 //
 // memory  f16: F columns of S; floats: MATRIX columns
 
-import constants::{COLUMN_TILES, FEATURE_TILES, MATRIX, SUBGROUPS, SUBGROUP_TILES, THREADS};
+import constants::{COLUMN_TILES, FEATURE_TILES, MATRIX, MATRIX_VEC4, PAIRS, SUBGROUPS, SUBGROUP_TILES, THREADS};
+import constants::{VALUE_LOADS};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, KEYS, VALUES_LEN, chunk_reach, decay_between, factors};
-import matrix/scale::{half_inverse, half_scale};
-import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, panel, state_max};
+import matrix/chunk::{COLUMNS, EVEN_VALUES, KEYS, PAIRS_VEC4, VALUES_LEN, chunk_decay, chunk_reach, factors};
+import matrix/scale::{STATE_BOUND, STATE_MAX, half_inverse, half_scale, maxima};
+import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, panel};
 
-const PAIRS: u32 = MATRIX * MATRIX;
-
-var<workgroup> state: array<f16, STATE_LEN>;     // S by its scale: [F, columns]
-var<workgroup> state_bound: f32;                 // no element of S is above it
+// S by its scale: [columns/MATRIX, F/MATRIX, MATRIX columns, MATRIX features]
+var<workgroup> state: array<f16, STATE_LEN>;
 // Of rows and keys, [SUBGROUPS, tokens, tokens], which are fewer; then scores V, [tokens, columns].
 var<workgroup> partial: array<f32, VALUES_LEN>;
 
 // S as a factor, before a chunk is loaded, and its largest element. Its scale is by a bound: the largest
 // element before the last chunk, decayed, and what that chunk may have added.
 fn halve_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
-    let kept = abs(1.0 + decay_between(0u, MATRIX));
-    let bound = kept * bitcast<f32>(atomicLoad(&state_max)) + chunk_reach();
+    let kept = abs(1.0 + chunk_decay());
+    let bound = kept * bitcast<f32>(atomicLoad(&maxima[STATE_MAX])) + chunk_reach();
     let scale = half_scale(bitcast<u32>(bound));
     var largest = 0.0;
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {
         workgroupBarrier();
         if (r == 0u && thread == 0u) {
-            atomicStore(&state_max, 0u);
-            state_bound = bound;
+            atomicStore(&maxima[STATE_MAX], 0u);
+            atomicStore(&maxima[STATE_BOUND], bitcast<u32>(bound));
         }
         @unroll
         for (var c = 0u; c < COLUMN_TILES; c++) {
             coopStoreT((*mu)[r * COLUMN_TILES + c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
         }
         workgroupBarrier();
-        for (var i = thread; i < VALUES_LEN; i += THREADS) {
-            largest = max(largest, abs(panel[i]));
-            state[r * VALUES_LEN + i] = f16(panel[i] * scale);
+        @unroll
+        for (var n = 0u; n < VALUE_LOADS; n++) {
+            let i = thread + n * THREADS;
+            let column = i / MATRIX_VEC4;
+            let f = i % MATRIX_VEC4 * 4u;
+            let at = (i / PAIRS_VEC4 * FEATURE_TILES + r) * PAIRS_VEC4 + i % PAIRS_VEC4;
+            if (EVEN_VALUES || i < VALUES_LEN / 4u) {
+                var x: vec4<f32>;
+                @unroll
+                for (var j = 0u; j < 4u; j++) { x[j] = panel[(f + j) * COLUMNS + column]; }
+                largest = max(largest, max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w))));
+                @unroll
+                for (var j = 0u; j < 4u; j++) { state[4u * at + j] = f16(x[j] * scale); }
+            }
         }
     }
-    atomicMax(&state_max, bitcast<u32>(largest));
+    atomicMax(&maxima[STATE_MAX], bitcast<u32>(largest));
 }
 
 // What brings back a product with S.
-fn state_inverse() -> f32 { return half_inverse(bitcast<u32>(state_bound)); }
+fn state_inverse() -> f32 { return half_inverse(atomicLoad(&maxima[STATE_BOUND])); }
 
 // Of the rows that begin at `rows` in `factors`: those with S into panel, and in this subgroup's features
 // those with keys into its part of partial.
@@ -54,11 +64,11 @@ fn multiply_rows(rows: u32, subgroup: u32) {
     for (var c = 0u; c < COLUMN_TILES; c++) { sums[c] = Sums(); }
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {
-        let left = coopLoadT<Left>(&factors[rows + r * MATRIX], FEATURES);
+        let left = coopLoadT<Left>(&factors[rows + r * PAIRS], MATRIX);
         @unroll
         for (var c = 0u; c < COLUMN_TILES; c++) {
-            let at = r * VALUES_LEN + subgroup * SUBGROUP_COLUMNS + c * MATRIX;
-            sums[c] = coopMultiplyAdd(left, coopLoadT<Right>(&state[at], COLUMNS), sums[c]);
+            let at = ((subgroup * COLUMN_TILES + c) * FEATURE_TILES + r) * PAIRS;
+            sums[c] = coopMultiplyAdd(left, coopLoad<Right>(&state[at], MATRIX), sums[c]);
         }
     }
     @unroll
@@ -68,10 +78,10 @@ fn multiply_rows(rows: u32, subgroup: u32) {
     var pairs = Sums();
     @unroll
     for (var n = 0u; n < SUBGROUP_TILES; n++) {
-        let f = (subgroup * SUBGROUP_TILES + n) * MATRIX;
-        let left = coopLoadT<Left>(&factors[rows + f], FEATURES);
+        let at = (subgroup * SUBGROUP_TILES + n) * PAIRS;
+        let left = coopLoadT<Left>(&factors[rows + at], MATRIX);
         // A column a key.
-        pairs = coopMultiplyAdd(left, coopLoad<Right>(&factors[KEYS + f], FEATURES), pairs);
+        pairs = coopMultiplyAdd(left, coopLoad<Right>(&factors[KEYS + at], MATRIX), pairs);
     }
     coopStoreT(pairs, &partial[subgroup * PAIRS], MATRIX);
 }

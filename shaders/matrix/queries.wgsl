@@ -5,7 +5,7 @@
 import constants::{BLOCK_VEC4, FEATURE_LOADS, MATRIX, QUERY_MAP, SCALES_QUERIES, THREADS};
 import heads::{query_begin};
 import map/stabiliser::{NO_SCALE, masked_features, row_gain, row_measure, row_scale};
-import matrix/chunk::{QUERIES, factors};
+import matrix/chunk::{EVEN_KEYS, KEYS_LEN, QUERIES, factor_index, factors};
 import matrix/scale::{half_scale, magnitude_bits};
 import rows::{load_q};
 import work_item::{Chunk, WorkItem};
@@ -17,9 +17,9 @@ var<workgroup> gains: array<f32, MATRIX>;                // the factor that its 
 fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
     // The head before has been read.
     workgroupBarrier();
-    for (var i = thread; i < MATRIX; i += THREADS) {
-        atomicStore(&query_max[i], 0u);
-        atomicStore(&measure_max[i], 0u);
+    if (thread < MATRIX) {
+        atomicStore(&query_max[thread], 0u);
+        atomicStore(&measure_max[thread], 0u);
     }
     workgroupBarrier();
     var x: array<vec4<f32>, FEATURE_LOADS>;
@@ -49,9 +49,12 @@ fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
     @unroll
     for (var n = 0u; n < FEATURE_LOADS; n++) {
         let i = thread + n * THREADS;
-        if (i < MATRIX * BLOCK_VEC4) {
-            let scaled = x[n] * half_scale(atomicLoad(&query_max[i / BLOCK_VEC4]));
-            for (var f = 0u; f < 4u; f++) { factors[QUERIES + 4u * i + f] = f16(scaled[f]); }
+        if (EVEN_KEYS || i < KEYS_LEN / 4u) {
+            let row = i / BLOCK_VEC4;
+            let at = factor_index(row, i % BLOCK_VEC4);
+            let scaled = x[n] * half_scale(atomicLoad(&query_max[row]));
+            @unroll
+            for (var f = 0u; f < 4u; f++) { factors[QUERIES + 4u * at + f] = f16(scaled[f]); }
         }
     }
     workgroupBarrier();

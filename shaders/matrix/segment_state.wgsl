@@ -47,9 +47,9 @@ fn segment_state(
         prepare_correction(&mu, thread, subgroup);
         load_tokens(item, chunk, thread);
         correct_values(item, chunk, thread, subgroup);
-        weigh_tokens(chunk, thread);
+        weigh_tokens(thread);
         for (var i = 0u; i < chunk.tokens; i++) { add_decay(&decay, gate_row(t + i, item.head), 0u); }
-        update_state(&mu, chunk.tokens, thread, subgroup);
+        update_state(&mu, thread, subgroup);
     }
 
     store_state(&mu, at, item, thread, subgroup);

@@ -15,8 +15,8 @@ import chunk_values::{correct_values, prepare_correction};
 import matrices::{Sums};
 import matrix/chunk::{COLUMNS, VALUES_LEN, load_tokens, weigh_tokens};
 import matrix/item::{has_subgroups, matrix_item};
-import matrix/state::{SUBGROUP_COLUMNS, Tiles, clear_state, panel, poison_state, state_max, store_state};
-import matrix/state::{update_state};
+import matrix/scale::{STATE_MAX, maxima};
+import matrix/state::{SUBGROUP_COLUMNS, Tiles, clear_state, panel, poison_state, store_state, update_state};
 import params::{params};
 import states/offset::{state_offset};
 import work_item::{Chunk, WorkItem};
@@ -43,8 +43,8 @@ fn segment_transition(
         prepare_correction(&mu, thread, subgroup);
         load_tokens(item, chunk, thread);
         correct_values(item, chunk, thread, subgroup);
-        weigh_tokens(chunk, thread);
-        update_state(&mu, chunk.tokens, thread, subgroup);
+        weigh_tokens(thread);
+        update_state(&mu, thread, subgroup);
     }
     store_state(&mu, at, item, thread, subgroup);
 }
@@ -52,7 +52,7 @@ fn segment_transition(
 // This work item's columns of I.
 fn load_identity(mu: ptr<function, Tiles>, item: WorkItem, thread: u32, subgroup: u32) {
     clear_state(mu, thread);
-    if (thread == 0u) { atomicStore(&state_max, bitcast<u32>(1.0)); }
+    if (thread == 0u) { atomicStore(&maxima[STATE_MAX], bitcast<u32>(1.0)); }
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {
         workgroupBarrier();

@@ -8,5 +8,3 @@ import work_item::{Chunk, WorkItem};
 fn prepare_correction(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {}
 
 fn correct_values(item: WorkItem, chunk: Chunk, thread: u32, subgroup: u32) {}
-
-fn values_inverse() -> f32 { return 1.0; }

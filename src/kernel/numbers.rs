@@ -177,6 +177,8 @@ fn matrix_numbers(stage: Stage, config: &Config, layout: Layout) -> Numbers {
     let of_thread = |elements: u32| U32(elements.div_ceil(threads));
     vec![
         ("MATRIX", U32(size)),
+        ("MATRIX_VEC4", U32(size / 4)),
+        ("PAIRS", U32(size * size)),
         // Keys, and the queries of a head.
         ("FACTOR_SETS", U32(if stage == Stage::SegmentOutput { 2 } else { 1 })),
         ("SUBGROUPS", U32(subgroups)),
@@ -185,6 +187,7 @@ fn matrix_numbers(stage: Stage, config: &Config, layout: Layout) -> Numbers {
         ("COLUMN_TILES", U32(column_tiles)),
         ("STATE_TILES", U32(feature_tiles * column_tiles)),
         ("FEATURE_LOADS", of_thread(size * layout.block_features(config) / 4)),
+        ("VALUE_LOADS", of_thread(size * layout.block_columns() / 4)),
         ("PAIR_LOADS", of_thread(size * size)),
     ]
 }

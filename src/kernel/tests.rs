@@ -432,6 +432,8 @@ fn for_each_of_matrices(mut check: impl FnMut(&str, Stage, &Config, Layout, &Mod
         ("delta-64", rule(UpdateRule::Delta(Beta::per_head()), 64)),
         ("gated-delta-63", rule(gated_delta, 63)),
         ("gated-delta-128", rule(gated_delta, 128)),
+        ("bf16-elu-64", Config::new(64, 64).with_dtype(Dtype::Bf16)),
+        ("bf16-gated-delta-128", rule(gated_delta, 128).with_dtype(Dtype::Bf16)),
     ];
     for (config_name, config) in configs {
         for layout in
@@ -495,7 +497,7 @@ fn modules_of_matrices_are_valid() {
         }
         checked += 1;
     });
-    assert_eq!(checked, 114);
+    assert_eq!(checked, 144);
 }
 
 /// Every file on disk is in the table and in some module; every name that is imported is declared

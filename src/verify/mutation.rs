@@ -184,8 +184,8 @@ impl Mutation {
             }
             Self::MatrixDecayOffByOne => (
                 Stage::SegmentOutput,
-                "sum * decay_between(j + 1u, i + 1u)",
-                "sum * decay_between(j, i + 1u)",
+                "let score = pair_sum(pair) * key_inverses[j] * kept_between(j + 1u, i + 1u)",
+                "let score = pair_sum(pair) * key_inverses[j] * kept_between(j, i + 1u)",
             ),
             Self::MatrixScaleKept => (
                 Stage::SegmentState,
@@ -199,8 +199,8 @@ impl Mutation {
             ),
             Self::MatrixRecallUndecayed => (
                 Stage::SegmentTransition,
-                "recalls[i] = kept * state_inverse()",
-                "recalls[i] = state_inverse()",
+                "recalls[thread] = kept_between(0u, thread + 1u) * state_inverse()",
+                "recalls[thread] = state_inverse()",
             ),
         }
     }

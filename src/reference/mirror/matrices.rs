@@ -38,26 +38,42 @@ fn halves(x: &[f32], scale: f32) -> Vec<f32> {
 
 /// What enters the state, as factors.
 struct Values {
-    /// `[tokens,V]`, each by the one scale.
+    /// `[tokens,V]`, each by its scale.
     factors: Vec<Vec<f32>>,
-    /// One over it.
-    inverse: f32,
-    /// The largest magnitude of each, before it was rounded.
+    /// One over each.
+    inverses: Vec<f32>,
+    /// The largest magnitude of each, or of all.
     largest: Vec<f32>,
 }
 
 impl Values {
-    /// Values as they are, which f16 has.
-    fn uncorrected(values: Vec<Vec<f32>>) -> Self {
-        let largest = values.iter().map(|value| largest(value)).collect();
-        Self { factors: values, inverse: 1.0, largest }
+    /// Rows of v; f16 has those in f16 as they are.
+    fn uncorrected(dtype: Dtype, values: &[Vec<f32>]) -> Self {
+        let largest: Vec<f32> = values.iter().map(|value| largest(value)).collect();
+        if dtype == Dtype::F16 {
+            return Self { factors: values.to_vec(), inverses: vec![1.0; values.len()], largest };
+        }
+        Self::scaled(values, largest)
     }
 
     fn corrected(values: &[Vec<f32>]) -> Self {
-        let of_each: Vec<f32> = values.iter().map(|value| largest(value)).collect();
-        let scale = half_scale(largest(&of_each));
-        let factors = values.iter().map(|value| halves(value, scale)).collect();
-        Self { factors, inverse: half_inverse(largest(&of_each)), largest: of_each }
+        let all = values.iter().fold(0.0, |all: f32, value| all.max(largest(value)));
+        Self::scaled(values, vec![all; values.len()])
+    }
+
+    fn scaled(values: &[Vec<f32>], largest: Vec<f32>) -> Self {
+        let scaled = values.iter().zip(&largest);
+        let factors = scaled.map(|(value, largest)| halves(value, half_scale(*largest))).collect();
+        let inverses = largest.iter().map(|largest| half_inverse(*largest)).collect();
+        Self { factors, inverses, largest }
+    }
+
+    /// As the factors have them.
+    fn rounded(&self) -> Vec<Vec<f32>> {
+        let row = |(factors, inverse): (&Vec<f32>, &f32)| -> Vec<f32> {
+            factors.iter().map(|v| v * inverse).collect()
+        };
+        self.factors.iter().zip(&self.inverses).map(row).collect()
     }
 }
 
@@ -124,7 +140,7 @@ impl Chunk {
             let key = &self.keys[i];
             let l = |j: usize| {
                 let product = self.product(key, j) * half_inverse(self.key_max[i]);
-                betas[i] * (product + product * self.decay_between(j + 1..i + 1))
+                betas[i] * (product * (1.0 + self.decay_between(j + 1..i + 1)))
             };
             let l: Vec<f32> = (0..i).map(l).collect();
             let kept = 1.0 + self.decay_between(0..i + 1);
@@ -173,10 +189,10 @@ impl State {
             let values: Vec<Vec<f32>> = tokens.clone().map(value).collect();
             let mut chunk = Chunk::new(sizes, inputs, &tokens, e);
             let betas: Option<Vec<f32>> = tokens.clone().map(|t| sizes.gates.beta(t, e)).collect();
-            let values = match betas {
-                Some(betas) => chunk.corrected(&betas, &before, &values),
-                None => Values::uncorrected(values),
-            };
+            let mut values = Values::uncorrected(sizes.config.dtype, &values);
+            if let Some(betas) = betas {
+                values = chunk.corrected(&betas, &before, &values.rounded());
+            }
             chunk.weigh(&values);
             if let Some(o) = &mut o {
                 for (i, t) in tokens.clone().enumerate() {
@@ -193,7 +209,7 @@ impl State {
                 }
             }
             let kept = (1.0 + chunk.decay_between(0..tokens.len())).abs();
-            bound = kept * largest(&self.mu) + chunk.reach.iter().sum::<f32>();
+            bound = kept * largest(&self.mu) + plan.layout().rows as f32 * largest(&chunk.reach);
             self.add_chunk(sizes, &chunk, &values);
         }
     }
@@ -215,26 +231,25 @@ impl State {
         let query_max = largest(&query);
         let query = halves(&query, half_scale(query_max));
 
-        let score = |j: usize| {
-            let sum = chunk.product(&query, j);
-            sum + sum * chunk.decay_between(j + 1..i + 1)
-        };
+        let score = |j: usize| chunk.product(&query, j) * (1.0 + chunk.decay_between(j + 1..i + 1));
         let scores: Vec<f32> = (0..=i).map(score).collect();
+        let of_chunk = scores.iter().sum::<f32>();
+        let scores: Vec<f32> =
+            scores.iter().zip(&values.inverses).map(|(score, inverse)| score * inverse).collect();
         let score_max = largest(&scores);
         let scores = halves(&scores, half_scale(score_max));
 
         let kept = 1.0 + chunk.decay_between(0..i + 1);
         let (of_scores, of_query) = (half_inverse(score_max), half_inverse(query_max));
         let products = query.iter().zip(&self.nu).map(|(q, nu)| q * nu);
-        let of_chunk = scores.iter().sum::<f32>();
-        let weight = (kept * products.sum::<f32>() + of_scores * of_chunk) * of_query;
+        let weight = (kept * products.sum::<f32>() + of_chunk) * of_query;
         let factor = row_factor(sizes.config, weight, gain);
         for (c, o) in o.iter_mut().enumerate() {
             let rows = before.state.chunks(sizes.value_dim);
             let old: f32 = query.iter().zip(rows).map(|(q, mu)| q * mu[c]).sum();
             let own: f32 = scores.iter().zip(&values.factors).map(|(score, v)| score * v[c]).sum();
-            let sum = old * (kept * before.inverse) + own * (of_scores * values.inverse);
-            *o = sum * of_query * factor;
+            let old = old * of_query * (kept * before.inverse);
+            *o = (old + own * of_query * of_scores) * factor;
         }
     }
 
@@ -244,11 +259,11 @@ impl State {
         let largest = largest(&chunk.reach) / 32_768.0;
         let (scale, inverse) = (half_scale(largest), half_inverse(largest));
         let weighted = |(value, weight): (&Vec<f32>, &f32)| -> Vec<f32> {
-            let weighted: Vec<f32> = value.iter().map(|v| v * values.inverse * weight).collect();
+            let weighted: Vec<f32> = value.iter().map(|v| v * weight).collect();
             halves(&weighted, scale)
         };
-        let weighted: Vec<Vec<f32>> =
-            values.factors.iter().zip(&chunk.weights).map(weighted).collect();
+        let rounded = values.rounded();
+        let weighted: Vec<Vec<f32>> = rounded.iter().zip(&chunk.weights).map(weighted).collect();
         for (f, mu) in self.mu.chunks_mut(sizes.value_dim).enumerate() {
             for (c, mu) in mu.iter_mut().enumerate() {
                 let products = chunk.keys.iter().zip(&weighted).map(|(k, v)| k[f] * v[c]);
