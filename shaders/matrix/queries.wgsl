@@ -1,16 +1,15 @@
 // The queries of one output head and chunk as factors of matrix units, each by a power of two of its own.
 //
-// memory  f16: MATRIX F; a few floats a token
+// memory  that of matrix/chunk; a few floats a token
 
 import constants::{BLOCK_VEC4, FEATURE_LOADS, MATRIX, QUERY_MAP, SCALES_QUERIES, THREADS};
 import heads::{query_begin};
 import map/stabiliser::{NO_SCALE, masked_features, row_gain, row_measure, row_scale};
-import matrix/chunk::{KEYS_LEN};
+import matrix/chunk::{EVEN_KEYS, KEYS_LEN, QUERIES, factor_index, factors};
 import matrix/scale::{half_scale, magnitude_bits};
 import rows::{load_q};
 import work_item::{Chunk, WorkItem};
 
-var<workgroup> queries: array<f16, KEYS_LEN>;            // [tokens, F]
 var<workgroup> query_max: array<atomic<u32>, MATRIX>;    // bits of the largest feature of each query
 var<workgroup> measure_max: array<atomic<u32>, MATRIX>;  // the row max of each, as ordered_bits
 var<workgroup> gains: array<f32, MATRIX>;                // the factor that its row scale put on it
@@ -18,9 +17,9 @@ var<workgroup> gains: array<f32, MATRIX>;                // the factor that its 
 fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
     // The head before has been read.
     workgroupBarrier();
-    for (var i = thread; i < MATRIX; i += THREADS) {
-        atomicStore(&query_max[i], 0u);
-        atomicStore(&measure_max[i], 0u);
+    if (thread < MATRIX) {
+        atomicStore(&query_max[thread], 0u);
+        atomicStore(&measure_max[thread], 0u);
     }
     workgroupBarrier();
     var x: array<vec4<f32>, FEATURE_LOADS>;
@@ -50,9 +49,12 @@ fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
     @unroll
     for (var n = 0u; n < FEATURE_LOADS; n++) {
         let i = thread + n * THREADS;
-        if (i < MATRIX * BLOCK_VEC4) {
-            let scaled = x[n] * half_scale(atomicLoad(&query_max[i / BLOCK_VEC4]));
-            for (var f = 0u; f < 4u; f++) { queries[4u * i + f] = f16(scaled[f]); }
+        if (EVEN_KEYS || i < KEYS_LEN / 4u) {
+            let row = i / BLOCK_VEC4;
+            let at = factor_index(row, i % BLOCK_VEC4);
+            let scaled = x[n] * half_scale(atomicLoad(&query_max[row]));
+            @unroll
+            for (var f = 0u; f < 4u; f++) { factors[QUERIES + 4u * at + f] = f16(scaled[f]); }
         }
     }
     workgroupBarrier();

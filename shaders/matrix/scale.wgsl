@@ -17,3 +17,11 @@ fn half_inverse(largest: u32) -> f32 { return bitcast<f32>((half_exponent(larges
 
 // Both powers are normal numbers.
 fn half_exponent(largest: u32) -> u32 { return clamp(largest >> 23u, 15u, 254u); }
+
+// Bits of values that all threads find and read. What is in workgroup memory has 16 bytes or a multiple, so
+// that what lies behind it begins at one.
+var<workgroup> maxima: array<atomic<u32>, 4>;
+const STATE_MAX: u32 = 0u;      // the largest element of S
+const STATE_BOUND: u32 = 1u;    // a bound of it, by which S is scaled
+const REACH_MAX: u32 = 2u;      // the largest k'^T v of a chunk in the state
+const CORRECTED_MAX: u32 = 3u;  // the largest corrected value of a chunk

@@ -3,30 +3,32 @@
 //     O  = a (Q' S) + (tril(Q' K'^T) D) V      a_i = product of the decays up to i,  D_ij of those behind j
 //     S' = a_n S + (w K')^T V                  w_i = product of the decays behind i
 //
-// with factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
+// where V are the values, and with a delta rule the corrected ones (see matrix/corrected). Products
+// have factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
 // all that decays are in f32. A masked product is never multiplied: an infinite key reaches no token
 // before it. An infinite value does, within its chunk.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  gates [T,E]  state_in [states, state]
 // writes  o [T,max(H,E),V]; in the last segment of a sequence, and at its checkpoints, state_out [states, state]
 // grid    segments x E x value blocks, folded; SUBGROUPS subgroups a workgroup
-// memory  those of matrix/chunk, matrix/queries and matrix/state; f16: F columns of S, MATRIX MATRIX of
-//         the masked products; floats: MATRIX columns of o
+// memory  those of matrix/chunk, matrix/queries, matrix/products and matrix/state; f16: MATRIX MATRIX of the
+//         masked products
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
-import constants::{BLOCK_COLUMNS_VEC4, CHECKPOINTS, COLUMN_TILES, FEATURE_TILES, FINAL_STATE, MATRIX};
-import constants::{NORMALIZE, PAIR_LOADS, SEGMENT_STATES, SUBGROUPS, SUBGROUP_TILES};
-import constants::{THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, COLUMN_TILES, FINAL_STATE, MATRIX};
+import constants::{NORMALIZE, PAIRS, PAIR_LOADS, SEGMENT_STATES, THREADS, VALUE_LOADS};
+import chunk_values::{correct_values};
 import heads::{output_begin};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, chunk_reach, decay_between, key_max, keys, load_tokens, values};
-import matrix/item::{has_subgroups, matrix_item, next_stop, poison};
-import matrix/queries::{gains, load_queries, queries, query_max};
+import matrix/chunk::{COLUMNS, QUERIES, factor_index, factors, kept_between, key_inverses, load_tokens, values};
+import matrix/chunk::{value_inverse, weigh_tokens};
+import matrix/item::{has_subgroups, matrix_item, next_stop, poison, shared_word};
+import matrix/products::{halve_state, multiply_rows, pair_sum, partial, state_inverse};
+import matrix/queries::{gains, load_queries, query_max};
 import matrix/scale::{half_inverse, half_scale};
-import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, load_state, nu, panel, poison_state, state_max};
-import matrix/state::{store_state, update_state};
+import matrix/state::{SUBGROUP_COLUMNS, Tiles, load_state, nu, panel, poison_state, store_state, update_state};
 import normalise::{row_factor_of};
 import params::{params};
 import rows::{store_o};
@@ -34,17 +36,14 @@ import sequence_entry::{checkpoint_entry};
 import states/offset::{state_offset};
 import work_item::{Chunk, WorkItem};
 
-const PAIRS: u32 = MATRIX * MATRIX;
 // Threads that share a row's product with nu.
 const ROW_THREADS: u32 = THREADS / MATRIX;
+const PRODUCTS_LEN: u32 = select(4u, THREADS, NORMALIZE);
 
-var<workgroup> state: array<f16, STATE_LEN>;             // S by its scale: [F, columns]
-// Of Q' K'^T, [SUBGROUPS, tokens, tokens], which are fewer; then scores V, [tokens, columns].
-var<workgroup> partial: array<f32, VALUES_LEN>;
 var<workgroup> scores: array<f16, PAIRS>;                // tril(Q' K'^T) D, each row by its scale
 var<workgroup> score_max: array<atomic<u32>, MATRIX>;    // bits of the largest of each row
-var<workgroup> products: array<f32, THREADS>;            // of queries and nu
-var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel and of partial, and of their sum
+var<workgroup> products: array<f32, PRODUCTS_LEN>;       // of queries and nu
+var<workgroup> row_factors: array<vec3<f32>, MATRIX>;    // of panel, of partial, and of both
 
 @compute @workgroup_size(THREADS)
 fn segment_output(
@@ -70,7 +69,6 @@ fn segment_output(
     var mu: Tiles;
     load_state(&mu, begin, item, thread, subgroup);
     workgroupBarrier();
-    var bound = bitcast<f32>(atomicLoad(&state_max));
 
     // Chunks end where the state is to be stored on the way.
     var stop = next_stop(item, item.begin, thread);
@@ -78,19 +76,18 @@ fn segment_output(
     for (var t = item.begin; t < item.end; t += tokens) {
         tokens = min(params.chunk_len, stop - t);
         let chunk = Chunk(t, tokens);
-        halve_state(&mu, bound, thread, subgroup);
+        halve_state(&mu, thread, subgroup);
         load_tokens(item, chunk, thread);
+        correct_values(item, chunk, thread, subgroup);
+        weigh_tokens(thread);
         for (var h = 0u; h < item.heads; h++) {
             load_queries(item, chunk, h, thread);
             multiply_queries(thread, subgroup);
-            mask_scores(chunk, thread);
-            multiply_values(chunk, bound, thread, subgroup);
+            let of_chunk = mask_scores(chunk, thread);
+            multiply_values(chunk, of_chunk, thread, subgroup);
             write_outputs(item, chunk, h, thread);
         }
-        // The largest element was found when S was halved.
-        let kept = abs(1.0 + decay_between(0u, tokens));
-        bound = kept * bitcast<f32>(atomicLoad(&state_max)) + chunk_reach();
-        update_state(&mu, tokens, thread, subgroup);
+        update_state(&mu, thread, subgroup);
         if (CHECKPOINTS > 0u && t + tokens == stop) {
             for (var c = 0u; c < CHECKPOINTS; c++) {
                 let to = checkpoint_state(item, c, stop, thread);
@@ -104,80 +101,33 @@ fn segment_output(
 }
 
 const NONE: u32 = 0xFFFFFFFFu;
-var<workgroup> shared_checkpoint: u32;
 
 // The state to store the tokens before `stop` in, if checkpoint c asks for it.
 fn checkpoint_state(item: WorkItem, c: u32, stop: u32, thread: u32) -> u32 {
-    if (thread == 0u) {
-        let entry = checkpoint_entry(item.sequence, c);
-        shared_checkpoint = select(NONE, entry.state, entry.is_active != 0u && entry.end == stop);
-    }
-    return workgroupUniformLoad(&shared_checkpoint);
+    let entry = checkpoint_entry(item.sequence, c);
+    return shared_word(2u, select(NONE, entry.state, entry.is_active != 0u && entry.end == stop), thread);
 }
 
-// S as a factor, and its largest element.
-fn halve_state(mu: ptr<function, Tiles>, bound: f32, thread: u32, subgroup: u32) {
-    let scale = half_scale(bitcast<u32>(bound));
-    var largest = 0.0;
-    @unroll
-    for (var r = 0u; r < FEATURE_TILES; r++) {
-        workgroupBarrier();
-        if (r == 0u && thread == 0u) { atomicStore(&state_max, 0u); }
-        @unroll
-        for (var c = 0u; c < COLUMN_TILES; c++) {
-            coopStoreT((*mu)[r * COLUMN_TILES + c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
-        }
-        workgroupBarrier();
-        for (var i = thread; i < VALUES_LEN; i += THREADS) {
-            largest = max(largest, abs(panel[i]));
-            state[r * VALUES_LEN + i] = f16(panel[i] * scale);
-        }
-    }
-    atomicMax(&state_max, bitcast<u32>(largest));
-}
-
-// Q' S into panel, and this subgroup's features of Q' K'^T.
+// Of the queries of a head: with S, with keys and with nu.
 fn multiply_queries(thread: u32, subgroup: u32) {
-    var sums: array<Sums, COLUMN_TILES>;
-    @unroll
-    for (var c = 0u; c < COLUMN_TILES; c++) { sums[c] = Sums(); }
-    @unroll
-    for (var r = 0u; r < FEATURE_TILES; r++) {
-        let left = coopLoadT<Left>(&queries[r * MATRIX], FEATURES);
-        @unroll
-        for (var c = 0u; c < COLUMN_TILES; c++) {
-            let at = r * VALUES_LEN + subgroup * SUBGROUP_COLUMNS + c * MATRIX;
-            sums[c] = coopMultiplyAdd(left, coopLoadT<Right>(&state[at], COLUMNS), sums[c]);
-        }
-    }
-    @unroll
-    for (var c = 0u; c < COLUMN_TILES; c++) {
-        coopStoreT(sums[c], &panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
-    }
-    var pairs = Sums();
-    @unroll
-    for (var n = 0u; n < SUBGROUP_TILES; n++) {
-        let f = (subgroup * SUBGROUP_TILES + n) * MATRIX;
-        let left = coopLoadT<Left>(&queries[f], FEATURES);
-        // A column a key.
-        pairs = coopMultiplyAdd(left, coopLoad<Right>(&keys[f], FEATURES), pairs);
-    }
-    coopStoreT(pairs, &partial[subgroup * PAIRS], MATRIX);
-
+    multiply_rows(QUERIES, subgroup);
     if (NORMALIZE) {
         let row = thread / ROW_THREADS;
         var sum = 0.0;
-        for (var f = thread % ROW_THREADS; f < FEATURES; f += ROW_THREADS) {
-            sum += f32(queries[row * FEATURES + f]) * nu[f];
+        for (var f4 = thread % ROW_THREADS; f4 < BLOCK_VEC4; f4 += ROW_THREADS) {
+            let at = factor_index(row, f4);
+            @unroll
+            for (var f = 0u; f < 4u; f++) { sum += f32(factors[QUERIES + 4u * at + f]) * nu[4u * f4 + f]; }
         }
         products[thread] = sum;
     }
-    for (var i = thread; i < MATRIX; i += THREADS) { atomicStore(&score_max[i], 0u); }
+    if (thread < MATRIX) { atomicStore(&score_max[thread], 0u); }
     workgroupBarrier();
 }
 
-// The products of each query with the keys up to its own, decayed.
-fn mask_scores(chunk: Chunk, thread: u32) {
+// The products of each query with the keys up to its own, decayed, and times what brings values back. Where
+// o is normalised, returns the sum of this thread's query, without that.
+fn mask_scores(chunk: Chunk, thread: u32) -> f32 {
     var x: array<f32, PAIR_LOADS>;
     @unroll
     for (var n = 0u; n < PAIR_LOADS; n++) {
@@ -185,10 +135,9 @@ fn mask_scores(chunk: Chunk, thread: u32) {
         let i = pair / MATRIX;
         let j = pair % MATRIX;
         if (pair < PAIRS && i < chunk.tokens && j <= i) {
-            var sum = 0.0;
-            for (var s = 0u; s < SUBGROUPS; s++) { sum += partial[s * PAIRS + pair]; }
-            sum *= half_inverse(atomicLoad(&key_max[j]));
-            x[n] = sum + sum * decay_between(j + 1u, i + 1u);
+            let score = pair_sum(pair) * key_inverses[j] * kept_between(j + 1u, i + 1u);
+            if (NORMALIZE) { partial[pair] = score; }
+            x[n] = score * value_inverse(j);
             atomicMax(&score_max[i], bitcast<u32>(abs(x[n])));
         }
     }
@@ -198,45 +147,55 @@ fn mask_scores(chunk: Chunk, thread: u32) {
         let pair = thread + n * THREADS;
         if (pair < PAIRS) { scores[pair] = f16(x[n] * half_scale(atomicLoad(&score_max[pair / MATRIX]))); }
     }
+    var sum = 0.0;
+    if (NORMALIZE && thread < chunk.tokens) {
+        for (var j = 0u; j <= thread; j++) { sum += partial[thread * MATRIX + j]; }
+    }
     workgroupBarrier();
+    return sum;
 }
 
-// Scores times values into partial, and the factors of both parts of each row.
-fn multiply_values(chunk: Chunk, bound: f32, thread: u32, subgroup: u32) {
+// Scores times values into partial, and the factors of both parts of each row, of which `of_chunk` is a part
+// of the weight.
+fn multiply_values(chunk: Chunk, of_chunk: f32, thread: u32, subgroup: u32) {
     let left = coopLoadT<Left>(&scores[0], MATRIX);
     @unroll
     for (var c = 0u; c < COLUMN_TILES; c++) {
         let at = subgroup * SUBGROUP_COLUMNS + c * MATRIX;
-        let sums = coopMultiplyAdd(left, coopLoadT<Right>(&values[at], COLUMNS), Sums());
+        let sums = coopMultiplyAdd(left, coopLoad<Right>(&values[at * MATRIX], MATRIX), Sums());
         coopStoreT(sums, &partial[at], COLUMNS);
     }
-    for (var i = thread; i < chunk.tokens; i += THREADS) {
-        let kept = 1.0 + decay_between(0u, i + 1u);
+    if (thread < chunk.tokens) {
+        let i = thread;
+        let kept = kept_between(0u, i + 1u);
         let of_scores = half_inverse(atomicLoad(&score_max[i]));
         let of_query = half_inverse(atomicLoad(&query_max[i]));
         var weight = 0.0;
         if (NORMALIZE) {
             for (var n = 0u; n < ROW_THREADS; n++) { weight += products[i * ROW_THREADS + n]; }
-            var of_chunk = 0.0;
-            for (var j = 0u; j <= i; j++) { of_chunk += f32(scores[i * MATRIX + j]); }
-            weight = (kept * weight + of_scores * of_chunk) * of_query;
+            weight = (kept * weight + of_chunk) * of_query;
         }
         let factor = row_factor_of(weight, gains[i]);
-        row_factors[i] = vec3<f32>(kept * half_inverse(bitcast<u32>(bound)), of_scores, of_query);
+        row_factors[i] = vec3<f32>(kept * state_inverse(), of_scores, of_query);
         gains[i] = factor;
     }
     workgroupBarrier();
 }
 
 fn write_outputs(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
-    for (var i = thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
+    @unroll
+    for (var n = 0u; n < VALUE_LOADS; n++) {
+        let i = thread + n * THREADS;
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
-        let before = vec4<f32>(panel[4u * i], panel[4u * i + 1u], panel[4u * i + 2u], panel[4u * i + 3u]);
-        let own = vec4<f32>(partial[4u * i], partial[4u * i + 1u], partial[4u * i + 2u], partial[4u * i + 3u]);
-        let by = row_factors[row];
-        let o = (before * by.x + own * by.y) * by.z * gains[row];
-        store_o(output_begin(chunk.first + row, item.first_head + h), c4, o);
+        if (row < chunk.tokens) {
+            let before = vec4<f32>(panel[4u * i], panel[4u * i + 1u], panel[4u * i + 2u], panel[4u * i + 3u]);
+            let own = vec4<f32>(partial[4u * i], partial[4u * i + 1u], partial[4u * i + 2u], partial[4u * i + 3u]);
+            let by = row_factors[row];
+            // The query's comes first: nothing is larger on the way than in q' mu.
+            let o = (before * by.z * by.x + own * by.z * by.y) * gains[row];
+            store_o(output_begin(chunk.first + row, item.first_head + h), c4, o);
+        }
     }
 }
 

@@ -7,15 +7,16 @@
 // reads   k [T,G,K]  v [T,E,V]  gates [T,E]
 // writes  state_out [segments, state] and segment_decays [segments, E]: of each segment that another one follows
 // grid    segments x E x value blocks, folded; SUBGROUPS subgroups a workgroup
-// memory  see matrix/chunk and matrix/state
+// memory  see matrix/chunk and matrix/state; with a delta rule matrix/products and matrix/corrected
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
 import constants::{THREADS};
+import chunk_values::{correct_values, prepare_correction};
 import gates::{Decay};
 import heads::{gate_row};
-import matrix/chunk::{load_tokens};
+import matrix/chunk::{load_tokens, weigh_tokens};
 import matrix/item::{has_subgroups, matrix_item};
 import matrix/state::{Tiles, clear_state, poison_state, store_state, update_state};
 import params::{params};
@@ -43,9 +44,12 @@ fn segment_state(
     var decay: Decay;
     for (var t = item.begin; t < item.end; t += params.chunk_len) {
         let chunk = Chunk(t, min(params.chunk_len, item.end - t));
+        prepare_correction(&mu, thread, subgroup);
         load_tokens(item, chunk, thread);
+        correct_values(item, chunk, thread, subgroup);
+        weigh_tokens(thread);
         for (var i = 0u; i < chunk.tokens; i++) { add_decay(&decay, gate_row(t + i, item.head), 0u); }
-        update_state(&mu, chunk.tokens, thread, subgroup);
+        update_state(&mu, thread, subgroup);
     }
 
     store_state(&mu, at, item, thread, subgroup);

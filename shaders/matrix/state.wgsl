@@ -1,15 +1,15 @@
 // The state as sums of matrix units: each subgroup has all features of its own columns, in registers.
 //
-// memory  floats: MATRIX columns, on their way to and from memory; F of nu
+// memory  floats: MATRIX columns, on their way to and from memory; F of nu, where o is normalised
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMN_TILES, FEATURE_TILES, HAS_DECAY};
 import constants::{INITIAL_STATE};
-import constants::{MATRIX, NORMALIZE, STATE_TILES, STATE_ZERO, THREADS};
+import constants::{MATRIX, NORMALIZE, PAIRS, STATE_TILES, STATE_ZERO, THREADS};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, VALUES_LEN, decay_between, keys, values};
+import matrix/chunk::{COLUMNS, FEATURES, KEYS, VALUES_LEN, chunk_decay, clear_decays, factors, turn_keys, values};
 import matrix/chunk::{weigh_values, weighted_max, weights};
 import matrix/item::{poison};
-import matrix/scale::{half_inverse, magnitude_bits};
+import matrix/scale::{REACH_MAX, STATE_MAX, half_inverse, magnitude_bits, maxima};
 import states/offset::{StateOffset};
 import states::{load_mu, load_nu, store_mu, store_nu};
 import work_item::{WorkItem};
@@ -18,10 +18,11 @@ alias Tiles = array<Sums, STATE_TILES>;  // [F/MATRIX, columns of a subgroup/MAT
 
 const STATE_LEN: u32 = FEATURES * COLUMNS;
 const SUBGROUP_COLUMNS: u32 = COLUMN_TILES * MATRIX;
+// What nothing uses takes no memory.
+const NU_LEN: u32 = select(4u, FEATURES, NORMALIZE);
 
 var<workgroup> panel: array<f32, VALUES_LEN>;     // MATRIX rows of the state, or of q' mu
-var<workgroup> nu: array<f32, FEATURES>;
-var<workgroup> state_max: atomic<u32>;            // bits of the largest element of mu
+var<workgroup> nu: array<f32, NU_LEN>;
 
 // From the state that the segment begins with.
 fn load_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread: u32, subgroup: u32) {
@@ -41,6 +42,7 @@ fn load_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread:
             let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
             let x = load_mu(at, r * MATRIX + i / BLOCK_COLUMNS_VEC4, c4);
             largest = max(largest, magnitude_bits(x));
+            @unroll
             for (var c = 0u; c < 4u; c++) { panel[4u * i + c] = x[c]; }
         }
         workgroupBarrier();
@@ -50,14 +52,19 @@ fn load_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread:
                 coopLoadT<Sums>(&panel[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
         }
     }
-    atomicMax(&state_max, largest);
+    atomicMax(&maxima[STATE_MAX], largest);
 }
 
 fn clear_state(mu: ptr<function, Tiles>, thread: u32) {
     @unroll
     for (var i = 0u; i < STATE_TILES; i++) { (*mu)[i] = Sums(); }
-    for (var f = thread; f < FEATURES; f += THREADS) { nu[f] = 0.0; }
-    if (thread == 0u) { atomicStore(&state_max, 0u); }
+    for (var f = thread; f < NU_LEN; f += THREADS) { nu[f] = 0.0; }
+    if (thread == 0u) {
+        atomicStore(&maxima[STATE_MAX], 0u);
+        // No chunk has added anything yet.
+        atomicStore(&maxima[REACH_MAX], 0u);
+    }
+    clear_decays(thread);
     workgroupBarrier();
 }
 
@@ -83,19 +90,21 @@ fn store_state(mu: ptr<function, Tiles>, at: StateOffset, item: WorkItem, thread
 }
 
 // A chunk of tokens enters the state:  mu += m mu + sum_i weight_i k'_i^T v_i
-fn update_state(mu: ptr<function, Tiles>, tokens: u32, thread: u32, subgroup: u32) {
+fn update_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     weigh_values(thread);
-    let m = decay_between(0u, tokens);
+    turn_keys(thread);
+    workgroupBarrier();
+    let m = chunk_decay();
     let inverse = half_inverse(weighted_max());
     var right: array<Right, COLUMN_TILES>;
     @unroll
     for (var c = 0u; c < COLUMN_TILES; c++) {
-        right[c] = coopLoadT<Right>(&values[subgroup * SUBGROUP_COLUMNS + c * MATRIX], COLUMNS);
+        right[c] = coopLoad<Right>(&values[(subgroup * SUBGROUP_COLUMNS + c * MATRIX) * MATRIX], MATRIX);
     }
     @unroll
     for (var r = 0u; r < FEATURE_TILES; r++) {
         // The keys of MATRIX features, a row a feature.
-        let left = coopLoad<Left>(&keys[r * MATRIX], FEATURES);
+        let left = coopLoadT<Left>(&factors[KEYS + r * PAIRS], MATRIX);
         @unroll
         for (var c = 0u; c < COLUMN_TILES; c++) {
             let added = coopMultiplyAdd(left, right[c], Sums()) * inverse;
@@ -106,7 +115,8 @@ fn update_state(mu: ptr<function, Tiles>, tokens: u32, thread: u32, subgroup: u3
     if (NORMALIZE) {
         for (var f = thread; f < FEATURES; f += THREADS) {
             var sum = nu[f] + m * nu[f];
-            for (var i = 0u; i < MATRIX; i++) { sum += weights[i] * f32(keys[i * FEATURES + f]); }
+            @unroll
+            for (var i = 0u; i < MATRIX; i++) { sum += weights[i] * f32(factors[KEYS + f * MATRIX + i]); }
             nu[f] = sum;
         }
     }

@@ -68,8 +68,9 @@ pub enum RowSource {
     Direct,
     /// A chunk of tokens as factors of matrix units in f16, with sums in f32: see
     /// [`MatrixUnits`](crate::tuning::MatrixUnits). A tile is the columns of a subgroup, with all F.
-    /// Prompts alone; decoding is as with [`RowSource::Workgroup`]. Only for f16, the rules `linear` and
-    /// `gated` with decays of a head, element-wise feature maps, and F up to 256.
+    /// Prompts alone; decoding is as with [`RowSource::Workgroup`], but for delta rules, which have no
+    /// other form here. Only for f16 and bf16, rules without decays of rows, element-wise feature maps, and F up to
+    /// 256.
     Matrices {
         /// Lanes of a subgroup.
         subgroup_size: u32,
@@ -321,10 +322,15 @@ impl Layout {
             [self.rows, self.block_features(config), self.block_columns()].map(u64::from);
         // Keys, queries, values, the state and the scores.
         let halves = tokens * (2 * features + columns) + features * columns + tokens * tokens;
-        // A panel of the state, scores times values, nu, products with nu.
-        let floats = 2 * tokens * columns + features + self.threads(config);
-        // Thirteen of a token; arrays begin at multiples of 16 bytes, and all threads share a work item.
-        2 * halves + 4 * (floats + 13 * tokens) + 160
+        // A panel of the state, scores times values; where o is normalised, nu and products with it;
+        // the decays between two tokens.
+        let of_nu = if config.is_normalized() { features + self.threads(config) } else { 8 };
+        let of_pairs = if config.update_rule.decay().is_some() { tokens * (tokens + 1) } else { 4 };
+        let floats = 2 * tokens * columns + of_nu + of_pairs;
+        // Thirteen of a token, two more of a delta rule; arrays begin at multiples of 16 bytes, and all
+        // threads share a work item.
+        let of_token = if config.update_rule.beta().is_some() { 15 } else { 13 };
+        2 * halves + 4 * (floats + of_token * tokens) + 160
     }
 
     /// Refuses what the matrix units have no shader for.
@@ -332,14 +338,13 @@ impl Layout {
         let refuse = |what, required: &str, actual: String| {
             Err(ConfigError::Tuning { what, required: required.to_owned(), actual })
         };
-        let rule = config.update_rule;
-        if rule.beta().is_some() || config.gates() == Some(Gating::PerRow) {
-            let required = "linear, or gated by heads, on matrix units";
-            return refuse("update_rule", required, rule.name().to_owned());
+        if config.gates() == Some(Gating::PerRow) {
+            let required = "without decays of rows, on matrix units";
+            return refuse("update_rule", required, config.update_rule.name().to_owned());
         }
-        if config.dtype != Dtype::F16 {
+        if config.dtype == Dtype::F32 {
             let actual = config.dtype.name().to_owned();
-            return refuse("dtype", "F16 on matrix units", actual);
+            return refuse("dtype", "F16 or Bf16 on matrix units", actual);
         }
         if !config.is_element_wise() || config.features() > WHOLE_FEATURES {
             let required = "element-wise, with up to 256 features, on matrix units";

@@ -125,7 +125,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
     ];
     numbers.extend(gate_numbers(config));
     if stage.is_of_matrices(layout) {
-        numbers.extend(matrix_numbers(config, layout));
+        numbers.extend(matrix_numbers(stage, config, layout));
     }
     if let Some(decode) = variant.decode {
         numbers.extend([
@@ -167,7 +167,7 @@ fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> T
 }
 
 /// Matrices of a work item, and elements of its threads.
-fn matrix_numbers(config: &Config, layout: Layout) -> Numbers {
+fn matrix_numbers(stage: Stage, config: &Config, layout: Layout) -> Numbers {
     use Number::U32;
     let (size, subgroups) = (layout.rows, layout.column_threads);
     let feature_tiles = layout.lanes(config);
@@ -177,12 +177,17 @@ fn matrix_numbers(config: &Config, layout: Layout) -> Numbers {
     let of_thread = |elements: u32| U32(elements.div_ceil(threads));
     vec![
         ("MATRIX", U32(size)),
+        ("MATRIX_VEC4", U32(size / 4)),
+        ("PAIRS", U32(size * size)),
+        // Keys, and the queries of a head.
+        ("FACTOR_SETS", U32(if stage == Stage::SegmentOutput { 2 } else { 1 })),
         ("SUBGROUPS", U32(subgroups)),
         ("FEATURE_TILES", U32(feature_tiles)),
         ("SUBGROUP_TILES", U32(feature_tiles / subgroups)),
         ("COLUMN_TILES", U32(column_tiles)),
         ("STATE_TILES", U32(feature_tiles * column_tiles)),
         ("FEATURE_LOADS", of_thread(size * layout.block_features(config) / 4)),
+        ("VALUE_LOADS", of_thread(size * layout.block_columns() / 4)),
         ("PAIR_LOADS", of_thread(size * size)),
     ]
 }

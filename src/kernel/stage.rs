@@ -223,7 +223,8 @@ impl Stage {
 
     /// True if the stage runs on matrix units in this layout.
     pub(crate) fn is_of_matrices(self, layout: Layout) -> bool {
-        layout.subgroup_size().is_some() && matches!(self, Self::SegmentState | Self::SegmentOutput)
+        layout.subgroup_size().is_some()
+            && matches!(self, Self::SegmentState | Self::SegmentTransition | Self::SegmentOutput)
     }
 
     /// The module of a variant of the stage. A binding that the call does not have is a private
@@ -290,6 +291,8 @@ impl Stage {
             (
                 "rows",
                 match (config.is_vec4() && !variant.has_unaligned_rows, config.dtype) {
+                    // Their devices have f16.
+                    (true, Dtype::F16) if self.is_of_matrices(layout) => "rows/f16_x4",
                     (true, Dtype::F32) => "rows/f32_x4",
                     (false, Dtype::F32) => "rows/f32_x1",
                     (true, Dtype::F16 | Dtype::Bf16) => "rows/half_x4",
@@ -302,12 +305,18 @@ impl Stage {
             ("matrices", if layout.rows == 8 { "matrix/size_8" } else { "matrix/size_16" }),
             (
                 "token_decay",
-                if config.gates().is_some() { "matrix/decayed" } else { "matrix/undecayed" },
+                if config.update_rule.decay().is_some() {
+                    "matrix/decayed"
+                } else {
+                    "matrix/undecayed"
+                },
             ),
+            ("chunk_values", if corrects { "matrix/corrected" } else { "matrix/uncorrected" }),
         ];
         let custom_map = config.custom_maps().next().map(|map| map.wgsl());
         let root = match self {
             Self::SegmentState if self.is_of_matrices(layout) => "matrix/segment_state",
+            Self::SegmentTransition if self.is_of_matrices(layout) => "matrix/segment_transition",
             Self::SegmentOutput if self.is_of_matrices(layout) => "matrix/segment_output",
             _ => self.name(),
         };

@@ -50,12 +50,21 @@ pub enum Mutation {
     MatrixDecayOffByOne,
     /// On matrix units: the scale of a chunk's values is not taken back.
     MatrixScaleKept,
+    /// On matrix units: a key does not recall the value of the token before it.
+    MatrixSolveOffByOne,
+    /// On matrix units: a key recalls the state before it decays.
+    MatrixRecallUndecayed,
 }
 
 impl Mutation {
     /// The mistakes in the shaders for matrix units.
-    pub const OF_MATRICES: [Mutation; 3] =
-        [Self::MatrixMaskOffByOne, Self::MatrixDecayOffByOne, Self::MatrixScaleKept];
+    pub const OF_MATRICES: [Mutation; 5] = [
+        Self::MatrixMaskOffByOne,
+        Self::MatrixDecayOffByOne,
+        Self::MatrixScaleKept,
+        Self::MatrixSolveOffByOne,
+        Self::MatrixRecallUndecayed,
+    ];
 
     /// Every mistake but those of matrix units.
     pub const ALL: [Mutation; 19] = [
@@ -175,13 +184,23 @@ impl Mutation {
             }
             Self::MatrixDecayOffByOne => (
                 Stage::SegmentOutput,
-                "sum * decay_between(j + 1u, i + 1u)",
-                "sum * decay_between(j, i + 1u)",
+                "let score = pair_sum(pair) * key_inverses[j] * kept_between(j + 1u, i + 1u)",
+                "let score = pair_sum(pair) * key_inverses[j] * kept_between(j, i + 1u)",
             ),
             Self::MatrixScaleKept => (
                 Stage::SegmentState,
                 "let inverse = half_inverse(weighted_max());",
                 "let inverse = 1.0;",
+            ),
+            Self::MatrixSolveOffByOne => (
+                Stage::SegmentOutput,
+                "if (j < i && i < chunk.tokens)",
+                "if (j + 1u < i && i < chunk.tokens)",
+            ),
+            Self::MatrixRecallUndecayed => (
+                Stage::SegmentTransition,
+                "recalls[thread] = kept_between(0u, thread + 1u) * state_inverse()",
+                "recalls[thread] = state_inverse()",
             ),
         }
     }
@@ -246,15 +265,17 @@ mod tests {
         }
     }
 
-    /// In a plan that has both stages that run on matrix units.
+    /// In a plan that has every stage that runs on matrix units.
     #[test]
     fn each_mutation_of_matrices_edits_one_place() {
         let limits =
             wgpu::Limits { max_compute_workgroup_storage_size: 65_536, ..Default::default() };
-        let rule = UpdateRule::Gated(Decay::per_head());
+        // With both stages that a delta rule has before its scan.
+        let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
         let config = Config::of_rule(64, 64, rule).with_dtype(Dtype::F16);
         let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::Other).unwrap();
         let tuning = tuning.with_layout(Layout::matrices(16, 4, 64));
+        let tuning = Tuning { segment_len: Some(1000), ..tuning };
         let plan = Plan::new(&config, &Shape::new(1, 4000, 2), &limits, &tuning).unwrap();
         for mutation in Mutation::OF_MATRICES {
             let (stage, from, _) = mutation.texts();

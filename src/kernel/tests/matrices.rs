@@ -9,12 +9,13 @@ use crate::kernel::stage::Stage;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
-use crate::problem::update_rule::{Decay, UpdateRule};
+use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
 /// Calls `check` with every module for matrix units, of both sizes.
 pub(super) fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Module)) {
     let rule = |rule, width| Config::of_rule(width, width, rule).with_dtype(Dtype::F16);
     let gated = UpdateRule::Gated(Decay::per_head());
+    let gated_delta = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
     let sum = |config: Config| config.with_normalization(Normalization::default());
     let configs = [
         ("elu-64", Config::new(64, 64).with_dtype(Dtype::F16)),
@@ -22,12 +23,17 @@ pub(super) fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Modu
         ("elu-128", Config::new(128, 128).with_dtype(Dtype::F16)),
         ("gated-128", rule(gated, 128)),
         ("gated-63-sum", sum(rule(gated, 63).with_feature_map(FeatureMap::Elu))),
+        ("delta-64", rule(UpdateRule::Delta(Beta::per_head()), 64)),
+        ("gated-delta-63", rule(gated_delta, 63)),
+        ("gated-delta-128", rule(gated_delta, 128)),
+        ("bf16-elu-64", Config::new(64, 64).with_dtype(Dtype::Bf16)),
+        ("bf16-gated-delta-128", rule(gated_delta, 128).with_dtype(Dtype::Bf16)),
     ];
     for (config_name, config) in configs {
         for layout in
             [Layout::matrices(8, 8, 8), Layout::matrices(16, 4, 64), Layout::matrices(16, 8, 64)]
         {
-            for stage in [Stage::SegmentState, Stage::SegmentOutput] {
+            for stage in [Stage::SegmentState, Stage::SegmentTransition, Stage::SegmentOutput] {
                 for is_whole in [false, true] {
                     let Some(module) = module(stage, &config, layout, is_whole) else { continue };
                     let kind = if is_whole { "-states" } else { "" };
@@ -85,5 +91,5 @@ fn modules_of_matrices_are_valid() {
         }
         checked += 1;
     });
-    assert_eq!(checked, 60);
+    assert_eq!(checked, 144);
 }

@@ -23,7 +23,8 @@ pub fn segment_output(plan: &Plan, inputs: Inputs<'_>, states: &[f32]) -> Output
             let mut held = State::load(&sizes, states, segment.number, e);
             if plan.is_of_matrices() {
                 let tokens = (segment.tokens.clone(), e);
-                held.advance_in_chunks((plan, &sizes), inputs, tokens, Some(&mut o));
+                let v = Some(inputs.v);
+                held.advance_in_chunks((plan, &sizes), inputs, tokens, v, Some(&mut o));
             } else {
                 held.advance(&sizes, inputs, (segment.tokens.clone(), e), &mut o);
             }

@@ -15,7 +15,7 @@ pub fn segment_state(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
             let mut state = State::zero(&sizes);
             if plan.is_of_matrices() {
                 let tokens = (segment.tokens.clone(), e);
-                state.advance_in_chunks((plan, &sizes), inputs, tokens, None);
+                state.advance_in_chunks((plan, &sizes), inputs, tokens, Some(inputs.v), None);
             } else {
                 segment.tokens.clone().for_each(|t| state.update(&sizes, inputs, t, e));
             }

@@ -20,8 +20,13 @@ pub fn segment_transition(plan: &Plan, inputs: Inputs<'_>) -> Vec<f32> {
             for f in 0..features {
                 held.mu[f * features + f] = 1.0;
             }
-            for t in segment.tokens.clone() {
-                held.update_with(&sizes, inputs, [t, e], vec![0.0; features]);
+            if plan.is_of_matrices() {
+                let tokens = (segment.tokens.clone(), e);
+                held.advance_in_chunks((plan, &sizes), inputs, tokens, None, None);
+            } else {
+                for t in segment.tokens.clone() {
+                    held.update_with(&sizes, inputs, [t, e], vec![0.0; features]);
+                }
             }
             let begin = (segment.number * value_heads + e) * len;
             transitions[begin..begin + len].copy_from_slice(&held.mu);

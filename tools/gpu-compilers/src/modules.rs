@@ -62,8 +62,10 @@ pub fn modules() -> Result<Vec<Module>, Box<dyn Error>> {
             }
         }
     }
-    for (rule, width) in [("linear", 64), ("gated", 64), ("linear", 128), ("gated", 128)] {
-        found.add_matrices(rule, width)?;
+    for width in [64, 128] {
+        for rule in ["linear", "gated", "gated-delta"] {
+            found.add_matrices(rule, width)?;
+        }
     }
     Ok(found.modules)
 }
@@ -170,7 +172,7 @@ impl Modules {
         (layout.chunk_tokens, layout.chunk_queries) = (16, 16);
         layout.row_source = RowSource::Matrices { subgroup_size: 64 };
         let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
-        for stage in [Stage::SegmentState, Stage::SegmentOutput] {
+        for stage in [Stage::SegmentState, Stage::SegmentTransition, Stage::SegmentOutput] {
             if let Some(wgsl) = plan.wgsl(stage, States::InitialAndFinal) {
                 self.push(&format!("{rule}, matrices {width}"), memory, [stage.name(), ""], wgsl);
             }
