@@ -9,9 +9,11 @@ use linear_attention::feature_map::{CustomMap, Weights};
 use linear_attention::gradients::{
     Backward, BackwardTensors, GradientStage, Gradients, OutputGradients,
 };
+use linear_attention::tuning::Tuning;
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{
-    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Shape, UpdateRule, reference,
+    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Options, Shape, UpdateRule,
+    reference,
 };
 
 use super::Test;
@@ -21,6 +23,7 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("backward::stored_types", stored_types),
     ("backward::refusals", refusals),
+    ("backward::value_blocks", value_blocks),
     ("backward::strides::views", strides::views),
 ];
 
@@ -42,6 +45,18 @@ pub(crate) const FULL: &[(&str, Test)] = &[
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.
 const BOUND: f64 = 1e-3;
+
+/// Options for as many workgroups to a head as may share it.
+fn value_block_options(gpu: &Gpu, config: &Config) -> Result<Options<'static>, Failed> {
+    let device_type = gpu.adapter.get_info().device_type;
+    let tuning = Tuning::new(config, &gpu.device.limits(), device_type)?;
+    Ok(Options::default().with_tuning(tuning.with_workgroups(1 << 20)))
+}
+
+fn in_value_blocks(gpu: &Gpu, config: Config) -> Result<Backward, Failed> {
+    let options = value_block_options(gpu, &config)?;
+    Ok(Backward::with_options(&gpu.device, config, &options)?)
+}
 
 /// Inputs of a call and gradients by its outputs, no two numbers of which are the same.
 pub(crate) struct Sample {
@@ -199,18 +214,37 @@ fn all_rules(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn all_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     configs(8, 12).into_iter().try_for_each(|config| check_shapes(gpu, config))?;
     for config in configs(72, 100) {
-        check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 1))?;
+        check(gpu, &in_value_blocks(gpu, config.clone())?, &Shape::new(1, 20, 1))?;
+        check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 4))?;
     }
     Ok(())
 }
 
 fn check_shapes(gpu: &Gpu, config: Config) -> Result<(), Failed> {
-    let backward = Backward::new(&gpu.device, config)?;
-    check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
-    check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
-    check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
-    check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
-    check(gpu, &backward, &Shape::new(1, 0, 2))
+    for backward in [in_value_blocks(gpu, config.clone())?, Backward::new(&gpu.device, config)?] {
+        check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
+        check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
+        check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
+        check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
+        check(gpu, &backward, &Shape::new(1, 0, 2))?;
+    }
+    Ok(())
+}
+
+/// Several workgroups to a head: the same gradients, the same bits each time, and sums over columns of
+/// which none is lost.
+fn value_blocks(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let rule = UpdateRule::GatedDelta(Decay::per_row(), Beta::per_head());
+    let shape = Shape::packed(&[0, 11, 3], 2);
+    for config in [Config::of_rule(6, 37, rule), Config::new(6, 20)] {
+        let backward = in_value_blocks(gpu, config)?;
+        check(gpu, &backward, &shape)?;
+        let sample = Sample::new(backward.config(), &shape)?;
+        let (inputs, gradients) = (sample.inputs(backward.config()), sample.gradients());
+        let run = || backward.run(&gpu.queue, &shape, inputs, gradients);
+        assert_eq!(run()?, run()?, "the same call again");
+    }
+    Ok(())
 }
 
 fn maps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
@@ -283,7 +317,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         ),
         (&sums, Recurrence, "of_decay += of_nu", "of_decay -= of_nu"),
         (&sums, Recurrence, "states[item.of_nu + f] = a * of_nu", "states[item.of_nu + f] = of_nu"),
-        (&sums, Recurrence, "if (j > 1u) { before = state_after(item, j - 2u); }", ""),
+        (&sums, Recurrence, "if (j > 1u) { before = state_after(j - 2u); }", ""),
         (&sums, Recurrence, "of_key += of_nu;", ""),
         (&delta, Recurrence, "of_key -= a * b * recalled", "of_key -= b * recalled"),
         (&delta, Recurrence, "of_decay -= keys[key + f] * b * recalled;", ""),
@@ -300,10 +334,10 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (
             &sums,
             Recurrence,
-            "* params.group + h, state_after(item, j), thread);",
+            "* params.group + h, state_after(j), thread);",
             "* params.group + h, before, thread);",
         ),
-        (&sums, Recurrence, "enter(item, t, 0u, state_after(item, 0u), thread);", ""),
+        (&sums, Recurrence, "enter(item, t, 0u, state_after(0u), thread);", ""),
         (&softmax, Recurrence, "SCALE * weight + EPS * gain", "SCALE * weight"),
         (&delta, Rows, "- elements(row.x, x4) * along", ""),
         (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),
@@ -316,10 +350,55 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "queries[begin + FEATURE_VEC4] = vec4<f32>(1.0)",
         ),
     ];
-    // Several blocks, and queries that share keys.
+    // Several blocks of tokens, and queries that share keys.
     let shape = Shape::new(1, 12, 2).with_kv_heads(1);
     for (config, stage, from, to) in mistakes {
         check_caught(gpu, (config, &shape), &Sample::new(config, &shape)?, (stage, from, to))?;
+    }
+    value_block_mutations(gpu, &delta, &sums)
+}
+
+/// The same of sums over columns.
+fn value_block_mutations(gpu: &Gpu, delta: &Config, sums: &Config) -> Result<(), Failed> {
+    use GradientStage::{ColumnSums, Recurrence};
+    // Two value blocks of 4 columns.
+    let shape = Shape::new(1, 12, 1);
+    let lost = "block < params.value_blocks; block++) { sum += keys[";
+    for (config, stage, from, to) in [
+        (delta, ColumnSums, "block <= params.value_blocks; block++) { sum += keys[", lost),
+        (
+            sums,
+            ColumnSums,
+            "block <= params.value_blocks; block++) {\n            sum += queries[",
+            "block < params.value_blocks; block++) {\n            sum += queries[",
+        ),
+        (
+            delta,
+            ColumnSums,
+            "block <= params.value_blocks; block++) {\n                sum += gates[",
+            "block < params.value_blocks; block++) {\n                sum += gates[",
+        ),
+        (sums, ColumnSums, "states[at] = sum;", ""),
+        (sums, ColumnSums, "block * block_memory() + f", "f"),
+        // The gradient by the final nu in every value block, and one nu for all of them.
+        (
+            sums,
+            Recurrence,
+            "{ states[item.of_nu + f] = 0.0; }",
+            "{ states[item.of_nu + f] = 1.0; }",
+        ),
+        (sums, Recurrence, "select(own, gradients + item.initial_nu, block == 0u)", "own"),
+        // A row of a column, and a block's first column, that nobody has.
+        (delta, Recurrence, "var lane = 0u; lane < ROW_LANES", "var lane = 1u; lane < ROW_LANES"),
+        (
+            delta,
+            Recurrence,
+            "item.first = block * columns;",
+            "item.first = block * (columns + 1u);",
+        ),
+    ] {
+        let (options, sample) = (value_block_options(gpu, config)?, Sample::new(config, &shape)?);
+        check_caught_with(gpu, &options, (config, &shape), &sample, (stage, from, to))?;
     }
     Ok(())
 }
@@ -327,6 +406,16 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 /// A shader with another text is further off than the bound.
 fn check_caught(
     gpu: &Gpu,
+    call: (&Config, &Shape),
+    sample: &Sample,
+    mistake: (GradientStage, &str, &str),
+) -> Result<(), Failed> {
+    check_caught_with(gpu, &Options::default(), call, sample, mistake)
+}
+
+fn check_caught_with(
+    gpu: &Gpu,
+    options: &Options<'_>,
     (config, shape): (&Config, &Shape),
     sample: &Sample,
     (stage, from, to): (GradientStage, &str, &str),
@@ -340,7 +429,7 @@ fn check_caught(
         is_there.set(edited != wgsl);
         edited
     };
-    let backward = Backward::with_mutation(&gpu.device, config.clone(), &edit)?;
+    let backward = Backward::with_mutation(&gpu.device, config.clone(), options, &edit)?;
     if !is_there.get() {
         return Err(format!("no {from} in {stage:?}").into());
     }
