@@ -1,5 +1,6 @@
 //! The backward pass of every adapter against the reference's.
 
+mod columns;
 mod maps;
 mod strides;
 
@@ -9,7 +10,6 @@ use linear_attention::feature_map::{CustomMap, Weights};
 use linear_attention::gradients::{
     Backward, BackwardTensors, GradientStage, Gradients, OutputGradients,
 };
-use linear_attention::tuning::Tuning;
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{
     Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Options, Shape, UpdateRule,
@@ -23,7 +23,7 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("backward::stored_types", stored_types),
     ("backward::refusals", refusals),
-    ("backward::value_blocks", value_blocks),
+    ("backward::value_blocks", columns::value_blocks),
     ("backward::strides::views", strides::views),
 ];
 
@@ -45,18 +45,6 @@ pub(crate) const FULL: &[(&str, Test)] = &[
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.
 const BOUND: f64 = 1e-3;
-
-/// Options for as many workgroups to a head as may share it.
-fn value_block_options(gpu: &Gpu, config: &Config) -> Result<Options<'static>, Failed> {
-    let device_type = gpu.adapter.get_info().device_type;
-    let tuning = Tuning::new(config, &gpu.device.limits(), device_type)?;
-    Ok(Options::default().with_tuning(tuning.with_workgroups(1 << 20)))
-}
-
-fn in_value_blocks(gpu: &Gpu, config: Config) -> Result<Backward, Failed> {
-    let options = value_block_options(gpu, &config)?;
-    Ok(Backward::with_options(&gpu.device, config, &options)?)
-}
 
 /// Inputs of a call and gradients by its outputs, no two numbers of which are the same.
 pub(crate) struct Sample {
@@ -214,35 +202,21 @@ fn all_rules(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn all_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     configs(8, 12).into_iter().try_for_each(|config| check_shapes(gpu, config))?;
     for config in configs(72, 100) {
-        check(gpu, &in_value_blocks(gpu, config.clone())?, &Shape::new(1, 20, 1))?;
+        check(gpu, &columns::in_value_blocks(gpu, config.clone())?, &Shape::new(1, 20, 1))?;
         check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 4))?;
     }
     Ok(())
 }
 
 fn check_shapes(gpu: &Gpu, config: Config) -> Result<(), Failed> {
-    for backward in [in_value_blocks(gpu, config.clone())?, Backward::new(&gpu.device, config)?] {
+    for backward in
+        [columns::in_value_blocks(gpu, config.clone())?, Backward::new(&gpu.device, config)?]
+    {
         check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
         check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
         check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
         check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
         check(gpu, &backward, &Shape::new(1, 0, 2))?;
-    }
-    Ok(())
-}
-
-/// Several workgroups to a head: the same gradients, the same bits each time, and sums over columns of
-/// which none is lost.
-fn value_blocks(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let rule = UpdateRule::GatedDelta(Decay::per_row(), Beta::per_head());
-    let shape = Shape::packed(&[0, 11, 3], 2);
-    for config in [Config::of_rule(6, 37, rule), Config::new(6, 20)] {
-        let backward = in_value_blocks(gpu, config)?;
-        check(gpu, &backward, &shape)?;
-        let sample = Sample::new(backward.config(), &shape)?;
-        let (inputs, gradients) = (sample.inputs(backward.config()), sample.gradients());
-        let run = || backward.run(&gpu.queue, &shape, inputs, gradients);
-        assert_eq!(run()?, run()?, "the same call again");
     }
     Ok(())
 }
@@ -355,52 +329,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for (config, stage, from, to) in mistakes {
         check_caught(gpu, (config, &shape), &Sample::new(config, &shape)?, (stage, from, to))?;
     }
-    value_block_mutations(gpu, &delta, &sums)
-}
-
-/// The same of sums over columns.
-fn value_block_mutations(gpu: &Gpu, delta: &Config, sums: &Config) -> Result<(), Failed> {
-    use GradientStage::{ColumnSums, Recurrence};
-    // Two value blocks of 4 columns.
-    let shape = Shape::new(1, 12, 1);
-    let lost = "block < params.value_blocks; block++) { sum += keys[";
-    for (config, stage, from, to) in [
-        (delta, ColumnSums, "block <= params.value_blocks; block++) { sum += keys[", lost),
-        (
-            sums,
-            ColumnSums,
-            "block <= params.value_blocks; block++) {\n            sum += queries[",
-            "block < params.value_blocks; block++) {\n            sum += queries[",
-        ),
-        (
-            delta,
-            ColumnSums,
-            "block <= params.value_blocks; block++) {\n                sum += gates[",
-            "block < params.value_blocks; block++) {\n                sum += gates[",
-        ),
-        (sums, ColumnSums, "states[at] = sum;", ""),
-        (sums, ColumnSums, "block * block_memory() + f", "f"),
-        // The gradient by the final nu in every value block, and one nu for all of them.
-        (
-            sums,
-            Recurrence,
-            "{ states[item.of_nu + f] = 0.0; }",
-            "{ states[item.of_nu + f] = 1.0; }",
-        ),
-        (sums, Recurrence, "select(own, gradients + item.initial_nu, block == 0u)", "own"),
-        // A row of a column, and a block's first column, that nobody has.
-        (delta, Recurrence, "var lane = 0u; lane < ROW_LANES", "var lane = 1u; lane < ROW_LANES"),
-        (
-            delta,
-            Recurrence,
-            "item.first = block * columns;",
-            "item.first = block * (columns + 1u);",
-        ),
-    ] {
-        let (options, sample) = (value_block_options(gpu, config)?, Sample::new(config, &shape)?);
-        check_caught_with(gpu, &options, (config, &shape), &sample, (stage, from, to))?;
-    }
-    Ok(())
+    columns::mutations(gpu, &delta, &sums)
 }
 
 /// A shader with another text is further off than the bound.
