@@ -9,22 +9,29 @@
 //     dk' -= b mu du                 dmu -= b k'^T du                    delta rules, mu decayed
 //     ddecay = mu . dmu + nu . dnu   dmu = a dmu, dnu = a dnu
 //
-// A thread has columns of mu, and with them the sums over features, and features, with their sums over
-// columns. The columns of other threads are seen behind a barrier.
+// A column of mu and of dmu depends on no other, and whatever sums over columns goes linearly into the
+// gradients: dq', dk', ddecay, dbeta, and dnu through do . o. So a work item has a block of columns, a value
+// block, and computes what these add to the gradients by features, gates and nu. Where there are several,
+// gradient_column_sums adds them up.
+//
+// A thread has one column of each GRADIENT_COLUMNS of its value block, and of it every ROW_LANES-th row;
+// sums over the rows of a column meet in workgroup memory. Then it has features, with their sums over
+// columns.
 //
 // reads   v [T,E,V]  of_o [T,max(H,E),V]  ranges [N]
 // updates keys [T,E,F]  queries [T,max(H,E),F and the gain]  gates [T,E,GATE_ROW]: from what the forward
-//         pass has to the gradients by it
+//         pass has to the gradients by it, which with several value blocks follow it, [blocks] of each
 //         states: initial states [N,state], gradients by final states [N,state], which become those by
 //         initial states, and the memory of work items
 // writes  of_v [T,E,V]
-// grid    a workgroup a sequence and value head, folded
-// memory  none; GRADIENT_THREADS threads
+// grid    a workgroup a sequence, value head and value block, folded
+// memory  4 GRADIENT_THREADS + 16 bytes; GRADIENT_THREADS threads
 
-import constants::{ACCESS_ELEMENTS, DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_THREADS};
-import constants::{HAS_BETA, HAS_DECAY, NORMALIZE, VALUE_DIM};
+import constants::{ACCESS_ELEMENTS, DECAY_ROWS, FEATURE_DIM, GATE_BETA, GATE_ROW, GRADIENT_COLUMNS};
+import constants::{GRADIENT_THREADS, HAS_BETA, HAS_DECAY, NORMALIZE, VALUE_DIM};
 import gates/backward_decay::{decay_factor, decayed};
-import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
+import gradient/states::{MU_LEN, NU_LEN, STATE_LEN, block_memories, block_memory, head_memory, states};
+import gradient/states::{states_len};
 import heads::{gate_row, output_begin, output_row, value_begin};
 import normalise::{row_factor_of};
 import params::{params, workgroup_index};
@@ -39,18 +46,28 @@ import rows::{load_v};
 
 const KEY_ROW: u32 = 4u * ((FEATURE_DIM + 3u) / 4u);
 const QUERY_ROW: u32 = KEY_ROW + 4u;
+// Threads that share a column of mu, and rows of each.
+const ROW_LANES: u32 = GRADIENT_THREADS / GRADIENT_COLUMNS;
+const LANE_ROWS: u32 = (FEATURE_DIM + ROW_LANES - 1u) / ROW_LANES;
 
 struct Item {
     head: u32,           // value head
+    first: u32,          // columns of its value block
+    end: u32,
     initial_mu: u32,     // where parts of `states` begin
     initial_nu: u32,
     of_mu: u32,
-    of_nu: u32,
-    memory: u32,         // states before blocks [params.segments], states after the tokens of one
-                         // [params.segment_len], x of these, du, and two rows of features
+    of_nu: u32,          // with several value blocks what this one adds to it
+    memory: u32,         // of the head: mu before blocks of tokens [params.segments] and after the tokens of
+                         // one [params.segment_len], x of these, du
+    own: u32,            // of the value block: of_nu, nu as mu, and two rows of features
+    of_keys: u32,        // where gradients by features and gates begin, behind the features
+    of_queries: u32,
+    of_gates: u32,
 }
 
 var<workgroup> sequence: vec4<u32>;
+var<workgroup> lane_sums: array<f32, GRADIENT_THREADS>;
 
 @compute @workgroup_size(GRADIENT_THREADS)
 fn gradient_recurrence(
@@ -58,9 +75,9 @@ fn gradient_recurrence(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let index = workgroup_index(workgroup);
-    if (index >= params.sequences * params.value_heads) { return; }
-    let n = index / params.value_heads;
-    let item = item_of(n, index);
+    if (index >= params.sequences * params.value_heads * params.value_blocks) { return; }
+    let n = index / (params.value_heads * params.value_blocks);
+    let item = item_of(n, index / params.value_blocks, index % params.value_blocks);
     if (thread == 0u) {
         var before = 0u;
         if (n > 0u) { before = ranges[n - 1u].y; }
@@ -73,25 +90,26 @@ fn gradient_recurrence(
     clear_tokens(item, tokens.y, tokens.w, thread);
     let blocks = (tokens.y - tokens.x + params.segment_len - 1u) / params.segment_len;
     copy_initial(item, thread);
+    clear_of_nu(item, thread);
     for (var block = 0u; block < blocks; block++) {
         let first = tokens.x + block * params.segment_len;
-        copy_state(state_after(item, 0u), state_before(item, block), thread);
+        copy_state(item, state_after(0u), block, thread);
         for (var t = first; t < min(tokens.y, first + params.segment_len); t++) {
-            enter(item, t, 0u, state_after(item, 0u), thread);
+            enter(item, t, 0u, state_after(0u), thread);
         }
     }
     for (var block = blocks; block > 0u; block--) {
         let first = tokens.x + (block - 1u) * params.segment_len;
         let count = min(tokens.y - first, params.segment_len);
-        var before = state_before(item, block - 1u);
+        var before = block - 1u;
         for (var j = 0u; j < count; j++) {
             enter(item, first + j, j, before, thread);
-            before = state_after(item, j);
+            before = state_after(j);
         }
         barrier();
         for (var j = count; j > 0u; j--) {
-            before = state_before(item, block - 1u);
-            if (j > 1u) { before = state_after(item, j - 2u); }
+            before = block - 1u;
+            if (j > 1u) { before = state_after(j - 2u); }
             leave(item, first + j - 1u, j - 1u, before, thread);
         }
     }
@@ -102,68 +120,122 @@ fn barrier() {
     workgroupBarrier();
 }
 
-fn item_of(n: u32, index: u32) -> Item {
+fn item_of(n: u32, index: u32, block: u32) -> Item {
     let e = index % params.value_heads;
     let state = params.value_heads * STATE_LEN;
     let features = params.value_heads * MU_LEN + e * FEATURE_DIM;
     let gradients = states_len();
-    let memory = (params.segments + params.segment_len) * STATE_LEN
-        + (params.segment_len + 1u) * VALUE_DIM + 2u * FEATURE_DIM;
-    return Item(e, n * state + e * MU_LEN, n * state + features, gradients + n * state + e * MU_LEN,
-        gradients + n * state + features, 2u * gradients + index * memory);
+    let own = block_memories(index) + block * block_memory();
+    // Columns are dealt out in whole chunks of GRADIENT_COLUMNS, in ascending order.
+    let chunks = (VALUE_DIM + GRADIENT_COLUMNS - 1u) / GRADIENT_COLUMNS;
+    let columns = (chunks + params.value_blocks - 1u) / params.value_blocks * GRADIENT_COLUMNS;
+    var item = Item();
+    item.head = e;
+    item.first = block * columns;
+    item.end = min(item.first + columns, VALUE_DIM);
+    item.initial_mu = n * state + e * MU_LEN;
+    item.initial_nu = n * state + features;
+    item.of_mu = gradients + item.initial_mu;
+    item.of_nu = select(own, gradients + item.initial_nu, block == 0u);
+    item.memory = 2u * gradients + index * head_memory();
+    item.own = own;
+    let parts = select(0u, 1u + block, params.value_blocks > 1u) * params.total_tokens;
+    item.of_keys = parts * params.value_heads * KEY_ROW;
+    item.of_queries = parts * params.output_heads * QUERY_ROW;
+    item.of_gates = parts * params.value_heads * GATE_ROW;
+    return item;
 }
 
-fn state_before(item: Item, block: u32) -> u32 { return item.memory + block * STATE_LEN; }
+// States are numbered: the j-th token of a block of tokens leaves this one, and the state before a block has
+// its number.
+fn state_after(j: u32) -> u32 { return params.segments + j; }
 
-fn state_after(item: Item, j: u32) -> u32 { return item.memory + (params.segments + j) * STATE_LEN; }
+fn mu_at(item: Item, state: u32) -> u32 { return item.memory + state * MU_LEN; }
+
+// Behind the value block's part of the gradient by nu.
+fn nu_at(item: Item, state: u32) -> u32 { return item.own + (1u + state) * NU_LEN; }
 
 // v, less what a delta rule recalls, of the j-th token of a block.
 fn entered(item: Item, j: u32) -> u32 {
-    return state_after(item, params.segment_len) + j * VALUE_DIM;
+    return mu_at(item, state_after(params.segment_len)) + j * VALUE_DIM;
 }
 
 fn of_u(item: Item) -> u32 { return entered(item, params.segment_len); }
 
-fn of_features(item: Item) -> u32 { return of_u(item) + VALUE_DIM; }
+fn of_features(item: Item) -> u32 { return nu_at(item, state_after(params.segment_len)); }
 
 fn of_decays(item: Item) -> u32 { return of_features(item) + FEATURE_DIM; }
 
-fn copy_initial(item: Item, thread: u32) {
-    let to = state_after(item, 0u);
-    for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
-        for (var f = 0u; f < FEATURE_DIM; f++) {
-            let at = f * VALUE_DIM + v;
-            states[to + at] = states[item.initial_mu + at];
-        }
+// The thread's column of the chunk that begins at `first`, and the i-th of its rows. Numbers of steps are
+// constants, so that a compiler may have several loads under way.
+fn column_of(first: u32, thread: u32) -> u32 { return first + thread % GRADIENT_COLUMNS; }
+
+fn row_of(i: u32, thread: u32) -> u32 { return i * ROW_LANES + thread / GRADIENT_COLUMNS; }
+
+fn is_column(item: Item, v: u32) -> bool { return VALUE_DIM % GRADIENT_COLUMNS == 0u || v < item.end; }
+
+fn is_row(f: u32) -> bool { return FEATURE_DIM % ROW_LANES == 0u || f < FEATURE_DIM; }
+
+// True for the one thread of each column.
+fn has_column(thread: u32) -> bool { return thread < GRADIENT_COLUMNS; }
+
+// The sum over the threads that share a column, in the order of their rows.
+fn sum_of_column(sum: f32, thread: u32) -> f32 {
+    lane_sums[thread] = sum;
+    workgroupBarrier();
+    var total = 0.0;
+    for (var lane = 0u; lane < ROW_LANES; lane++) {
+        total += lane_sums[lane * GRADIENT_COLUMNS + thread % GRADIENT_COLUMNS];
     }
+    workgroupBarrier();
+    return total;
+}
+
+fn copy_initial(item: Item, thread: u32) {
+    copy_mu(item, item.initial_mu, mu_at(item, state_after(0u)), thread);
     for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
-        states[to + MU_LEN + f] = states[item.initial_nu + f];
+        states[nu_at(item, state_after(0u)) + f] = states[item.initial_nu + f];
     }
 }
 
-fn copy_state(begin: u32, to: u32, thread: u32) {
-    for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
-        for (var f = 0u; f < FEATURE_DIM; f++) {
-            states[to + f * VALUE_DIM + v] = states[begin + f * VALUE_DIM + v];
+fn copy_state(item: Item, begin: u32, to: u32, thread: u32) {
+    copy_mu(item, mu_at(item, begin), mu_at(item, to), thread);
+    for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
+        states[nu_at(item, to) + f] = states[nu_at(item, begin) + f];
+    }
+}
+
+fn copy_mu(item: Item, begin: u32, to: u32, thread: u32) {
+    for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+        let v = column_of(first, thread);
+        if (!is_column(item, v)) { continue; }
+        for (var i = 0u; i < LANE_ROWS; i++) {
+            let f = row_of(i, thread);
+            if (is_row(f)) { states[to + f * VALUE_DIM + v] = states[begin + f * VALUE_DIM + v]; }
         }
     }
-    for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
-        states[to + MU_LEN + f] = states[begin + MU_LEN + f];
-    }
+}
+
+// The gradient by the final nu is there once, and the first value block's.
+fn clear_of_nu(item: Item, thread: u32) {
+    if (item.first == 0u) { return; }
+    for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) { states[item.of_nu + f] = 0.0; }
 }
 
 // Tokens of no sequence have no gradients.
 fn clear_tokens(item: Item, first: u32, end: u32, thread: u32) {
     for (var t = first; t < end; t++) {
         let row = gate_row(t, item.head);
+        let key = item.of_keys + row * KEY_ROW;
+        let gate = item.of_gates + row * GATE_ROW;
         let value = value_begin(t, item.head) * ACCESS_ELEMENTS;
-        for (var f = thread; f < KEY_ROW; f += GRADIENT_THREADS) { keys[row * KEY_ROW + f] = 0.0; }
-        for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) { of_v[value + v] = 0.0; }
+        for (var f = thread; f < KEY_ROW; f += GRADIENT_THREADS) { keys[key + f] = 0.0; }
+        for (var v = item.first + thread; v < item.end; v += GRADIENT_THREADS) { of_v[value + v] = 0.0; }
         for (var i = thread; (HAS_DECAY || HAS_BETA) && i < GATE_ROW; i += GRADIENT_THREADS) {
-            gates[row * GATE_ROW + i] = 0.0;
+            gates[gate + i] = 0.0;
         }
         for (var h = 0u; h < params.group; h++) {
-            let query = output_row(t, item.head * params.group + h) * QUERY_ROW;
+            let query = item.of_queries + output_row(t, item.head * params.group + h) * QUERY_ROW;
             for (var f = thread; f < KEY_ROW; f += GRADIENT_THREADS) { queries[query + f] = 0.0; }
         }
     }
@@ -184,23 +256,37 @@ fn token_beta(row: u32) -> f32 {
 fn enter(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     let row = gate_row(t, item.head);
     let key = row * KEY_ROW;
-    let after = state_after(item, j);
-    for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
-        var x = load_v(value_begin(t, item.head), v / 4u)[v % 4u];
-        for (var f = 0u; HAS_BETA && f < FEATURE_DIM; f++) {
-            let mu = states[before + f * VALUE_DIM + v];
-            x -= keys[key + f] * decayed(row_decay(row, f), mu);
+    let begin = mu_at(item, before);
+    let to = mu_at(item, state_after(j));
+    for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+        let v = column_of(first, thread);
+        var recalled = 0.0;
+        if (HAS_BETA) {
+            if (is_column(item, v)) {
+                for (var i = 0u; i < LANE_ROWS; i++) {
+                    let f = row_of(i, thread);
+                    if (!is_row(f)) { continue; }
+                    let mu = states[begin + f * VALUE_DIM + v];
+                    recalled += keys[key + f] * decayed(row_decay(row, f), mu);
+                }
+            }
+            recalled = sum_of_column(recalled, thread);
         }
-        states[entered(item, j) + v] = x;
-        let u = token_beta(row) * x;
-        for (var f = 0u; f < FEATURE_DIM; f++) {
-            let mu = states[before + f * VALUE_DIM + v];
-            states[after + f * VALUE_DIM + v] = decayed(row_decay(row, f), mu) + keys[key + f] * u;
+        if (is_column(item, v)) {
+            let x = load_v(value_begin(t, item.head), v / 4u)[v % 4u] - recalled;
+            if (has_column(thread)) { states[entered(item, j) + v] = x; }
+            let u = token_beta(row) * x;
+            for (var i = 0u; i < LANE_ROWS; i++) {
+                let f = row_of(i, thread);
+                if (!is_row(f)) { continue; }
+                let mu = states[begin + f * VALUE_DIM + v];
+                states[to + f * VALUE_DIM + v] = decayed(row_decay(row, f), mu) + keys[key + f] * u;
+            }
         }
     }
     for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
-        let nu = states[before + MU_LEN + f];
-        states[after + MU_LEN + f] = decayed(row_decay(row, f), nu) + keys[key + f];
+        let nu = states[nu_at(item, before) + f];
+        states[nu_at(item, state_after(j)) + f] = decayed(row_decay(row, f), nu) + keys[key + f];
     }
 }
 
@@ -209,29 +295,41 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     let row = gate_row(t, item.head);
     let key = row * KEY_ROW;
     for (var h = 0u; h < params.group; h++) {
-        read_output(item, t, item.head * params.group + h, state_after(item, j), thread);
+        read_output(item, t, item.head * params.group + h, state_after(j), thread);
     }
     let b = token_beta(row);
     let value = value_begin(t, item.head) * ACCESS_ELEMENTS;
-    for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
+    for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+        let v = column_of(first, thread);
         var sum = 0.0;
-        for (var f = 0u; f < FEATURE_DIM; f++) {
-            sum += keys[key + f] * states[item.of_mu + f * VALUE_DIM + v];
+        if (is_column(item, v)) {
+            for (var i = 0u; i < LANE_ROWS; i++) {
+                let f = row_of(i, thread);
+                if (is_row(f)) { sum += keys[key + f] * states[item.of_mu + f * VALUE_DIM + v]; }
+            }
         }
-        states[of_u(item) + v] = sum;
-        of_v[value + v] = b * sum;
+        sum = sum_of_column(sum, thread);
+        if (has_column(thread) && is_column(item, v)) {
+            states[of_u(item) + v] = sum;
+            of_v[value + v] = b * sum;
+        }
     }
     barrier();
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
         var of_key = 0.0;
         var recalled = 0.0;
         var of_decay = 0.0;
-        for (var v = 0u; v < VALUE_DIM; v++) {
-            let of_mu = states[item.of_mu + f * VALUE_DIM + v];
-            let mu = states[before + f * VALUE_DIM + v];
-            of_key += of_mu * states[entered(item, j) + v];
-            if (HAS_BETA) { recalled += mu * states[of_u(item) + v]; }
-            if (HAS_DECAY) { of_decay += of_mu * mu; }
+        for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+            for (var i = 0u; i < GRADIENT_COLUMNS; i++) {
+                let v = first + i;
+                if (!is_column(item, v)) { continue; }
+                let of_mu = states[item.of_mu + f * VALUE_DIM + v];
+                of_key += of_mu * states[entered(item, j) + v];
+                if (!HAS_DECAY && !HAS_BETA) { continue; }
+                let mu = states[mu_at(item, before) + f * VALUE_DIM + v];
+                if (HAS_BETA) { recalled += mu * states[of_u(item) + v]; }
+                if (HAS_DECAY) { of_decay += of_mu * mu; }
+            }
         }
         let a = decay_factor(row_decay(row, f));
         of_key = b * of_key;
@@ -242,21 +340,25 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
         if (NORMALIZE) {
             let of_nu = states[item.of_nu + f];
             of_key += of_nu;
-            of_decay += of_nu * states[before + MU_LEN + f];
+            of_decay += of_nu * states[nu_at(item, before) + f];
             states[item.of_nu + f] = decayed(row_decay(row, f), of_nu);
         }
         states[of_features(item) + f] = of_key;
         states[of_decays(item) + f] = a * of_decay;
     }
     var of_beta = 0.0;
-    for (var v = 0u; HAS_BETA && thread == 0u && v < VALUE_DIM; v++) {
+    for (var v = item.first; HAS_BETA && thread == 0u && v < item.end; v++) {
         of_beta += states[of_u(item) + v] * states[entered(item, j) + v];
     }
     barrier();
     if (HAS_DECAY || HAS_BETA) {
-        for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
+        for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+            let v = column_of(first, thread);
+            if (!is_column(item, v)) { continue; }
             let u = b * states[of_u(item) + v];
-            for (var f = 0u; f < FEATURE_DIM; f++) {
+            for (var i = 0u; i < LANE_ROWS; i++) {
+                let f = row_of(i, thread);
+                if (!is_row(f)) { continue; }
                 let at = item.of_mu + f * VALUE_DIM + v;
                 var of_mu = states[at];
                 if (HAS_BETA) { of_mu -= keys[key + f] * u; }
@@ -266,15 +368,17 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
         barrier();
     }
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
-        keys[key + f] = states[of_features(item) + f];
-        if (HAS_DECAY && DECAY_ROWS > 1u) { gates[row * GATE_ROW + f] = states[of_decays(item) + f]; }
+        keys[item.of_keys + key + f] = states[of_features(item) + f];
+        if (HAS_DECAY && DECAY_ROWS > 1u) {
+            gates[item.of_gates + row * GATE_ROW + f] = states[of_decays(item) + f];
+        }
     }
     if (thread == 0u && HAS_DECAY && DECAY_ROWS == 1u) {
         var sum = 0.0;
         for (var f = 0u; f < FEATURE_DIM; f++) { sum += states[of_decays(item) + f]; }
-        gates[row * GATE_ROW] = sum;
+        gates[item.of_gates + row * GATE_ROW] = sum;
     }
-    if (HAS_BETA && thread == 0u) { gates[row * GATE_ROW + GATE_BETA] = of_beta; }
+    if (HAS_BETA && thread == 0u) { gates[item.of_gates + row * GATE_ROW + GATE_BETA] = of_beta; }
     // The next token writes what these have read.
     barrier();
 }
@@ -284,28 +388,34 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
 fn read_output(item: Item, t: u32, h: u32, after: u32, thread: u32) {
     let query = output_row(t, h) * QUERY_ROW;
     let output = output_begin(t, h) * ACCESS_ELEMENTS;
+    let mu = mu_at(item, after);
+    let nu = nu_at(item, after);
     var weight = 0.0;
-    for (var f = 0u; NORMALIZE && f < FEATURE_DIM; f++) {
-        weight += queries[query + f] * states[after + MU_LEN + f];
-    }
+    for (var f = 0u; NORMALIZE && f < FEATURE_DIM; f++) { weight += queries[query + f] * states[nu + f]; }
     let c = row_factor_of(weight, queries[query + KEY_ROW]);
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
         var sum = 0.0;
-        for (var v = 0u; v < VALUE_DIM; v++) {
-            sum += states[after + f * VALUE_DIM + v] * of_o[output + v];
+        for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+            for (var i = 0u; i < GRADIENT_COLUMNS; i++) {
+                let v = first + i;
+                if (is_column(item, v)) { sum += states[mu + f * VALUE_DIM + v] * of_o[output + v]; }
+            }
         }
         states[of_features(item) + f] = sum;
     }
     barrier();
-    // do . o, which the denominator takes away.
+    // do . o, which the denominator takes away, of these columns.
     var taken = 0.0;
     for (var f = 0u; NORMALIZE && f < FEATURE_DIM; f++) {
         taken += c * queries[query + f] * states[of_features(item) + f];
     }
-    for (var v = thread; v < VALUE_DIM; v += GRADIENT_THREADS) {
+    for (var first = item.first; first < item.end; first += GRADIENT_COLUMNS) {
+        let v = column_of(first, thread);
+        if (!is_column(item, v)) { continue; }
         let of_sum = c * of_o[output + v];
-        for (var f = 0u; f < FEATURE_DIM; f++) {
-            states[item.of_mu + f * VALUE_DIM + v] += queries[query + f] * of_sum;
+        for (var i = 0u; i < LANE_ROWS; i++) {
+            let f = row_of(i, thread);
+            if (is_row(f)) { states[item.of_mu + f * VALUE_DIM + v] += queries[query + f] * of_sum; }
         }
     }
     for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) {
@@ -314,8 +424,8 @@ fn read_output(item: Item, t: u32, h: u32, after: u32, thread: u32) {
     barrier();
     for (var f = thread; f < FEATURE_DIM; f += GRADIENT_THREADS) {
         var of_query = states[of_features(item) + f];
-        if (NORMALIZE) { of_query -= taken * states[after + MU_LEN + f]; }
-        queries[query + f] = c * of_query;
+        if (NORMALIZE) { of_query -= taken * states[nu + f]; }
+        queries[item.of_queries + query + f] = c * of_query;
     }
     // Another head's sums go where these were.
     barrier();

@@ -44,6 +44,7 @@ files![
     "gradient/slopes",
     "gradient/states",
     "gradient/weights",
+    "gradient_column_sums",
     "gradient_features",
     "gradient_gates",
     "gradient_maps",

@@ -94,13 +94,14 @@ impl BoundBackward {
     }
 }
 
-/// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks.
+/// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks, and value blocks its own.
 fn params_of(plan: &BackwardPlan, weights: WeightHeads, workgroups: [u32; 3]) -> Params {
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
     let (segments, segment_len, chunk_len) = (plan.blocks, plan.block, plan.piece);
-    Params { sequences, segments, segment_len, chunk_len, ..forward }
+    let value_blocks = plan.value_blocks;
+    Params { sequences, segments, segment_len, chunk_len, value_blocks, ..forward }
 }
 
 fn entry<'a>(

@@ -26,8 +26,11 @@ use crate::problem::shape::Shape;
 /// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
 /// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own,
 /// and by the weights of those that have any. Each value head of each sequence is a workgroup's, which
-/// goes through the tokens one by one: the more heads and sequences there are, the busier is the
-/// device. States are computed again and not kept, but for one before each block of `T^(1/2)` tokens.
+/// goes through the tokens one by one. Where these are fewer than [`Tuning::workgroups`], several share a
+/// head, each with some of its columns, and what they add to a gradient is summed up in a fixed order.
+/// States are computed again and not kept, but for one before each block of `T^(1/2)` tokens.
+///
+/// [`Tuning::workgroups`]: crate::tuning::Tuning::workgroups
 ///
 /// The gradients by weights of maps are sums over all tokens, `dW = Σ dy x^T` and `db = Σ dy` with
 /// `y = W x + b`, and over all heads that share weights; their order is fixed, so that the same call
@@ -51,8 +54,8 @@ impl Backward {
         Self::with_options(device, config, &Options::default())
     }
 
-    /// The same with the caller's [`Options`], of which a backward pass has no use for sizes. Its shaders
-    /// are checked, whatever they say.
+    /// The same with the caller's [`Options`], of whose sizes a backward pass uses the occupancy alone. Its
+    /// shaders are checked, whatever they say.
     ///
     /// # Errors
     ///
@@ -72,9 +75,10 @@ impl Backward {
     pub fn with_mutation(
         device: &wgpu::Device,
         config: Config,
+        options: &Options<'_>,
         edit: &dyn Fn(GradientStage, String) -> String,
     ) -> Result<Self, Error> {
-        Self::with_edit(device, config, &Options::default(), edit)
+        Self::with_edit(device, config, options, edit)
     }
 
     fn with_edit(

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::PlanError;
-use crate::kernel::gradient::{GradientStage, RowAccess};
+use crate::kernel::gradient::{GradientStage, RowAccess, gradient_columns};
 use crate::kernel::layout::SCAN_THREADS;
 use crate::plan::{F32_SIZE, Plan};
 use crate::problem::config::Config;
@@ -20,6 +20,8 @@ pub struct BackwardPlan {
     /// Tokens of a block, and blocks of the longest sequence.
     pub(crate) block: u32,
     pub(crate) blocks: u32,
+    /// Workgroups that share a value head of a sequence, each with some of its columns.
+    pub(crate) value_blocks: u32,
     /// Tokens over which gradients by weights are summed at a time.
     pub(crate) piece: u32,
     pub(crate) scratch: Scratch,
@@ -29,7 +31,8 @@ pub struct BackwardPlan {
 /// The ranges of scratch, in bytes; empty where the plan has no such tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Scratch {
-    /// k' `[T,E,F]`, and then the gradients by it; rows of whole vec4s.
+    /// k' `[T,E,F]`, and then the gradients by it; rows of whole vec4s. Where there are several value
+    /// blocks, what each adds to them follows, and likewise behind queries and gates.
     pub(crate) keys: Range<u64>,
     /// q' `[T,max(H,E),F]` likewise, with the gains.
     pub(crate) queries: Range<u64>,
@@ -58,13 +61,15 @@ impl BackwardPlan {
         let blocks = longest.div_ceil(block);
         let tokens = forward.shape().batch * forward.shape().seq_len;
         let piece = piece_len(tokens, forward.config().key_dim);
-        let scratch = Scratch::place(&forward, [block, blocks], piece, limits)?;
+        let (value_blocks, scratch) = split(&forward, [block, blocks], piece, limits)?;
         let has_tokens = tokens > 0;
         let dispatches = Vec::new();
-        let mut plan = Self { forward, ranges, block, blocks, piece, scratch, dispatches };
+        let mut plan =
+            Self { forward, ranges, block, blocks, value_blocks, piece, scratch, dispatches };
         let config = plan.forward.config().clone();
         let stages = GradientStage::ALL.into_iter().filter(|_| has_tokens);
-        for stage in stages.filter(|stage| stage.is_in(&config)) {
+        let is_left_out = |stage| stage == GradientStage::ColumnSums && value_blocks == 1;
+        for stage in stages.filter(|stage| stage.is_in(&config) && !is_left_out(*stage)) {
             plan.dispatches.push((stage, plan.grid(stage, limits)?));
         }
         Ok(plan)
@@ -83,8 +88,9 @@ impl BackwardPlan {
     }
 
     /// Bytes of scratch that [`Backward::bind`](crate::backward::Backward::bind) needs: features,
-    /// states, and for each value head of each sequence `2 T^(1/2)` states. Where a map has weights,
-    /// also a projection for each row of features, and for each piece of the tokens, of which there are
+    /// states, and for each value head of each sequence `2 T^(1/2)` states; where several workgroups
+    /// share a head, as many times the features and gates again, which at most double it or take 512 MiB.
+    /// Where a map has weights, also a projection for each row of features, and for each piece of the tokens, of which there are
     /// `T / 256` and at most 64, the gradients by the weights of E heads of keys and max(H, E) of
     /// queries. Its contents need not be kept between calls.
     #[must_use]
@@ -117,7 +123,16 @@ impl BackwardPlan {
             GradientStage::Maps => tokens * (e + h),
             GradientStage::Rows => tokens * (q + k) + lens.state,
             GradientStage::Gates => lens.decay + lens.beta + lens.gate_weights,
-            GradientStage::Recurrence => u64::from(shape.sequences()) * e * u64::from(SCAN_THREADS),
+            GradientStage::Recurrence => {
+                let items = u64::from(shape.sequences()) * e * u64::from(self.value_blocks);
+                items * u64::from(SCAN_THREADS)
+            }
+            GradientStage::ColumnSums => {
+                let features = u64::from(config.features());
+                let gates = if config.gates().is_some() { config.gate_row() } else { 0 };
+                let rows = (e + h) * features.div_ceil(4) + e * u64::from(gates);
+                tokens * rows + lens.nu
+            }
             // A thread has four rows of the weights of a head, or b.
             GradientStage::Weights => {
                 let tiles = e * rows.weights[0] + h * rows.weights[1];
@@ -178,10 +193,40 @@ impl MapRows {
     }
 }
 
+/// Scratch that sums over columns may take beside an equal share of the rest.
+const COLUMN_SUMS_BYTES: u64 = 512 << 20;
+
+/// Value blocks, and scratch with room for them: as many as bring the workgroups to those of the tuning,
+/// where the device and [`BackwardPlan::scratch_size`] allow it.
+fn split(
+    forward: &Plan,
+    tokens: [u32; 2],
+    piece: u32,
+    limits: &wgpu::Limits,
+) -> Result<(u32, Scratch), PlanError> {
+    let (config, shape) = (forward.config(), forward.shape());
+    let whole = Scratch::place(forward, tokens, 1, piece, limits)?;
+    let most = whole.size.saturating_add(whole.size.max(COLUMN_SUMS_BYTES));
+    let items = u64::from(shape.sequences()) * u64::from(shape.value_heads);
+    let chunks = config.value_dim.div_ceil(gradient_columns(config));
+    let wanted = u64::from(forward.tuning().workgroups).div_ceil(items.max(1));
+    let mut value_blocks = wanted.min(chunks.into()) as u32;
+    while value_blocks > 1 {
+        // As few as have no more columns each, so that none is empty.
+        value_blocks = chunks.div_ceil(chunks.div_ceil(value_blocks));
+        match Scratch::place(forward, tokens, value_blocks, piece, limits) {
+            Ok(scratch) if scratch.size <= most => return Ok((value_blocks, scratch)),
+            _ => value_blocks -= 1,
+        }
+    }
+    Ok((1, whole))
+}
+
 impl Scratch {
     fn place(
         forward: &Plan,
         [block, blocks]: [u32; 2],
+        value_blocks: u32,
         piece: u32,
         limits: &wgpu::Limits,
     ) -> Result<Self, PlanError> {
@@ -209,27 +254,33 @@ impl Scratch {
         let (f, v) = (u64::from(config.features()), u64::from(config.value_dim));
         let has_gates = config.gates().is_some();
         let gate_row = if has_gates { u64::from(config.gate_row()) } else { 0 };
-        let state = f * (v + u64::from(config.is_normalized()));
-        // As `Item::memory` of shaders/gradient_recurrence.wgsl has it.
-        let of_item = state
-            .checked_mul(u64::from(block) + u64::from(blocks))
-            .and_then(|states| states.checked_add((u64::from(block) + 1) * v + 2 * f));
+        let nu = if config.is_normalized() { f } else { 0 };
+        let (mu, state) = (f * v, f * v + nu);
+        // As shaders/gradient/states.wgsl has it.
+        let kept = u64::from(block) + u64::from(blocks);
+        let of_block = (1 + kept) * nu + 2 * f;
+        let of_head = kept
+            .checked_mul(mu)
+            .and_then(|states| states.checked_add((u64::from(block) + 1) * v))
+            .and_then(|len| len.checked_add(u64::from(value_blocks) * of_block));
+        // The features and gates, and what each value block adds to the gradients by them.
+        let parts = if value_blocks > 1 { 1 + u64::from(value_blocks) } else { 1 };
         let items = u64::from(shape.sequences()) * e;
-        let states = of_item
+        let states = of_head
             .and_then(|len| items.checked_mul(len))
             .and_then(|len| len.checked_add(items.checked_mul(2 * state)?));
         let rows = MapRows::new(config);
         let pieces = tokens.div_ceil(piece.into());
         let of_piece = e * rows.head_vec4s(0) + h * rows.head_vec4s(1);
         let mut placed = Self {
-            keys: place("keys", (tokens * e).checked_mul(row))?,
-            queries: place("queries", (tokens * h).checked_mul(row + 4))?,
+            keys: place("keys", (tokens * e).checked_mul(parts * row))?,
+            queries: place("queries", (tokens * h).checked_mul(parts * (row + 4)))?,
             projections: place(
                 "projections",
                 (tokens * (e + h)).checked_mul(4 * rows.projection_vec4s()),
             )?,
             partials: place("partials", pieces.checked_mul(4 * of_piece))?,
-            gates: place("gates", (tokens * e).checked_mul(gate_row))?,
+            gates: place("gates", (tokens * e).checked_mul(parts * gate_row))?,
             states: place("states", states)?,
             size: 0,
         };
@@ -239,5 +290,62 @@ impl Scratch {
             return Err(PlanError::TooLarge { what, required, actual, largest_batch: None });
         }
         Ok(placed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use super::*;
+    use crate::plan::tuning::Tuning;
+    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
+
+    fn plan(shape: &Shape, width: u32, largest: u64) -> BackwardPlan {
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: largest,
+            max_buffer_size: 1 << 32,
+            ..Default::default()
+        };
+        let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+        let config = Config::of_rule(width, width, rule);
+        let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::DiscreteGpu).unwrap();
+        let tuning = tuning.with_workgroups(160);
+        let forward = Plan::new(&config, shape, &limits, &tuning).unwrap();
+        BackwardPlan::new(forward, &limits).unwrap()
+    }
+
+    fn sums(plan: &BackwardPlan) -> bool {
+        plan.dispatches.iter().any(|(stage, _)| *stage == GradientStage::ColumnSums)
+    }
+
+    #[test]
+    fn heads_are_shared_where_they_are_few() {
+        let large = 1 << 31;
+        let few = plan(&Shape::new(1, 4096, 8), 128, large);
+        assert_eq!((few.value_blocks, sums(&few)), (8, true));
+        let many = plan(&Shape::new(20, 512, 8), 128, large);
+        assert_eq!((many.value_blocks, sums(&many)), (1, false));
+        // Three of 40 columns in chunks of 16, of which the tuning wants two.
+        assert_eq!(plan(&Shape::new(10, 64, 8), 40, large).value_blocks, 2);
+        // Nine parts of 16 MiB are more than a binding has, and of seven blocks some would be empty.
+        assert_eq!(plan(&Shape::new(1, 4096, 8), 128, 128 << 20).value_blocks, 4);
+    }
+
+    #[test]
+    fn scratch_at_most_doubles_or_takes_half_a_gigabyte_more() {
+        for (tokens, heads) in [(4096, 8), (4096, 16), (16_384, 4), (65_536, 1)] {
+            let shape = Shape::new(1, tokens, heads);
+            let split = plan(&shape, 128, 1 << 31);
+            let (blocks, piece) = ([split.block, split.blocks], split.piece);
+            let limits = wgpu::Limits {
+                max_storage_buffer_binding_size: 1 << 31,
+                max_buffer_size: 1 << 32,
+                ..Default::default()
+            };
+            let whole = Scratch::place(&split.forward, blocks, 1, piece, &limits).unwrap();
+            let most = whole.size + whole.size.max(COLUMN_SUMS_BYTES);
+            assert!(split.scratch_size() <= most, "{tokens} tokens: {}", split.scratch_size());
+            assert!(split.value_blocks > 1, "{tokens} tokens");
+        }
     }
 }

@@ -9,8 +9,18 @@ use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 
-/// Threads of a workgroup of `gradient_recurrence`.
-pub(crate) const GRADIENT_THREADS: u32 = 64;
+/// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every device has.
+fn gradient_threads(config: &Config) -> u32 {
+    if config.features() <= 64 { 64 } else { 128 }
+}
+
+/// Columns of mu that they have at a time; a value block is a multiple of it. Fewer where rows are many, so
+/// that a compiler need not keep more of them than there are registers; and half of V at most, so that
+/// there is something to share.
+pub(crate) fn gradient_columns(config: &Config) -> u32 {
+    let most = if config.features() <= 128 { 16 } else { 8 };
+    config.value_dim.div_ceil(2).next_power_of_two().min(most)
+}
 
 /// A dispatch of a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +34,9 @@ pub enum GradientStage {
     Features,
     /// The gradients by features, values, gates and states.
     Recurrence,
+    /// The sums of those by features and gates over blocks of columns, where heads are too few to fill the
+    /// device and several workgroups share one.
+    ColumnSums,
     /// Those by projections, where a map has weights.
     Maps,
     /// Those by rows of q and k.
@@ -86,11 +99,12 @@ impl GradientBinding {
 
 impl GradientStage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TokenGates,
         Self::Projections,
         Self::Features,
         Self::Recurrence,
+        Self::ColumnSums,
         Self::Maps,
         Self::Rows,
         Self::Gates,
@@ -106,6 +120,7 @@ impl GradientStage {
             Self::Projections => "gradient_projections",
             Self::Features => "gradient_features",
             Self::Recurrence => "gradient_recurrence",
+            Self::ColumnSums => "gradient_column_sums",
             Self::Maps => "gradient_maps",
             Self::Rows => "gradient_rows",
             Self::Gates => "gradient_gates",
@@ -135,6 +150,7 @@ impl GradientStage {
             Self::Projections => "linear_attention.gradient_projections",
             Self::Features => "linear_attention.gradient_features",
             Self::Recurrence => "linear_attention.gradient_recurrence",
+            Self::ColumnSums => "linear_attention.gradient_column_sums",
             Self::Maps => "linear_attention.gradient_maps",
             Self::Rows => "linear_attention.gradient_rows",
             Self::Gates => "linear_attention.gradient_gates",
@@ -149,6 +165,7 @@ impl GradientStage {
             Self::TokenGates | Self::Gates => config.gates().is_some(),
             Self::Projections | Self::Maps => config.needs_weights(),
             Self::Features | Self::Recurrence | Self::Rows => true,
+            Self::ColumnSums => config.value_dim > gradient_columns(config),
             _ => self.is_of_weights() && config.needs_weights(),
         }
     }
@@ -191,6 +208,7 @@ impl GradientStage {
                 &[Params, Q, K, Projections, Keys, Queries, States, InitialState, OfFinalState]
             }
             Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
+            Self::ColumnSums => &[Params, Gates, Keys, Queries, States],
             Self::Maps => &[Params, Q, K, Projections, Keys, Queries],
             Self::Rows => &[
                 Params,
@@ -255,7 +273,8 @@ impl GradientStage {
         let variant = Variant { has_batch_strides, has_unaligned_rows, ..Variant::default() };
         let mut numbers: Numbers = numbers(Stage::SegmentOutput, config, layout, variant);
         numbers.push(("ACCESS_ELEMENTS", Number::U32(if is_vec4 { 4 } else { 1 })));
-        numbers.push(("GRADIENT_THREADS", Number::U32(GRADIENT_THREADS)));
+        numbers.push(("GRADIENT_THREADS", Number::U32(gradient_threads(config))));
+        numbers.push(("GRADIENT_COLUMNS", Number::U32(gradient_columns(config))));
         let unbound = Unbound::new(missing.map(|binding| *binding as u32));
         let root = self.name();
         let numbers = &numbers;

@@ -1,5 +1,6 @@
 //! The backward pass of every adapter against the reference's.
 
+mod columns;
 mod maps;
 mod strides;
 
@@ -11,7 +12,8 @@ use linear_attention::gradients::{
 };
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{
-    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Shape, UpdateRule, reference,
+    Config, Dtype, FeatureMap, Inputs, LinearAttention, Normalization, Options, Shape, UpdateRule,
+    reference,
 };
 
 use super::Test;
@@ -21,6 +23,7 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("backward::stored_types", stored_types),
     ("backward::refusals", refusals),
+    ("backward::value_blocks", columns::value_blocks),
     ("backward::strides::views", strides::views),
 ];
 
@@ -199,18 +202,23 @@ fn all_rules(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 fn all_widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     configs(8, 12).into_iter().try_for_each(|config| check_shapes(gpu, config))?;
     for config in configs(72, 100) {
-        check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 1))?;
+        check(gpu, &columns::in_value_blocks(gpu, config.clone())?, &Shape::new(1, 20, 1))?;
+        check(gpu, &Backward::new(&gpu.device, config)?, &Shape::new(1, 20, 4))?;
     }
     Ok(())
 }
 
 fn check_shapes(gpu: &Gpu, config: Config) -> Result<(), Failed> {
-    let backward = Backward::new(&gpu.device, config)?;
-    check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
-    check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
-    check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
-    check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
-    check(gpu, &backward, &Shape::new(1, 0, 2))
+    for backward in
+        [columns::in_value_blocks(gpu, config.clone())?, Backward::new(&gpu.device, config)?]
+    {
+        check(gpu, &backward, &Shape::new(2, 7, 4).with_kv_heads(2))?;
+        check(gpu, &backward, &Shape::new(1, 50, 2).with_key_heads(1).with_value_heads(4))?;
+        check(gpu, &backward, &Shape::packed(&[0, 40, 0, 3], 2))?;
+        check(gpu, &backward, &Shape::padded(&[3..40, 0..0, 0..9], 40, 2))?;
+        check(gpu, &backward, &Shape::new(1, 0, 2))?;
+    }
+    Ok(())
 }
 
 fn maps(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
@@ -288,7 +296,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "states[item.of_nu + f] = decayed(row_decay(row, f), of_nu)",
             "states[item.of_nu + f] = of_nu",
         ),
-        (&sums, Recurrence, "if (j > 1u) { before = state_after(item, j - 2u); }", ""),
+        (&sums, Recurrence, "if (j > 1u) { before = state_after(j - 2u); }", ""),
         (&sums, Recurrence, "of_key += of_nu;", ""),
         (&delta, Recurrence, "of_key -= a * b * recalled", "of_key -= b * recalled"),
         (&delta, Recurrence, "of_decay -= keys[key + f] * b * recalled;", ""),
@@ -305,10 +313,10 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (
             &sums,
             Recurrence,
-            "* params.group + h, state_after(item, j), thread);",
+            "* params.group + h, state_after(j), thread);",
             "* params.group + h, before, thread);",
         ),
-        (&sums, Recurrence, "enter(item, t, 0u, state_after(item, 0u), thread);", ""),
+        (&sums, Recurrence, "enter(item, t, 0u, state_after(0u), thread);", ""),
         (&softmax, Recurrence, "SCALE * weight + EPS * gain", "SCALE * weight"),
         (&delta, Rows, "- elements(row.x, x4) * along", ""),
         (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),
@@ -321,17 +329,27 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "queries[begin + FEATURE_VEC4] = vec4<f32>(1.0)",
         ),
     ];
-    // Several blocks, and queries that share keys.
+    // Several blocks of tokens, and queries that share keys.
     let shape = Shape::new(1, 12, 2).with_kv_heads(1);
     for (config, stage, from, to) in mistakes {
         check_caught(gpu, (config, &shape), &Sample::new(config, &shape)?, (stage, from, to))?;
     }
-    Ok(())
+    columns::mutations(gpu, &delta, &sums)
 }
 
 /// A shader with another text is further off than the bound.
 fn check_caught(
     gpu: &Gpu,
+    call: (&Config, &Shape),
+    sample: &Sample,
+    mistake: (GradientStage, &str, &str),
+) -> Result<(), Failed> {
+    check_caught_with(gpu, &Options::default(), call, sample, mistake)
+}
+
+fn check_caught_with(
+    gpu: &Gpu,
+    options: &Options<'_>,
     (config, shape): (&Config, &Shape),
     sample: &Sample,
     (stage, from, to): (GradientStage, &str, &str),
@@ -345,7 +363,7 @@ fn check_caught(
         is_there.set(edited != wgsl);
         edited
     };
-    let backward = Backward::with_mutation(&gpu.device, config.clone(), &edit)?;
+    let backward = Backward::with_mutation(&gpu.device, config.clone(), options, &edit)?;
     if !is_there.get() {
         return Err(format!("no {from} in {stage:?}").into());
     }
