@@ -26,6 +26,7 @@ impl<B: Attend, C: CheckpointStrategy> Attend for Autodiff<B, C> {
             4 => node::<B, C, 4>(inputs, call)?,
             5 => node::<B, C, 5>(inputs, call)?,
             6 => node::<B, C, 6>(inputs, call)?,
+            7 => node::<B, C, 7>(inputs, call)?,
             _ => node::<B, C, 3>(inputs, call)?,
         };
         Ok(unpack::<Self>(packed, call))

@@ -2,9 +2,10 @@
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape as Dims};
+use linear_attention::feature_map::WeightHeads;
 use linear_attention::shape::Lens;
 use linear_attention::update_rule::{BetaDims, DecayDims, UpdateRule};
-use linear_attention::{Config, Dtype, FeatureMap, Shape};
+use linear_attention::{Config, Dtype, Shape};
 
 use crate::error::Error;
 use crate::inputs::{Outputs, Parts};
@@ -15,6 +16,8 @@ pub(crate) struct Call {
     pub(crate) config: Config,
     pub(crate) shape: Shape,
     pub(crate) lens: Lens,
+    /// The heads that have weights of the feature maps of their own.
+    pub(crate) weight_heads: WeightHeads,
     /// True if the call returns the final state.
     pub(crate) keeps_state: bool,
 }
@@ -24,6 +27,7 @@ impl Call {
     pub(crate) fn new<T: TensorMetadata>(
         config: &Config,
         inputs: &Parts<T>,
+        weight_heads: WeightHeads,
         keeps_state: bool,
     ) -> Result<Self, Error> {
         let config = with_dtypes(config.clone(), inputs)?;
@@ -59,7 +63,8 @@ impl Call {
             let required = [batch, lens.state as usize / batch.max(1)];
             expect("initial_state", &state.shape().to_vec(), required)?;
         }
-        Ok(Self { config, shape, lens, keeps_state })
+        weight_heads.check(&config, &shape)?;
+        Ok(Self { config, shape, lens, weight_heads, keeps_state })
     }
 
     /// The dimensions of o and, where the call returns it, of the final state.
@@ -95,7 +100,7 @@ impl Call {
     #[cfg(feature = "autodiff")]
     pub(crate) fn check_derivative(&self) -> Result<(), Error> {
         let maps = [self.config.key_map(), self.config.query_map()];
-        match maps.into_iter().find(|map| matches!(map, FeatureMap::Custom(_))) {
+        match maps.into_iter().find(|map| matches!(map, linear_attention::FeatureMap::Custom(_))) {
             Some(map) => {
                 let feature_map = map.name().to_owned();
                 Err(linear_attention::Error::NoDerivative { feature_map }.into())
@@ -148,12 +153,6 @@ fn dtype_of<T: TensorMetadata>(tensor: &'static str, x: &T) -> Result<Dtype, Err
 
 /// Refuses what takes tensors that [`Inputs`](crate::Inputs) does not have.
 fn check_support(config: &Config) -> Result<(), Error> {
-    if config.needs_weights() {
-        let maps = [config.key_map(), config.query_map()];
-        let map = maps.into_iter().find(|map| map.projections(config.key_dim) > 0);
-        let actual = map.map_or_else(String::new, FeatureMap::to_string);
-        return Err(Error::Unsupported { what: "a feature map with weights", actual });
-    }
     if config.update_rule.needs_gate_weights() {
         let actual = format!("{:?}", config.update_rule.decay());
         return Err(Error::Unsupported { what: "an activation of decays", actual });

@@ -15,6 +15,7 @@ use burn_cubecl::cubecl::wgpu::{AutoCompiler, WgpuResource, WgpuServer};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
+use linear_attention::feature_map::WeightsBinding;
 use linear_attention::gradients::{Backward, BackwardPlan, BackwardTensors};
 use linear_attention::plan::Split;
 use linear_attention::{Config, LinearAttention, Shape, Tensors, wgpu};
@@ -144,7 +145,7 @@ impl Attend for CubeBackend {
         };
         let inputs = inputs.map(into_contiguous);
         let by_outputs = by_outputs.map(|x| into_contiguous(to_f32(x)));
-        gpu.gradients((&backward, &plan), &inputs, &by_outputs)
+        gpu.gradients((&backward, &plan), &inputs, &by_outputs, call)
     }
 }
 
@@ -215,6 +216,7 @@ impl Gpu {
         (backward, plan): (&Backward, &BackwardPlan),
         inputs: &Parts<CubeTensor>,
         by_outputs: &Outputs<CubeTensor>,
+        call: &Call,
     ) -> Result<Parts<CubeTensor>, Error> {
         let (client, device) = (inputs.q.client.clone(), inputs.q.device.clone());
         let found = inputs.as_ref().map(|of| {
@@ -240,6 +242,8 @@ impl Gpu {
         (tensors.decay, tensors.of_decay) = (from.decay, to.decay);
         (tensors.beta, tensors.of_beta) = (from.beta, to.beta);
         (tensors.initial_state, tensors.of_initial_state) = (from.initial_state, to.initial_state);
+        tensors.weights = from.weights.map(|buffer| WeightsBinding::new(buffer, call.weight_heads));
+        tensors.of_weights = to.weights;
         tensors.of_final_state = by_state.as_ref().map(|held| binding(&held.resource));
         let bound = backward.bind(plan, &tensors, binding(&scratch.resource))?;
         client.flush().map_err(|error| Error::burn("submit its work", &error))?;
@@ -255,6 +259,7 @@ impl Gpu {
             decay: found.decay.zip(dtypes.decay).map(|(x, dtype)| cast(x, dtype)),
             beta: found.beta.zip(dtypes.beta).map(|(x, dtype)| cast(x, dtype)),
             initial_state: found.initial_state,
+            weights: found.weights,
         })
     }
 
@@ -291,6 +296,8 @@ impl Gpu {
         tensors.decay = bindings.decay;
         tensors.beta = bindings.beta;
         tensors.initial_state = bindings.initial_state;
+        let weights = bindings.weights;
+        tensors.weights = weights.map(|buffer| WeightsBinding::new(buffer, call.weight_heads));
         tensors.final_state = held_state.as_ref().map(|held| binding(&held.resource));
         let scratch = held_scratch.as_ref().map(|held| binding(&held.resource));
         let bound = attention.bind_split(&split, &tensors, scratch)?;

@@ -94,7 +94,7 @@ macro_rules! from_core {
         }
     )*};
 }
-from_core!(ConfigError PlanError BindError);
+from_core!(ConfigError PlanError BindError WeightsError);
 
 impl Error {
     pub(crate) fn burn(what: &'static str, error: &dyn std::fmt::Display) -> Self {

@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::call::Call;
 use crate::error::Error;
 use crate::inputs::{Outputs, Parts};
+use crate::weights::{pack_gradients, unpack};
 
 /// Plans that no call has at the moment; one call has one.
 static PLANS: Mutex<Cache<Vec<CpuPlan>>> = Mutex::new(Cache::new());
@@ -42,8 +43,10 @@ pub(crate) fn attend<B: Backend>(
     if call.keeps_state {
         tensors = tensors.with_final_state(&mut mu, &mut nu);
     }
+    let weights = inputs.weights.map(|packed| unpack(&call.config, call.weight_heads, packed));
+    let weights = weights.transpose()?;
     let mut plan = plan(call)?;
-    plan.run(tensors)?;
+    plan.run(tensors.with_weights(weights.as_ref()))?;
     let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
     match plans.get(&call.config, &call.shape) {
         Some(plans) => plans.push(plan),
@@ -98,7 +101,12 @@ pub(crate) fn gradients<B: Backend>(
         by_outputs = by_outputs.with_final_state(mu, nu);
     }
     let attention = CpuAttention::new(call.config.clone())?;
+    let weights = slices.weights.map(|packed| unpack(&call.config, call.weight_heads, packed));
+    let weights = weights.transpose()?;
+    let inputs = inputs.with_weights(weights.as_ref());
     let found = attention.backward(&call.shape, inputs, by_outputs)?;
+    let of_weights = tensors.weights.as_ref();
+    let of_weights = of_weights.map(|_| pack_gradients(&call.config, call.weight_heads, &found));
     let states = state::join(call.shape.batch as usize, &found.mu, &found.nu);
     let write =
         |x, (_, (dims, dtype)): (TensorData, (Dims, DType))| write::<B>(x, dims, dtype, &device);
@@ -109,6 +117,7 @@ pub(crate) fn gradients<B: Backend>(
         decay: tensors.decay.map(|of| write(found.decay, of)),
         beta: tensors.beta.map(|of| write(found.beta, of)),
         initial_state: tensors.initial_state.map(|of| write(states, of)),
+        weights: tensors.weights.zip(of_weights).map(|(of, found)| write(found, of)),
     })
 }
 

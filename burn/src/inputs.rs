@@ -2,6 +2,11 @@
 
 use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
+use linear_attention::Config;
+use linear_attention::feature_map::WeightHeads;
+
+use crate::error::Error;
+use crate::weights::{self, Affine};
 
 /// The input tensors of a call.
 ///
@@ -13,13 +18,21 @@ use burn::tensor::Tensor;
 /// | decay | `[E]`, `[B,T,E]` or `[B,T,E,F]`, in log space | f32 or that of q |
 /// | beta | `[B,T,E]` or `[B,T,1]` | f32 or that of q |
 /// | initial state | `[B,state]` | f32 |
+/// | weight of keys, of queries | `[1,P,K]`, `[G,P,K]` or `[H,P,K]` | f32 |
+/// | bias of keys, of queries | `[1,P]`, `[G,P]` or `[H,P]` | f32 |
 ///
 /// B sequences have T tokens each, H query heads, G key heads and E value heads: G divides E, and E
 /// divides H or is a multiple of it. A state is mu `[E,F,V]` and then, where o is normalised, nu
 /// `[E,F]`, as the core crate's buffers have it.
+///
+/// A feature map with weights is a function of y = W x + b, with P projections of a row of K elements:
+/// `FeatureMap::projections`. The weights are those of all heads, or of each key head and of each
+/// query head.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    pub(crate) tensors: Parts<DispatchTensor>,
+    tensors: Parts<DispatchTensor>,
+    key_weights: Option<Affine>,
+    query_weights: Option<Affine>,
 }
 
 impl Inputs {
@@ -27,7 +40,9 @@ impl Inputs {
     #[must_use]
     pub fn new(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Self {
         let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-        Self { tensors: Parts { q, k, v, decay: None, beta: None, initial_state: None } }
+        let (decay, beta, initial_state, weights) = (None, None, None, None);
+        let tensors = Parts { q, k, v, decay, beta, initial_state, weights };
+        Self { tensors, key_weights: None, query_weights: None }
     }
 
     /// With the decays of the update rule: D is 1, 3 or 4, as `DecayDims` says.
@@ -50,6 +65,31 @@ impl Inputs {
         self.tensors.initial_state = Some(initial_state.into_dispatch());
         self
     }
+
+    /// With W and b of the feature map of keys; b is 0 for `None`. They are those of queries, too, where
+    /// these have none of their own: a query then has those of the key head that it reads.
+    #[must_use]
+    pub fn with_key_weights(mut self, weight: Tensor<3>, bias: Option<Tensor<2>>) -> Self {
+        self.key_weights = Some(Affine { weight, bias });
+        self
+    }
+
+    /// With W and b of the feature map of queries.
+    #[must_use]
+    pub fn with_query_weights(mut self, weight: Tensor<3>, bias: Option<Tensor<2>>) -> Self {
+        self.query_weights = Some(Affine { weight, bias });
+        self
+    }
+
+    /// The tensors as a backend gets them, with the weights in one.
+    pub(crate) fn into_parts(
+        self,
+        config: &Config,
+    ) -> Result<(Parts<DispatchTensor>, WeightHeads), Error> {
+        config.validate()?;
+        let (packed, heads) = weights::pack(config, self.key_weights, self.query_weights)?;
+        Ok((Parts { weights: packed.map(Tensor::into_dispatch), ..self.tensors }, heads))
+    }
 }
 
 /// The inputs of a call, or their gradients, as whatever tensors are on the way to a backend.
@@ -61,6 +101,8 @@ pub(crate) struct Parts<T> {
     pub(crate) decay: Option<T>,
     pub(crate) beta: Option<T>,
     pub(crate) initial_state: Option<T>,
+    /// Those of feature maps, as `weights` packs them.
+    pub(crate) weights: Option<T>,
 }
 
 /// The outputs of a call, or their gradients.
@@ -79,6 +121,7 @@ impl<T> Parts<T> {
             decay: self.decay.as_ref(),
             beta: self.beta.as_ref(),
             initial_state: self.initial_state.as_ref(),
+            weights: self.weights.as_ref(),
         }
     }
 
@@ -93,6 +136,7 @@ impl<T> Parts<T> {
             decay: self.decay.map(|x| f("decay", x)).transpose()?,
             beta: self.beta.map(|x| f("beta", x)).transpose()?,
             initial_state: self.initial_state.map(|x| f("initial_state", x)).transpose()?,
+            weights: self.weights.map(|x| f("key_weight", x)).transpose()?,
         })
     }
 
@@ -104,13 +148,14 @@ impl<T> Parts<T> {
             decay: self.decay.map(&mut f),
             beta: self.beta.map(&mut f),
             initial_state: self.initial_state.map(&mut f),
+            weights: self.weights.map(&mut f),
         }
     }
 
     /// Those that there are, in the order of the fields.
     pub(crate) fn into_vec(self) -> Vec<T> {
-        let rest = [self.decay, self.beta, self.initial_state].into_iter().flatten();
-        [self.q, self.k, self.v].into_iter().chain(rest).collect()
+        let rest = [self.decay, self.beta, self.initial_state, self.weights];
+        [self.q, self.k, self.v].into_iter().chain(rest.into_iter().flatten()).collect()
     }
 }
 

@@ -26,8 +26,8 @@
 //!
 //! # From the caller to the device
 //!
-//! `module` has the projections, `inputs` and `call` check the tensors, `backend` finds the backend
-//! that they are on. Of the backends, `cube` records the shaders, `fusion` has that done when
+//! `module` has the projections, `inputs` and `call` check the tensors, `weights` packs those of
+//! feature maps, `backend` finds the backend that they are on. Of the backends, `cube` records the shaders, `fusion` has that done when
 //! Burn's recorded operations run, `host` calls the CPU engine, and `autodiff` makes a node of
 //! Burn's graph of whichever it is.
 
@@ -43,6 +43,7 @@ mod error;
 mod host;
 mod inputs;
 mod module;
+mod weights;
 
 #[cfg(feature = "autodiff")]
 mod autodiff;
@@ -54,7 +55,9 @@ mod fusion;
 pub use error::Error;
 pub use inputs::Inputs;
 pub use linear_attention::{Config, FeatureMap, Normalization, update_rule};
-pub use module::{DecayGate, Decays, LinearAttention, LinearAttentionConfig, Map, Rule};
+pub use module::{
+    DecayGate, Decays, LinearAttention, LinearAttentionConfig, Map, MapWeights, Rule,
+};
 
 #[cfg(feature = "wgpu")]
 pub use cube::{init, register, register_host};
@@ -68,10 +71,11 @@ use crate::call::Call;
 /// # Errors
 ///
 /// Tensors whose dimensions, types or devices do not go together, or that the rule has no use for;
-/// a config that the core crate refuses, or that needs weights.
+/// a config that the core crate refuses, or decays with an activation.
 pub fn linear_attention(config: &Config, inputs: Inputs) -> Result<Tensor<4>, Error> {
-    let call = Call::new(config, &inputs.tensors, false)?;
-    let outputs = backend::dispatch(inputs.tensors, &call)?;
+    let (tensors, heads) = inputs.into_parts(config)?;
+    let call = Call::new(config, &tensors, heads, false)?;
+    let outputs = backend::dispatch(tensors, &call)?;
     Ok(Tensor::from_dispatch(outputs.o))
 }
 
@@ -84,8 +88,9 @@ pub fn linear_attention_with_state(
     config: &Config,
     inputs: Inputs,
 ) -> Result<(Tensor<4>, Tensor<2>), Error> {
-    let call = Call::new(config, &inputs.tensors, true)?;
-    let outputs = backend::dispatch(inputs.tensors, &call)?;
+    let (tensors, heads) = inputs.into_parts(config)?;
+    let call = Call::new(config, &tensors, heads, true)?;
+    let outputs = backend::dispatch(tensors, &call)?;
     let what = "return a state";
     let state = outputs.state.ok_or_else(|| Error::burn(what, &"the backend made none"))?;
     Ok((Tensor::from_dispatch(outputs.o), Tensor::from_dispatch(state)))

@@ -9,6 +9,7 @@ use linear_attention::{Config, FeatureMap, Normalization};
 
 use crate::error::Error;
 use crate::inputs::Inputs;
+use crate::weights::initial;
 use crate::{linear_attention, linear_attention_with_state};
 
 /// The update rule of the state.
@@ -37,7 +38,7 @@ pub enum Decays {
     PerRow,
 }
 
-/// The feature map φ: those of the core crate's that have no weights.
+/// The feature map φ. Those with weights are functions of y = W x + b.
 #[derive(BurnConfig, Debug, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Map {
@@ -59,10 +60,27 @@ pub enum Map {
     Softmax,
     /// The second-order Taylor series of e^(x . y / √K).
     Taylor,
+    /// max(y, 0).
+    T2r,
+    /// \[softmax(y), softmax(-y)\], of F = 2 K.
+    Hedgehog,
+    /// softmax(\[2y, -2y\]), of F = 2 K.
+    HedgehogJoint,
+    /// y₁ y₂, element by element, each with a W and b of its own.
+    Product,
+    /// Positive random features of softmax's weight.
+    Favor,
+    /// The same with W and -W.
+    FavorHyperbolic,
+    /// Random Fourier features.
+    Fourier,
 }
 
 impl Map {
-    fn to_core(self) -> FeatureMap {
+    /// With F features, where that is for the caller to choose.
+    fn to_core(self, features: Option<u32>, key_dim: u32) -> FeatureMap {
+        let any = features.unwrap_or(key_dim);
+        let pairs = features.unwrap_or(key_dim.saturating_mul(2));
         match self {
             Self::Identity => FeatureMap::Identity,
             Self::Relu => FeatureMap::Relu,
@@ -73,6 +91,13 @@ impl Map {
             Self::Sigmoid => FeatureMap::Sigmoid,
             Self::Softmax => FeatureMap::Softmax,
             Self::Taylor => FeatureMap::Taylor,
+            Self::T2r => FeatureMap::T2r { features: any },
+            Self::Hedgehog => FeatureMap::Hedgehog,
+            Self::HedgehogJoint => FeatureMap::HedgehogJoint,
+            Self::Product => FeatureMap::Product { features: any },
+            Self::Favor => FeatureMap::Favor { features: any },
+            Self::FavorHyperbolic => FeatureMap::FavorHyperbolic { features: pairs },
+            Self::Fourier => FeatureMap::Fourier { features: pairs },
         }
     }
 }
@@ -105,6 +130,16 @@ pub struct LinearAttentionConfig {
     pub decays: Decays,
     /// The feature map.
     pub map: Option<Map>,
+    /// F of the maps `T2r`, `Product` and `Favor`, else K, and of `FavorHyperbolic` and `Fourier`, else
+    /// 2 K; others have no use for it.
+    pub features: Option<usize>,
+    /// True gives each query head weights of the map of its own; false the queries those of the key
+    /// heads that they read. `None` is true but for random maps, whose keys and queries must have the
+    /// same.
+    pub query_weights: Option<bool>,
+    /// The seed of the initial weights of maps.
+    #[config(default = 0)]
+    pub map_seed: u64,
     /// True divides o by the sum of the weights of all tokens.
     pub normalized: Option<bool>,
     /// True divides rows of q and k by their L2 norms.
@@ -145,7 +180,8 @@ impl LinearAttentionConfig {
             [self.key_dim(), self.value_dim()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         let mut config = Config::of_rule(key_dim, value_dim, rule);
         if let Some(map) = self.map {
-            config = config.with_feature_map(map.to_core());
+            let features = self.features.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+            config = config.with_feature_map(map.to_core(features, key_dim));
         }
         match self.normalized {
             Some(true) if config.is_non_negative() => {
@@ -192,6 +228,7 @@ impl LinearAttentionConfig {
             Some(DecayDims::PerRow) => config.features() as usize,
             _ => 1,
         };
+        let (key_map, query_map) = self.map_weights(&config, device)?;
         let has_norm = self.output_norm.unwrap_or(!config.is_normalized());
         Ok(LinearAttention {
             query: linear(d_model, heads * key_dim, self.bias),
@@ -203,6 +240,8 @@ impl LinearAttentionConfig {
                 DecayGate::new((!is_constant).then(project), value_heads, rows, device)
             }),
             beta: config.update_rule.beta().map(|_| linear(d_model, value_heads, true)),
+            key_map,
+            query_map,
             norm: has_norm.then(|| RmsNormConfig::new(value_dim).init(device)),
             output: linear(heads.max(value_heads) * value_dim, d_model, self.bias),
             config,
@@ -210,6 +249,28 @@ impl LinearAttentionConfig {
             key_heads,
             value_heads,
         })
+    }
+
+    /// The weights of the maps of keys and of queries. Random ones are those of all heads.
+    fn map_weights(
+        &self,
+        config: &Config,
+        device: &Device,
+    ) -> Result<(Option<MapWeights>, Option<MapWeights>), Error> {
+        let map = config.key_map();
+        if !config.needs_weights() {
+            return Ok((None, None));
+        }
+        let initial = initial(config, map, self.map_seed)?;
+        let of = |heads: usize| MapWeights::new(&initial, [heads, config.key_dim as usize], device);
+        if map.is_random() {
+            return Ok((
+                Some(of(1).no_grad()),
+                self.query_weights.unwrap_or(false).then(|| of(1).no_grad()),
+            ));
+        }
+        let queries = self.query_weights.unwrap_or(true).then(|| of(self.heads));
+        Ok((Some(of(self.key_heads())), queries))
     }
 
     fn key_heads(&self) -> usize {
@@ -239,8 +300,9 @@ impl LinearAttentionConfig {
 /// y       = norm(attention(q, k, v, decay, beta)) W_o
 /// ```
 ///
-/// A constant decay is `-exp(a_log)`. Short convolutions, output gates and feature maps with
-/// weights are missing.
+/// A constant decay is `-exp(a_log)`. A feature map with weights has W and b of each key head and of
+/// each query head, which are trained, or, where it is random, the same for all, which are not
+/// ([`Module::no_grad`]). Short convolutions and output gates are missing.
 #[derive(Module, Debug)]
 pub struct LinearAttention {
     /// W_q.
@@ -253,6 +315,10 @@ pub struct LinearAttention {
     pub decay: Option<DecayGate>,
     /// W_beta, where the rule has betas.
     pub beta: Option<Linear>,
+    /// W and b of the feature map of keys, where it has weights.
+    pub key_map: Option<MapWeights>,
+    /// The same of queries, where they have weights of their own.
+    pub query_map: Option<MapWeights>,
     /// The norm of each head's row of o.
     pub norm: Option<RmsNorm>,
     /// W_o.
@@ -273,6 +339,29 @@ pub struct DecayGate {
     pub a_log: Param<Tensor<1>>,
     /// Added before the softplus, `[E]` or `[E F]`; `None` where decays are constant.
     pub dt_bias: Option<Param<Tensor<1>>>,
+}
+
+/// W and b of the projections y = W x + b of a feature map.
+#[derive(Module, Debug)]
+pub struct MapWeights {
+    /// W, `[heads,P,K]`.
+    pub weight: Param<Tensor<3>>,
+    /// b, `[heads,P]`.
+    pub bias: Param<Tensor<2>>,
+}
+
+impl MapWeights {
+    /// The same for all heads.
+    fn new([weight, bias]: &[Vec<f32>; 2], [heads, key_dim]: [usize; 2], device: &Device) -> Self {
+        let rows = bias.len();
+        let data = |x: &[f32], dims: Vec<usize>| TensorData::new(x.repeat(heads), dims);
+        let weight = data(weight, vec![heads, rows, key_dim]);
+        let bias = data(bias, vec![heads, rows]);
+        Self {
+            weight: Param::from_tensor(Tensor::from_data(weight, device)),
+            bias: Param::from_tensor(Tensor::from_data(bias, device)),
+        }
+    }
 }
 
 impl DecayGate {
@@ -371,6 +460,12 @@ impl LinearAttention {
         }
         if let Some(beta) = &self.beta {
             inputs = inputs.with_beta(activation::sigmoid(beta.forward(x.clone())));
+        }
+        if let Some(MapWeights { weight, bias }) = &self.key_map {
+            inputs = inputs.with_key_weights(weight.val(), Some(bias.val()));
+        }
+        if let Some(MapWeights { weight, bias }) = &self.query_map {
+            inputs = inputs.with_query_weights(weight.val(), Some(bias.val()));
         }
         if let Some(state) = state {
             inputs = inputs.with_initial_state(state);

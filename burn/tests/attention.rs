@@ -70,6 +70,11 @@ fn outputs(case: &Case, device: &Device, attention: Attention<'_>) -> Vec<(Strin
     if let Some(x) = &call.initial_state {
         push("initial state", x.grad(&gradients).map(Tensor::into_data));
     }
+    for (of, weights) in [("keys'", &call.key_weights), ("queries'", &call.query_weights)] {
+        let Some((weight, bias)) = weights else { continue };
+        push(&format!("{of} W"), weight.grad(&gradients).map(Tensor::into_data));
+        push(&format!("{of} b"), bias.grad(&gradients).map(Tensor::into_data));
+    }
     found
 }
 

@@ -24,6 +24,13 @@ fn configs() -> Vec<LinearAttentionConfig> {
         config(Rule::Delta, Decays::PerHead).with_key_heads(Some(2)),
         config(Rule::GatedDelta, Decays::PerHead).with_value_heads(Some(8)),
         config(Rule::GatedDelta, Decays::PerRow).with_output_norm(Some(false)),
+        config(Rule::Linear, Decays::PerHead).with_map(Some(Map::Hedgehog)),
+        config(Rule::Gated, Decays::PerHead)
+            .with_map(Some(Map::T2r))
+            .with_features(Some(10))
+            .with_query_weights(Some(false))
+            .with_value_heads(Some(2)),
+        config(Rule::Delta, Decays::PerHead).with_map(Some(Map::Product)).with_key_heads(Some(1)),
     ]
 }
 
@@ -72,6 +79,8 @@ fn expected(
         decay,
         beta: attention.beta.as_ref().map(|beta| activation::sigmoid(project(beta))),
         initial_state: None,
+        key_weights: attention.key_map.as_ref().map(|map| (map.weight.val(), map.bias.val())),
+        query_weights: attention.query_map.as_ref().map(|map| (map.weight.val(), map.bias.val())),
     };
     let (o, _) = reference(core, &call);
     let o = match &attention.norm {
@@ -191,6 +200,8 @@ fn a_tensor_that_does_not_fit_is_named() {
     let delta = of(UpdateRule::Delta(Beta::per_head()));
     let activated = Decay::per_head().with_activation(DecayActivation::Softplus);
     let half = |x: Tensor<4>| x.cast(burn::tensor::DType::F16);
+    let weight = |dims: [usize; 3]| Tensor::<3>::ones(dims, &device);
+    let t2r = linear.clone().with_feature_map(FeatureMap::T2r { features: 8 });
     let cases = [
         (
             linear.clone(),
@@ -228,10 +239,33 @@ fn a_tensor_that_does_not_fit_is_named() {
             inputs().with_decay(gates),
             "an activation of decays must be left out, found ",
         ),
+        (t2r.clone(), inputs(), "the feature map of keys needs weights, found none"),
         (
-            linear.with_feature_map(FeatureMap::T2r { features: 8 }),
-            inputs(),
-            "a feature map with weights must be left out, found ",
+            t2r.clone(),
+            inputs().with_key_weights(weight([2, 8, 5]), None),
+            "key_weight must be [2, 8, 4], found [2, 8, 5]",
+        ),
+        (
+            t2r.clone(),
+            inputs().with_key_weights(weight([1, 8, 4]), Some(Tensor::zeros([2, 8], &device))),
+            "key_bias must be [1, 8], found [2, 8]",
+        ),
+        (
+            t2r.clone(),
+            inputs().with_key_weights(weight([1, 8, 4]).cast(burn::tensor::DType::F16), None),
+            "key_weight must be F32, found F16",
+        ),
+        (
+            t2r,
+            inputs()
+                .with_key_weights(weight([1, 8, 4]), None)
+                .with_query_weights(weight([3, 8, 4]), None),
+            "weights of queries must be of 1 or 2 heads, found 3",
+        ),
+        (
+            linear,
+            inputs().with_key_weights(weight([1, 8, 4]), None),
+            "the feature map of keys has no weights, found some",
         ),
     ];
     for (config, inputs, message) in cases {

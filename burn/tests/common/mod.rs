@@ -14,6 +14,8 @@ pub(crate) struct Case {
     /// H, G and E.
     pub heads: [usize; 3],
     pub has_initial_state: bool,
+    /// Heads that keys and queries have weights of the map of.
+    pub weight_heads: [usize; 2],
 }
 
 /// The tensors of a call, in host memory.
@@ -25,6 +27,8 @@ pub(crate) struct Data {
     pub decay: Option<TensorData>,
     pub beta: Option<TensorData>,
     pub initial_state: Option<TensorData>,
+    /// W and b of keys and of queries.
+    pub weights: [Option<[TensorData; 2]>; 2],
     /// The factors with which o and the final state are in the loss.
     pub of_o: TensorData,
     pub of_state: TensorData,
@@ -40,14 +44,23 @@ pub(crate) struct Call {
     pub decay: (Option<Tensor<1>>, Option<Tensor<3>>, Option<Tensor<4>>),
     pub beta: Option<Tensor<3>>,
     pub initial_state: Option<Tensor<2>>,
+    pub key_weights: Option<(Tensor<3>, Tensor<2>)>,
+    pub query_weights: Option<(Tensor<3>, Tensor<2>)>,
 }
 
 pub(crate) fn cases() -> Vec<Case> {
     let per_head = || Decay::per_head();
     let case = |name, config: Config, heads, has_initial_state| {
         let config = config.with_scale(0.3);
-        Case { name, config, batch: 2, seq_len: 19, heads, has_initial_state }
+        let weight_heads = [0, 0];
+        Case { name, config, batch: 2, seq_len: 19, heads, has_initial_state, weight_heads }
     };
+    let weights = |name, config: Config, heads, weight_heads| {
+        let case = case(name, config, heads, true);
+        Case { weight_heads, ..case }
+    };
+    let map = |config: Config, map| config.with_feature_map(map);
+    let hedgehog = || FeatureMap::Hedgehog;
     let of = |rule| Config::of_rule(8, 12, rule);
     let l2 = |config: Config| config.with_l2_norm(true);
     let silu = |config: Config| config.with_feature_map(FeatureMap::Silu);
@@ -71,6 +84,25 @@ pub(crate) fn cases() -> Vec<Case> {
             [2, 2, 2],
             false,
         ),
+        // Odd widths and numbers of projections, and heads with weights of their own, of groups, and shared.
+        weights(
+            "t2r",
+            map(Config::new(7, 12), FeatureMap::T2r { features: 10 }),
+            [4, 2, 2],
+            [2, 4],
+        ),
+        weights("hedgehog", map(of(UpdateRule::Gated(per_head())), hedgehog()), [2, 2, 2], [1, 0]),
+        weights(
+            "product, delta",
+            map(
+                l2(Config::of_rule(6, 5, UpdateRule::Delta(Beta::per_head()))),
+                FeatureMap::Product { features: 6 },
+            ),
+            [2, 1, 4],
+            [1, 2],
+        ),
+        // A query that reads value heads of several key heads, and has the weights of each.
+        weights("hedgehog, crossed", map(of(UpdateRule::Linear), hedgehog()), [1, 2, 4], [2, 0]),
     ]
 }
 
@@ -99,6 +131,16 @@ impl Case {
             DecayDims::PerRow => vec![b, t, e, self.config.features() as usize],
             _ => vec![b, t, e],
         });
+        let affine = |map: &FeatureMap, heads: usize, step: f32| {
+            let rows = map.projections(self.config.key_dim) as usize;
+            let weight = waves(&[heads, rows, key_dim], step, |x| 0.7 * x);
+            (heads > 0).then(|| [weight, waves(&[heads, rows], 1.3 * step, |x| 0.3 * x)])
+        };
+        let [of_keys, of_queries] = self.weight_heads;
+        let weights = [
+            affine(self.config.key_map(), of_keys, 0.91),
+            affine(self.config.query_map(), of_queries, 1.17),
+        ];
         let beta = rule.beta().map(|beta| if beta == Beta::shared() { 1 } else { e });
         Data {
             q: waves(&[b, t, h, key_dim], 0.37, |x| x),
@@ -109,6 +151,7 @@ impl Case {
             initial_state: self
                 .has_initial_state
                 .then(|| waves(&[b, self.state_len()], 0.71, |x| 0.6 + 0.5 * x)),
+            weights,
             of_o: waves(&[b, t, self.output_heads(), value_dim], 0.53, |x| x),
             of_state: waves(&[b, self.state_len()], 0.47, |x| 0.1 * x),
         }
@@ -121,6 +164,10 @@ impl Data {
             let tensor = Tensor::from_data(x.clone(), device);
             if requires { tensor.require_grad() } else { tensor }
         }
+        let weights = |weights: &Option<[TensorData; 2]>| {
+            let [weight, bias] = weights.as_ref()?;
+            Some((tensor(weight, device, requires_grad), tensor(bias, device, requires_grad)))
+        };
         let rank = self.decay.as_ref().map(TensorData::rank);
         let decay = self.decay.as_ref();
         Call {
@@ -134,6 +181,8 @@ impl Data {
             ),
             beta: self.beta.as_ref().map(|x| tensor(x, device, requires_grad)),
             initial_state: self.initial_state.as_ref().map(|x| tensor(x, device, requires_grad)),
+            key_weights: weights(&self.weights[0]),
+            query_weights: weights(&self.weights[1]),
         }
     }
 }
@@ -157,12 +206,18 @@ impl Call {
         if let Some(state) = self.initial_state.clone() {
             inputs = inputs.with_initial_state(state);
         }
+        if let Some((weight, bias)) = self.key_weights.clone() {
+            inputs = inputs.with_key_weights(weight, Some(bias));
+        }
+        if let Some((weight, bias)) = self.query_weights.clone() {
+            inputs = inputs.with_query_weights(weight, Some(bias));
+        }
         inputs
     }
 }
 
-/// φ of rows `[B,T,heads,K]`, as far as the cases have it.
-fn phi(config: &Config, x: Tensor<4>) -> Tensor<4> {
+/// φ of rows `[B,T,heads,K]`, as far as the cases have it, with the weights of these heads or of all.
+fn phi(config: &Config, x: Tensor<4>, weights: Option<&(Tensor<3>, Tensor<2>)>) -> Tensor<4> {
     let x = match config.l2_norm {
         true => x.clone() / (x.square().sum_dim(3) + 1e-6).sqrt(),
         false => x,
@@ -171,8 +226,30 @@ fn phi(config: &Config, x: Tensor<4>) -> Tensor<4> {
         FeatureMap::Elu => x.clone().clamp_max(0.0).exp() + x.clamp_min(0.0),
         FeatureMap::Silu => x.clone() * activation::sigmoid(x),
         FeatureMap::Identity => x,
+        FeatureMap::T2r { .. } => activation::relu(project(x, weights)),
+        FeatureMap::Hedgehog => {
+            let y = project(x, weights);
+            Tensor::cat(vec![activation::softmax(y.clone(), 3), activation::softmax(-y, 3)], 3)
+        }
+        FeatureMap::Product { features } => {
+            let (y, f) = (project(x, weights), features as usize);
+            let [b, t, heads, rows] = y.dims();
+            let half = |rows: std::ops::Range<usize>| y.clone().slice([0..b, 0..t, 0..heads, rows]);
+            half(0..f) * half(f..rows)
+        }
         _ => unreachable!("no case has it"),
     }
+}
+
+/// y = W x + b.
+fn project(x: Tensor<4>, weights: Option<&(Tensor<3>, Tensor<2>)>) -> Tensor<4> {
+    let (weight, bias) = weights.unwrap();
+    let [of, rows, width] = weight.dims();
+    let [b, t, heads, _] = x.dims();
+    let weight = weight.clone().reshape([1, 1, of, rows, width]);
+    let x = x.reshape([b, t, heads, 1, width]);
+    let y = (x * weight).sum_dim(4).reshape([b, t, heads, rows]);
+    y + bias.clone().reshape([1, 1, of, rows])
 }
 
 /// Each head `n` times.
@@ -187,8 +264,25 @@ pub(crate) fn reference(config: &Config, call: &Call) -> (Tensor<4>, Tensor<2>) 
     let [b, t, h, _] = call.q.dims();
     let [_, _, e, v_dim] = call.v.dims();
     let (g, o_heads) = (call.k.dims()[2], h.max(e));
-    let q = repeat(phi(config, call.q.clone()), o_heads / h);
-    let k = repeat(phi(config, call.k.clone()), e / g);
+    let k = repeat(phi(config, call.k.clone(), call.key_weights.as_ref()), e / g);
+    let q = match (&call.query_weights, &call.key_weights) {
+        // The weights of the key head that a query reads through its value head.
+        (None, Some((weight, bias))) => {
+            let heads = weight.dims()[0];
+            let of = |o: usize| if heads == 1 { 0 } else { o * e / o_heads / (e / g) };
+            let of: Vec<usize> = (0..o_heads).map(of).collect();
+            let pick = |x: Tensor<3>| {
+                let [_, rows, width] = x.dims();
+                Tensor::cat(
+                    of.iter().map(|n| x.clone().slice([*n..n + 1, 0..rows, 0..width])).collect(),
+                    0,
+                )
+            };
+            let picked = (pick(weight.clone()), pick(bias.clone().unsqueeze_dim(2)).squeeze_dim(2));
+            phi(config, repeat(call.q.clone(), o_heads / h), Some(&picked))
+        }
+        (weights, _) => repeat(phi(config, call.q.clone(), weights.as_ref()), o_heads / h),
+    };
     let f = k.dims()[3];
     let (mut mu, mut nu) = match &call.initial_state {
         Some(state) => {
