@@ -1,7 +1,7 @@
 // Sizes that are fixed when tensors are bound. src/kernel/params.rs mirrors the struct, and a test
 // compares the offsets.
 
-// Where the rows of a tensor begin, in the units of its accesses.
+// The beginnings of the rows of a tensor, in the units of its accesses.
 struct Rows {
     offset: u32,  // of the first row
     batch: u32,   // from one row of the batch to the next, less T times the next

@@ -1,4 +1,4 @@
-// What other entries say of entry n, in a time that grows no faster than N:
+// The findings of other entries about entry n, in a time that grows no faster than N:
 //
 //     latest[n] = max(cu_seqlens[0 .. n])      gap = 1 where an interval has more than max_len tokens
 //     conflict[n] = conflict[owner[slot_n]] = 1                   where owner[slot_n] != n

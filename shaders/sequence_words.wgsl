@@ -1,4 +1,4 @@
-// Where the words of `sequences` lie. Behind those of the caller, the buffer of entries that nobody
+// The places of the words of `sequences`. Behind those of the caller, the buffer of entries that nobody
 // has checked has room for what the stages before find out about them.
 
 import constants::{BLOCK_ENTRIES, CHECKPOINTS, HAS_LENGTHS, HAS_SOURCES};

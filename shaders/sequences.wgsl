@@ -1,4 +1,4 @@
-// What a buffer says of the sequences, checked. A sequence whose words cannot be is ignored: its state
+// The metadata of the sequences in a buffer, checked. A sequence whose words cannot be is ignored: its state
 // stays as it was, its rows of o are zero, and the status counts it.
 //
 // The intervals of all sequences, with one more for the tokens behind the last, are a partition of
@@ -32,7 +32,7 @@ struct Sequence {
     is_invalid: bool,  // counted by the status, and ignored
 }
 
-// What other sequences' words say of sequence n.
+// The findings of other sequences' words about sequence n.
 struct Conflict {
     latest: u32,     // the largest of cu_seqlens before its own
     has_twin: bool,  // another sequence writes its slot, or the one that it reads
@@ -40,7 +40,7 @@ struct Conflict {
 
 fn length_word(n: u32) -> u32 { return sequences.words[n]; }
 
-// What the stages before have found out, where nobody has checked the entries.
+// The findings of the stages before, for entries that nobody has checked.
 fn conflict_of(n: u32) -> Conflict {
     var conflict = Conflict();
     if (IS_UNTRUSTED && HAS_LENGTHS) { conflict.latest = sequences.words[latest_index(n)]; }

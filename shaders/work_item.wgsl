@@ -70,7 +70,7 @@ fn work_item_in_table(index: u32, head_blocks: u32) -> WorkItem {
     item.segment = index / items_per_segment(head_blocks);
     let n = sequence_of_segment(item.segment);
     let entry = sequence_entry(n);
-    // Where an entry is not valid, s may wrap: then it is too large as well.
+    // s may wrap for an entry that is not valid: then it is too large as well.
     let s = item.segment - first_segment(n, entry.begin);
     item.is_active = s < segment_count(entry);
     // The tokens behind the last sequence have no checkpoints in the table, whatever scratch holds.

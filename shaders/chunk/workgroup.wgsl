@@ -24,7 +24,7 @@ import tile::{Key, Value};
 import work_item::{Chunk, WorkItem, work_item, work_item_in_table};
 
 const VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * BLOCK_COLUMNS_VEC4;
-// What nothing uses takes no memory.
+// A variable that nothing uses takes no memory.
 const NU_LEN: u32 = select(1u, BLOCK_VEC4, NORMALIZE);
 const PRODUCT_LEN: u32 = select(1u, CHUNK_QUERIES * BLOCK_VEC4, NORMALIZE);
 

@@ -14,7 +14,7 @@ const KEPT_LEN: u32 = max(CHUNK_ROWS * KEPT_VEC4, 1u);
 var<workgroup> row_chunk: array<vec4<f32>, ROW_CHUNK_LEN>;
 // y = W x + b, where a feature is a function of all of them: [rows, P/4]
 var<workgroup> kept: array<vec4<f32>, KEPT_LEN>;
-// What all features of a row share: see row_statistics. [rows]
+// The values that all features of a row share: see row_statistics. [rows]
 var<workgroup> statistics: array<vec4<f32>, CHUNK_ROWS>;
 
 struct Row {

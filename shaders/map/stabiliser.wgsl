@@ -34,7 +34,7 @@ fn row_measure(map: u32, x: vec4<f32>, f4: u32) -> f32 {
 fn row_scale(map: u32, largest: f32) -> RowScale {
     switch map {
         case FAVOR, FAVOR_HYPERBOLIC: { return RowScale(largest, 1.0); }
-        // Where no quotient cancels it, the gain itself must be in range.
+        // Without a quotient that cancels it, the gain itself must be in range.
         case EXP: { return RowScale(select(clamp(largest, -80.0, 80.0), largest, NORMALIZE), 1.0); }
         case SIGMOID: { return RowScale(min(largest, 0.0), 1.0); }
         case ELU: { return RowScale(min(largest, 0.0), inverse_power_of_two(max(largest, 0.0) + 1.0)); }

@@ -144,7 +144,7 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
     workgroupBarrier();
 }
 
-// What brings a token's value back.
+// The factor that brings a token's value back.
 fn value_inverse(token: u32) -> f32 {
     if (!IS_BF16 && !HAS_BETA) { return 1.0; }
     return half_inverse(atomicLoad(&value_max[token]));

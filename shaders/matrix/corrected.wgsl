@@ -25,7 +25,7 @@ import work_item::{Chunk, WorkItem};
 var<workgroup> betas: array<f32, MATRIX>;
 var<workgroup> recalls: array<f32, MATRIX>;  // what brings back a row of K' S, and decays it
 
-// Where no query has asked for S.
+// For chunks whose queries have not asked for S.
 fn prepare_correction(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     halve_state(mu, thread, subgroup);
 }

@@ -53,7 +53,7 @@ fn halve_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     atomicMax(&maxima[STATE_MAX], bitcast<u32>(largest));
 }
 
-// What brings back a product with S.
+// The factor that brings back a product with S.
 fn state_inverse() -> f32 { return half_inverse(atomicLoad(&maxima[STATE_BOUND])); }
 
 // Of the rows that begin at `rows` in `factors`: those with S into panel, and in this subgroup's features

@@ -18,7 +18,7 @@ alias Tiles = array<Sums, STATE_TILES>;  // [F/MATRIX, columns of a subgroup/MAT
 
 const STATE_LEN: u32 = FEATURES * COLUMNS;
 const SUBGROUP_COLUMNS: u32 = COLUMN_TILES * MATRIX;
-// What nothing uses takes no memory.
+// A variable that nothing uses takes no memory.
 const NU_LEN: u32 = select(4u, FEATURES, NORMALIZE);
 
 var<workgroup> panel: array<f32, VALUES_LEN>;     // MATRIX rows of the state, or of q' mu
@@ -122,7 +122,7 @@ fn update_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     }
 }
 
-// Where it cannot be computed, a state is not left as it was.
+// A state that cannot be computed is not left as it was.
 fn poison_state(at: StateOffset, item: WorkItem, thread: u32) {
     for (var i = thread; i < FEATURES * BLOCK_COLUMNS_VEC4; i += THREADS) {
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
