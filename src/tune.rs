@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use wgpu::BufferUsages;
 
 use crate::attention::LinearAttention;
+use crate::bind::matrix_units::MatrixUnits;
 use crate::bind::options::Options;
 use crate::bind::tensors::Tensors;
 use crate::bind::weights_buffer::WeightsBuffer;
@@ -16,7 +17,8 @@ use crate::plan::Plan;
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 use crate::problem::feature_map::weights::Weights;
-use crate::problem::shape::{Packing, Shape};
+use crate::problem::shape::{Lens, Packing, Shape};
+use crate::problem::tensor::Tensor;
 use crate::serve::batch::{Batch, Entry};
 use crate::serve::pool::StatePool;
 use crate::serve::sequences::Sequences;
@@ -36,6 +38,9 @@ pub struct Candidate {
 /// It also sets [`Tuning::max_operations`] to a quarter of a second at the measured speed, but at
 /// least to 2^30: a small shape does not show how fast a device is.
 ///
+/// Matrix units that were checked with the config are a candidate, too. Where they win, a call takes both
+/// the tuning and [`Options::matrix_units`].
+///
 /// It compiles and runs each candidate, and blocks until the device is done: a second or so on a
 /// GPU, a minute on a CPU adapter. Store the result (feature `serde`) and pass it in
 /// [`Options::tuning`]; it fits any shape, but was measured for this one. It needs memory for q, k,
@@ -49,8 +54,9 @@ pub fn tune(
     queue: &wgpu::Queue,
     config: &Config,
     shape: &Shape,
+    matrix_units: Option<&MatrixUnits>,
 ) -> Result<Tuning, Error> {
-    let measured = tune_with(device, queue, config, shape, &mut |_| {})?;
+    let measured = tune_with(device, queue, config, shape, matrix_units, &mut |_| {})?;
     // There is at least the tuning that a device gets unasked.
     let best = measured.iter().min_by_key(|candidate| candidate.time);
     let best =
@@ -71,8 +77,8 @@ fn operations_within(time: Duration, plan: &Plan, taken: Duration) -> u64 {
     (1 << operations.max(1 << 30).ilog2()).min(1 << 62)
 }
 
-/// The same, returning every candidate in the order of [`Tuning::candidates`] and calling
-/// `on_candidate` with each as it is measured. Candidates that make the same plan are
+/// The same, returning every candidate in the order of [`Tuning::candidates`], matrix units last, and
+/// calling `on_candidate` with each as it is measured. Candidates that make the same plan are
 /// measured once.
 ///
 /// # Errors
@@ -83,12 +89,14 @@ pub fn tune_with(
     queue: &wgpu::Queue,
     config: &Config,
     shape: &Shape,
+    matrix_units: Option<&MatrixUnits>,
     on_candidate: &mut dyn FnMut(&Candidate),
 ) -> Result<Vec<Candidate>, Error> {
     let limits = device.limits();
     let mut plans: Vec<Plan> = Vec::new();
     let (device_type, subgroup) = (device.adapter_info().device_type, subgroup_lanes(device));
-    for tuning in Tuning::candidates_with_subgroups(config, &limits, device_type, subgroup)? {
+    let candidates = Tuning::candidates_with_subgroups(config, &limits, device_type, subgroup)?;
+    for tuning in candidates.into_iter().chain(matrix_units.map(|units| *units.tuning())) {
         let plan = Plan::new(config, shape, &limits, &tuning)?;
         let is_same =
             |other: &Plan| other.layout() == plan.layout() && other.same_segmentation(&plan);
@@ -105,7 +113,10 @@ pub fn tune_with(
         let index = match index {
             Some(index) => index,
             None => {
-                let options = Options { tuning: Some(tuning), ..Options::default() };
+                let has_matrices = tuning.layout.subgroup_size().is_some();
+                let options = Options::default()
+                    .with_tuning(tuning)
+                    .with_matrix_units(matrix_units.filter(|_| has_matrices));
                 compiled.push(LinearAttention::with_options(device, config.clone(), &options)?);
                 compiled.len() - 1
             }
@@ -183,9 +194,13 @@ impl Metadata {
     }
 }
 
-/// One buffer holds q, k and v, which are only read: any finite values will do.
+/// One buffer holds q, k and v, which are only read: any finite values will do. States decay, and betas are
+/// positive, so that no sum overflows.
 struct Buffers {
     inputs: wgpu::Buffer,
+    decay: Option<wgpu::Buffer>,
+    beta: Option<wgpu::Buffer>,
+    gate_weights: Option<wgpu::Buffer>,
     o: wgpu::Buffer,
     scratch: wgpu::Buffer,
     metadata: Metadata,
@@ -220,13 +235,28 @@ impl Buffers {
             let block: Vec<f32> = (0u32..4096)
                 .map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0)
                 .collect();
-            let block: &[u8] = bytemuck::cast_slice(&block);
-            for at in (0..input_len).step_by(block.len()) {
-                let len = (input_len - at).min(block.len() as u64) as usize;
-                queue.write_buffer(&inputs, at, &block[..len]);
-            }
+            let fill = |buffer: &wgpu::Buffer, block: &[u8]| {
+                for at in (0..buffer.size()).step_by(block.len()) {
+                    let len = (buffer.size() - at).min(block.len() as u64) as usize;
+                    queue.write_buffer(buffer, at, &block[..len]);
+                }
+            };
+            fill(&inputs, bytemuck::cast_slice(&block));
             // All plans are of one shape and config.
             let config = plans.first().map(Plan::config);
+            let filled = |label, len: &dyn Fn(&Lens) -> u64, tensor: Tensor, value: f32| {
+                let lens = plans.first().map(Plan::lens).filter(|lens| len(lens) > 0);
+                lens.zip(config).map(|(lens, config)| {
+                    let dtype = tensor.dtype(config);
+                    let buffer = buffer(label, dtype.bytes(len(lens)).next_multiple_of(4));
+                    fill(&buffer, &dtype.encode(&[value; 4096]));
+                    buffer
+                })
+            };
+            let decay = filled("linear_attention.tune.decay", &|l| l.decay, Tensor::Decay, -0.01);
+            let beta = filled("linear_attention.tune.beta", &|l| l.beta, Tensor::Beta, 0.5);
+            let label = "linear_attention.tune.gate_weights";
+            let gate_weights = filled(label, &|l| l.gate_weights, Tensor::GateWeights, 0.0);
             let weights = config.map(|config| Weights::sample(config, 0)).transpose()?.flatten();
             let upload = |weights: &Weights, config| WeightsBuffer::new(device, config, weights);
             let weights = weights.zip(config).map(|(weights, config)| upload(&weights, config));
@@ -234,6 +264,9 @@ impl Buffers {
                 plans.first().map(|plan| Metadata::new(device, queue, plan)).transpose()?;
             Ok(Self {
                 inputs,
+                decay,
+                beta,
+                gate_weights,
                 o: buffer("linear_attention.tune.o", out_len),
                 scratch: buffer("linear_attention.tune.scratch", scratch_len),
                 metadata: metadata.unwrap_or(Metadata { pool: None, sequences: None }),
@@ -252,6 +285,9 @@ impl Buffers {
     ) -> Result<Duration, Error> {
         let mut tensors = Tensors::new(&self.inputs, &self.inputs, &self.inputs, &self.o);
         self.metadata.add_to(&mut tensors);
+        let [decay, beta, gate_weights] = [&self.decay, &self.beta, &self.gate_weights]
+            .map(|buffer| buffer.as_ref().map(wgpu::Buffer::as_entire_buffer_binding));
+        (tensors.decay, tensors.beta, tensors.gate_weights) = (decay, beta, gate_weights);
         tensors.weights = self.weights.as_ref().map(WeightsBuffer::binding);
         let scratch = Some(self.scratch.as_entire_buffer_binding());
         let bound = attention.bind(plan, &tensors, scratch)?;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use linear_attention::tuning::{Candidate, tune_with};
-use linear_attention::wgpu::{Device, DeviceType, Queue};
+use linear_attention::tuning::{Candidate, MatrixUnits, tune_with};
+use linear_attention::wgpu::{Adapter, Device, DeviceType, Queue};
 use linear_attention::{Config, Dtype, FeatureMap, Normalization, UpdateRule};
 use linear_attention_measure::model::{DeviceNumbers, Prediction};
 use linear_attention_measure::{
@@ -58,10 +58,15 @@ pub(crate) struct Args {
     /// First measure the few ways that the device could compute each shape, and take the best
     #[arg(long)]
     tune: bool,
+    /// Use matrix units where the device has them for a shape's dtype, rule and map, after they have
+    /// computed some cases rightly; with --tune only where they are faster. An experimental feature of
+    /// wgpu
+    #[arg(long)]
+    matrix_units: bool,
     /// Print what a model of time predicts for a device that need not be there, and measure nothing:
     /// a name of the table or three numbers of its vendor
     #[arg(long, value_name = "NAME|GB/S,GFLOP/S,UNITS",
-          conflicts_with_all = ["adapter", "json", "against", "tune", "iterations"])]
+          conflicts_with_all = ["adapter", "json", "against", "tune", "matrix_units", "iterations"])]
     predict: Option<DeviceNumbers>,
     /// Runs of which the median counts
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
@@ -143,7 +148,10 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         Computer::Adapter(adapter) => adapter,
         Computer::Cpu | Computer::Reference => return bench_cpu(args, &peers, json_file),
     };
-    let (device, queue) = device::open(&adapter)?;
+    let (device, queue) = match args.matrix_units {
+        true => device::open_with_matrix_units(&adapter)?,
+        false => device::open(&adapter)?,
+    };
     // Everything is planned before anything is timed: a bad shape costs no one a wait.
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
     let configs = args.configs(dtype);
@@ -151,7 +159,14 @@ pub(crate) fn bench(args: &Args) -> Result<(), Failure> {
         let sizes = args.sizes(adapter.get_info().device_type);
         plan(&sizes, &configs, |sizes, config| Job::new(&device, sizes, config))?
     };
-    let jobs = if args.tune { tuned(&device, &queue, &jobs)? } else { jobs };
+    let units = match args.matrix_units {
+        true => jobs.iter().map(|job| matrix_units((&adapter, &device, &queue), job)).collect(),
+        false => vec![None; jobs.len()],
+    };
+    let jobs = match args.tune {
+        true => tuned(&device, &queue, &jobs, &units)?,
+        false => on_matrix_units(&device, jobs, &units)?,
+    };
 
     let timer = Timer::new(&device, &queue);
     let iterations = args.iterations as usize;
@@ -193,9 +208,11 @@ fn predict(args: &Args, device: &DeviceNumbers) -> Result<(), Failure> {
 
 /// The same on the CPU engine.
 fn bench_cpu(args: &Args, peers: &[Peers], json_file: Option<OutputFile>) -> Result<(), Failure> {
-    if args.tune {
-        let expected = "expected an adapter of wgpu, found the CPU engine";
-        return Err(Failure::Input(format!("--tune: {expected}")));
+    for (option, is_given) in [("--tune", args.tune), ("--matrix-units", args.matrix_units)] {
+        if is_given {
+            let expected = "expected an adapter of wgpu, found the CPU engine";
+            return Err(Failure::Input(format!("{option}: {expected}")));
+        }
     }
     let dtype = Dtype::from_name(&args.dtype.to_uppercase()).unwrap_or_default();
     let mut jobs = plan(&args.sizes(DeviceType::Cpu), &args.configs(dtype), CpuJob::new)?;
@@ -250,22 +267,56 @@ fn config(mut config: Config) -> Config {
     config
 }
 
+/// The device's matrix units for the config of a job; says why there are none.
+fn matrix_units(
+    (adapter, device, queue): (&Adapter, &Device, &Queue),
+    job: &Job,
+) -> Option<MatrixUnits> {
+    let found = MatrixUnits::new(adapter, device, queue, job.config());
+    match &found {
+        Ok(units) => println!("{}: matrix units of {1}x{1}x{1}", job.sizes(), units.size()),
+        Err(reason) => println!("{}: no matrix units: {reason}", job.sizes()),
+    }
+    found.ok()
+}
+
+/// The same shapes, on matrix units where there are any.
+fn on_matrix_units(
+    device: &Device,
+    jobs: Vec<Job>,
+    units: &[Option<MatrixUnits>],
+) -> Result<Vec<Job>, Failure> {
+    let each = jobs.into_iter().zip(units).map(|(job, units)| match units {
+        None => Ok(job),
+        Some(units) => {
+            let (sizes, tuning) = (job.sizes(), Some(*units.tuning()));
+            Ok(Job::with_tuning(device, &sizes, job.config(), tuning, Some(units))?)
+        }
+    });
+    each.collect()
+}
+
 /// The same shapes, each with the fastest of the device's candidates.
-fn tuned(device: &Device, queue: &Queue, jobs: &[Job]) -> Result<Vec<Job>, Failure> {
+fn tuned(
+    device: &Device,
+    queue: &Queue,
+    jobs: &[Job],
+    units: &[Option<MatrixUnits>],
+) -> Result<Vec<Job>, Failure> {
     let progress = Progress::new(jobs.len());
     let mut tuned = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let sizes = job.sizes();
+    for (job, units) in jobs.iter().zip(units) {
+        let (sizes, units) = (job.sizes(), units.as_ref());
         progress.step(&format!("tuning {sizes}"));
         let mut best: Option<Candidate> = None;
-        tune_with(device, queue, job.config(), job.shape(), &mut |candidate| {
+        tune_with(device, queue, job.config(), job.shape(), units, &mut |candidate| {
             progress.print(&candidate_line(&sizes, candidate));
             if best.is_none_or(|best| candidate.time < best.time) {
                 best = Some(*candidate);
             }
         })?;
         let tuning = best.map(|best| best.tuning);
-        tuned.push(Job::with_tuning(device, &sizes, job.config(), tuning)?);
+        tuned.push(Job::with_tuning(device, &sizes, job.config(), tuning, units)?);
     }
     progress.finish();
     Ok(tuned)

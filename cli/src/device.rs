@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use linear_attention::cpu::CpuAttention;
+use linear_attention::tuning::MatrixUnits;
 use linear_attention::wgpu::{
     self, Adapter, AdapterInfo, Backend, Backends, Device, DeviceType, Features, Queue,
 };
@@ -141,13 +142,36 @@ pub(crate) fn open_with(
     adapter: &Adapter,
     required_limits: wgpu::Limits,
 ) -> Result<(Device, Queue), Failure> {
+    request(adapter, required_limits, Features::empty())
+}
+
+/// The same with its matrix units, if it has any.
+pub(crate) fn open_with_matrix_units(adapter: &Adapter) -> Result<(Device, Queue), Failure> {
+    let required = MatrixUnits::required_features();
+    if !adapter.features().contains(required) {
+        return open(adapter);
+    }
+    request(adapter, adapter.limits(), required)
+}
+
+fn request(
+    adapter: &Adapter,
+    required_limits: wgpu::Limits,
+    experimental: Features,
+) -> Result<(Device, Queue), Failure> {
     if let Some(obstacle) = obstacle(adapter) {
         return Err(Failure::Device(format!("{}: {obstacle}", name(adapter))));
     }
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("linear-attention"),
-        required_features: adapter.features() & Features::TIMESTAMP_QUERY,
+        required_features: adapter.features() & (Features::TIMESTAMP_QUERY | Features::SUBGROUP)
+            | experimental,
         required_limits,
+        experimental_features: match experimental.is_empty() {
+            true => wgpu::ExperimentalFeatures::disabled(),
+            // SAFETY: the caller of the program has asked for what an experimental feature may do wrong.
+            false => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        },
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))

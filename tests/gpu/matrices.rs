@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use linear_attention::error::{ConfigError, MatrixUnitsError};
 use linear_attention::serve::{Batch, Checkpoint, Entry, Sequences, StatePool};
 use linear_attention::shape::PackedLimits;
-use linear_attention::tuning::{MatrixUnits, RowSource};
+use linear_attention::tuning::{Candidate, MatrixUnits, RowSource, tune_with};
 use linear_attention::update_rule::{Beta, Decay, DecayDims};
 use linear_attention::verify::{self, Case, Harness, Mutation, Options};
 use linear_attention::{
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("matrices::factors_beyond_f16", factors_beyond_f16),
     ("matrices::states_on_the_way", states_on_the_way),
     ("matrices::mistakes_are_caught", mistakes_are_caught),
+    ("matrices::tuned", tuned),
     ("matrices::refusals", refusals),
     ("matrices::other_widths_are_loud", other_widths_are_loud),
 ];
@@ -323,6 +324,20 @@ fn other_widths_are_loud(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     match rows.find(|row| row.error.is_finite() || !row.message.is_empty()) {
         None => Ok(()),
         Some(row) => Err(format!("{row:?} is not NaN").into()),
+    }
+}
+
+/// The units that were checked are a candidate of `tune`, the last.
+fn tuned(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let Some((device, queue)) = device(gpu)? else { return Ok(()) };
+    let config = gated(16);
+    let units = MatrixUnits::new(&gpu.adapter, &device, &queue, &config)?;
+    let shape = Shape::new(1, 40, 2);
+    let measured = tune_with(&device, &queue, &config, &shape, Some(&units), &mut |_| {})?;
+    let of_matrices = |candidate: &Candidate| candidate.tuning.layout == units.tuning().layout;
+    match measured.split_last() {
+        Some((last, others)) if of_matrices(last) && !others.iter().any(of_matrices) => Ok(()),
+        _ => Err(format!("{measured:?}").into()),
     }
 }
 

@@ -224,7 +224,7 @@ fn cancelled(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 /// `tune` gives a submission a quarter of a second, at the speed that it measured.
 fn measured(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (config, shape) = (Config::new(16, 16), Shape::new(1, 200, 2));
-    let tuning = linear_attention::tuning::tune(&gpu.device, &gpu.queue, &config, &shape)?;
+    let tuning = linear_attention::tuning::tune(&gpu.device, &gpu.queue, &config, &shape, None)?;
     match tuning.max_operations.is_power_of_two() && tuning.max_operations >= 1 << 30 {
         true => Ok(()),
         false => Err(format!("{} operations", tuning.max_operations).into()),

@@ -3,9 +3,9 @@
 use libtest_mimic::Failed;
 use linear_attention::shape::PackedLimits;
 use linear_attention::tuning::{Layout, Tuning, subgroup_lanes, tune_with};
-use linear_attention::update_rule::{Beta, Decay};
+use linear_attention::update_rule::{Beta, Decay, DecayActivation};
 use linear_attention::verify::{self, Options};
-use linear_attention::{Config, Inputs, LinearAttention, Shape, UpdateRule, wgpu};
+use linear_attention::{Config, Dtype, Inputs, LinearAttention, Shape, UpdateRule, wgpu};
 
 use super::Test;
 use super::properties::{close, numbers};
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::rules_in_workgroups", rules_in_workgroups),
     ("tune::finds_the_fastest", finds_the_fastest),
     ("tune::states_in_a_pool", states_in_a_pool),
+    ("tune::gates", gates),
     ("tune::is_serialisable", is_serialisable),
     ("tune::subgroups_that_were_not_granted", subgroups_that_were_not_granted),
     ("tune::equal_bits_in_any_company", equal_bits_in_any_company),
@@ -111,7 +112,8 @@ fn every_candidate_is_right(gpu: &Gpu, case: &str) -> Result<(), Failed> {
 fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let shape = Shape::new(1, 300, 2);
     let mut calls = 0;
-    let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| calls += 1)?;
+    let measured =
+        tune_with(&gpu.device, &gpu.queue, a.config(), &shape, None, &mut |_| calls += 1)?;
     if measured.len() != calls || measured.is_empty() {
         return Err("a candidate was not reported".into());
     }
@@ -137,6 +139,16 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     close("o", &expected.o, &found.o)
 }
 
+/// So are decays, betas and the weights of their activation.
+fn gates(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    let decay = Decay::per_head().with_activation(DecayActivation::Softplus).with_dtype(Dtype::F16);
+    let config = Config::of_rule(8, 8, UpdateRule::GatedDelta(decay, Beta::per_head()));
+    let config = config.with_dtype(Dtype::F16);
+    let shape = Shape::new(1, 5, 3);
+    let measured = tune_with(&gpu.device, &gpu.queue, &config, &shape, None, &mut |_| {})?;
+    if measured.is_empty() { Err("nothing was measured".into()) } else { Ok(()) }
+}
+
 /// The entries of a buffer are there when a candidate is measured.
 fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     for shape in [
@@ -146,7 +158,7 @@ fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
         Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2),
         Shape::packed(&[30, 0, 60], 2).with_slots(2),
     ] {
-        let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, &mut |_| {})?;
+        let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, None, &mut |_| {})?;
         if measured.is_empty() {
             return Err(format!("nothing was measured of {shape:?}").into());
         }

@@ -50,7 +50,7 @@ pub enum MeasureError {
     Wrong {
         /// The shape.
         sizes: crate::Sizes,
-        /// [`TOLERANCE`](crate::TOLERANCE).
+        /// [`TOLERANCE`](crate::TOLERANCE) or [`MATRIX_TOLERANCE`](crate::MATRIX_TOLERANCE).
         required: f64,
         /// The error found.
         actual: f64,

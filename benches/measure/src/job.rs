@@ -6,7 +6,7 @@ use linear_attention::feature_map::WeightsBuffer;
 use linear_attention::plan::Stage;
 use linear_attention::serve::{Batch, Entry, Sequences, Slot, StatePool};
 use linear_attention::state;
-use linear_attention::tuning::Tuning;
+use linear_attention::tuning::{MatrixUnits, RowSource, Tuning};
 use linear_attention::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use linear_attention::wgpu::{self, Buffer, BufferUsages, Device, Queue};
 use linear_attention::{
@@ -16,8 +16,8 @@ use linear_attention::{
 use crate::random::Drawn;
 use crate::report::Measured;
 use crate::{
-    Ceilings, Latency, MeasureError, Row, Sizes, StageTime, TOLERANCE, Timer, latency,
-    relative_error,
+    Ceilings, Latency, MATRIX_TOLERANCE, MeasureError, Row, Sizes, StageTime, TOLERANCE, Timer,
+    latency, relative_error,
 };
 
 /// Tokens and sequences of the result that is checked before a shape is timed.
@@ -46,10 +46,11 @@ impl Job {
     ///
     /// [`MeasureError::Config`] or [`MeasureError::Plan`].
     pub fn new(device: &Device, sizes: &Sizes, config: &Config) -> Result<Self, MeasureError> {
-        Self::with_tuning(device, sizes, config, None)
+        Self::with_tuning(device, sizes, config, None, None)
     }
 
-    /// The same with sizes that were found by measuring.
+    /// The same with sizes that were found by measuring, and with matrix units where these sizes are
+    /// theirs.
     ///
     /// # Errors
     ///
@@ -59,9 +60,15 @@ impl Job {
         sizes: &Sizes,
         config: &Config,
         tuning: Option<Tuning>,
+        matrix_units: Option<&MatrixUnits>,
     ) -> Result<Self, MeasureError> {
         let start = Instant::now();
-        let options = Options::default().with_tuning(tuning);
+        let has_layout = |units: &&MatrixUnits| {
+            tuning.is_some_and(|tuning| tuning.layout == units.tuning().layout)
+        };
+        let options = Options::default()
+            .with_tuning(tuning)
+            .with_matrix_units(matrix_units.filter(has_layout));
         let mut config = config.clone();
         (config.key_dim, config.value_dim) = (sizes.k, sizes.v);
         let attention = LinearAttention::with_options(device, config, &options)?;
@@ -184,10 +191,14 @@ impl Job {
 
     fn hold(&self, found: &[f32], expected: &[f64]) -> Result<(), MeasureError> {
         let actual = relative_error(found, expected, self.plan.config().dtype);
-        if actual <= TOLERANCE {
+        let required = match self.plan.layout().row_source {
+            RowSource::Matrices { .. } => MATRIX_TOLERANCE,
+            _ => TOLERANCE,
+        };
+        if actual <= required {
             return Ok(());
         }
-        Err(MeasureError::Wrong { sizes: self.sizes(), required: TOLERANCE, actual })
+        Err(MeasureError::Wrong { sizes: self.sizes(), required, actual })
     }
 
     /// Each stage alone, where the plan has more than one.

@@ -27,7 +27,7 @@ mod sizes;
 pub mod table;
 mod timer;
 
-pub use accuracy::{TOLERANCE, relative_error};
+pub use accuracy::{MATRIX_TOLERANCE, TOLERANCE, relative_error};
 pub use ceilings::Ceilings;
 #[cfg(feature = "cpu")]
 pub use cpu::CpuJob;
