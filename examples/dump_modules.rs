@@ -1,6 +1,8 @@
-//! Writes the WGSL modules of a plan, and of its backward pass, to a folder, for tools that look at shaders.
+//! Writes the WGSL modules of a plan, and of its backward pass, to a folder, for tools that look at
+//! shaders.
 //!
-//! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu | ROWS,COLUMNS,COLUMN_THREADS,CHUNK[,subgroups]]`
+//! `cargo run --example dump_modules -- FOLDER K V [RULE] [cpu |
+//! ROWS,COLUMNS,COLUMN_THREADS,CHUNK[,subgroups]]`
 //!
 //! RULE is gated, gated-rows, delta, gated-delta or gated-delta-rows.
 

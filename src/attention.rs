@@ -41,8 +41,8 @@ pub struct LinearAttention {
 }
 
 impl LinearAttention {
-    /// Features a device must have for `config`: none. [`wgpu::Features::SUBGROUP`] is used where it was
-    /// granted: see [`Layout::subgroup_sums`](crate::tuning::Layout::subgroup_sums) of
+    /// Features a device must have for `config`: none. [`wgpu::Features::SUBGROUP`] is used where
+    /// it was granted: see [`Layout::subgroup_sums`](crate::tuning::Layout::subgroup_sums) of
     /// [`LinearAttention::tuning`].
     #[must_use]
     pub fn required_features(_config: &Config) -> wgpu::Features {
@@ -72,8 +72,8 @@ impl LinearAttention {
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::new`]; and a tuning that does not fit, or matrix units that were checked
-    /// with something else.
+    /// As [`LinearAttention::new`]; and a tuning that does not fit, or matrix units that were
+    /// checked with something else.
     pub fn with_options(
         device: &wgpu::Device,
         config: Config,

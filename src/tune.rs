@@ -38,8 +38,8 @@ pub struct Candidate {
 /// It also sets [`Tuning::max_operations`] to a quarter of a second at the measured speed, but at
 /// least to 2^30: a small shape does not show how fast a device is.
 ///
-/// Matrix units that were checked with the config are a candidate, too. Where they win, a call takes both
-/// the tuning and [`Options::matrix_units`].
+/// Matrix units that were checked with the config are a candidate, too. Where they win, a call
+/// takes both the tuning and [`Options::matrix_units`].
 ///
 /// It compiles and runs each candidate, and blocks until the device is done: a second or so on a
 /// GPU, a minute on a CPU adapter. Store the result (feature `serde`) and pass it in
@@ -77,8 +77,8 @@ fn operations_within(time: Duration, plan: &Plan, taken: Duration) -> u64 {
     (1 << operations.max(1 << 30).ilog2()).min(1 << 62)
 }
 
-/// The same, returning every candidate in the order of [`Tuning::candidates`], matrix units last, and
-/// calling `on_candidate` with each as it is measured. Candidates that make the same plan are
+/// The same, returning every candidate in the order of [`Tuning::candidates`], matrix units last,
+/// and calling `on_candidate` with each as it is measured. Candidates that make the same plan are
 /// measured once.
 ///
 /// # Errors
@@ -129,7 +129,8 @@ pub fn tune_with(
     Ok(measured)
 }
 
-/// The sequence metadata of a shape whose slots or lengths are in a buffer: all that it has room for.
+/// The sequence metadata of a shape whose slots or lengths are in a buffer: all that it has room
+/// for.
 struct Metadata {
     pool: Option<(StatePool, Batch)>,
     sequences: Option<wgpu::Buffer>,
@@ -194,8 +195,8 @@ impl Metadata {
     }
 }
 
-/// One buffer holds q, k and v, which are only read: any finite values will do. States decay, and betas are
-/// positive, so that no sum overflows.
+/// One buffer holds q, k and v, which are only read: any finite values will do. States decay, and
+/// betas are positive, so that no sum overflows.
 struct Buffers {
     inputs: wgpu::Buffer,
     decay: Option<wgpu::Buffer>,

@@ -1,8 +1,8 @@
 //! The public API as a text: a change to it is a change to `tests/snapshots`, which someone reads.
 //!
-//! rustdoc's JSON would say more and needs a nightly compiler. This test reads `src/` from lib.rs on:
-//! what it exports, with the fields, variants and methods that are public, and no bodies. It knows no
-//! macros and no glob imports.
+//! rustdoc's JSON would say more and needs a nightly compiler. This test reads `src/` from lib.rs
+//! on: what it exports, with the fields, variants and methods that are public, and no bodies. It
+//! knows no macros and no glob imports.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -339,8 +339,8 @@ fn heads_are_grouped_as_neighbours() {
     );
 }
 
-/// Weights of one head each: keys' of key heads, queries' of query heads, and where queries have none
-/// those of the key head that they read.
+/// Weights of one head each: keys' of key heads, queries' of query heads, and where queries have
+/// none those of the key head that they read.
 #[test]
 fn weights_belong_to_heads() {
     let config = Config::new(1, 1)

@@ -1,4 +1,5 @@
-//! The update rules in the reference: the definition, the recurrence and the mirror against each other.
+//! The update rules in the reference: the definition, the recurrence and the mirror against each
+//! other.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod agreement;

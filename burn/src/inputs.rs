@@ -25,9 +25,9 @@ use crate::weights::{self, Affine};
 /// divides H or is a multiple of it. A state is mu `[E,F,V]` and then, where o is normalised, nu
 /// `[E,F]`, as the core crate's buffers have it.
 ///
-/// A feature map with weights is a function of y = W x + b, with P projections of a row of K elements:
-/// `FeatureMap::projections`. The weights are those of all heads, or of each key head and of each
-/// query head.
+/// A feature map with weights is a function of y = W x + b, with P projections of a row of K
+/// elements: `FeatureMap::projections`. The weights are those of all heads, or of each key head and
+/// of each query head.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     tensors: Parts<DispatchTensor>,
@@ -66,8 +66,8 @@ impl Inputs {
         self
     }
 
-    /// With W and b of the feature map of keys; b is 0 for `None`. They are those of queries, too, where
-    /// these have none of their own: a query then has those of the key head that it reads.
+    /// With W and b of the feature map of keys; b is 0 for `None`. They are those of queries, too,
+    /// where these have none of their own: a query then has those of the key head that it reads.
     #[must_use]
     pub fn with_key_weights(mut self, weight: Tensor<3>, bias: Option<Tensor<2>>) -> Self {
         self.key_weights = Some(Affine { weight, bias });

@@ -27,9 +27,9 @@
 //! # From the caller to the device
 //!
 //! `module` has the projections, `inputs` and `call` check the tensors, `weights` packs those of
-//! feature maps, `backend` finds the backend that they are on. Of the backends, `cube` records the shaders, `fusion` has that done when
-//! Burn's recorded operations run, `host` calls the CPU engine, and `autodiff` makes a node of
-//! Burn's graph of whichever it is.
+//! feature maps, `backend` finds the backend that they are on. Of the backends, `cube` records the
+//! shaders, `fusion` has that done when Burn's recorded operations run, `host` calls the CPU
+//! engine, and `autodiff` makes a node of Burn's graph of whichever it is.
 
 #![cfg_attr(
     not(all(feature = "autodiff", any(feature = "flex", feature = "ndarray", feature = "wgpu"))),

@@ -104,10 +104,10 @@ impl Map {
 
 /// The config of a [`LinearAttention`].
 ///
-/// A field that is `None` follows from the rest: as many key and value heads as query heads, rows as wide
-/// as they share `d_model`, and what the rule usually has. That is elu + 1 and an average of values
-/// for `Linear`; identity, no quotient, the scale `key_dim^(-1/2)` and a norm of the output for the
-/// others; and for delta rules q and k that are divided by their L2 norms.
+/// A field that is `None` follows from the rest: as many key and value heads as query heads, rows
+/// as wide as they share `d_model`, and what the rule usually has. That is elu + 1 and an average
+/// of values for `Linear`; identity, no quotient, the scale `key_dim^(-1/2)` and a norm of the
+/// output for the others; and for delta rules q and k that are divided by their L2 norms.
 #[derive(BurnConfig, Debug)]
 pub struct LinearAttentionConfig {
     /// The width of the input and of the output.
@@ -130,12 +130,12 @@ pub struct LinearAttentionConfig {
     pub decays: Decays,
     /// The feature map.
     pub map: Option<Map>,
-    /// F of the maps `T2r`, `Product` and `Favor`, else K, and of `FavorHyperbolic` and `Fourier`, else
-    /// 2 K; others have no use for it.
+    /// F of the maps `T2r`, `Product` and `Favor`, else K, and of `FavorHyperbolic` and `Fourier`,
+    /// else 2 K; others have no use for it.
     pub features: Option<usize>,
     /// True gives each query head weights of the map of its own; false the queries those of the key
-    /// heads that they read. `None` is true but for random maps, whose keys and queries must have the
-    /// same.
+    /// heads that they read. `None` is true but for random maps, whose keys and queries must have
+    /// the same.
     pub query_weights: Option<bool>,
     /// The seed of the initial weights of maps.
     #[config(default = 0)]
@@ -300,8 +300,8 @@ impl LinearAttentionConfig {
 /// y       = norm(attention(q, k, v, decay, beta)) W_o
 /// ```
 ///
-/// A constant decay is `-exp(a_log)`. A feature map with weights has W and b of each key head and of
-/// each query head, which are trained, or, where it is random, the same for all, which are not
+/// A constant decay is `-exp(a_log)`. A feature map with weights has W and b of each key head and
+/// of each query head, which are trained, or, where it is random, the same for all, which are not
 /// ([`Module::no_grad`]). Short convolutions and output gates are missing.
 #[derive(Module, Debug)]
 pub struct LinearAttention {

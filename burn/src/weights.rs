@@ -1,4 +1,5 @@
-//! The weights of feature maps: W and b as a caller has them, and the one tensor that the shaders read.
+//! The weights of feature maps: W and b as a caller has them, and the one tensor that the shaders
+//! read.
 
 use burn::tensor::{DType, Tensor};
 use linear_attention::feature_map::{Projection, WeightHeads, Weights};
@@ -14,8 +15,8 @@ pub(crate) struct Affine {
     pub(crate) bias: Option<Tensor<2>>,
 }
 
-/// The weights of keys and then of queries in one tensor, laid out as [`WeightHeads`] says. Burn's own
-/// operations lay them, so that its graph has the way back to W and b.
+/// The weights of keys and then of queries in one tensor, laid out as [`WeightHeads`] says. Burn's
+/// own operations lay them, so that its graph has the way back to W and b.
 pub(crate) fn pack(
     config: &Config,
     keys: Option<Affine>,

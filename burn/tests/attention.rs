@@ -214,7 +214,8 @@ fn a_tensor_of_another_thread_is_waited_for() {
     }
 }
 
-/// Sixteen bits, which are for storing: the inputs are as exact as f16 has them, and o is rounded once.
+/// Sixteen bits, which are for storing: the inputs are as exact as f16 has them, and o is rounded
+/// once.
 #[test]
 fn f16_is_computed_in_f32() {
     use burn::tensor::DType;

@@ -19,8 +19,8 @@ use crate::rule::RuleName;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A part of the adapter's name, backend or driver, or cpu for the CPU engine [default: the best GPU
-    /// there is, else the CPU engine]
+    /// A part of the adapter's name, backend or driver, or cpu for the CPU engine [default: the
+    /// best GPU there is, else the CPU engine]
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Write the rows to this file
@@ -43,12 +43,12 @@ pub(crate) struct Args {
     /// The dtype of q, k, v and o
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     dtype: String,
-    /// The rule by which a token changes the state; given more than once, each shape is measured with
-    /// each
+    /// The rule by which a token changes the state; given more than once, each shape is measured
+    /// with each
     #[arg(long, value_name = "RULE", default_value = "linear")]
     update_rule: Vec<RuleName>,
-    /// φ, as `run` takes it; given more than once, each shape is measured with each [default: elu with
-    /// the update rule linear, identity with the others]
+    /// φ, as `run` takes it; given more than once, each shape is measured with each [default: elu
+    /// with the update rule linear, identity with the others]
     #[arg(long, value_name = "MAP")]
     feature_map: Vec<FeatureMap>,
     /// Compare with the fastest peer of equal sizes in a file that a script of benches/peers
@@ -58,13 +58,13 @@ pub(crate) struct Args {
     /// First measure the few ways that the device could compute each shape, and take the best
     #[arg(long)]
     tune: bool,
-    /// Use matrix units where the device has them for a shape's dtype, rule and map, after they have
-    /// computed some cases rightly; with --tune only where they are faster. An experimental feature of
-    /// wgpu
+    /// Use matrix units where the device has them for a shape's dtype, rule and map, after they
+    /// have computed some cases rightly; with --tune only where they are faster. An experimental
+    /// feature of wgpu
     #[arg(long)]
     matrix_units: bool,
-    /// Print what a model of time predicts for a device that need not be there, and measure nothing:
-    /// a name of the table or three numbers of its vendor
+    /// Print what a model of time predicts for a device that need not be there, and measure
+    /// nothing: a name of the table or three numbers of its vendor
     #[arg(long, value_name = "NAME|GB/S,GFLOP/S,UNITS",
           conflicts_with_all = ["adapter", "json", "against", "tune", "matrix_units", "iterations"])]
     predict: Option<DeviceNumbers>,

@@ -94,8 +94,8 @@ pub(crate) enum Computer {
 /// The name by which a caller asks for the CPU engine.
 pub(crate) const CPU: &str = "cpu";
 
-/// The computer that `wanted` names. Where nothing is named it is the best GPU there is, and the CPU
-/// engine where wgpu finds none but software.
+/// The computer that `wanted` names. Where nothing is named it is the best GPU there is, and the
+/// CPU engine where wgpu finds none but software.
 pub(crate) fn choose(wanted: Option<&str>) -> Result<Computer, Failure> {
     match wanted {
         Some(CPU) => Ok(Computer::Cpu),
@@ -169,7 +169,8 @@ fn request(
         required_limits,
         experimental_features: match experimental.is_empty() {
             true => wgpu::ExperimentalFeatures::disabled(),
-            // SAFETY: the caller of the program has asked for what an experimental feature may do wrong.
+            // SAFETY: the caller of the program has asked for what an experimental feature may do
+            // wrong.
             false => unsafe { wgpu::ExperimentalFeatures::enabled() },
         },
         ..Default::default()

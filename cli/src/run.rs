@@ -39,8 +39,8 @@ pub(crate) struct Args {
     update_rule: Option<RuleName>,
     #[command(flatten)]
     maps: Maps,
-    /// Divide by the sum of weights (the default of the rule linear, for maps whose weights cannot be
-    /// negative)
+    /// Divide by the sum of weights (the default of the rule linear, for maps whose weights cannot
+    /// be negative)
     #[arg(long)]
     normalize: bool,
     /// Divide by nothing
@@ -52,8 +52,8 @@ pub(crate) struct Args {
     /// Multiplies q after the feature map
     #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     scale: f32,
-    /// A part of an adapter's name, backend or driver, or cpu for the CPU engine [default: the best GPU
-    /// there is, else the CPU engine]
+    /// A part of an adapter's name, backend or driver, or cpu for the CPU engine [default: the best
+    /// GPU there is, else the CPU engine]
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Compute on the CPU in f64, without a GPU

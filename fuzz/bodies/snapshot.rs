@@ -1,6 +1,6 @@
 //! Any bytes as a snapshot: a state, which then makes the same bytes, or an error. Most are made
-//! from a snapshot of the very pool, and may have the checksum that belongs to them, so that they come
-//! further than the checksum.
+//! from a snapshot of the very pool, and may have the checksum that belongs to them, so that they
+//! come further than the checksum.
 
 use arbitrary::{Arbitrary, Unstructured};
 use linear_attention::cpu::StatePool;

@@ -1,6 +1,6 @@
-//! A sequence that no rank could hold: each rank goes through its tokens in blocks that fit a memory
-//! budget, once for what they add to the state and once for their outputs, and exchanges one state in
-//! between. Outputs of one head are compared with a recurrence in f64 over all tokens.
+//! A sequence that no rank could hold: each rank goes through its tokens in blocks that fit a
+//! memory budget, once for what they add to the state and once for their outputs, and exchanges one
+//! state in between. Outputs of one head are compared with a recurrence in f64 over all tokens.
 //!
 //!     mpirun -n 4 target/debug/examples/long_sequence [TOKENS [HEADS [WIDTH [BUDGET_KIB]]]]
 

@@ -1,5 +1,6 @@
-//! The parts of a layer's time on several machines, measured on this one, and a model of more ranks made
-//! of them: see docs/machines.md. Run it on one rank for the engine's times, on several for the scan's.
+//! The parts of a layer's time on several machines, measured on this one, and a model of more ranks
+//! made of them: see docs/machines.md. Run it on one rank for the engine's times, on several for
+//! the scan's.
 //!
 //!     mpirun -n 4 target/release/examples/measure [TOKENS [HEADS [WIDTH]]]
 
@@ -14,7 +15,8 @@ use linear_attention::{Config, Inputs, Shape};
 use linear_attention_mpi::Ranks;
 use linear_attention_mpi::mpi;
 
-/// Repetitions, of which the fastest counts: whatever else this machine does makes the others slower.
+/// Repetitions, of which the fastest counts: whatever else this machine does makes the others
+/// slower.
 const REPETITIONS: usize = 15;
 
 /// Ranks, and gigabits a second, of the model.
@@ -128,7 +130,8 @@ impl Parts {
     fn of_piece(&self, tokens: u32, ranks: u32) -> f64 {
         let passes = match ranks {
             1 => self.outputs,
-            // The first rank has a summary or, if it takes longer, its outputs, and then the last has its.
+            // The first rank has a summary or, if it takes longer, its outputs, and then the last
+            // has its.
             2 => self.summary.min(self.outputs) + self.outputs,
             _ => self.summary + self.outputs,
         };

@@ -85,13 +85,13 @@ impl Ranks {
         self.agree(Ok(piece))
     }
 
-    /// The gradients by the inputs of this rank's piece, from those by its o and, on the last rank alone,
-    /// by the state after all tokens; collective. Shape and inputs are those of the forward pass, of which
-    /// `piece` is the result.
+    /// The gradients by the inputs of this rank's piece, from those by its o and, on the last rank
+    /// alone, by the state after all tokens; collective. Shape and inputs are those of the forward
+    /// pass, of which `piece` is the result.
     ///
-    /// Gradients by what all ranks share, constant decays, `A_log`, `dt_bias` and the weights of feature
-    /// maps, are those of all pieces, the same on all ranks. Those by the initial state are of the state
-    /// before the piece: rank 0 has those of the whole.
+    /// Gradients by what all ranks share, constant decays, `A_log`, `dt_bias` and the weights of
+    /// feature maps, are those of all pieces, the same on all ranks. Those by the initial state are
+    /// of the state before the piece: rank 0 has those of the whole.
     ///
     /// The gradient of a state goes from rank to rank in the opposite direction. Ranks between the
     /// first and the last compute two backward passes over their pieces: one for the gradient that
@@ -99,8 +99,8 @@ impl Ranks {
     ///
     /// # Errors
     ///
-    /// As [`Ranks::forward`]; a map without a derivative; a gradient by the final state on another rank
-    /// than the last; more shared gradients than MPI can count.
+    /// As [`Ranks::forward`]; a map without a derivative; a gradient by the final state on another
+    /// rank than the last; more shared gradients than MPI can count.
     pub fn backward(
         &self,
         engine: &impl Engine,

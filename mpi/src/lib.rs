@@ -2,9 +2,9 @@
 //!
 //! Each rank has a piece of the tokens. Linear attention's state does not grow with them, so ranks
 //! exchange states, and no keys: a rank computes what its piece adds to the state
-//! ([`linear_attention::summary`]), the ranks scan, and each computes its outputs from the state before
-//! its piece. A rank gives `N E F (V + 1)` numbers of four bytes to a layer's exchange, whatever T: see
-//! `docs/machines.md`.
+//! ([`linear_attention::summary`]), the ranks scan, and each computes its outputs from the state
+//! before its piece. A rank gives `N E F (V + 1)` numbers of four bytes to a layer's exchange,
+//! whatever T: see `docs/machines.md`.
 //!
 //! ```no_run
 //! use linear_attention::cpu::CpuAttention;

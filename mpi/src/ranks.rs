@@ -10,11 +10,13 @@ use mpi::topology::{Color, Communicator, SimpleCommunicator};
 use crate::error::Error;
 use crate::scan::exclusive_scan;
 
-/// The ranks that have a piece of the sequences each: rank 0 the first tokens, the last rank the last.
+/// The ranks that have a piece of the sequences each: rank 0 the first tokens, the last rank the
+/// last.
 ///
-/// All methods that exchange anything are collective: every rank calls them, in the same order. Before an
-/// exchange the ranks agree that none has failed, so that the error of one is an error on all of them and
-/// nobody waits for a rank that has given up. MPI itself ends the job where a process dies.
+/// All methods that exchange anything are collective: every rank calls them, in the same order.
+/// Before an exchange the ranks agree that none has failed, so that the error of one is an error on
+/// all of them and nobody waits for a rank that has given up. MPI itself ends the job where a
+/// process dies.
 pub struct Ranks {
     /// In the order of the tokens, and the other way round.
     forth: SimpleCommunicator,
@@ -152,15 +154,15 @@ impl Ranks {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The states before this rank's piece, mu `[N,E,F,V]` and nu `[N,E,F]`, from what each rank's piece
-    /// adds; collective. This is all that ranks exchange of a layer, for a program that computes its piece
-    /// itself, block by block, say. The last rank's summary has no part in it:
+    /// The states before this rank's piece, mu `[N,E,F,V]` and nu `[N,E,F]`, from what each rank's
+    /// piece adds; collective. This is all that ranks exchange of a layer, for a program that
+    /// computes its piece itself, block by block, say. The last rank's summary has no part in it:
     /// [`Summary::empty`] is as good. On rank 0 `initial` is the state before all tokens, zero for `None`.
     ///
     /// # Errors
     ///
-    /// An error in place of the summary, on any rank; an initial state on another rank than 0; ranks whose
-    /// summaries are of different configs, value heads or numbers of sequences.
+    /// An error in place of the summary, on any rank; an initial state on another rank than 0;
+    /// ranks whose summaries are of different configs, value heads or numbers of sequences.
     pub fn states_before(
         &self,
         added: Result<Summary, Error>,
@@ -189,8 +191,8 @@ impl Ranks {
         Ok(first.unwrap_or_else(|| before.state()))
     }
 
-    /// The gradients by the states after this rank's piece, from the [`Summary::adjoint`] of each rank's;
-    /// collective.
+    /// The gradients by the states after this rank's piece, from the [`Summary::adjoint`] of each
+    /// rank's; collective.
     pub(crate) fn gradients_after(
         &self,
         added: Result<Summary, Error>,

@@ -7,10 +7,11 @@ use mpi::topology::SimpleCommunicator;
 
 use crate::error::{Error, count};
 
-/// Joins the summaries of all ranks before this one into `before`, which must be of the same config,
-/// value heads and sequences on all ranks; on the first rank it stays as it is.
+/// Joins the summaries of all ranks before this one into `before`, which must be of the same
+/// config, value heads and sequences on all ranks; on the first rank it stays as it is.
 ///
-/// A record is one element to MPI: implementations may cut a message into elements, but not an element.
+/// A record is one element to MPI: implementations may cut a message into elements, but not an
+/// element.
 pub(crate) fn exclusive_scan(
     communicator: &SimpleCommunicator,
     added: &Summary,
@@ -39,8 +40,8 @@ fn join(form: Form, earlier: &DynBuffer<'_>, mut later: DynBufferMut<'_>) {
     if len == 0 {
         return;
     }
-    // SAFETY: MPI hands over as many whole elements of the datatype as it says, which are `record_len`
-    // floats each, in two buffers that do not overlap.
+    // SAFETY: MPI hands over as many whole elements of the datatype as it says, which are
+    // `record_len` floats each, in two buffers that do not overlap.
     let (earlier, later) = unsafe {
         (
             std::slice::from_raw_parts(earlier.as_ptr().cast::<f32>(), len),

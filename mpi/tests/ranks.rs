@@ -1,7 +1,7 @@
 //! Ranks against one machine: the harness's cases, each rank with a piece of the tokens.
 //!
-//! Without arguments for a worker it is the test: it runs itself under mpirun, on loopback alone, with
-//! several numbers of ranks.
+//! Without arguments for a worker it is the test: it runs itself under mpirun, on loopback alone,
+//! with several numbers of ranks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
 #[path = "../../tests/pieces/mod.rs"]

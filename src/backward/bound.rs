@@ -18,8 +18,8 @@ use crate::kernel::stage::Stage;
 use crate::plan::submissions::Piece;
 use crate::problem::feature_map::weights::WeightHeads;
 
-/// Tensors bound to a [`BackwardPlan`], ready to be recorded any number of times. It keeps the buffers
-/// alive.
+/// Tensors bound to a [`BackwardPlan`], ready to be recorded any number of times. It keeps the
+/// buffers alive.
 #[derive(Clone, Debug)]
 pub struct BoundBackward {
     steps: Vec<Step>,
@@ -94,7 +94,8 @@ impl BoundBackward {
     }
 }
 
-/// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks, and value blocks its own.
+/// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks, and value
+/// blocks its own.
 fn params_of(plan: &BackwardPlan, weights: WeightHeads, workgroups: [u32; 3]) -> Params {
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);

@@ -20,8 +20,8 @@ use crate::kernel::gradient::{GradientBinding, GradientStage, RowAccess, map_wit
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;
 
-/// The pipelines of the backward pass of one [`Config`] on one device: the gradients of a loss by the
-/// inputs of a call, from those by o and the final state.
+/// The pipelines of the backward pass of one [`Config`] on one device: the gradients of a loss by
+/// the inputs of a call, from those by o and the final state.
 ///
 /// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
 /// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own,
@@ -33,8 +33,8 @@ use crate::problem::shape::Shape;
 /// [`Tuning::workgroups`]: crate::tuning::Tuning::workgroups
 ///
 /// The gradients by weights of maps are sums over all tokens, `dW = Σ dy x^T` and `db = Σ dy` with
-/// `y = W x + b`, and over all heads that share weights; their order is fixed, so that the same call
-/// gives the same bits.
+/// `y = W x + b`, and over all heads that share weights; their order is fixed, so that the same
+/// call gives the same bits.
 #[derive(Debug)]
 pub struct Backward {
     forward: LinearAttention,
@@ -43,19 +43,19 @@ pub struct Backward {
 }
 
 impl Backward {
-    /// For `config`; compiles its pipelines, but for those of rows that are not contiguous, which the
-    /// first call with such rows does.
+    /// For `config`; compiles its pipelines, but for those of rows that are not contiguous, which
+    /// the first call with such rows does.
     ///
     /// # Errors
     ///
-    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map of
-    /// the caller's own; the device's refusal of a pipeline.
+    /// A config out of range, or limits too small for it; [`Error::NoDerivative`] for a feature map
+    /// of the caller's own; the device's refusal of a pipeline.
     pub fn new(device: &wgpu::Device, config: Config) -> Result<Self, Error> {
         Self::with_options(device, config, &Options::default())
     }
 
-    /// The same with the caller's [`Options`], of whose sizes a backward pass uses the occupancy alone. Its
-    /// shaders are checked, whatever they say.
+    /// The same with the caller's [`Options`], of whose sizes a backward pass uses the occupancy
+    /// alone. Its shaders are checked, whatever they say.
     ///
     /// # Errors
     ///
@@ -68,8 +68,8 @@ impl Backward {
         Self::with_edit(device, config, options, &|_, wgsl| wgsl)
     }
 
-    /// The same with every shader passed through `edit` first; tests prove with it that a wrong shader
-    /// is caught.
+    /// The same with every shader passed through `edit` first; tests prove with it that a wrong
+    /// shader is caught.
     #[cfg(feature = "mutation")]
     #[doc(hidden)]
     pub fn with_mutation(
@@ -131,8 +131,8 @@ impl Backward {
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::plan`]; [`PlanError::Backward`] for a shape with slots, or with lengths
-    /// that only a call knows.
+    /// As [`LinearAttention::plan`]; [`PlanError::Backward`] for a shape with slots, or with
+    /// lengths that only a call knows.
     pub fn plan(&self, shape: &Shape) -> Result<BackwardPlan, PlanError> {
         BackwardPlan::new(self.forward.plan(shape)?, &self.device().limits())
     }

@@ -31,8 +31,8 @@ pub struct BackwardPlan {
 /// The ranges of scratch, in bytes; empty where the plan has no such tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Scratch {
-    /// k' `[T,E,F]`, and then the gradients by it; rows of whole vec4s. Where there are several value
-    /// blocks, what each adds to them follows, and likewise behind queries and gates.
+    /// k' `[T,E,F]`, and then the gradients by it; rows of whole vec4s. Where there are several
+    /// value blocks, what each adds to them follows, and likewise behind queries and gates.
     pub(crate) keys: Range<u64>,
     /// q' `[T,max(H,E),F]` likewise, with the gains.
     pub(crate) queries: Range<u64>,
@@ -88,11 +88,12 @@ impl BackwardPlan {
     }
 
     /// Bytes of scratch that [`Backward::bind`](crate::backward::Backward::bind) needs: features,
-    /// states, and for each value head of each sequence `2 T^(1/2)` states; where several workgroups
-    /// share a head, as many times the features and gates again, which at most double it or take 512 MiB.
-    /// Where a map has weights, also a projection for each row of features, and for each piece of the tokens, of which there are
-    /// `T / 256` and at most 64, the gradients by the weights of E heads of keys and max(H, E) of
-    /// queries. Its contents need not be kept between calls.
+    /// states, and for each value head of each sequence `2 T^(1/2)` states; where several
+    /// workgroups share a head, as many times the features and gates again, which at most double it
+    /// or take 512 MiB. Where a map has weights, also a projection for each row of features, and
+    /// for each piece of the tokens, of which there are `T / 256` and at most 64, the gradients by
+    /// the weights of E heads of keys and max(H, E) of queries. Its contents need not be kept
+    /// between calls.
     #[must_use]
     pub fn scratch_size(&self) -> wgpu::BufferAddress {
         self.scratch.size
@@ -155,8 +156,9 @@ impl BackwardPlan {
     }
 }
 
-/// Tokens over which gradients by weights are summed at a time: no more than 64 pieces, no shorter than
-/// 256 tokens, and long enough for the sums of many pieces to take no more memory than projections.
+/// Tokens over which gradients by weights are summed at a time: no more than 64 pieces, no shorter
+/// than 256 tokens, and long enough for the sums of many pieces to take no more memory than
+/// projections.
 fn piece_len(tokens: u32, key_dim: u32) -> u32 {
     tokens.div_ceil(64).max(256).max(key_dim.next_multiple_of(4) + 1)
 }
@@ -196,8 +198,8 @@ impl MapRows {
 /// Scratch that sums over columns may take beside an equal share of the rest.
 const COLUMN_SUMS_BYTES: u64 = 512 << 20;
 
-/// Value blocks, and scratch with room for them: as many as bring the workgroups to those of the tuning,
-/// where the device and [`BackwardPlan::scratch_size`] allow it.
+/// Value blocks, and scratch with room for them: as many as bring the workgroups to those of the
+/// tuning, where the device and [`BackwardPlan::scratch_size`] allow it.
 fn split(
     forward: &Plan,
     tokens: [u32; 2],
@@ -327,7 +329,8 @@ mod tests {
         assert_eq!((many.value_blocks, sums(&many)), (1, false));
         // Three of 40 columns in chunks of 16, of which the tuning wants two.
         assert_eq!(plan(&Shape::new(10, 64, 8), 40, large).value_blocks, 2);
-        // Nine parts of 16 MiB are more than a binding has, and of seven blocks some would be empty.
+        // Nine parts of 16 MiB are more than a binding has, and of seven blocks some would be
+        // empty.
         assert_eq!(plan(&Shape::new(1, 4096, 8), 128, 128 << 20).value_blocks, 4);
     }
 

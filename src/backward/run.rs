@@ -23,7 +23,8 @@ const USAGES: BufferUsages =
     BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);
 
 impl Backward {
-    /// The gradients by all inputs, of slices; blocks until the device is done. It is one submission.
+    /// The gradients by all inputs, of slices; blocks until the device is done. It is one
+    /// submission.
     ///
     /// # Errors
     ///
@@ -202,7 +203,8 @@ fn found(
     Gradients { q, k, v, decay, beta, a_log, dt_bias, mu, nu, key_weights, query_weights }
 }
 
-/// Gradients by W and b of keys and of queries, from those that the device has; zero from the end on.
+/// Gradients by W and b of keys and of queries, from those that the device has; zero from the end
+/// on.
 fn of_maps(config: &Config, inputs: Inputs<'_>, found: &[f32]) -> [[Vec<f32>; 2]; 2] {
     inputs.weights.map_or_else(Default::default, |weights| weights.decode(config, found))
 }

@@ -11,11 +11,13 @@ use crate::plan::F32_SIZE;
 use crate::problem::feature_map::weights::WeightHeads;
 use crate::problem::tensor::Tensor;
 
-/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`. Inputs are as in
+/// The tensors of one backward pass, each a range of a buffer with usage `STORAGE`. Inputs are as
+/// in
 /// [`Tensors`](crate::Tensors): q, k and v of [`Config::dtype`](crate::Config::dtype), with the shape's
-/// strides. All gradients are f32, each laid out as what it is the gradient by, with the same strides;
-/// nothing is written between rows. None may overlap one that is written: gradients by views of one
-/// buffer need a buffer each. q, k and v may overlap where no other tensor is in their buffer.
+/// strides. All gradients are f32, each laid out as what it is the gradient by, with the same
+/// strides; nothing is written between rows. None may overlap one that is written: gradients by
+/// views of one buffer need a buffer each. q, k and v may overlap where no other tensor is in their
+/// buffer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BackwardTensors<'a> {
@@ -62,8 +64,8 @@ pub struct BackwardTensors<'a> {
 }
 
 impl<'a> BackwardTensors<'a> {
-    /// Whole buffers, without gates and states: q, k and v, the gradient by o, and those by q, k and v,
-    /// which are written.
+    /// Whole buffers, without gates and states: q, k and v, the gradient by o, and those by q, k
+    /// and v, which are written.
     #[must_use]
     pub fn new(
         [q, k, v]: [&'a wgpu::Buffer; 3],

@@ -116,8 +116,8 @@ pub(crate) enum Content {
     Dummy,
 }
 
-/// The content of each binding of a piece of a step; `len` is the bytes of a tensor that is bound. It
-/// needs no device, so that tests can look at it.
+/// The content of each binding of a piece of a step; `len` is the bytes of a tensor that is bound.
+/// It needs no device, so that tests can look at it.
 pub(crate) fn contents(
     plan: &Plan,
     (step, piece): (&Step, &Piece),

@@ -8,11 +8,11 @@ use crate::problem::config::Config;
 /// `MatrixUnits::new`, which is native. [`Options::with_matrix_units`](crate::Options::with_matrix_units) takes them;
 /// without, no call uses any.
 ///
-/// Prompts in f16 and bf16 of every rule without decays for each row run on them in chunks of 8 or 16
-/// tokens: factors are f16, which costs up to 2^-11 of each, as storing in f16 does and a quarter of what
-/// storing in bf16 does, and sums are in f32, as is the solve of a delta rule. `docs/kernels.md`, "Matrix
-/// units", has the bound. A value that is infinite or NaN reaches all tokens of its chunk, also those
-/// before it.
+/// Prompts in f16 and bf16 of every rule without decays for each row run on them in chunks of 8 or
+/// 16 tokens: factors are f16, which costs up to 2^-11 of each, as storing in f16 does and a
+/// quarter of what storing in bf16 does, and sums are in f32, as is the solve of a delta rule.
+/// `docs/kernels.md`, "Matrix units", has the bound. A value that is infinite or NaN reaches all
+/// tokens of its chunk, also those before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixUnits {
     device: wgpu::Device,
@@ -21,7 +21,8 @@ pub struct MatrixUnits {
 }
 
 impl MatrixUnits {
-    /// Features that a device must have been asked for. The first is one of wgpu's experimental ones.
+    /// Features that a device must have been asked for. The first is one of wgpu's experimental
+    /// ones.
     #[must_use]
     pub fn required_features() -> wgpu::Features {
         wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX

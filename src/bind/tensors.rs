@@ -17,11 +17,11 @@ use crate::serve::sequences::Sequences;
 ///
 /// q, k, v and o are stored as [`Config::dtype`](crate::Config::dtype) says, contiguous or as
 /// [`Shape::with_strides`](crate::Shape::with_strides) has them; a binding has whole 32-bit words
-/// ([`Dtype::bytes`](crate::Dtype::bytes)). q, k and v that overlap, as views of one buffer do, are in
-/// buffers that hold no other tensor of the call.
+/// ([`Dtype::bytes`](crate::Dtype::bytes)). q, k and v that overlap, as views of one buffer do, are
+/// in buffers that hold no other tensor of the call.
 ///
-/// A state is f32: for each sequence mu `[E,F,V]`, then nu `[E,F]` where o is normalised, contiguous
-/// ([`Plan::state_size`] bytes).
+/// A state is f32: for each sequence mu `[E,F,V]`, then nu `[E,F]` where o is normalised,
+/// contiguous ([`Plan::state_size`] bytes).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tensors<'a> {
@@ -39,8 +39,8 @@ pub struct Tensors<'a> {
     /// beta `[B,T,E]` or `[B,T,1]`, where the update rule has it, and only there. Of type
     /// [`Beta::dtype`](crate::update_rule::Beta::dtype).
     pub beta: Option<BufferBinding<'a>>,
-    /// `A_log` `[E]` and then `dt_bias` `[E]` or `[E,F]` in f32, where decays have an activation, and
-    /// only there.
+    /// `A_log` `[E]` and then `dt_bias` `[E]` or `[E,F]` in f32, where decays have an activation,
+    /// and only there.
     pub gate_weights: Option<BufferBinding<'a>>,
     /// The states of N sequences before their first tokens; `None` is zero.
     pub initial_state: Option<BufferBinding<'a>>,
@@ -56,7 +56,8 @@ pub struct Tensors<'a> {
     /// The weights of the feature maps, where
     /// [`Config::needs_weights`](crate::Config::needs_weights), and only there.
     pub weights: Option<WeightsBinding<'a>>,
-    /// A word that says, once the call has run, which key has a feature that is infinite or NaN: see
+    /// A word that says, once the call has run, which key has a feature that is infinite or NaN:
+    /// see
     /// [`Shape::faulty_key`](crate::Shape::faulty_key). `None` looks at none.
     pub key_status: Option<BufferBinding<'a>>,
 }
@@ -151,9 +152,9 @@ impl<'a> Tensors<'a> {
         Self { weights: Some(weights), ..self }
     }
 
-    /// With a word of u32 that says which key has a feature that is infinite or NaN, and so spoils its
-    /// sequence and head from there on. `run` names such keys by itself; this is for buffers. It costs
-    /// a look at each feature, and a storage buffer of the stage.
+    /// With a word of u32 that says which key has a feature that is infinite or NaN, and so spoils
+    /// its sequence and head from there on. `run` names such keys by itself; this is for buffers.
+    /// It costs a look at each feature, and a storage buffer of the stage.
     #[must_use]
     pub fn with_key_status(self, key_status: BufferBinding<'a>) -> Self {
         Self { key_status: Some(key_status), ..self }

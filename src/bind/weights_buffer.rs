@@ -59,8 +59,8 @@ impl WeightsBuffer {
     ///
     /// # Errors
     ///
-    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads; or the device's
-    /// refusal. The old ones are in place then.
+    /// As [`Weights::encode`]; [`WeightsError::Heads`] where they are of other heads; or the
+    /// device's refusal. The old ones are in place then.
     pub fn write(&self, queue: &wgpu::Queue, weights: &Weights) -> Result<(), WeightsError> {
         let words = weights.encode(&self.config)?;
         let (required, actual) = (self.heads, weights.heads());

@@ -3,8 +3,8 @@
 //! It takes what [`LinearAttention::run`](crate::LinearAttention::run) takes, every update rule and
 //! feature map, and computes in f32 with the widest vectors that the CPU has, chosen at run time.
 //!
-//! Tokens go through in blocks of 32. With `S` the state before a block of n tokens, `P_t` the decays
-//! up to token t and `A_tj` those after token j up to t,
+//! Tokens go through in blocks of 32. With `S` the state before a block of n tokens, `P_t` the
+//! decays up to token t and `A_tj` those after token j up to t,
 //!
 //! ```text
 //! r_t = (k'_t P_t) S                                  delta rules

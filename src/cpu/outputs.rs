@@ -44,8 +44,8 @@ pub(super) struct OutputRows {
     /// Distances of batch rows and of heads in `outer`; 0 where they are within a row.
     of_batch: usize,
     of_head: usize,
-    /// Elements from one row of the batch to the next, and from one head to the next, in a row; 0 where
-    /// each has rows of its own.
+    /// Elements from one row of the batch to the next, and from one head to the next, in a row; 0
+    /// where each has rows of its own.
     batch_in_row: usize,
     pub(super) in_row: usize,
     heads: usize,

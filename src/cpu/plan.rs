@@ -192,7 +192,8 @@ impl CpuPlan {
             }
         }
         let next = |end: &mut usize, (n, entry): (usize, &Entry)| {
-            // A padded row has its valid tokens where it has them, any other follows the one before.
+            // A padded row has its valid tokens where it has them, any other follows the one
+            // before.
             let begin = self.shape.valid_tokens(n).map_or(*end, |tokens| tokens.start);
             *end = begin + entry.tokens as usize;
             Some(begin..*end)

@@ -6,8 +6,8 @@ use crate::error::DeviceError;
 
 /// True if the device has nothing left to do; false also where the time is over.
 ///
-/// wgpu 30 has no error for a device that the driver lost: it panics in `Device::poll`. Its callbacks
-/// have been called before that. Other panics, of a caller's callback, go on.
+/// wgpu 30 has no error for a device that the driver lost: it panics in `Device::poll`. Its
+/// callbacks have been called before that. Other panics, of a caller's callback, go on.
 pub(crate) fn poll(
     device: &wgpu::Device,
     what: &str,

@@ -15,9 +15,9 @@ use crate::error::DeviceError;
 /// otherwise.
 ///
 /// wgpu calls back only where somebody polls the device. A program that does (it renders frames, or
-/// has a thread for it) awaits [`Readback::read_polled`](crate::Readback::read_polled) and the like as
-/// they are. One that does not makes a poller and keeps it: whatever futures it drives, of this crate
-/// or the caller's own, share the one thread. Without either,
+/// has a thread for it) awaits [`Readback::read_polled`](crate::Readback::read_polled) and the like
+/// as they are. One that does not makes a poller and keeps it: whatever futures it drives, of this
+/// crate or the caller's own, share the one thread. Without either,
 /// [`Readback::read`](crate::Readback::read) starts a thread for each wait.
 ///
 /// ```no_run
@@ -36,8 +36,8 @@ use crate::error::DeviceError;
 /// }
 /// ```
 ///
-/// Dropping it ends the thread and waits for that: some milliseconds, whatever the device still does.
-/// The thread blocks in the driver for at most 20 ms at a time, since wgpu makes
+/// Dropping it ends the thread and waits for that: some milliseconds, whatever the device still
+/// does. The thread blocks in the driver for at most 20 ms at a time, since wgpu makes
 /// `wgpu::Buffer::destroy` wait for as long.
 #[derive(Debug)]
 pub struct Poller {

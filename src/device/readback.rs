@@ -61,8 +61,8 @@ impl Readback {
     ///
     /// It ends on any executor, and nothing spins: where the device is not done at once, a thread
     /// polls it until it is, since wgpu calls back from there alone. A program with a thread or a
-    /// loop of its own for that takes [`Readback::read_polled`]. A browser calls back by itself, and
-    /// no thread is started.
+    /// loop of its own for that takes [`Readback::read_polled`]. A browser calls back by itself,
+    /// and no thread is started.
     ///
     /// The elements are what the caller says they are: f32 for a state, u32 for words, u8 for a
     /// tensor that [`Dtype::decode`](crate::Dtype::decode) takes apart. Where they do not fill a

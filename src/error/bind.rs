@@ -104,8 +104,8 @@ pub enum BindError {
         /// The other tensor in its buffer.
         second: &'static str,
     },
-    /// A stage of this call binds more storage buffers than the device has. Calls with fewer states,
-    /// or with sequences of equal lengths, bind fewer: see
+    /// A stage of this call binds more storage buffers than the device has. Calls with fewer
+    /// states, or with sequences of equal lengths, bind fewer: see
     /// [`kernels`](crate::tuning::kernels).
     #[error(
         "{stage} must have {required} storage buffers for this call \

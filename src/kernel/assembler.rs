@@ -1,11 +1,12 @@
 //! Puts a WGSL module together from the files of `shaders/`.
 //!
-//! The first lines of a file declare what it uses: `import tile::{Tile, apply};`, in the notation of
+//! The first lines of a file declare what it uses: `import tile::{Tile, apply};`, in the notation
+//! of
 //! [WESL](https://wesl-lang.dev). A name before `::` is a file, or an interface that the config, the
-//! layout or the update rule decide; `constants` are the numbers of the module. A loop under `@unroll`
-//! is written out; under `@once(NAME)` only where the number NAME is 1, since a loop of one iteration
-//! still makes a compiler carry the tile of mu around it. Everything else is plain WGSL and comes out
-//! as it went in.
+//! layout or the update rule decide; `constants` are the numbers of the module. A loop under
+//! `@unroll` is written out; under `@once(NAME)` only where the number NAME is 1, since a loop of
+//! one iteration still makes a compiler carry the tile of mu around it. Everything else is plain
+//! WGSL and comes out as it went in.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -9,14 +9,15 @@ use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
 
-/// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every device has.
+/// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every
+/// device has.
 fn gradient_threads(config: &Config) -> u32 {
     if config.features() <= 64 { 64 } else { 128 }
 }
 
-/// Columns of mu that they have at a time; a value block is a multiple of it. Fewer where rows are many, so
-/// that a compiler need not keep more of them than there are registers; and half of V at most, so that
-/// there is something to share.
+/// Columns of mu that they have at a time; a value block is a multiple of it. Fewer where rows are
+/// many, so that a compiler need not keep more of them than there are registers; and half of V at
+/// most, so that there is something to share.
 pub(crate) fn gradient_columns(config: &Config) -> u32 {
     let most = if config.features() <= 128 { 16 } else { 8 };
     config.value_dim.div_ceil(2).next_power_of_two().min(most)
@@ -34,8 +35,8 @@ pub enum GradientStage {
     Features,
     /// The gradients by features, values, gates and states.
     Recurrence,
-    /// The sums of those by features and gates over blocks of columns, where heads are too few to fill the
-    /// device and several workgroups share one.
+    /// The sums of those by features and gates over blocks of columns, where heads are too few to
+    /// fill the device and several workgroups share one.
     ColumnSums,
     /// Those by projections, where a map has weights.
     Maps,
@@ -129,8 +130,8 @@ impl GradientStage {
         }
     }
 
-    /// The WGSL module that it is compiled from, `None` where a backward pass of the config has no such
-    /// stage. For tools that look at shaders.
+    /// The WGSL module that it is compiled from, `None` where a backward pass of the config has no
+    /// such stage. For tools that look at shaders.
     ///
     /// # Errors
     ///

@@ -25,8 +25,8 @@ pub(crate) const BLOCK_ENTRIES: u32 = THREAD_ENTRIES * SCAN_THREADS;
 pub(crate) const DIRECT_THREADS: u32 = 8;
 /// Features up to which the threads of one work item hold all.
 const WHOLE_FEATURES: u32 = 256;
-/// Features of a block where they do not (split-F). Fewer make more partial sums of o, more leave less
-/// workgroup memory for rows.
+/// Features of a block where they do not (split-F). Fewer make more partial sums of o, more leave
+/// less workgroup memory for rows.
 const BLOCK_FEATURES: u32 = 128;
 
 /// The tile of mu that a thread holds in registers, and the threads that share it. Every layout has
@@ -66,14 +66,14 @@ pub struct Layout {
 pub enum RowSource {
     /// A chunk of tokens in workgroup memory, mapped once for all threads of a work item: for GPUs.
     Workgroup,
-    /// Loads of the thread's own, each of which maps its row again: for CPU adapters, where a barrier
-    /// costs more than that. Only for element-wise feature maps, and F up to 256.
+    /// Loads of the thread's own, each of which maps its row again: for CPU adapters, where a
+    /// barrier costs more than that. Only for element-wise feature maps, and F up to 256.
     Direct,
     /// A chunk of tokens as factors of matrix units in f16, with sums in f32: see
     /// [`MatrixUnits`](crate::tuning::MatrixUnits). A tile is the columns of a subgroup, with all F.
-    /// Prompts alone; decoding is as with [`RowSource::Workgroup`], but for delta rules, which have no
-    /// other form here. Only for f16 and bf16, rules without decays of rows, element-wise feature maps, and F up to
-    /// 256.
+    /// Prompts alone; decoding is as with [`RowSource::Workgroup`], but for delta rules, which have
+    /// no other form here. Only for f16 and bf16, rules without decays of rows, element-wise
+    /// feature maps, and F up to 256.
     Matrices {
         /// Lanes of a subgroup.
         subgroup_size: u32,
@@ -221,7 +221,8 @@ impl Layout {
             Err(ConfigError::Tuning { what, required, actual: actual.to_string() })
         };
         for (what, actual) in self.sizes() {
-            // 2^12 of anything is beyond every device; it also keeps the arithmetic far from overflow.
+            // 2^12 of anything is beyond every device; it also keeps the arithmetic far from
+            // overflow.
             if !(1..=1 << 12).contains(&actual) {
                 return refuse(what, "1 to 4096".to_owned(), actual);
             }

@@ -211,8 +211,8 @@ impl Stage {
         binds
     }
 
-    /// The fewest storage buffers that it binds, in a call without states whose sequences have equal
-    /// lengths, and the most.
+    /// The fewest storage buffers that it binds, in a call without states whose sequences have
+    /// equal lengths, and the most.
     pub(crate) fn storage_buffers(self, config: &Config, layout: Layout) -> [u32; 2] {
         let binds = self.binds(config, layout, Variant::default());
         let storage = binds.iter().filter(|binding| **binding != Params);
@@ -242,7 +242,8 @@ impl Stage {
         // decode_step has corrected values by the time they enter the state.
         let has_one_lane = (is_direct || layout.lanes(config) == 1) && self != Self::DecodeStep;
         let corrects = config.update_rule.beta().is_some();
-        // decode_step has lanes of its own, and is bound by memory: neighbours have neighbouring columns.
+        // decode_step has lanes of its own, and is bound by memory: neighbours have neighbouring
+        // columns.
         let has_subgroups = layout.subgroup_sums && self != Self::DecodeStep;
         let interfaces = [
             (

@@ -196,15 +196,16 @@ fn parse(name: &str, module: &Module) -> naga::Module {
 }
 
 fn validate(name: &str, text: &Module, module: &naga::Module) -> naga::valid::ModuleInfo {
-    // Rows of 16 bits are words: whatever a shader adds up or multiplies is f32. Values that are in no
-    // variable are refused below, for want of a capability.
+    // Rows of 16 bits are words: whatever a shader adds up or multiplies is f32. Values that are in
+    // no variable are refused below, for want of a capability.
     let has_f16 = module.types.iter().any(|(_, ty)| {
         ty.inner
             .scalar()
             .is_some_and(|scalar| scalar.kind == naga::ScalarKind::Float && scalar.width != 4)
     });
     assert!(!has_f16, "{name}");
-    // No capability at all, plain WGSL, is what every backend can take. Shuffles are for native ones.
+    // No capability at all, plain WGSL, is what every backend can take. Shuffles are for native
+    // ones.
     let flags = naga::valid::ValidationFlags::all();
     let capabilities = match has_shuffles(text) {
         true => naga::valid::Capabilities::SUBGROUP,
@@ -236,8 +237,8 @@ fn modules_are_valid_and_bind_what_the_table_says() {
     });
 }
 
-/// A call without states whose sequences have equal lengths binds the fewest buffers, and its module
-/// declares no more.
+/// A call without states whose sequences have equal lengths binds the fewest buffers, and its
+/// module declares no more.
 #[test]
 fn modules_declare_what_a_call_binds() {
     for (name, config) in configs() {

@@ -8,8 +8,8 @@ use crate::problem::shape::Shape;
 use crate::problem::state::StateSlices;
 use crate::problem::strides::TensorStrides;
 
-/// A token multiplies a state by a matrix and adds to it, column by column: columns that begin as the
-/// identity and whose values are 0 end as the product of the matrices.
+/// A token multiplies a state by a matrix and adds to it, column by column: columns that begin as
+/// the identity and whose values are 0 end as the product of the matrices.
 pub(crate) struct Columns {
     pub(crate) shape: Shape,
     /// `[B,T,E,V+F]`.

@@ -3,8 +3,8 @@
 use crate::error::Error;
 use crate::problem::config::Config;
 
-/// The layout of a record of a [`Summary`](crate::summary::Summary), one for each value head of each
-/// sequence, in f32:
+/// The layout of a record of a [`Summary`](crate::summary::Summary), one for each value head of
+/// each sequence, in f32:
 ///
 /// | rule | record | elements |
 /// | --- | --- | --- |
@@ -48,8 +48,8 @@ impl Form {
     }
 
     /// Joins records: each of `later` becomes that of its piece behind the piece of the record of
-    /// `earlier` in the same place. It is associative but for rounding, and not commutative. With `a` the
-    /// exponential of a sum of decays, or the matrix,
+    /// `earlier` in the same place. It is associative but for rounding, and not commutative. With
+    /// `a` the exponential of a sum of decays, or the matrix,
     ///
     /// ```text
     /// mu = a_later mu_earlier + mu_later      nu alike

@@ -21,11 +21,11 @@ use form::Form;
 /// mu_after = a mu_before + mu      nu_after = a nu_before + nu
 /// ```
 ///
-/// with `mu` and `nu` the state that the piece ends with from zero. `a` is 1 for the rule linear, the
-/// exponential of the sum of the decays for gated, and a matrix `[F,F]`, the product of the tokens'
-/// `(I - beta k'^T k') diag(exp(decay))`, for delta rules. A [`Summary`] is that map, of each value head of
-/// each sequence. It has the same size however many tokens the piece has, and two of them join to the
-/// summary of both pieces.
+/// with `mu` and `nu` the state that the piece ends with from zero. `a` is 1 for the rule linear,
+/// the exponential of the sum of the decays for gated, and a matrix `[F,F]`, the product of the
+/// tokens' `(I - beta k'^T k') diag(exp(decay))`, for delta rules. A [`Summary`] is that map, of
+/// each value head of each sequence. It has the same size however many tokens the piece has, and
+/// two of them join to the summary of both pieces.
 ///
 /// So machines that each have a piece of a sequence exchange summaries, and no keys: each
 /// summarises its piece, joins the summaries of those before it, and computes its outputs from the
@@ -67,8 +67,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of a piece without tokens, which leaves every state as it was: joined with another
-    /// summary on either side, that one.
+    /// The summary of a piece without tokens, which leaves every state as it was: joined with
+    /// another summary on either side, that one.
     ///
     /// # Errors
     ///
@@ -119,8 +119,8 @@ impl Summary {
         hasher.finalize()
     }
 
-    /// A record for each value head of each sequence, `[N,E,record]`, which [`Form`] describes: what a
-    /// transport sends.
+    /// A record for each value head of each sequence, `[N,E,record]`, which [`Form`] describes:
+    /// what a transport sends.
     #[must_use]
     pub fn records(&self) -> &[f32] {
         &self.records
@@ -177,16 +177,16 @@ impl Summary {
         known.then(self)
     }
 
-    /// The same map for gradients, which go the other way: from the gradient of a loss by the state after
-    /// the piece to that by the state before it,
+    /// The same map for gradients, which go the other way: from the gradient of a loss by the state
+    /// after the piece to that by the state before it,
     ///
     /// ```text
     /// dmu_before = a^T dmu_after + dmu      dnu_before = a dnu_after + dnu
     /// ```
     ///
-    /// with dmu `[N,E,F,V]` and dnu `[N,E,F]` the gradients by the initial state of a backward pass over
-    /// the piece, without any by its final state. Such summaries join from the last piece to the first:
-    /// that of the later piece is the earlier one of [`Summary::then`].
+    /// with dmu `[N,E,F,V]` and dnu `[N,E,F]` the gradients by the initial state of a backward pass
+    /// over the piece, without any by its final state. Such summaries join from the last piece to
+    /// the first: that of the later piece is the earlier one of [`Summary::then`].
     ///
     /// # Errors
     ///
@@ -211,8 +211,8 @@ impl Summary {
     ///
     /// # Errors
     ///
-    /// As [`Summary::empty`]; [`Error::Summary`] for bytes that are damaged, of another version, or of
-    /// another config, value heads or number of sequences.
+    /// As [`Summary::empty`]; [`Error::Summary`] for bytes that are damaged, of another version, or
+    /// of another config, value heads or number of sequences.
     pub fn from_bytes(
         config: &Config,
         value_heads: u32,
@@ -231,8 +231,8 @@ impl Summary {
         Ok(summary)
     }
 
-    /// The summary of a call from the output that an engine computed: from zero or, for a delta rule,
-    /// with the columns of [`Columns`](columns::Columns).
+    /// The summary of a call from the output that an engine computed: from zero or, for a delta
+    /// rule, with the columns of [`Columns`](columns::Columns).
     pub(crate) fn of_output(
         config: &Config,
         shape: &Shape,

@@ -28,7 +28,8 @@ fn configs(features: u32, value_dim: u32) -> Vec<Config> {
     ]
 }
 
-/// States around 1, decays at most 0, matrices of a norm of at most 1, as normalised keys make them.
+/// States around 1, decays at most 0, matrices of a norm of at most 1, as normalised keys make
+/// them.
 fn sample(config: &Config, random: &mut Random) -> Summary {
     let mut summary = Summary::empty(config, 2, 3).unwrap();
     let (form, features) = (summary.form(), config.features() as usize);
@@ -56,8 +57,8 @@ fn assert_near(found: &Summary, expected: &Summary) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// In any order, with nothing at either end, behind a known state; and gradients go back as states
-    /// went.
+    /// In any order, with nothing at either end, behind a known state; and gradients go back as
+    /// states went.
     #[test]
     fn joins_are_associative(seed: u64, features in 1u32..7, value_dim in 1u32..7) {
         let mut random = Random::new(seed);

@@ -53,7 +53,8 @@ impl Plan {
         self.decode.is_some() || self.segmentation.max_segments > 1 || self.readers_per_state() == 1
     }
 
-    /// Work items that read the same elements of a state: all of them nu, those of a value block mu.
+    /// Work items that read the same elements of a state: all of them nu, those of a value block
+    /// mu.
     pub(crate) fn readers_per_state(&self) -> u32 {
         let of_nu = if self.config.is_normalized() { self.value_blocks() } else { 1 };
         self.head_blocks().saturating_mul(of_nu)

@@ -6,9 +6,9 @@ use crate::problem::feature_map::FeatureMap;
 use crate::problem::tensor::Tensor;
 
 impl Plan {
-    /// Bytes that the dispatches read and write. They count q and k once per value block and feature
-    /// block, k and v once per block of query heads, o once, the recomputed tokens' k and v once
-    /// more, the states of segments, and the partial sums of feature blocks. Threads of one
+    /// Bytes that the dispatches read and write. They count q and k once per value block and
+    /// feature block, k and v once per block of query heads, o once, the recomputed tokens' k and v
+    /// once more, the states of segments, and the partial sums of feature blocks. Threads of one
     /// workgroup that read the same row count once. The initial and final states, a pool and the
     /// weights do not count.
     #[must_use]

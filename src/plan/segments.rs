@@ -159,8 +159,9 @@ impl Plan {
         u64::from(self.tuning().workgroups) * u64::from(self.layout().items())
     }
 
-    /// The costs of a token in `segment_output` and in the stages before it, relative to one another:
-    /// one pass over the tile enters a value, one reads it, and a delta rule reads it for the key too.
+    /// The costs of a token in `segment_output` and in the stages before it, relative to one
+    /// another: one pass over the tile enters a value, one reads it, and a delta rule reads it for
+    /// the key too.
     fn token_costs(&self) -> [u64; 2] {
         if self.config().update_rule.beta().is_some() { [3, 2] } else { [2, 1] }
     }

@@ -158,8 +158,8 @@ impl Cutter<'_> {
         part
     }
 
-    /// The elements before the bindings of a part's tensors that have strides, which begin where the
-    /// device can bind them; what is left goes into the offsets of the part's own.
+    /// The elements before the bindings of a part's tensors that have strides, which begin where
+    /// the device can bind them; what is left goes into the offsets of the part's own.
     fn place(&self, part: &mut Shape, n: u32, first_token: u32) -> Option<[u64; 4]> {
         let mut begins = [0; 4];
         let Some(strides) = &mut part.strides else { return Some(begins) };

@@ -15,8 +15,8 @@ pub struct Kernel {
     /// The best tile of mu that fits, or the smallest one where none fits. `None` for stages that
     /// every layout shares.
     pub layout: Option<Layout>,
-    /// The limit that the device does not meet; `None` where it can run the kernel in the calls that
-    /// ask for the least.
+    /// The limit that the device does not meet; `None` where it can run the kernel in the calls
+    /// that ask for the least.
     pub obstacle: Option<ConfigError>,
     /// Storage buffers that the kernel binds in a call without states whose sequences have equal
     /// lengths: no more than the device's `max_storage_buffers_per_shader_stage` where there is no

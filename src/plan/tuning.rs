@@ -30,15 +30,16 @@ pub struct Tuning {
     /// the tokens that are added to it one by one.
     #[cfg_attr(feature = "serde", serde(alias = "cut_segment_len"))]
     pub long_sequence_segment_len: u32,
-    /// Most tokens of a segment with a delta rule, whose segments cost more than twice as much: it has
-    /// several where workgroups are missing, or where a driver's loops are too short for one.
+    /// Most tokens of a segment with a delta rule, whose segments cost more than twice as much: it
+    /// has several where workgroups are missing, or where a driver's loops are too short for one.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub max_delta_segment_len: u32,
     /// Tokens of every segment, or `None` where they are chosen by the time that they take. With a
     /// length of its own, of at most `long_sequence_segment_len` (or, with a delta rule,
-    /// `max_delta_segment_len`), the bits of a sequence's result depend on nothing but the sequence:
-    /// neither on the batch or pack that it is in nor on the device's occupancy. The price: no
-    /// `decode_step`, whose sums have another order, and segments that fit no device in particular.
+    /// `max_delta_segment_len`), the bits of a sequence's result depend on nothing but the
+    /// sequence: neither on the batch or pack that it is in nor on the device's occupancy. The
+    /// price: no `decode_step`, whose sums have another order, and segments that fit no device in
+    /// particular.
     #[cfg_attr(feature = "serde", serde(default))]
     pub segment_len: Option<u32>,
     /// Most operations of one submission, at least 2^20, where
@@ -70,7 +71,8 @@ impl Tuning {
         Self::with_subgroups(config, limits, device_type, 1)
     }
 
-    /// The same for a device whose subgroups have so many lanes at least: 1 where it was not granted
+    /// The same for a device whose subgroups have so many lanes at least: 1 where it was not
+    /// granted
     /// [`wgpu::Features::SUBGROUP`], else its adapter's `subgroup_min_size`
     /// ([`subgroup_lanes`](crate::tuning::subgroup_lanes)). [`Layout::subgroup_sums`] says what was
     /// chosen; a CPU adapter does without.
@@ -150,8 +152,8 @@ impl Tuning {
         let mut layouts = vec![first.layout];
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
         let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
-        // A CPU adapter keeps tiles on its stack, is slow with workgroup memory and compiles slowly:
-        // a few candidates are enough there.
+        // A CPU adapter keeps tiles on its stack, is slow with workgroup memory and compiles
+        // slowly: a few candidates are enough there.
         if is_cpu {
             layouts.extend([32, 16, 8, 4].map(Layout::direct));
             layouts.push(Layout::workgroup(16, 4, vec4s, 16));

@@ -1,5 +1,6 @@
-//! Workarounds for drivers. llvmpipe counts the iterations of all loops of an invocation together and,
-//! after 65,535 of them, exits every loop silently: on a CPU adapter no invocation may make more.
+//! Workarounds for drivers. llvmpipe counts the iterations of all loops of an invocation together
+//! and, after 65,535 of them, exits every loop silently: on a CPU adapter no invocation may make
+//! more.
 
 use crate::kernel::layout::RowSource;
 use crate::plan::Plan;
@@ -21,8 +22,8 @@ impl Tuning {
 }
 
 impl Plan {
-    /// Tokens of the longest segment within those iterations. Every loop is counted once more for its
-    /// last test.
+    /// Tokens of the longest segment within those iterations. Every loop is counted once more for
+    /// its last test.
     pub(crate) fn longest_segment(&self) -> u32 {
         let features = u64::from(self.config().features());
         // The search for a sequence; a state is loaded and stored a row at a time.
@@ -98,7 +99,8 @@ impl Plan {
                 .map(u64::from);
         let threads = layout.threads(config).max(1);
         let of_thread = |elements: u64| elements.div_ceil(threads);
-        // Loops over elements, each with four of a vec4, and those within: over decays, tokens and subgroups.
+        // Loops over elements, each with four of a vec4, and those within: over decays, tokens and
+        // subgroups.
         let state = of_thread(features * columns) + of_thread(features) * (tokens + 2);
         let of_tokens = 4 * of_thread(tokens * (features + columns)) + 16 * tokens;
         let of_pairs = of_thread(tokens * tokens) * (tokens + subgroups + 2);

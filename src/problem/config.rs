@@ -10,7 +10,8 @@ pub const MAX_KEY_DIM: u32 = 1024;
 /// Largest `value_dim`.
 pub const MAX_VALUE_DIM: u32 = 4096;
 
-/// Most features with a delta rule: what a key recalls is a sum over all of them, within a workgroup.
+/// Most features with a delta rule: what a key recalls is a sum over all of them, within a
+/// workgroup.
 const MAX_DELTA_FEATURES: u32 = 256;
 
 /// The denominator by which the numerator s q' mu is divided.
@@ -23,8 +24,8 @@ pub enum Normalization {
     /// [`Config::is_non_negative`] is false.
     ///
     /// With eps = 0, the default, o is an average of the values seen, whatever the size of the
-    /// weights: a factor common to all features of a query cancels before it can overflow or vanish,
-    /// and so does s. A row whose weights are all zero is 0.
+    /// weights: a factor common to all features of a query cancels before it can overflow or
+    /// vanish, and so does s. A row whose weights are all zero is 0.
     Sum {
         /// Added to the denominator in f32; finite, not negative.
         eps: f32,
@@ -325,7 +326,8 @@ impl Config {
         self.update_rule.decay().is_some_and(|decay| decay.dims == DecayDims::Constant)
     }
 
-    /// True if a segment multiplies the state before it by its decays; a delta rule does by a matrix.
+    /// True if a segment multiplies the state before it by its decays; a delta rule does by a
+    /// matrix.
     pub(crate) fn has_segment_decays(&self) -> bool {
         self.decay_rows() > 0 && self.update_rule.beta().is_none()
     }
@@ -339,8 +341,8 @@ impl Config {
         }
     }
 
-    /// Elements of a token and value head in what `token_gates` writes: a decay and a beta, or the vec4s
-    /// of the decays of all rows and one for beta.
+    /// Elements of a token and value head in what `token_gates` writes: a decay and a beta, or the
+    /// vec4s of the decays of all rows and one for beta.
     pub(crate) fn gate_row(&self) -> u32 {
         match self.gates() {
             None => 0,

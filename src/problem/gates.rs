@@ -66,8 +66,8 @@ impl<R: Real> Gates<R> {
     }
 }
 
-/// The sums of the decays of each sequence, in log space: `[N,E,rows]`, where `Config::decay_rows` says
-/// how many rows there are. Of inputs that `Inputs::check` accepts, in a shape of the host's.
+/// The sums of the decays of each sequence, in log space: `[N,E,rows]`, where `Config::decay_rows`
+/// says how many rows there are. Of inputs that `Inputs::check` accepts, in a shape of the host's.
 pub(crate) fn decay_sums(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Vec<f64> {
     let Some((decay, given)) = config.update_rule.decay().zip(inputs.decay) else {
         return Vec::new();

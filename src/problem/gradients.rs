@@ -50,8 +50,8 @@ impl<'a> OutputGradients<'a> {
     }
 }
 
-/// The gradients of a loss by the inputs of a call, in f32 or f64, each laid out as its tensor; empty
-/// where the call has no such tensor.
+/// The gradients of a loss by the inputs of a call, in f32 or f64, each laid out as its tensor;
+/// empty where the call has no such tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Gradients<R> {
@@ -73,8 +73,8 @@ pub struct Gradients<R> {
     pub mu: Vec<R>,
     /// By the initial nu `[N,E,F]`.
     pub nu: Vec<R>,
-    /// By the weights of the keys' map, W `[heads,P,K]` and b `[heads,P]`; where queries share them, of
-    /// both.
+    /// By the weights of the keys' map, W `[heads,P,K]` and b `[heads,P]`; where queries share
+    /// them, of both.
     pub key_weights: [Vec<R>; 2],
     /// By the weights of the queries' map, where it has its own.
     pub query_weights: [Vec<R>; 2],

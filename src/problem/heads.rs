@@ -1,5 +1,5 @@
-//! Rows of the tensors for a token and a head: the same as `shaders/heads.wgsl`. Tokens count through all
-//! sequences.
+//! Rows of the tensors for a token and a head: the same as `shaders/heads.wgsl`. Tokens count
+//! through all sequences.
 
 use crate::problem::config::Config;
 use crate::problem::shape::Shape;

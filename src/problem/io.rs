@@ -151,8 +151,8 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Refuses keys that vanish before any other: rows of o, which are averages of their values, would
-    /// be 0. Behind one that does not they weigh nothing.
+    /// Refuses keys that vanish before any other: rows of o, which are averages of their values,
+    /// would be 0. Behind one that does not they weigh nothing.
     fn check_vanishing(&self, config: &Config, shape: &Shape, k: &[f32]) -> Result<(), Error> {
         if config.normalization.eps() != Some(0.0) {
             return Ok(());
@@ -162,8 +162,8 @@ impl<'a> Inputs<'a> {
         let len = config.features() as usize;
         let (mut stored, mut exact) = (vec![0.0f32; len], vec![0.0f64; len]);
         let is_there = |x: &f32| x.abs() >= f32::MIN_POSITIVE;
-        // Far from the origin these vanish in f64 as well; a very negative element of other maps may be
-        // meant as no weight.
+        // Far from the origin these vanish in f64 as well; a very negative element of other maps
+        // may be meant as no weight.
         let is_positive = matches!(
             config.key_map(),
             FeatureMap::Favor { .. } | FeatureMap::FavorHyperbolic { .. }
@@ -269,8 +269,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The elements of a slice that a call reads: all of them but those of padding and, where rows are not
-/// contiguous, those between them.
+/// The elements of a slice that a call reads: all of them but those of padding and, where rows are
+/// not contiguous, those between them.
 pub(crate) fn elements(
     config: &Config,
     shape: &Shape,

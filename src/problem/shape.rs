@@ -75,9 +75,9 @@ pub enum Packing {
         /// Tokens of the longest.
         max_len: u32,
     },
-    /// Each has a row of T tokens of its own in the batch, of which those in its range are valid. The
-    /// others are padding, whatever they hold: they change no state and no sum, and their rows of o
-    /// are zero.
+    /// Each has a row of T tokens of its own in the batch, of which those in its range are valid.
+    /// The others are padding, whatever they hold: they change no state and no sum, and their rows
+    /// of o are zero.
     Padded(Arc<[Range<u32>]>),
 }
 
@@ -174,9 +174,9 @@ impl Shape {
         Self { has_sources: true, ..self }
     }
 
-    /// The same with up to `checkpoints` states of each sequence stored in slots on the way: those after
-    /// the last tokens of a speculative decode, for a rollback without a replay, or those at some
-    /// tokens of a prompt, for a cache of prefixes. See
+    /// The same with up to `checkpoints` states of each sequence stored in slots on the way: those
+    /// after the last tokens of a speculative decode, for a rollback without a replay, or those at
+    /// some tokens of a prompt, for a cache of prefixes. See
     /// [`Batch::write_with_checkpoints`](crate::serve::Batch::write_with_checkpoints).
     #[must_use]
     pub fn with_checkpoints(self, checkpoints: u32) -> Self {

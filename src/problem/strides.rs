@@ -119,8 +119,8 @@ impl TensorStrides {
         Self::of(config, shape, Strides::heads_first)
     }
 
-    /// q, k and v side by side in rows of one buffer, `[B,T,H K + G K + E V]`, which is bound as all
-    /// three; o contiguous.
+    /// q, k and v side by side in rows of one buffer, `[B,T,H K + G K + E V]`, which is bound as
+    /// all three; o contiguous.
     #[must_use]
     pub fn fused(config: &Config, shape: &Shape) -> Self {
         let mut strides = Self::contiguous(config, shape);

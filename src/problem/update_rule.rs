@@ -21,11 +21,11 @@ pub enum UpdateRule {
     /// mu and nu are sums (Katharopoulos 2020, Performer, Based, Hedgehog).
     #[default]
     Linear,
-    /// The state decays: RetNet and lightning attention (a constant per head), Mamba-2 (per token and
-    /// head), GLA (per token and row).
+    /// The state decays: RetNet and lightning attention (a constant per head), Mamba-2 (per token
+    /// and head), GLA (per token and row).
     Gated(Decay),
-    /// A value replaces the one that the state recalls for its key: DeltaNet. It has no quotient, and wants keys
-    /// with |k'|² beta <= 2, or it diverges by itself.
+    /// A value replaces the one that the state recalls for its key: DeltaNet. It has no quotient,
+    /// and wants keys with |k'|² beta <= 2, or it diverges by itself.
     Delta(Beta),
     /// Both: Gated DeltaNet (a decay per head), Kimi Delta Attention (per row).
     GatedDelta(Decay, Beta),

@@ -1,5 +1,5 @@
-//! The backward pass in f64, and in f32 for the harness: the gradients of a loss by the inputs, token by
-//! token in reverse.
+//! The backward pass in f64, and in f32 for the harness: the gradients of a loss by the inputs,
+//! token by token in reverse.
 
 use std::ops::Range;
 
@@ -29,8 +29,9 @@ use crate::problem::shape::{Lens, Shape};
 /// dmu   = a dmu                      dnu = a dnu
 /// ```
 ///
-/// and through the feature maps, L2 norms and activations by the chain rule. A row whose denominator
-/// is 0 has no gradient. States are recomputed from the tokens and kept for one value head at a time.
+/// and through the feature maps, L2 norms and activations by the chain rule. A row whose
+/// denominator is 0 has no gradient. States are recomputed from the tokens and kept for one value
+/// head at a time.
 ///
 /// # Errors
 ///
@@ -262,7 +263,8 @@ impl<R: Real> Backward<'_, R> {
         add_f64s(&mut found.gradients.q[begin..], &dx);
     }
 
-    /// Takes the gradient of the state after token t to what entered it; `state` becomes the gradient of the one before.
+    /// Takes the gradient of the state after token t to what entered it; `state` becomes the
+    /// gradient of the one before.
     fn write(
         &self,
         [t, e]: [usize; 2],

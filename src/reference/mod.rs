@@ -1,13 +1,13 @@
 //! The CPU reference: the specification that runs.
 //!
 //! [`naive`] is the definition in f64, every weight written out; [`recurrent`] is the same sums,
-//! carried from token to token in f64; [`mirror()`] is the arithmetic of the shaders in f32, stage by
-//! stage. They are written apart, so that each is a check on the others.
+//! carried from token to token in f64; [`mirror()`] is the arithmetic of the shaders in f32, stage
+//! by stage. They are written apart, so that each is a check on the others.
 //!
 //! All round q, k and v to the config's dtype first, as a caller who stores them so has done, and
 //! none rounds o: that is the last thing a device does. Rows of o that belong to no sequence are
-//! zero. All scale a query's features by its row scale where o is normalised, so that no factor that
-//! cancels in the quotient overflows or vanishes on the way.
+//! zero. All scale a query's features by its row scale where o is normalised, so that no factor
+//! that cancels in the quotient overflows or vanishes on the way.
 
 mod backward;
 mod mirror;
@@ -95,9 +95,9 @@ fn token_ranges(shape: &Shape) -> Result<Vec<Range<usize>>, Error> {
     shape.token_ranges().ok_or(Error::HostShape { what: "packed_up_to" })
 }
 
-/// A row x = q' mu of weight w = q' . nu as o has it: s x / (s w + eps gain), x / w where eps is 0, and
-/// s x / gain where o is not normalised. 0 where the denominator is 0. The features of the query were
-/// multiplied by `gain`.
+/// A row x = q' mu of weight w = q' . nu as o has it: s x / (s w + eps gain), x / w where eps is 0,
+/// and s x / gain where o is not normalised. 0 where the denominator is 0. The features of the
+/// query were multiplied by `gain`.
 fn normalized(config: &Config, x: f64, weight: f64, gain: f64) -> f64 {
     let quotient = |x: f64, denominator: f64| match denominator {
         0.0 => 0.0,

@@ -96,8 +96,8 @@ impl Head {
         value.zip(recalled).map(|(v, recalled)| beta * (v - recalled)).collect()
     }
 
-    /// The values that a row x reads at token i from the initial state and the tokens before `end`, and its
-    /// weight.
+    /// The values that a row x reads at token i from the initial state and the tokens before `end`,
+    /// and its weight.
     fn read(&self, of: &Problem<'_>, x: &[f64], i: usize, end: usize) -> (Vec<f64>, f64) {
         let Problem { config, inputs, heads, .. } = of;
         let value_dim = config.value_dim as usize;

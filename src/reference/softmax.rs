@@ -12,8 +12,8 @@ use crate::problem::shape::Shape;
 ///
 /// `o_i = Σ_{j<=i} e^(q_i . k_j / √K) v_j / Σ_{j<=i} e^(q_i . k_j / √K)`
 ///
-/// o `[B,T,max(H,E),V]`. Of `config` it takes K, V and the dtype of q, k and v; an initial state has no
-/// part in it.
+/// o `[B,T,max(H,E),V]`. Of `config` it takes K, V and the dtype of q, k and v; an initial state
+/// has no part in it.
 ///
 /// # Errors
 ///

@@ -23,7 +23,8 @@ pub struct Summary64 {
     pub matrices: Vec<f64>,
 }
 
-/// The contents of a [`Summary`](crate::summary::Summary), token by token: with `a_i = exp(decay_i)`,
+/// The contents of a [`Summary`](crate::summary::Summary), token by token: with `a_i =
+/// exp(decay_i)`,
 ///
 /// ```text
 /// a = Π_i (I - beta_i k'_i^T k'_i) diag(a_i)

@@ -41,7 +41,8 @@ impl Summarizer {
     ///
     /// # Errors
     ///
-    /// As [`LinearAttention::run`], but for keys that vanish; [`Error::RuleTensor`] for an initial state.
+    /// As [`LinearAttention::run`], but for keys that vanish; [`Error::RuleTensor`] for an initial
+    /// state.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn run(
         &self,

@@ -42,8 +42,8 @@ const AFTER_STATUS: u64 = 4;
 pub struct Entry {
     /// The slot to which its state is written.
     pub slot: Slot,
-    /// Its tokens in this step; with a shape that is not packed, T, or where rows are padded the valid
-    /// ones of its row.
+    /// Its tokens in this step; with a shape that is not packed, T, or where rows are padded the
+    /// valid ones of its row.
     pub tokens: u32,
     /// The slot from which its state is read, where it is another: see
     /// [`Shape::with_sources`](crate::Shape::with_sources).

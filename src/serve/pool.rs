@@ -16,7 +16,8 @@ use crate::serve::snapshot::{self, Snapshot};
 /// A buffer of states, and the allocation of its slots.
 ///
 /// A slot holds what one sequence has, for one layer: mu `[E,F,V]` and then, where o is normalised,
-/// nu `[E,F]`, in f32, [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty thousand.
+/// nu `[E,F]`, in f32, [`StatePool::state_size`] bytes, whether it has seen sixty tokens or sixty
+/// thousand.
 ///
 /// All methods take `&self`; share it in an `Arc`. Those that take an encoder record into it, and
 /// their work takes effect in the order of the encoder's commands: a slot is zero, or a copy, for

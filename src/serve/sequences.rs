@@ -22,8 +22,8 @@ pub enum Sequences<'a> {
     /// | the rest | the shaders' own notes on the entries; may hold anything before a run | always
     /// |
     ///
-    /// N is the number of sequences or, where rows are padded, of the two entries that each row has:
-    /// the padding since the last row's valid tokens, which has no slot, and its valid tokens.
+    /// N is the number of sequences or, where rows are padded, of the two entries that each row
+    /// has: the padding since the last row's valid tokens, which has no slot, and its valid tokens.
     ///
     /// Checkpoints are the host's alone: a shape that has them wants a [`Batch`].
     /// The shaders ignore an invalid entry: a slot that the pool does not have, that several

@@ -18,7 +18,8 @@ pub struct Slot {
 
 impl Slot {
     /// Its index in the pool, by which [`Sequences::Device`](crate::serve::Sequences::Device) names
-    /// it. [`StatePool::index`](crate::serve::StatePool::index) also says whether it is still allocated.
+    /// it. [`StatePool::index`](crate::serve::StatePool::index) also says whether it is still
+    /// allocated.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index

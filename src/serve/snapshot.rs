@@ -12,8 +12,8 @@ use crate::problem::update_rule::DecayDims;
 /// A copy of a state on its way to the host, recorded by
 /// [`StatePool::snapshot`](crate::serve::StatePool::snapshot). Dropping it abandons the copy.
 ///
-/// The bytes that it becomes are little-endian: 48 bytes of header, then mu `[E,F,V]` and, where o is
-/// normalised, nu `[E,F]`, in f32.
+/// The bytes that it becomes are little-endian: 48 bytes of header, then mu `[E,F,V]` and, where o
+/// is normalised, nu `[E,F]`, in f32.
 ///
 /// | bytes | contents |
 /// | --- | --- |
@@ -114,8 +114,8 @@ fn map_number(config: &Config) -> u32 {
     crc32fast::hash(all.as_bytes()) | 1 << 31
 }
 
-/// Refuses a pool of other states, value heads or slots than a call needs. Of the config only what a
-/// snapshot names is compared: sizes, the feature map and the update rule.
+/// Refuses a pool of other states, value heads or slots than a call needs. Of the config only what
+/// a snapshot names is compared: sizes, the feature map and the update rule.
 pub(crate) fn check_states(
     (config, value_heads, slots): (&Config, u32, u32),
     pool: (&Config, u32, u32),
@@ -156,8 +156,8 @@ impl Header {
         }
     }
 
-    /// The same before a summary, whose decays have forms that states do not show: none, one for each
-    /// value head, or one for each row are 0, 1 and 2 in the second byte of the rule.
+    /// The same before a summary, whose decays have forms that states do not show: none, one for
+    /// each value head, or one for each row are 0, 1 and 2 in the second byte of the rule.
     pub(crate) fn of_summary(config: &Config, value_heads: u32) -> Self {
         let decays: u32 = match config.update_rule.decay().map(|decay| decay.dims) {
             None => 0,

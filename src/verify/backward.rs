@@ -1,5 +1,5 @@
-//! The cases of the backward pass: gradients against those in f64, within twice the error of the same
-//! recurrence in f32.
+//! The cases of the backward pass: gradients against those in f64, within twice the error of the
+//! same recurrence in f32.
 
 use super::On;
 use super::case::{Case, Sample, Sampling};
@@ -18,8 +18,8 @@ use crate::problem::shape::{Lens, Shape};
 use crate::problem::update_rule::{Beta, BetaActivation, Decay, DecayActivation, UpdateRule};
 use crate::reference;
 
-/// Every rule, with grouped heads, packed and padded sequences, odd widths, states, sixteen bits; and the
-/// maps whose way back has a formula of its own, with the weights of all heads and of each.
+/// Every rule, with grouped heads, packed and padded sequences, odd widths, states, sixteen bits;
+/// and the maps whose way back has a formula of its own, with the weights of all heads and of each.
 #[must_use]
 pub fn backward_cases() -> Vec<Case> {
     let (head, row) = (Decay::per_head(), Decay::per_row());
@@ -34,8 +34,8 @@ pub fn backward_cases() -> Vec<Case> {
     let grouped = |t| Shape::new(1, t, 4).with_kv_heads(2);
     let values = |t| Shape::new(2, t, 2).with_key_heads(1).with_value_heads(4);
     let packed = || Shape::packed(&[40, 0, 3, 17], 2);
-    // Gradients that are sums over tokens have an element or two of a head: among few, the mirror's largest
-    // error may be small by luck.
+    // Gradients that are sums over tokens have an element or two of a head: among few, the mirror's
+    // largest error may be small by luck.
     let heads = || Shape::new(1, 40, 64).with_kv_heads(32);
     let packed_heads = || Shape::packed(&[40, 0, 3, 17], 32);
     let padded = || Shape::padded(&[3..40, 0..0, 0..9], 40, 2);

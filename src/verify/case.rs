@@ -173,9 +173,9 @@ impl Case {
         let in_unit = |x: f32| if is_raw { x } else { (x / 12.0 + 0.5).clamp(0.0, 1.0) };
         let mut beta: Vec<f32> = sample(lens.beta).into_iter().map(in_unit).collect();
         let gate_weights = sample(lens.gate_weights);
-        // nu is a sum of features, which are positive for most maps that are normalised. A sampled one is
-        // not: where features may be negative it may meet a query with a product near 0, and the tokens
-        // must outweigh it.
+        // nu is a sum of features, which are positive for most maps that are normalised. A sampled
+        // one is not: where features may be negative it may meet a query with a product near 0, and
+        // the tokens must outweigh it.
         let maps = [self.config.key_map(), self.config.query_map()];
         let weight = match maps.iter().all(|map| map.has_non_negative_features()) {
             true => 1.0,

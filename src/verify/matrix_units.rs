@@ -8,10 +8,11 @@ use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
 
 impl MatrixUnits {
-    /// Looks for matrix units that compute `config` on the device, and has them compute some small cases:
-    /// several chunks and segments, packed sequences, states of a pool. Those pass whose results agree
-    /// with f64 as the harness demands it ([`verify`](crate::verify)). Compiles some pipelines and blocks
-    /// until the device is done: seconds. `adapter` is the one that the device is from.
+    /// Looks for matrix units that compute `config` on the device, and has them compute some small
+    /// cases: several chunks and segments, packed sequences, states of a pool. Those pass whose
+    /// results agree with f64 as the harness demands it ([`verify`](crate::verify)). Compiles some
+    /// pipelines and blocks until the device is done: seconds. `adapter` is the one that the device
+    /// is from.
     ///
     /// ```no_run
     /// # use linear_attention::{Config, LinearAttention, Options, wgpu};

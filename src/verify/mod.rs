@@ -1,8 +1,8 @@
 //! The harness: GPU against CPU on the caller's own device.
 //!
-//! Every case samples fresh inputs from a printed seed, fills outputs, scratch and final states with
-//! NaN, and compares the whole and each stage alone with f64. A result passes where its error is at
-//! most twice that of the f32 mirror, plus a few ulp of the largest value.
+//! Every case samples fresh inputs from a printed seed, fills outputs, scratch and final states
+//! with NaN, and compares the whole and each stage alone with f64. A result passes where its error
+//! is at most twice that of the f32 mirror, plus a few ulp of the largest value.
 //!
 //! The tests, the program's `check` and an engine that wants to test a user's driver at
 //! start-up all call [`run`].
@@ -61,8 +61,8 @@ pub struct Options {
     /// A mutation of a shader: the report must then fail.
     #[cfg(feature = "mutation")]
     pub mutation: Option<Mutation>,
-    /// The caller's own config, with a custom map, say: a run then checks it alone, on a few shapes,
-    /// with sampled weights.
+    /// The caller's own config, with a custom map, say: a run then checks it alone, on a few
+    /// shapes, with sampled weights.
     pub config: Option<Config>,
 }
 
@@ -176,8 +176,8 @@ pub fn run_with(
     pollster::block_on(run_cases(device, queue, options, blocks, on_row))
 }
 
-/// The same without blocking, as a browser needs it: the future polls the device and yields until it
-/// is done.
+/// The same without blocking, as a browser needs it: the future polls the device and yields until
+/// it is done.
 pub async fn run_async(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
@@ -230,7 +230,8 @@ pub fn run_host(
     report
 }
 
-/// Compares a backward pass that takes slices with that in f64, as [`run_host`] does a forward pass.
+/// Compares a backward pass that takes slices with that in f64, as [`run_host`] does a forward
+/// pass.
 pub fn run_host_backward(
     options: &Options,
     compute: &mut ComputeBackward<'_>,

@@ -89,8 +89,8 @@ impl Mutation {
         Self::LaneForgotten,
     ];
 
-    /// The stage it is made in, the text it replaces and the text in its place. A shader may have more
-    /// than one form: see [`Mutation::other_texts`].
+    /// The stage it is made in, the text it replaces and the text in its place. A shader may have
+    /// more than one form: see [`Mutation::other_texts`].
     #[must_use]
     pub fn texts(self) -> (Stage, &'static str, &'static str) {
         match self {

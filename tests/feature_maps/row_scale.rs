@@ -122,8 +122,8 @@ fn a_row_without_weight_is_zero() {
     assert_eq!(mirror(&config, &shape, inputs).unwrap().o, [0.0]);
 }
 
-/// Nor one whose features vanish, where the average would be of nothing: behind a key that has weight it
-/// has none, and where no denominator is it is what it is.
+/// Nor one whose features vanish, where the average would be of nothing: behind a key that has
+/// weight it has none, and where no denominator is it is what it is.
 #[test]
 fn keys_that_vanish_are_refused() {
     for (name, far) in

@@ -1,4 +1,5 @@
-//! The harness's table: each case against f64, as the device would compute it and in the other layouts.
+//! The harness's table: each case against f64, as the device would compute it and in the other
+//! layouts.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +15,8 @@ use crate::Trial;
 use crate::adapters::Gpu;
 
 /// The cases that the quick level has in the layouts that the device would not choose: a few of
-/// each kind, on pipelines that compile fast; of each layout some today and the others on another day.
+/// each kind, on pipelines that compile fast; of each layout some today and the others on another
+/// day.
 const IN_OTHER_LAYOUTS: [&str; 8] = [
     "k3-v5",
     "packed-odd",
@@ -38,9 +40,9 @@ const WITH_SUBGROUPS: [&str; 8] = [
     "relu-squared-blocks",
 ];
 
-/// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds to
-/// compile, and `k256-v256` has the widest; and of the backward pass another case has the same shaders, or
-/// other maps.
+/// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds
+/// to compile, and `k256-v256` has the widest; and of the backward pass another case has the same
+/// shaders, or other maps.
 const FULL: [&str; 16] = [
     "k128-v32",
     "k255-v100",
@@ -128,8 +130,8 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     trials
 }
 
-/// Each source of rows has its own shaders, and a device runs one of them unasked: both are tested on
-/// every device.
+/// Each source of rows has its own shaders, and a device runs one of them unasked: both are tested
+/// on every device.
 pub(crate) fn both_layouts(gpu: &Gpu) -> [(&'static str, Tuning); 2] {
     let config = Config::new(64, 64);
     [("workgroup", DeviceType::Other), ("direct", DeviceType::Cpu)].map(|(name, device_type)| {
@@ -137,8 +139,8 @@ pub(crate) fn both_layouts(gpu: &Gpu) -> [(&'static str, Tuning); 2] {
     })
 }
 
-/// Layouts that the device would not choose: work items narrower than V, chunks that end in the middle
-/// of a token's query rows, one lane, many lanes.
+/// Layouts that the device would not choose: work items narrower than V, chunks that end in the
+/// middle of a token's query rows, one lane, many lanes.
 fn other_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
     let device_type = gpu.device.adapter_info().device_type;
     let tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();

@@ -14,8 +14,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("half::out_of_range", out_of_range),
 ];
 
-/// Each of the 65,536 numbers through `half_value`, and numbers on and around every boundary between
-/// two of them through `half_bits`.
+/// Each of the 65,536 numbers through `half_value`, and numbers on and around every boundary
+/// between two of them through `half_bits`.
 fn every_number(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let main = "
         @group(0) @binding(0) var<storage, read_write> words: array<u32>;

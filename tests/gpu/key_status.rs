@@ -13,8 +13,8 @@ use crate::adapters::Gpu;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[("key_status::names_the_first", names_the_first)];
 
-/// The first token and key head is named, in prompts and steps, with rows of each source, of whatever
-/// map; a padded key is none.
+/// The first token and key head is named, in prompts and steps, with rows of each source, of
+/// whatever map; a padded key is none.
 fn names_the_first(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let (heads, d) = (2usize, 8usize);
     let limits: Limits = gpu.device.limits();

@@ -131,7 +131,8 @@ fn every_case(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let config = gated_delta(Decay::per_head());
         MatrixUnits::new(&gpu.adapter, &device, &queue, &config)?;
     }
-    // A CPU adapter computes a matrix in a second's thousandths, and compiles wide states in minutes.
+    // A CPU adapter computes a matrix in a second's thousandths, and compiles wide states in
+    // minutes.
     let is_small = |case: &Case| {
         let config = &case.config;
         case.shape.batch * case.shape.seq_len <= 300 && config.key_dim.max(config.value_dim) <= 64
@@ -139,8 +140,8 @@ fn every_case(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     check(gpu, is_small)
 }
 
-/// Features and states that f16 ends below, or has no digits for, are scaled; so are rows of a chunk that
-/// lie far apart.
+/// Features and states that f16 ends below, or has no digits for, are scaled; so are rows of a
+/// chunk that lie far apart.
 fn factors_beyond_f16(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let Some((device, queue)) = device(gpu)? else { return Ok(()) };
     let (t, d) = (70usize, 16usize);
@@ -178,7 +179,8 @@ fn factors_beyond_f16(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         let inputs = Inputs::new(&q, &k, &v);
         let found = a.run(&queue, &shape, inputs)?;
         let truth = reference::recurrent(&config, &shape, inputs)?;
-        // Averages of values: each feature, score and value has half an ulp of f16, and o one of its own.
+        // Averages of values: each feature, score and value has half an ulp of f16, and o one of
+        // its own.
         let bound = if dtype == Dtype::F16 { 4e-3 } else { 5.5e-3 };
         let largest = truth.o.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
         for (found, truth) in found.o.iter().zip(&truth.o) {

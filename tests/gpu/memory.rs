@@ -1,6 +1,6 @@
-//! A device without memory: each object that a call asks for is refused in turn, and real memory ends.
-//! The refused object is named, the pool and its slots stay as they were, no buffer is left, and
-//! the same call succeeds once there is memory.
+//! A device without memory: each object that a call asks for is refused in turn, and real memory
+//! ends. The refused object is named, the pool and its slots stay as they were, no buffer is left,
+//! and the same call succeeds once there is memory.
 
 mod limited;
 
@@ -48,8 +48,8 @@ fn done<T>(result: Result<T, impl Into<Error>>) -> Result<(), Error> {
     result.map(drop).map_err(Into::into)
 }
 
-/// Refuses each object of `call` in turn; `check` looks at what must not have changed. The number of
-/// objects.
+/// Refuses each object of `call` in turn; `check` looks at what must not have changed. The number
+/// of objects.
 fn refuse_each(
     own: &Own,
     what: &str,

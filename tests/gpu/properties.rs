@@ -102,8 +102,8 @@ fn constant_v(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     }
 }
 
-/// Queries and keys of any size give the average of v, also where F has several blocks, with elements
-/// of one row as far apart as f32 has room for.
+/// Queries and keys of any size give the average of v, also where F has several blocks, with
+/// elements of one row as far apart as f32 has room for.
 fn common_factor(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     use FeatureMap::{Elu, Exp, ReluSquared};
     const K: usize = 300;
@@ -191,8 +191,8 @@ fn nan_stays(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// All keys positive, which is the worst for a running sum: at a million tokens, o and the state are
-/// at most four times as far off as at 4,096.
+/// All keys positive, which is the worst for a running sum: at a million tokens, o and the state
+/// are at most four times as far off as at 4,096.
 fn error_does_not_grow(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(4, 4).with_feature_map(FeatureMap::Relu);
     let a = LinearAttention::new(&gpu.device, config.clone())?;

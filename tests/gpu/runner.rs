@@ -1,10 +1,10 @@
 //! Trials spread over processes.
 //!
 //! llvmpipe compiles under one lock for the whole process, so that threads would wait for one
-//! another. Here every thread has a process of its own: the same executable, which reads the name of
-//! a trial from its input, runs it, and writes how it went. Threads take whole groups of trials,
-//! whose pipelines are then compiled once. libtest-mimic reads the arguments and prints; each of its
-//! trials waits for the result of the process that runs it.
+//! another. Here every thread has a process of its own: the same executable, which reads the name
+//! of a trial from its input, runs it, and writes how it went. Threads take whole groups of trials,
+//! whose pipelines are then compiled once. libtest-mimic reads the arguments and prints; each of
+//! its trials waits for the result of the process that runs it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Devices with few storage buffers to a stage: what `kernels` says runs does, with the same bits, and
-//! what does not is refused by name before anything is compiled.
+//! Devices with few storage buffers to a stage: what `kernels` says runs does, with the same bits,
+//! and what does not is refused by name before anything is compiled.
 
 use libtest_mimic::Failed;
 use linear_attention::error::BindError;

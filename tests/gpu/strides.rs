@@ -51,7 +51,8 @@ fn views_of_one_buffer(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// `[T,B,H,D]`, at an offset that no binding may have, and what lies between rows of o is not touched.
+/// `[T,B,H,D]`, at an offset that no binding may have, and what lies between rows of o is not
+/// touched.
 fn tokens_before_the_batch(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     let (batch, t, heads) = (3usize, 20usize, 2usize);
     let shape = Shape::new(batch as u32, t as u32, heads as u32);

@@ -23,7 +23,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::equal_bits_in_any_company", equal_bits_in_any_company),
 ];
 
-/// A device without the feature has no lanes to share sums with, and refuses a layout that wants some.
+/// A device without the feature has no lanes to share sums with, and refuses a layout that wants
+/// some.
 fn subgroups_that_were_not_granted(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let descriptor = wgpu::DeviceDescriptor {
         required_limits: gpu.adapter.limits(),
@@ -56,8 +57,8 @@ fn candidates_of_wide_values(gpu: &Gpu, _: &LinearAttention) -> Result<(), Faile
     every_candidate_is_right(gpu, "k32-v128")
 }
 
-/// The update rules with their rows in workgroup memory, one lane and several to a row, whatever the
-/// device would choose.
+/// The update rules with their rows in workgroup memory, one lane and several to a row, whatever
+/// the device would choose.
 fn rules_in_workgroups(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let device_type = gpu.device.adapter_info().device_type;
     let limits = gpu.device.limits();

@@ -168,7 +168,8 @@ fn a_dropped_future_ends_its_thread(gpu: &Gpu, _: &LinearAttention) -> Result<()
     own.expect_nothing_uncaught()
 }
 
-/// Futures of this crate and of the caller's in one poller, which sleeps between them and ends soon.
+/// Futures of this crate and of the caller's in one poller, which sleeps between them and ends
+/// soon.
 fn one_poller_for_many(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let own = &Own::new(gpu)?;
     let small = &LinearAttention::new(&own.device, Config::new(D as u32, D as u32))?;

@@ -1,4 +1,5 @@
-//! ONNX's node tests of `LinearAttention` (opset 27): tests/data/README.md says where they are from.
+//! ONNX's node tests of `LinearAttention` (opset 27): tests/data/README.md says where they are
+//! from.
 
 use linear_attention::update_rule::{Beta, Decay, UpdateRule};
 use linear_attention::{Config, Dtype, Inputs, Shape};

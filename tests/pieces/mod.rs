@@ -21,8 +21,8 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    /// Piece `index` of `count`. They are of unequal length, and some may be empty: tokens of packed
-    /// sequences are cut as they lie side by side, others in each sequence.
+    /// Piece `index` of `count`. They are of unequal length, and some may be empty: tokens of
+    /// packed sequences are cut as they lie side by side, others in each sequence.
     pub(crate) fn new(
         config: &Config,
         shape: &Shape,
@@ -106,8 +106,8 @@ impl Piece {
         rows.map(move |(t, head)| begin(shape, strides, t, head))
     }
 
-    /// Puts its gradients where they are in those of the whole call, which is contiguous, and adds up
-    /// those of what all tokens share, or takes them where `are_sums`.
+    /// Puts its gradients where they are in those of the whole call, which is contiguous, and adds
+    /// up those of what all tokens share, or takes them where `are_sums`.
     pub(crate) fn put_gradients(
         &self,
         config: &Config,

@@ -46,7 +46,8 @@ fn a_device_with_more_memory_uses_more() {
     assert_eq!(small.layout.row_source, RowSource::Workgroup);
 }
 
-/// `docs/gpu-compilers.md`: a wave has 32 lanes, and 128 bytes of workgroup memory for each leave 8 waves.
+/// `docs/gpu-compilers.md`: a wave has 32 lanes, and 128 bytes of workgroup memory for each leave 8
+/// waves.
 #[test]
 fn layouts_on_gpus_fill_waves_and_leave_them_memory() {
     for (width, map) in [

@@ -10,8 +10,8 @@ use wasm_bindgen::prelude::*;
 
 use crate::computer::Computer;
 
-/// The groups of a check in the order in which it comes to them, as a JSON array of names and counts
-/// of cases.
+/// The groups of a check in the order in which it comes to them, as a JSON array of names and
+/// counts of cases.
 #[wasm_bindgen]
 pub fn groups(computer: &Computer, filter: &str) -> String {
     let mut groups: Vec<(&str, u32)> = Vec::new();
@@ -33,8 +33,8 @@ fn cases(computer: &Computer, filter: &str) -> Vec<Case> {
     verify::cases_of_run(&limits, &options)
 }
 
-/// Runs the cases whose names contain `filter`, and calls `on_row` with each comparison as JSON, as it
-/// is found. Returns the seed.
+/// Runs the cases whose names contain `filter`, and calls `on_row` with each comparison as JSON, as
+/// it is found. Returns the seed.
 ///
 /// On the CPU engine it runs to its end without a pause, as a worker may.
 #[wasm_bindgen]

@@ -16,8 +16,8 @@ pub struct Computer {
 
 #[wasm_bindgen]
 impl Computer {
-    /// A device of the page's preferred adapter. `on_lost` gets a sentence where the device is lost,
-    /// or fails without a call that says so; what runs on it ends with an error then.
+    /// A device of the page's preferred adapter. `on_lost` gets a sentence where the device is
+    /// lost, or fails without a call that says so; what runs on it ends with an error then.
     ///
     /// # Errors
     ///

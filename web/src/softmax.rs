@@ -1,6 +1,6 @@
-//! Causal softmax attention, which linear attention is compared with: a kernel for devices, and loops
-//! for the CPU. Both go through the keys once and keep the largest exponent so far (Milakov and
-//! Gimelshein 2018), as FlashAttention does.
+//! Causal softmax attention, which linear attention is compared with: a kernel for devices, and
+//! loops for the CPU. Both go through the keys once and keep the largest exponent so far (Milakov
+//! and Gimelshein 2018), as FlashAttention does.
 
 use linear_attention::wgpu;
 

@@ -108,8 +108,8 @@ impl Speed {
         }
     }
 
-    /// The largest errors of both against f64, over the largest output, as JSON. It takes a time that
-    /// grows with the square of T.
+    /// The largest errors of both against f64, over the largest output, as JSON. It takes a time
+    /// that grows with the square of T.
     ///
     /// # Errors
     ///

@@ -33,8 +33,8 @@ impl Writer {
         Ok(Self { engine, conversations: BTreeMap::new(), next: 0 })
     }
 
-    /// Bytes of a conversation's states, and of keys and values that softmax attention would keep for
-    /// each token, as JSON.
+    /// Bytes of a conversation's states, and of keys and values that softmax attention would keep
+    /// for each token, as JSON.
     ///
     /// # Errors
     ///

@@ -5,8 +5,8 @@ use linear_attention::Dtype;
 /// Largest error that holds, relative to the largest output.
 pub const TOLERANCE: f64 = 2e-5;
 
-/// The same on matrix units, whose factors are rounded to f16: `6 2^-11`, the bound for an average of values
-/// in docs/kernels.md, "Matrix units".
+/// The same on matrix units, whose factors are rounded to f16: `6 2^-11`, the bound for an average
+/// of values in docs/kernels.md, "Matrix units".
 pub const MATRIX_TOLERANCE: f64 = 6.0 / 2048.0;
 
 /// The largest difference over the largest expected element, less the rounding of storing in

@@ -62,9 +62,10 @@ impl CpuJob {
         self.attention.config()
     }
 
-    /// Checks the first tokens, then times calls of the plan; by the median of `iterations`. A single
-    /// token is a step of decoding, on states in a pool. Calls are made from a thread of the rayon pool,
-    /// as a program that decodes should make them: one from outside waits for a thread to wake.
+    /// Checks the first tokens, then times calls of the plan; by the median of `iterations`. A
+    /// single token is a step of decoding, on states in a pool. Calls are made from a thread of the
+    /// rayon pool, as a program that decodes should make them: one from outside waits for a thread
+    /// to wake.
     ///
     /// # Errors
     ///

@@ -49,8 +49,8 @@ impl Job {
         Self::with_tuning(device, sizes, config, None, None)
     }
 
-    /// The same with sizes that were found by measuring, and with matrix units where these sizes are
-    /// theirs.
+    /// The same with sizes that were found by measuring, and with matrix units where these sizes
+    /// are theirs.
     ///
     /// # Errors
     ///

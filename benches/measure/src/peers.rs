@@ -93,8 +93,8 @@ impl Peers {
     }
 }
 
-/// The fastest row of this rule, these sizes and as many value heads, of any dtype and any function:
-/// its name says which.
+/// The fastest row of this rule, these sizes and as many value heads, of any dtype and any
+/// function: its name says which.
 #[must_use]
 pub fn fastest(peers: &[Peers], ours: &Row) -> Option<Against> {
     let is_alike = |row: &&PeerRow| {

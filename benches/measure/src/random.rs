@@ -17,7 +17,8 @@ pub(crate) fn random(len: u64, seed: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// q, k, v, the gates of the update rule and, where a state is given, mu and nu, as a call takes them.
+/// q, k, v, the gates of the update rule and, where a state is given, mu and nu, as a call takes
+/// them.
 pub(crate) struct Drawn {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
@@ -32,7 +33,8 @@ impl Drawn {
     pub(crate) fn new(config: &Config, lens: &Lens, with_state: bool) -> Result<Self, Error> {
         // nu is a sum of features, which most maps make positive.
         let nu = || random(lens.nu, 5).iter().map(|x| x.abs() + 0.5).collect();
-        // A sum of weights that may be negative is one of weights that are not, where it is checked.
+        // A sum of weights that may be negative is one of weights that are not, where it is
+        // checked.
         let is_signed = matches!(config.normalization, Normalization::SignedSum { .. });
         let rows = |len, seed| -> Vec<f32> {
             random(len, seed).iter().map(|x| if is_signed { x.abs() } else { *x }).collect()

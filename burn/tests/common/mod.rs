@@ -84,7 +84,8 @@ pub(crate) fn cases() -> Vec<Case> {
             [2, 2, 2],
             false,
         ),
-        // Odd widths and numbers of projections, and heads with weights of their own, of groups, and shared.
+        // Odd widths and numbers of projections, and heads with weights of their own, of groups,
+        // and shared.
         weights(
             "t2r",
             map(Config::new(7, 12), FeatureMap::T2r { features: 10 }),
@@ -216,7 +217,8 @@ impl Call {
     }
 }
 
-/// φ of rows `[B,T,heads,K]`, as far as the cases have it, with the weights of these heads or of all.
+/// φ of rows `[B,T,heads,K]`, as far as the cases have it, with the weights of these heads or of
+/// all.
 fn phi(config: &Config, x: Tensor<4>, weights: Option<&(Tensor<3>, Tensor<2>)>) -> Tensor<4> {
     let x = match config.l2_norm {
         true => x.clone() / (x.square().sum_dim(3) + 1e-6).sqrt(),

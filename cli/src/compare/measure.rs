@@ -47,8 +47,8 @@ error: root mean square of o less softmax's o, over that of softmax's o; of all 
 weights: random, or untrained: what training begins with, so the error says little of the map
 *: weights can be negative, and where they cancel the quotient has no meaning";
 
-/// The config that compares: divided by the sum of weights, as softmax is, and by nothing else, since
-/// weights may be of any size.
+/// The config that compares: divided by the sum of weights, as softmax is, and by nothing else,
+/// since weights may be of any size.
 pub(crate) fn config(map: FeatureMap, key_dim: u32, value_dim: u32) -> Config {
     let mut config = Config::new(key_dim, value_dim);
     config.feature_map = map;

@@ -134,8 +134,8 @@ pub(crate) fn computed(tensors: &[(&str, Tensor)], arguments: &[&str]) -> Vec<u8
     std::fs::read(output).unwrap()
 }
 
-/// The name of an adapter of wgpu's; none, which is said or is wrong where one is required, where wgpu
-/// finds none.
+/// The name of an adapter of wgpu's; none, which is said or is wrong where one is required, where
+/// wgpu finds none.
 pub(crate) fn adapter() -> Option<String> {
     let found = run(&["adapters"]);
     let names = found.stdout.lines().filter(|line| !line.starts_with(' '));

@@ -78,11 +78,11 @@ fn initial_state() {
     assert_eq!(f32s(file.tensor("final_nu").unwrap().data()), [6.0, 3.0]);
 }
 
-/// A decay means gated, a beta delta, both gated-delta; with identity and no quotient, unless asked for.
-/// With a decay of ln 1/2 and a beta of 1/2 at both tokens:
-/// gated: mu_2 = mu_1 / 2 + k_2^T v_2 = [[1.5, 2], [8, 10]], o_2 = [9.5, 12];
-/// delta: u_1 = v_1 / 2, mu_1 = [[1.5, 2], [3, 4]], u_2 = (v_2 - [3, 4]) / 2 = [1, 1], o_2 = [5.5, 7];
-/// gated-delta: u_2 = (v_2 - [1.5, 2]) / 2 = [1.75, 2], mu_2 = [[0.75, 1], [3.25, 4]].
+/// A decay means gated, a beta delta, both gated-delta; with identity and no quotient, unless asked
+/// for. With a decay of ln 1/2 and a beta of 1/2 at both tokens: gated: mu_2 = mu_1 / 2 + k_2^T v_2
+/// = [[1.5, 2], [8, 10]], o_2 = [9.5, 12]; delta: u_1 = v_1 / 2, mu_1 = [[1.5, 2], [3, 4]], u_2 =
+/// (v_2 - [3, 4]) / 2 = [1, 1], o_2 = [5.5, 7]; gated-delta: u_2 = (v_2 - [1.5, 2]) / 2 = [1.75,
+/// 2], mu_2 = [[0.75, 1], [3.25, 4]].
 #[test]
 fn rules_are_implied() {
     let gate = |x: f32| Tensor::f32(&[1, 2, 1], &[x; 2]);

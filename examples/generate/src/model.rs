@@ -123,7 +123,8 @@ pub(crate) enum Activation {
 }
 
 impl Model {
-    /// The model of a safetensors file: f32 tensors, and the sizes as JSON in the metadata `config`.
+    /// The model of a safetensors file: f32 tensors, and the sizes as JSON in the metadata
+    /// `config`.
     ///
     /// # Errors
     ///
@@ -167,8 +168,8 @@ impl Model {
         Ok(sizes.into_iter().sum())
     }
 
-    /// Bytes of keys and values in f32 that softmax attention of the same layers and heads would keep
-    /// for each token.
+    /// Bytes of keys and values in f32 that softmax attention of the same layers and heads would
+    /// keep for each token.
     #[must_use]
     pub fn cache_bytes_per_token(&self) -> u64 {
         (self.attentions.len() * 2 * self.sizes.d_model * 4) as u64

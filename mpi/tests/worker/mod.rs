@@ -59,7 +59,8 @@ impl Rank {
         }
     }
 
-    /// The harness's cases, each computed by all ranks: how many tensors were compared, 0 where one failed.
+    /// The harness's cases, each computed by all ranks: how many tensors were compared, 0 where one
+    /// failed.
     fn forward<E: Engine>(
         &self,
         filter: &str,

@@ -71,8 +71,8 @@ impl CpuAttention {
     ///
     /// # Errors
     ///
-    /// As [`CpuAttention::run`]; gradients of other lengths; [`Error::NoDerivative`] for a map of the
-    /// caller's own.
+    /// As [`CpuAttention::run`]; gradients of other lengths; [`Error::NoDerivative`] for a map of
+    /// the caller's own.
     pub fn backward(
         &self,
         shape: &Shape,
@@ -84,8 +84,8 @@ impl CpuAttention {
         Ok(found)
     }
 
-    /// The same in memory that there is: the gradients of an earlier call, which are replaced. Those
-    /// of the same shape save the allocation of as much memory as the inputs have.
+    /// The same in memory that there is: the gradients of an earlier call, which are replaced.
+    /// Those of the same shape save the allocation of as much memory as the inputs have.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Any rule, token by token: forward, keeping the state before every block of tokens, and then block
-//! by block from the last to the first, the states of each computed again.
+//! Any rule, token by token: forward, keeping the state before every block of tokens, and then
+//! block by block from the last to the first, the states of each computed again.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -253,7 +253,8 @@ impl Recurrence<'_, '_> {
         targets.k.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
-    /// Takes the gradient of the row of o of output head h to its query and to the state that it read.
+    /// Takes the gradient of the row of o of output head h to its query and to the state that it
+    /// read.
     #[inline(always)]
     fn read(
         &self,

@@ -1,5 +1,5 @@
-//! The rule `linear`: gradients block by block of tokens, by products that are the forward pass with the
-//! roles of the tensors exchanged.
+//! The rule `linear`: gradients block by block of tokens, by products that are the forward pass
+//! with the roles of the tensors exchanged.
 //!
 //! With `c_i` the factor of row i of o and `dn_i = c_i do_i`,
 //!

@@ -18,8 +18,8 @@ pub(super) fn scale(x: &mut [f32], by: f32) {
     }
 }
 
-/// exp(decay), as a sum that keeps its digits: 1 and exp(decay) - 1 where a decay is near 0, else 0 and
-/// exp(decay). Gradients by strong decays are products with it.
+/// exp(decay), as a sum that keeps its digits: 1 and exp(decay) - 1 where a decay is near 0, else 0
+/// and exp(decay). Gradients by strong decays are products with it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct DecayFactor {
     whole: f32,

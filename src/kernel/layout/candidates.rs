@@ -21,8 +21,9 @@ impl Layout {
     }
 
     /// The workgroup layouts worth trying, best first: work items as wide as V, so that few of them
-    /// load the same q and k again; then long chunks, so that barriers are few. On a GPU those first whose
-    /// memory leaves a SIMD enough waves. `subgroup` is the least lanes of a subgroup, 1 without.
+    /// load the same q and k again; then long chunks, so that barriers are few. On a GPU those
+    /// first whose memory leaves a SIMD enough waves. `subgroup` is the least lanes of a subgroup,
+    /// 1 without.
     pub(crate) fn workgroups(config: &Config, is_cpu: bool, subgroup: u32) -> Vec<Self> {
         let widest = config.value_dim.div_ceil(4).next_power_of_two();
         // One lane needs no partial sums; two of 16 rows have room for more of them at a time.
@@ -60,8 +61,8 @@ impl Layout {
         layouts
     }
 
-    /// True if workgroup memory does not limit a SIMD to fewer than 8 waves of 32 lanes, of which RDNA has
-    /// 32 KiB for each: see `docs/gpu-compilers.md`.
+    /// True if workgroup memory does not limit a SIMD to fewer than 8 waves of 32 lanes, of which
+    /// RDNA has 32 KiB for each: see `docs/gpu-compilers.md`.
     fn leaves_memory(self, config: &Config) -> bool {
         let lanes = self.threads(config).next_multiple_of(WAVE.into());
         self.workgroup_memory(config) <= WAVE_MEMORY / u64::from(WAVE) * lanes

@@ -3,7 +3,8 @@
 use super::{DIRECT_THREADS, Layout, RowSource, memory};
 use crate::problem::config::Config;
 
-/// The numbers of `decode_step`, whose threads go through their rows of mu a tile of four at a time.
+/// The numbers of `decode_step`, whose threads go through their rows of mu a tile of four at a
+/// time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DecodeLayout {
     /// Tokens of a sequence at most.
@@ -93,7 +94,8 @@ impl DecodeLayout {
         self.tokens * self.heads
     }
 
-    /// Value blocks of a value head, each a thread of its workgroup, where rows are loaded directly.
+    /// Value blocks of a value head, each a thread of its workgroup, where rows are loaded
+    /// directly.
     pub(crate) fn value_blocks(self, config: &Config) -> u32 {
         config.value_dim.div_ceil(self.columns * self.column_threads)
     }

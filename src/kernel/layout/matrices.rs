@@ -6,8 +6,8 @@ use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
 
 impl Layout {
-    /// Matrices of `size` rows and columns, 8 or 16, and `subgroups` of `subgroup_size` lanes with `size`
-    /// columns each.
+    /// Matrices of `size` rows and columns, 8 or 16, and `subgroups` of `subgroup_size` lanes with
+    /// `size` columns each.
     #[cfg(any(test, not(target_arch = "wasm32")))]
     pub(crate) fn matrices(size: u32, subgroups: u32, subgroup_size: u32) -> Self {
         Self {
@@ -44,13 +44,13 @@ impl Layout {
             [self.rows, self.block_features(config), self.block_columns()].map(u64::from);
         // Keys, queries, values, the state and the scores.
         let halves = tokens * (2 * features + columns) + features * columns + tokens * tokens;
-        // A panel of the state, scores times values; where o is normalised, nu and products with it;
-        // the decays between two tokens.
+        // A panel of the state, scores times values; where o is normalised, nu and products with
+        // it; the decays between two tokens.
         let of_nu = if config.is_normalized() { features + self.threads(config) } else { 8 };
         let of_pairs = if config.update_rule.decay().is_some() { tokens * (tokens + 1) } else { 4 };
         let floats = 2 * tokens * columns + of_nu + of_pairs;
-        // Thirteen of a token, two more of a delta rule; arrays begin at multiples of 16 bytes, and all
-        // threads share a work item.
+        // Thirteen of a token, two more of a delta rule; arrays begin at multiples of 16 bytes, and
+        // all threads share a work item.
         let of_token = if config.update_rule.beta().is_some() { 15 } else { 13 };
         2 * halves + 4 * (floats + of_token * tokens) + 160
     }

@@ -11,7 +11,8 @@ impl Layout {
         self.row_source == RowSource::Workgroup && matches!(lanes, 2 | 4 | 8) && lanes <= subgroup
     }
 
-    /// Refuses sums by subgroup operations on a device whose subgroups have `subgroup` lanes at least.
+    /// Refuses sums by subgroup operations on a device whose subgroups have `subgroup` lanes at
+    /// least.
     pub(crate) fn check_subgroups(self, config: &Config, subgroup: u32) -> Result<(), ConfigError> {
         if !self.subgroup_sums || self.fits_subgroup(config, subgroup) {
             return Ok(());

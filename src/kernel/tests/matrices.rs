@@ -50,8 +50,8 @@ pub(super) fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Modu
     }
 }
 
-/// With the capabilities of `MatrixUnits::required_features` alone; they bind what the table says, take the
-/// memory that their layout counts, and translate to SPIR-V.
+/// With the capabilities of `MatrixUnits::required_features` alone; they bind what the table says,
+/// take the memory that their layout counts, and translate to SPIR-V.
 #[test]
 fn modules_of_matrices_are_valid() {
     use naga::valid::Capabilities;

@@ -94,8 +94,8 @@ impl Real for Dual {
         self.map(self.x.ln_1p(), 1.0 / (1.0 + self.x))
     }
 
-    /// Of two that are equal the other, so that max(x, 0) has no slope at 0 and max(x, 0) + e^min(x, 0)
-    /// has the slope 1.
+    /// Of two that are equal the other, so that max(x, 0) has no slope at 0 and max(x, 0) +
+    /// e^min(x, 0) has the slope 1.
     fn larger(self, other: Self) -> Self {
         if self <= other { other } else { self }
     }

@@ -63,8 +63,8 @@ pub enum FeatureMap {
     #[default]
     Elu,
     /// e^x. Where o is normalised the row max of a query is subtracted before exp, so that no query
-    /// overflows; the factor cancels in the quotient. A key has no such way out, since its factor is
-    /// its weight against other keys: beyond 88 it is infinite in f32, and an error of slices.
+    /// overflows; the factor cancels in the quotient. A key has no such way out, since its factor
+    /// is its weight against other keys: beyond 88 it is infinite in f32, and an error of slices.
     Exp,
     /// x / (1 + e^-x). Can be negative.
     Silu,
@@ -98,8 +98,8 @@ pub enum FeatureMap {
         /// F, a multiple of 8: two for each projection.
         features: u32,
     },
-    /// Random Fourier features, of which φ(x) . φ(y) is e^(-|x - y|² / 2√d) in the mean; for rows of
-    /// one length that is softmax's weight but for a factor. Can be negative.
+    /// Random Fourier features, of which φ(x) . φ(y) is e^(-|x - y|² / 2√d) in the mean; for rows
+    /// of one length that is softmax's weight but for a factor. Can be negative.
     Fourier {
         /// F, a multiple of 8: two for each projection.
         features: u32,

@@ -19,8 +19,8 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Of W `[heads,P,K]`, rows as `torch.nn.Linear` stores them, and b `[heads,P]`, zero if `None`.
-    /// `heads` is 1 where all heads share them. P is what
+    /// Of W `[heads,P,K]`, rows as `torch.nn.Linear` stores them, and b `[heads,P]`, zero if
+    /// `None`. `heads` is 1 where all heads share them. P is what
     /// [`FeatureMap::projections`] says: for [`FeatureMap::Product`] the rows of W₁ and then those
     /// of W₂.
     ///
@@ -58,10 +58,10 @@ impl Projection {
 
     /// The initial weights of a map, shared by all heads. A map that
     /// [`is_random`](FeatureMap::is_random) gets vectors that are normally distributed and in blocks
-    /// of K orthogonal to one another, with which it is as good as it will be; the same seed samples the
-    /// same, and with those of another seed no state that the first left can go on. A map that is to be
-    /// trained gets what training starts from: the Hedgehogs W = 1, others normal values of
-    /// variance 1/K; and b = 0.
+    /// of K orthogonal to one another, with which it is as good as it will be; the same seed
+    /// samples the same, and with those of another seed no state that the first left can go on. A
+    /// map that is to be trained gets what training starts from: the Hedgehogs W = 1, others normal
+    /// values of variance 1/K; and b = 0.
     ///
     /// # Errors
     ///
@@ -167,8 +167,9 @@ impl Projection {
         [weight, (0..self.bias.len()).map(|row| element(row, inputs)).collect()]
     }
 
-    /// As the shaders read it: for each head `[K' + 1, matrices, P'/4]` four-vectors, K' and P' (the
-    /// rows of a matrix) being K and P rounded up to fours: W transposed, and in its last row b.
+    /// As the shaders read it: for each head `[K' + 1, matrices, P'/4]` four-vectors, K' and P'
+    /// (the rows of a matrix) being K and P rounded up to fours: W transposed, and in its last row
+    /// b.
     pub(crate) fn pack(&self, map: &FeatureMap, to: &mut Vec<f32>) {
         let (rows, matrices) = (map.matrix_rows(self.key_dim), map.matrices());
         let (projections, key_dim) = (self.projections as usize, self.key_dim as usize);

@@ -22,7 +22,8 @@ pub(crate) trait Real:
     fn exp(self) -> Self;
     /// ln(1 + x), without cancellation.
     fn ln_1p(self) -> Self;
-    /// e^decay x; in f32 as `x + (e^decay - 1) x` where the decay is near 0, whose digits e^decay loses.
+    /// e^decay x; in f32 as `x + (e^decay - 1) x` where the decay is near 0, whose digits e^decay
+    /// loses.
     fn decayed(self, decay: Self) -> Self;
     /// sin x.
     fn sin(self) -> Self;

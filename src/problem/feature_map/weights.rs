@@ -12,8 +12,8 @@ use crate::problem::shape::Shape;
 pub struct Weights {
     /// Of keys: of each of G key heads, or shared.
     pub keys: Option<Projection>,
-    /// Of queries: of each of H query heads, or shared. Where it is `None` and the queries' map needs
-    /// weights, a query has those of the key head that it reads through its value head.
+    /// Of queries: of each of H query heads, or shared. Where it is `None` and the queries' map
+    /// needs weights, a query has those of the key head that it reads through its value head.
     pub queries: Option<Projection>,
 }
 
@@ -30,8 +30,8 @@ impl Weights {
         Self { keys, queries }
     }
 
-    /// The initial weights of the maps of `config`: see [`Projection::sample`]. Keys and queries of one map
-    /// have the same. `None` where no map has weights.
+    /// The initial weights of the maps of `config`: see [`Projection::sample`]. Keys and queries of
+    /// one map have the same. `None` where no map has weights.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl Weights {
         self.keys.as_ref()
     }
 
-    /// The projection of queries, and whether it is that of keys, of the key head that a query reads.
+    /// The projection of queries, and whether it is that of keys, of the key head that a query
+    /// reads.
     pub(crate) fn of_queries(&self) -> (Option<&Projection>, bool) {
         match &self.queries {
             Some(queries) => (Some(queries), false),

@@ -7,8 +7,8 @@ use crate::problem::config::Config;
 use crate::problem::shape::{Packing, Shape};
 use crate::problem::tensor::Tensor;
 
-/// Elements of each tensor of a [`Shape`]; with [`Shape::with_strides`] those up to the end of the last
-/// row of q, k, v and o.
+/// Elements of each tensor of a [`Shape`]; with [`Shape::with_strides`] those up to the end of the
+/// last row of q, k, v and o.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lens {
@@ -41,8 +41,8 @@ impl Shape {
     /// # Errors
     ///
     /// A size that is zero and is not T's; G not dividing E; E neither dividing H nor a multiple of
-    /// it; lengths that add up to more than T; valid tokens that are not a range of T for each row of
-    /// the batch; strides of o with which its rows overlap; a tensor of 2^32 elements or more.
+    /// it; lengths that add up to more than T; valid tokens that are not a range of T for each row
+    /// of the batch; strides of o with which its rows overlap; a tensor of 2^32 elements or more.
     pub fn lens(&self, config: &Config) -> Result<Lens, PlanError> {
         for (what, size) in [
             ("batch", self.batch),

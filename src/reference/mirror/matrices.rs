@@ -1,8 +1,10 @@
 //! Mirror of `matrix/segment_output.wgsl`, `matrix/segment_state.wgsl` and
-//! `matrix/segment_transition.wgsl`: a chunk of tokens at a time, with factors in f16 and sums in f32.
+//! `matrix/segment_transition.wgsl`: a chunk of tokens at a time, with factors in f16 and sums in
+//! f32.
 //!
-//! Sums over tokens and features have one order here and any on a device. Value blocks have scales of
-//! their own there; all are powers of two, which round nothing but what is below 2^-28 of the largest.
+//! Sums over tokens and features have one order here and any on a device. Value blocks have scales
+//! of their own there; all are powers of two, which round nothing but what is below 2^-28 of the
+//! largest.
 
 use std::ops::Range;
 
@@ -167,8 +169,8 @@ impl Chunk {
 }
 
 impl State {
-    /// The tokens of a segment enter the state of value head e, with values of zero where `v` is `None`;
-    /// with `o` its outputs are computed, too.
+    /// The tokens of a segment enter the state of value head e, with values of zero where `v` is
+    /// `None`; with `o` its outputs are computed, too.
     pub(super) fn advance_in_chunks(
         &mut self,
         (plan, sizes): (&Plan, &Sizes<'_>),

@@ -1,11 +1,11 @@
 //! The arithmetic of the shaders in f32, one file a stage.
 //!
 //! Each function has the name of its stage, and reads and writes the same tensors. The threads of a
-//! workgroup become the inner loops, and only the order of additions that matters is kept: tokens one
-//! after the other, features in the partial sums that threads hold. Two stages have no file of their
-//! own, since their arithmetic is that of [`segment_output`]: `decode_step` is a segment a
-//! sequence, and `output_sum` adds the partial sums of feature blocks as threads do those of feature
-//! tiles.
+//! workgroup become the inner loops, and only the order of additions that matters is kept: tokens
+//! one after the other, features in the partial sums that threads hold. Two stages have no file of
+//! their own, since their arithmetic is that of [`segment_output`]: `decode_step` is a segment a
+//! sequence, and `output_sum` adds the partial sums of feature blocks as threads do those of
+//! feature tiles.
 
 mod matrices;
 pub(super) mod segment_output;
@@ -184,8 +184,8 @@ impl State {
         states[nu].copy_from_slice(&self.nu);
     }
 
-    /// Token t enters the state. With `m = exp(decay) - 1`, which keeps the digits of a decay near 0:
-    /// `mu += m mu`, `u = v` or `beta (v - k' mu)`, `mu += k'^T u`; and nu alike.
+    /// Token t enters the state. With `m = exp(decay) - 1`, which keeps the digits of a decay near
+    /// 0: `mu += m mu`, `u = v` or `beta (v - k' mu)`, `mu += k'^T u`; and nu alike.
     fn update(&mut self, sizes: &Sizes<'_>, inputs: Inputs<'_>, t: usize, e: usize) {
         let value = &inputs.v[sizes.heads.value(t, e)..][..sizes.value_dim];
         self.update_with(sizes, inputs, [t, e], value.to_vec());

@@ -74,7 +74,8 @@ impl State {
     }
 }
 
-/// The factor of a row of q' mu whose weight q' . nu is given: the same as `shaders/normalise.wgsl`.
+/// The factor of a row of q' mu whose weight q' . nu is given: the same as
+/// `shaders/normalise.wgsl`.
 pub(super) fn row_factor(config: &Config, weight: f32, gain: f32) -> f32 {
     let quotient = |x: f32, denominator: f32| match denominator.abs() {
         // Below every normal value, which some devices flush.

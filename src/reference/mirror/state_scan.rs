@@ -5,8 +5,8 @@ use crate::plan::Plan;
 use crate::problem::io::Inputs;
 use crate::problem::state;
 
-/// Mirror of `state_scan.wgsl`: in place, from what each segment adds to the state that each segment
-/// starts from.
+/// Mirror of `state_scan.wgsl`: in place, from what each segment adds to the state that each
+/// segment starts from.
 pub fn state_scan(plan: &Plan, inputs: Inputs<'_>, states: &mut [f32]) {
     let n = plan.shape().sequences() as usize;
     let sizes = Sizes::new(plan, inputs);

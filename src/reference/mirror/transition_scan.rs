@@ -5,9 +5,9 @@ use crate::plan::Plan;
 use crate::problem::io::Inputs;
 use crate::problem::state;
 
-/// Mirror of `transition_scan.wgsl`: in place, from the state that each segment of a delta rule ends
-/// with from zero, and the matrix by which it multiplies the one before, to the state that it starts
-/// from.
+/// Mirror of `transition_scan.wgsl`: in place, from the state that each segment of a delta rule
+/// ends with from zero, and the matrix by which it multiplies the one before, to the state that it
+/// starts from.
 pub fn transition_scan(plan: &Plan, inputs: Inputs<'_>, transitions: &[f32], states: &mut [f32]) {
     let sizes = Sizes::new(plan, inputs);
     let (n, len) = (plan.shape().sequences() as usize, sizes.state_len());

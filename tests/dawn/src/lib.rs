@@ -8,8 +8,8 @@ use linear_attention::{Config, Inputs, LinearAttention, Shape, wgpu};
 use wasm_bindgen::prelude::*;
 
 /// Runs the cases whose names contain `filter` on the adapter that `navigator.gpu` gives, calls
-/// `on_row` with a line for each comparison that fails, and with the name of each case, and returns a
-/// line that says how many held.
+/// `on_row` with a line for each comparison that fails, and with the name of each case, and returns
+/// a line that says how many held.
 ///
 /// # Errors
 ///

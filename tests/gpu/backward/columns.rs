@@ -21,8 +21,8 @@ pub(super) fn in_value_blocks(gpu: &Gpu, config: Config) -> Result<Backward, Fai
     Ok(Backward::with_options(&gpu.device, config, &options)?)
 }
 
-/// Several workgroups to a head: the same gradients, the same bits each time, and sums over columns of
-/// which none is lost.
+/// Several workgroups to a head: the same gradients, the same bits each time, and sums over columns
+/// of which none is lost.
 pub(super) fn value_blocks(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let rule = UpdateRule::GatedDelta(Decay::per_row(), Beta::per_head());
     let shape = Shape::packed(&[0, 11, 3], 2);

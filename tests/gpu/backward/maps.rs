@@ -15,8 +15,8 @@ use super::{Sample, check_caught, check_sample};
 use crate::adapters::Gpu;
 use crate::binding::tensor;
 
-/// Heads that are grouped, packed and padded, and heads that have weights of their own in each; in the
-/// second a query reads value heads of two key heads.
+/// Heads that are grouped, packed and padded, and heads that have weights of their own in each; in
+/// the second a query reads value heads of two key heads.
 fn shapes() -> [(Shape, [WeightHeads; 2]); 4] {
     let heads = WeightHeads::new;
     [
@@ -136,8 +136,8 @@ pub(super) fn products(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Tokens of several pieces, the last of which is short; the same bits each time; and weights that are
-/// not trained.
+/// Tokens of several pieces, the last of which is short; the same bits each time; and weights that
+/// are not trained.
 pub(super) fn pieces(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let config = Config::new(5, 4).with_feature_map(FeatureMap::Hedgehog);
     let backward = Backward::new(&gpu.device, config)?;

@@ -36,8 +36,8 @@ fn with_gaps(config: &Config, shape: &Shape) -> TensorStrides {
     }
 }
 
-/// Heads before tokens, views of a fused row, gaps and offsets, in f32 and sixteen bits; each gradient
-/// where its tensor has its rows.
+/// Heads before tokens, views of a fused row, gaps and offsets, in f32 and sixteen bits; each
+/// gradient where its tensor has its rows.
 pub(super) fn layouts(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
     let hedgehog = Config::new(8, 12).with_feature_map(FeatureMap::Hedgehog).with_l2_norm(true);

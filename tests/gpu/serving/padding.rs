@@ -9,8 +9,8 @@ use super::super::properties::{close, numbers};
 use super::{Caller, D, filled_pool, is, state, state_of, states};
 use crate::adapters::Gpu;
 
-/// Each row gives what its valid tokens give alone, rows of padding are zero, whatever they hold, and
-/// a row without an entry touches no state; prompts and steps.
+/// Each row gives what its valid tokens give alone, rows of padding are zero, whatever they hold,
+/// and a row without an entry touches no state; prompts and steps.
 pub(super) fn padded_rows(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
     for (t, valid) in [(40, [7..40, 0..21, 5..6]), (4, [1..4, 0..2, 3..3])] {
         let (pool, slots) = filled_pool(gpu, a, 4)?;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// A kernel's code in blocks, as the driver prints it: a line `BB7:` before each, and a tab before an
-/// instruction.
+/// A kernel's code in blocks, as the driver prints it: a line `BB7:` before each, and a tab before
+/// an instruction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Code {
     blocks: Vec<Block>,
@@ -48,9 +48,9 @@ impl Code {
         Self { blocks, loops }
     }
 
-    /// Instructions, and multiply-adds of an invocation, of the token loop with the loops in it, each once:
-    /// the loop whose own blocks have at least half as many multiply-adds as those of any other, and with
-    /// the loops in it the most. Zero where no loop has any.
+    /// Instructions, and multiply-adds of an invocation, of the token loop with the loops in it,
+    /// each once: the loop whose own blocks have at least half as many multiply-adds as those of
+    /// any other, and with the loops in it the most. Zero where no loop has any.
     #[must_use]
     pub fn token_loop(&self) -> [u64; 2] {
         let count = |blocks: Range<usize>| -> [u64; 2] {

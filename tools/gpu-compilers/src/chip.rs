@@ -27,8 +27,8 @@ impl Chip {
         }
     }
 
-    /// True if the driver has cooperative matrices for it: not for RDNA2, which has no matrix units, and
-    /// in Mesa 25.0 not yet for RDNA4.
+    /// True if the driver has cooperative matrices for it: not for RDNA2, which has no matrix
+    /// units, and in Mesa 25.0 not yet for RDNA4.
     #[must_use]
     pub fn has_matrices(self) -> bool {
         self == Self::Navi31
@@ -42,8 +42,8 @@ impl Chip {
 
     /// From now on the driver of this process has this chip.
     pub(crate) fn choose(self) {
-        // SAFETY: the program and the test of this crate have one thread, and the driver of the chip
-        // before has been closed.
+        // SAFETY: the program and the test of this crate have one thread, and the driver of the
+        // chip before has been closed.
         unsafe { std::env::set_var("RADV_FORCE_FAMILY", self.name()) };
     }
 

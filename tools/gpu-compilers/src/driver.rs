@@ -30,8 +30,8 @@ pub struct Compiled {
 }
 
 impl Driver {
-    /// Of a chip. The driver reads its name in the environment, so that a program which opens one may have
-    /// no other thread.
+    /// Of a chip. The driver reads its name in the environment, so that a program which opens one
+    /// may have no other thread.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! Compiles every shader of `linear-attention` for GPUs that are not at hand, and keeps the
 //! compiler's statistics.
 //!
-//! Mesa's driver RADV compiles for any AMD GPU without one: with `RADV_FORCE_FAMILY` it has null hardware,
-//! and `VK_KHR_pipeline_executable_properties` gives the compiler's statistics and its code. Nothing is
-//! run, so that a row says nothing of results.
+//! Mesa's driver RADV compiles for any AMD GPU without one: with `RADV_FORCE_FAMILY` it has null
+//! hardware, and `VK_KHR_pipeline_executable_properties` gives the compiler's statistics and its
+//! code. Nothing is run, so that a row says nothing of results.
 //!
 //! 1. [`modules`] assembles the modules, each text once.
 //! 2. [`Spirv`] is a module as wgpu hands it to Vulkan where nothing is checked.

@@ -8,8 +8,9 @@ pub const MIN_WAVES: u64 = 8;
 /// Greatest K = V with that least.
 pub const MAX_WIDTH: u32 = 128;
 
-/// Maps whose kernels may have fewer: a row's projections are 2 K F operations for every 2 V of a feature's
-/// in the state, so that they are bound by multiply-adds, and the compiler fills the registers with weights.
+/// Maps whose kernels may have fewer: a row's projections are 2 K F operations for every 2 V of a
+/// feature's in the state, so that they are bound by multiply-adds, and the compiler fills the
+/// registers with weights.
 pub const PROJECTIONS: [&str; 2] = ["hedgehog", "favor"];
 
 /// Every way in which rows are worse than the table, or than they may be: a register that is spilled, an

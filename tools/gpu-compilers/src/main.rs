@@ -1,5 +1,5 @@
-//! Writes the table of `docs/gpu-compilers.md`, and the rows it is made of; `scripts/check-gpu-compilers
-//! --write` runs it with a driver.
+//! Writes the table of `docs/gpu-compilers.md`, and the rows it is made of;
+//! `scripts/check-gpu-compilers --write` runs it with a driver.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The modules that are compiled: every stage of every rule at usual widths, and configs that have other
-//! files.
+//! The modules that are compiled: every stage of every rule at usual widths, and configs that have
+//! other files.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -38,7 +38,8 @@ pub(crate) const WIDTHS: [u32; 6] = [16, 32, 64, 96, 128, 256];
 /// Workgroup memory in KiB: wgpu's default, and what AMD's drivers have.
 pub(crate) const MEMORY: [u32; 2] = [16, 64];
 
-/// Every module. Stages without a tile of mu that come out the same in several configs are there once.
+/// Every module. Stages without a tile of mu that come out the same in several configs are there
+/// once.
 ///
 /// # Errors
 ///

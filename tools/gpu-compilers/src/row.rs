@@ -47,8 +47,8 @@ pub struct Row {
     pub scratch: u64,
     /// Bytes of workgroup memory.
     pub memory: u64,
-    /// Occupancy: waves that a SIMD runs at a time, as the driver counts them, in waves of 32 lanes: 32 at
-    /// most where a wave has 64, else 16.
+    /// Occupancy: waves that a SIMD runs at a time, as the driver counts them, in waves of 32
+    /// lanes: 32 at most where a wave has 64, else 16.
     pub waves: u64,
     /// Instructions of the whole kernel.
     pub instructions: u64,

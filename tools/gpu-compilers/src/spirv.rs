@@ -6,8 +6,8 @@ use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::Unchecked};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-/// A module with one entry point, as wgpu makes it of shaders that it may trust: no bounds checks, no
-/// counters in loops, no fill of workgroup memory.
+/// A module with one entry point, as wgpu makes it of shaders that it may trust: no bounds checks,
+/// no counters in loops, no fill of workgroup memory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Spirv {

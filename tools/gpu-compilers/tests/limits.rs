@@ -1,6 +1,6 @@
 //! Compiles every module for every chip: none may spill, and none may have fewer waves than
-//! `docs/gpu-compilers.csv` says. Without a driver, which `scripts/check-gpu-compilers` gives it, it says
-//! that it has compiled nothing.
+//! `docs/gpu-compilers.csv` says. Without a driver, which `scripts/check-gpu-compilers` gives it,
+//! it says that it has compiled nothing.
 
 use std::error::Error;
 use std::path::Path;

@@ -2,9 +2,9 @@
 //!
 //! A [`Shader`] is a module as naga parses it. [`dispatch`] executes its entry point for a whole
 //! grid: integers, control flow, barriers and atomics as WGSL defines them, f32 as the host
-//! computes it. The invocations of a workgroup go through a statement together, those that are active, so
-//! that a statement is looked at once a workgroup; workgroups run one after the other. No check
-//! depends on that order. A [`Fault`] is
+//! computes it. The invocations of a workgroup go through a statement together, those that are
+//! active, so that a statement is looked at once a workgroup; workgroups run one after the other.
+//! No check depends on that order. A [`Fault`] is
 //!
 //! - an index beyond an array, a vector or the range that is bound;
 //! - a read of memory that nothing has written;

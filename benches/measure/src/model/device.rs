@@ -27,7 +27,8 @@ pub struct DeviceNumbers {
     pub lanes: f64,
     /// Cycles a second, over 10^9.
     pub ghz: f64,
-    /// Multiply-adds of a lane in a cycle: 2 where vendors count two instructions that begin at once.
+    /// Multiply-adds of a lane in a cycle: 2 where vendors count two instructions that begin at
+    /// once.
     pub multiply_adds: f64,
     /// Invocations that a unit has at a time.
     pub unit_threads: f64,
@@ -75,8 +76,8 @@ impl DeviceNumbers {
         })
     }
 
-    /// A discrete GPU of these bytes a second over 10^9, f32 operations a second over 10^9 and units. The
-    /// rest is as on most of today's: 128 lanes, 1,536 threads and 100 KiB a unit.
+    /// A discrete GPU of these bytes a second over 10^9, f32 operations a second over 10^9 and
+    /// units. The rest is as on most of today's: 128 lanes, 1,536 threads and 100 KiB a unit.
     #[must_use]
     pub fn of_numbers([gb_s, gflop_s, units]: [f64; 3]) -> Self {
         let lanes = 128.0;
@@ -108,8 +109,8 @@ impl DeviceNumbers {
         2.0 * self.multiply_adds * self.lane_rate()
     }
 
-    /// The plan that the device would get for a shape; a step of decoding has its states in a pool. Of
-    /// `config` K and V are those of `sizes`.
+    /// The plan that the device would get for a shape; a step of decoding has its states in a pool.
+    /// Of `config` K and V are those of `sizes`.
     ///
     /// # Errors
     ///
@@ -157,8 +158,8 @@ impl fmt::Display for DeviceNumbers {
 impl FromStr for DeviceNumbers {
     type Err = String;
 
-    /// A name of the table, or `GB/S,GFLOP/S,UNITS`; with `+subgroups` as a caller has it who was granted
-    /// them, eight lanes at least.
+    /// A name of the table, or `GB/S,GFLOP/S,UNITS`; with `+subgroups` as a caller has it who was
+    /// granted them, eight lanes at least.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(text) = text.strip_suffix("+subgroups") {
             let device = text.parse::<Self>()?;

@@ -1,11 +1,13 @@
 //! A model of time: how long a plan takes on a device that is not there.
 //!
-//! A device does five things at a time, and the slowest of them decides: it moves bytes, multiplies and
-//! adds, begins instructions, reads and writes workgroup memory, and waits, for loads and at barriers, as
-//! long as the work items in flight are few. A CPU adapter does them one after the other.
+//! A device does five things at a time, and the slowest of them decides: it moves bytes, multiplies
+//! and adds, begins instructions, reads and writes workgroup memory, and waits, for loads and at
+//! barriers, as long as the work items in flight are few. A CPU adapter does them one after the
+//! other.
 //!
 //! The counts are the plan's ([`Work`]), and the instructions those that a compiler made
-//! (`docs/gpu-compilers.md`). What it leaves out: caches, the overlap of dispatches, clocks that sink.
+//! (`docs/gpu-compilers.md`). What it leaves out: caches, the overlap of dispatches, clocks that
+//! sink.
 
 mod device;
 mod tile;
@@ -29,8 +31,9 @@ const BARRIER: f64 = 40e-9;
 const DISPATCH: f64 = 4e-6;
 /// Cycles from one instruction of a wave to the next, where no other wave is there.
 const CYCLES: f64 = 1.5;
-/// llvmpipe, for eight invocations: a vec4 that is loaded or stored, one that is mapped, and how much of
-/// its multiply-adds LLVM reaches in a large tile (docs/design.md, "One layout, five numbers").
+/// llvmpipe, for eight invocations: a vec4 that is loaded or stored, one that is mapped, and how
+/// much of its multiply-adds LLVM reaches in a large tile (docs/design.md, "One layout, five
+/// numbers").
 const CPU_ACCESS: f64 = 25e-9;
 const CPU_MAP: f64 = 6.5e-9;
 const CPU_MULTIPLY_ADD: f64 = 0.3;

@@ -4,9 +4,9 @@ use linear_attention::Config;
 use linear_attention::plan::Stage;
 use linear_attention::tuning::Layout;
 
-/// Instructions, counted in the code of navi31 (`docs/gpu-compilers.md`): of a token and of a query row
-/// beside their multiply-adds and accesses, of a chunk, and of a vec4 of a row on its way into workgroup
-/// memory.
+/// Instructions, counted in the code of navi31 (`docs/gpu-compilers.md`): of a token and of a query
+/// row beside their multiply-adds and accesses, of a chunk, and of a vec4 of a row on its way into
+/// workgroup memory.
 const TOKEN: f64 = 25.0;
 const HEAD: f64 = 30.0;
 const CHUNK: f64 = 100.0;
@@ -17,8 +17,8 @@ const QUERY_VEC4: f64 = 110.0;
 const SCALED_VEC4: f64 = 80.0;
 /// Of a vec4 of o: the sum over lanes, the quotient, the store.
 const OUTPUT_VEC4: f64 = 89.0;
-/// The same where lanes add up by shuffles: of a row, beside four for each of log2(lanes) steps, and of a row
-/// that a thread writes behind the chunk.
+/// The same where lanes add up by shuffles: of a row, beside four for each of log2(lanes) steps,
+/// and of a row that a thread writes behind the chunk.
 const SHUFFLED_ROW: f64 = 17.0;
 const WRITTEN_ROW: f64 = 55.0;
 /// Of a token and four features of nu, and of a query row with them.

@@ -23,8 +23,8 @@ pub struct Work {
     pub flops: f64,
     /// Instructions of single invocations.
     pub instructions: f64,
-    /// Vec4s that single invocations read and write: in workgroup memory, or where each loads its own rows
-    /// in storage.
+    /// Vec4s that single invocations read and write: in workgroup memory, or where each loads its
+    /// own rows in storage.
     pub accesses: f64,
     /// Vec4s that each invocation maps itself, where it loads its own rows.
     pub maps: f64,

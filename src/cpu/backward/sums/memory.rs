@@ -22,8 +22,8 @@ pub(super) struct Memory {
     /// Of each token and output head: c, and `c (q' . g)`.
     pub(super) factors: Vec<f32>,
     pub(super) taken: Vec<f32>,
-    /// Results in the order of tokens: by the rows of q or k, and of v, of the query, key or value heads
-    /// of the task.
+    /// Results in the order of tokens: by the rows of q or k, and of v, of the query, key or value
+    /// heads of the task.
     pub(super) to_elements: Vec<f32>,
     pub(super) to_values: Vec<f32>,
     pub(super) maps: MapMemory,

@@ -31,8 +31,8 @@ impl Product {
         Self { transposed, pairs: Box::new([[0.0; TOKENS]; TOKENS]), mistake }
     }
 
-    /// `o_i = q_i S + Σ_{j<=i} (q_i . k_j) v_j` of `count` tokens, then `S += Σ_j k_j^T v_j`. The rows q
-    /// and k and those of v are of these widths, and S is `[widths[0]][widths[1]]`.
+    /// `o_i = q_i S + Σ_{j<=i} (q_i . k_j) v_j` of `count` tokens, then `S += Σ_j k_j^T v_j`. The
+    /// rows q and k and those of v are of these widths, and S is `[widths[0]][widths[1]]`.
     #[inline(always)]
     pub(super) fn run<S: Simd>(
         &mut self,

@@ -2,8 +2,8 @@
 
 use crate::cpu::fused::mul_add;
 
-/// Rows of a block of tokens are added up by themselves, and their sum is added with Kahan's compensation,
-/// so that the error does not grow with the number of tokens.
+/// Rows of a block of tokens are added up by themselves, and their sum is added with Kahan's
+/// compensation, so that the error does not grow with the number of tokens.
 pub(super) struct RunningSum {
     /// Of the blocks before.
     sum: Vec<f32>,

@@ -4,8 +4,8 @@ use super::{L2_EPS, Phi, formulas, squared_norm, stabiliser};
 use crate::problem::feature_map::dual::Dual;
 use crate::problem::feature_map::real::Real;
 
-/// The gradients of the weights of a map: as those lie in [`Projection`](super::Projection), summed in
-/// f64, or in f32 for the mirror of the shaders.
+/// The gradients of the weights of a map: as those lie in [`Projection`](super::Projection), summed
+/// in f64, or in f32 for the mirror of the shaders.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct WeightGradients<R = f64> {
     /// `[heads,P,K]`.

@@ -9,9 +9,9 @@ const LARGEST_EXPONENT: f64 = 88.0;
 const LARGEST_FACTOR: f64 = 1e18;
 
 impl Phi<'_> {
-    /// The first feature that is infinite or not a number in f32: the token and head of its row, its
-    /// index in the row and its value. Most rows are ruled out by their L2 norm, which costs less than
-    /// their features.
+    /// The first feature that is infinite or not a number in f32: the token and head of its row,
+    /// its index in the row and its value. Most rows are ruled out by their L2 norm, which costs
+    /// less than their features.
     pub(crate) fn non_finite_feature<'k>(
         &self,
         heads: usize,

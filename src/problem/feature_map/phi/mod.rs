@@ -101,8 +101,8 @@ impl<'a> Phi<'a> {
         RowScale::of(self.map, self.is_normalized, pre)
     }
 
-    /// The features of a row, with the weights of head `head`, and returned the gain: the factor that
-    /// its scale puts on them. It cancels in the quotient, but for eps.
+    /// The features of a row, with the weights of head `head`, and returned the gain: the factor
+    /// that its scale puts on them. It cancels in the quotient, but for eps.
     pub(crate) fn row<R: Real>(&self, x: &[f32], head: usize, features: &mut [R]) -> R {
         self.row_in(&mut RowMemory::default(), x, head, features)
     }

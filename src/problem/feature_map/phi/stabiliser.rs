@@ -2,9 +2,9 @@
 //!
 //! In the quotient a factor common to all features of a query cancels. So where o is normalised, a
 //! query is mapped to features whose largest is near 1, and no square and no exponential leaves the
-//! range of its type on the way. Exponentials have the row max subtracted before exp, everything else
-//! is multiplied by a power of two, which is exact. A key has no scale: its factor is a weight against
-//! other keys.
+//! range of its type on the way. Exponentials have the row max subtracted before exp, everything
+//! else is multiplied by a power of two, which is exact. A key has no scale: its factor is a weight
+//! against other keys.
 //!
 //! A map is applied in two steps: `pre` is what is known of a feature before the row max is, the
 //! element itself, a projection or an exponent, and [`activate`] makes the feature of it.
@@ -82,8 +82,8 @@ fn measure<R: Real>(map: &FeatureMap, pre: R) -> R {
     }
 }
 
-/// The feature of `pre`, one of F. Of the two terms of elu + 1 one is always exact, exp(0) = 1 or 0, so
-/// that nothing cancels as it does in expm1(x) + 1.
+/// The feature of `pre`, one of F. Of the two terms of elu + 1 one is always exact, exp(0) = 1 or
+/// 0, so that nothing cancels as it does in expm1(x) + 1.
 pub(super) fn activate<R: Real>(map: &FeatureMap, pre: R, s: RowScale<R>, features: usize) -> R {
     let zero = R::from(0.0);
     match map {

@@ -119,8 +119,8 @@ pub(in super::super) fn any_entries(gpu: &Gpu, _: &LinearAttention) -> Result<()
     Ok(())
 }
 
-/// A call on a pool in bounded submissions has the bits, and ignores the entries, of one submission:
-/// a step and a prompt, whose entries the host or the device wrote.
+/// A call on a pool in bounded submissions has the bits, and ignores the entries, of one
+/// submission: a step and a prompt, whose entries the host or the device wrote.
 pub(in super::super) fn in_bounded_submissions(
     gpu: &Gpu,
     _: &LinearAttention,
