@@ -142,6 +142,7 @@ impl WithSimd for Lanes {
 #[allow(clippy::unwrap_used, reason = "tests may panic")]
 mod tests {
     use super::*;
+    use crate::problem::gradients::OutputGradients;
     use crate::verify::{self, Options};
 
     /// All vectors that this CPU has, and none.
@@ -168,6 +169,15 @@ mod tests {
                 assert!(row.passed, "{seen:?}: {row:?}");
             });
             assert!(report.rows.len() > 300);
+            let mut compute =
+                |config: &Config, shape: &Shape, inputs: Inputs<'_>, by: OutputGradients<'_>| {
+                    let engine = CpuAttention { arch, ..CpuAttention::new(config.clone())? };
+                    engine.backward(shape, inputs, by)
+                };
+            let report = verify::run_host_backward(&Options::default(), &mut compute, &mut |row| {
+                assert!(row.passed, "{seen:?}: {row:?}");
+            });
+            assert!(report.rows.len() > 100);
         }
         assert_eq!(seen[0], 1);
         assert!(seen.contains(&Arch::new().dispatch(Lanes)));

@@ -1,8 +1,8 @@
 //! The backward pass: gradients of a loss by the inputs of a call.
 //!
 //! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
-//! [`sums`]: calls of the forward engine with the roles of the tensors exchanged. The others are a
-//! [`recurrence`], token by token.
+//! [`sums`]: products of blocks of tokens, as in the forward pass, with the roles of the tensors
+//! exchanged. The others are a [`recurrence`], token by token.
 
 mod maps;
 mod recurrence;
@@ -66,8 +66,9 @@ impl CpuAttention {
     /// fast as the rest; others go through their formulas once for each element of a row.
     ///
     /// States are computed again and not kept. The rule `linear` takes about three times as long as
-    /// [`CpuAttention::run`]. The others go through the tokens one by one, and take
-    /// some `2 T^(1/2) F V` numbers for each thread.
+    /// [`CpuAttention::run`], and memory for two states of each head. The others go through the tokens one
+    /// by one, and take some `2 T^(1/2) F V` numbers for each thread. Threads share the heads and
+    /// sequences of a call: more of them than there are of both find nothing to do.
     ///
     /// # Errors
     ///
