@@ -100,6 +100,7 @@ pub fn register_host(device: &Device) -> Result<(), Error> {
 }
 
 fn insert(device: &Device, engine: Engine) -> Result<(), Error> {
+    #[allow(irrefutable_let_patterns, reason = "a Burn of this backend alone has no other device")]
     let DispatchDevice::Cube(device) = device.as_dispatch().clone().inner() else {
         return Err(Error::Registration { actual: format!("{:?}", device.as_dispatch()) });
     };
