@@ -43,8 +43,8 @@ fn wrong_engines_are_caught() {
     }
 }
 
-/// The calls of a backward pass are the engine's own, and so are their mistakes: a mask that is off
-/// by one, a block that is skipped, a state that is not carried.
+/// The mistakes that blocks of tokens can have, in the backward pass: a mask that is off by one, a
+/// block that is skipped, a state that is not carried.
 #[test]
 fn wrong_engines_are_caught_in_the_backward_pass() {
     for mutation in

@@ -177,35 +177,68 @@ impl Sums<'_, '_> {
     /// Features, nu and the factors of rows of o, of a block of tokens of all heads.
     #[inline(always)]
     fn map_forward(&self, block: &Range<usize>, memory: &mut Memory) {
-        let Self { of, task, .. } = self;
-        let ([features, value_dim], [width, value_width]) = (self.sizes(), memory.widths);
-        let (heads, count) = (self.heads(), self.heads().len());
+        let ([features, _], [width, _]) = (self.sizes(), memory.widths);
+        let (heads, end) = (self.heads(), self.task.tokens.end);
         for (j, t) in block.clone().enumerate() {
-            for (head, h) in memory.heads.iter_mut().zip(heads.clone()) {
-                let e = of.heads.value_head(h);
-                if t + AHEAD < task.tokens.end {
-                    of.fetch(t + AHEAD, [h, e]);
+            for (i, h) in heads.clone().enumerate() {
+                if t + AHEAD < end {
+                    self.of.fetch(t + AHEAD, [h, self.of.heads.value_head(h)]);
                 }
-                let key = &mut head.keys[j * width..][..features];
-                let query = &mut head.queries[j * width..][..features];
-                of.of_keys.row(of.key(t, e), of.heads.key_head(e), &mut memory.maps, key);
-                let (x, of_weights) = of.query(t, h);
-                let gain = of.of_queries.row(x, of_weights, &mut memory.maps, query);
-                head.gains[j] = gain;
+                let gain = self.map_token([j, t, i], memory);
+                let Head { keys, queries, nus, gains, nu, .. } = &mut memory.heads[i];
+                gains[j] = gain;
                 let mut weight = 0.0;
-                if of.config.is_normalized() {
-                    let nu = &mut head.nus[j * width..][..features];
-                    head.nu.add(1.0, key, nu);
-                    weight = dot(query, nu);
+                if self.of.config.is_normalized() {
+                    let sum = &mut nus[j * width..][..features];
+                    nu.add(1.0, &keys[j * width..][..features], sum);
+                    weight = dot(&queries[j * width..][..features], sum);
                 }
-                let factor = row_factor(of.config, weight, gain);
-                memory.factors[(t - task.tokens.start) * count + h - heads.start] = factor;
-                head.values[j * value_width..][..value_dim].copy_from_slice(of.value(t, e));
-                let of_row = &mut head.of_rows[j * value_width..][..value_dim];
-                for (to, x) in of_row.iter_mut().zip(of.of_output(t, h)) {
-                    *to = factor * x;
-                }
+                let factor = row_factor(self.of.config, weight, gain);
+                memory.factors[(t - self.task.tokens.start) * heads.len() + i] = factor;
+                self.scale_output([j, t, i], factor, memory);
             }
+        }
+    }
+
+    /// Features and dn of a block of tokens in reversed time, of all heads.
+    #[inline(always)]
+    fn map_reverse(&self, block: &Range<usize>, memory: &mut Memory) {
+        let (heads, begin) = (self.heads(), self.task.tokens.start);
+        for (j, t) in block.clone().rev().enumerate() {
+            for (i, h) in heads.clone().enumerate() {
+                if t >= begin + AHEAD {
+                    self.of.fetch(t - AHEAD, [h, self.of.heads.value_head(h)]);
+                }
+                self.map_token([j, t, i], memory);
+                let factor = memory.factors[(t - begin) * heads.len() + i];
+                self.scale_output([j, t, i], factor, memory);
+            }
+        }
+    }
+
+    /// Features and v of token t, the j-th of its block, of output head i of the task; the query's gain.
+    #[inline(always)]
+    fn map_token(&self, [j, t, i]: [usize; 3], memory: &mut Memory) -> f32 {
+        let of = self.of;
+        let ([features, value_dim], [width, value_width]) = (self.sizes(), memory.widths);
+        let h = self.heads().start + i;
+        let e = of.heads.value_head(h);
+        let Memory { heads, maps, .. } = memory;
+        let Head { keys, queries, values, .. } = &mut heads[i];
+        let key = &mut keys[j * width..][..features];
+        of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
+        values[j * value_width..][..value_dim].copy_from_slice(of.value(t, e));
+        let (x, of_weights) = of.query(t, h);
+        of.of_queries.row(x, of_weights, maps, &mut queries[j * width..][..features])
+    }
+
+    /// dn of the same.
+    #[inline(always)]
+    fn scale_output(&self, [j, t, i]: [usize; 3], factor: f32, memory: &mut Memory) {
+        let ([_, value_dim], [_, width]) = (self.sizes(), memory.widths);
+        let of_row = &mut memory.heads[i].of_rows[j * width..][..value_dim];
+        for (to, x) in of_row.iter_mut().zip(self.of.of_output(t, self.heads().start + i)) {
+            *to = factor * x;
         }
     }
 
@@ -238,33 +271,6 @@ impl Sums<'_, '_> {
             let to = (&mut memory.to_elements[column..][..key_dim], &mut *found);
             let maps = &mut memory.maps;
             of.pull_back_query(of.query(t, h), (query, gains[j]), maps, of_query, to);
-        }
-    }
-
-    /// Features and dn of a block of tokens in reversed time, of all heads.
-    #[inline(always)]
-    fn map_reverse(&self, block: &Range<usize>, memory: &mut Memory) {
-        let Self { of, task, .. } = self;
-        let ([features, value_dim], [width, value_width]) = (self.sizes(), memory.widths);
-        let (heads, count) = (self.heads(), self.heads().len());
-        for (j, t) in block.clone().rev().enumerate() {
-            for (head, h) in memory.heads.iter_mut().zip(heads.clone()) {
-                let e = of.heads.value_head(h);
-                if t >= task.tokens.start + AHEAD {
-                    of.fetch(t - AHEAD, [h, e]);
-                }
-                let key = &mut head.keys[j * width..][..features];
-                let query = &mut head.queries[j * width..][..features];
-                of.of_keys.row(of.key(t, e), of.heads.key_head(e), &mut memory.maps, key);
-                let (x, of_weights) = of.query(t, h);
-                of.of_queries.row(x, of_weights, &mut memory.maps, query);
-                head.values[j * value_width..][..value_dim].copy_from_slice(of.value(t, e));
-                let factor = memory.factors[(t - task.tokens.start) * count + h - heads.start];
-                let of_row = &mut head.of_rows[j * value_width..][..value_dim];
-                for (to, x) in of_row.iter_mut().zip(of.of_output(t, h)) {
-                    *to = factor * x;
-                }
-            }
         }
     }
 
