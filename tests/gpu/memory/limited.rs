@@ -1,5 +1,8 @@
 //! A process that runs out of memory.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use libtest_mimic::Failed;
 use linear_attention::error::PoolError;
 use linear_attention::feature_map::{Weights, WeightsBuffer};
@@ -58,10 +61,11 @@ pub(super) fn memory_ends(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
     // time is lost by a mistake.
     let mut ended = Ok(());
     for _ in 0..3 {
-        ended = memory_ends_on_a_device(gpu);
-        match ended.as_ref().err().and_then(Failed::message) {
-            Some(message) if message.contains("map a buffer") || message.contains("lost") => {
-                println!("the device was lost: {message}");
+        let is_lost = Arc::new(AtomicBool::new(false));
+        ended = memory_ends_on_a_device(gpu, &is_lost);
+        match &ended {
+            Err(error) if is_lost.load(Ordering::Relaxed) => {
+                println!("wgpu lost the device: {error:?}");
             }
             _ => break,
         }
@@ -69,7 +73,7 @@ pub(super) fn memory_ends(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
     ended
 }
 
-fn memory_ends_on_a_device(gpu: &Gpu) -> Result<(), Failed> {
+fn memory_ends_on_a_device(gpu: &Gpu, is_lost: &Arc<AtomicBool>) -> Result<(), Failed> {
     let (instance, adapter) =
         crate::adapters::same_adapter(&gpu.adapter).ok_or("the adapter is gone")?;
     let descriptor = wgpu::DeviceDescriptor {
@@ -79,6 +83,10 @@ fn memory_ends_on_a_device(gpu: &Gpu) -> Result<(), Failed> {
         ..Default::default()
     };
     let own = &Own::on(instance, &adapter, &descriptor)?;
+    let lost = Arc::clone(is_lost);
+    own.device.set_device_lost_callback(move |reason, _| {
+        lost.store(reason == wgpu::DeviceLostReason::Unknown, Ordering::Relaxed);
+    });
     let config = Config::new(D as u32, D as u32);
     let serving = Serving::new(own, &config)?;
     let before = serving.states(own)?;
