@@ -26,10 +26,11 @@
 //!
 //! # From the caller to the device
 //!
-//! `module` has the projections, `inputs` and `call` check the tensors, `weights` packs those of
-//! feature maps, `backend` finds the backend that they are on. Of the backends, `cube` records the
-//! shaders, `fusion` has that done when Burn's recorded operations run, `host` calls the CPU
-//! engine, and `autodiff` makes a node of Burn's graph of whichever it is.
+//! `config` has the sizes of a `module`, which has the projections, `inputs` and `call` check the
+//! tensors, `weights` packs those of feature maps, `backend` finds the backend that they are on. Of
+//! the backends, `cube` records the shaders, `fusion` has that done when Burn's recorded operations
+//! run, `host` calls the CPU engine, and `autodiff` makes a node of Burn's graph of whichever it
+//! is.
 
 #![cfg_attr(
     not(all(feature = "autodiff", any(feature = "flex", feature = "ndarray", feature = "wgpu"))),
@@ -39,6 +40,7 @@
 mod backend;
 mod cache;
 mod call;
+mod config;
 mod error;
 mod host;
 mod inputs;
@@ -52,12 +54,11 @@ mod cube;
 #[cfg(all(feature = "wgpu", feature = "fusion"))]
 mod fusion;
 
+pub use config::{Decays, LinearAttentionConfig, Map, Rule};
 pub use error::Error;
 pub use inputs::Inputs;
 pub use linear_attention::{Config, FeatureMap, Normalization, update_rule};
-pub use module::{
-    DecayGate, Decays, LinearAttention, LinearAttentionConfig, Map, MapWeights, Rule,
-};
+pub use module::{DecayGate, LinearAttention, MapWeights};
 
 #[cfg(feature = "wgpu")]
 pub use cube::{init, register, register_host};

@@ -216,7 +216,8 @@ impl Sums<'_, '_> {
         }
     }
 
-    /// Features and v of token t, the j-th of its block, of output head i of the task; the query's gain.
+    /// Features and v of token t, the j-th of its block, of output head i of the task; the query's
+    /// gain.
     #[inline(always)]
     fn map_token(&self, [j, t, i]: [usize; 3], memory: &mut Memory) -> f32 {
         let of = self.of;

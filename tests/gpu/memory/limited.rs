@@ -57,8 +57,8 @@ pub(super) fn memory_ends(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
         return crate::runner::skip("it needs a CPU adapter and prlimit".to_owned());
     }
     // wgpu loses a device whose memory ends after the library has looked for it, and threads of the
-    // driver may take some in between. That is once in some hundred runs; a device that is lost each
-    // time is lost by a mistake.
+    // driver may take some in between. That is once in some hundred runs; a device that is lost
+    // each time is lost by a mistake.
     let mut ended = Ok(());
     for _ in 0..3 {
         let is_lost = Arc::new(AtomicBool::new(false));
