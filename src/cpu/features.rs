@@ -60,16 +60,26 @@ impl<'a> Source<'a> {
 
 /// The maps that are a few instructions an element.
 #[derive(Clone, Copy, PartialEq)]
-enum Fast {
+pub(in crate::cpu) enum Fast {
     Identity,
     Relu,
     Elu,
 }
 
 impl Fast {
+    pub(super) fn new(config: &Config, map: &FeatureMap) -> Option<Self> {
+        match map {
+            _ if config.l2_norm => None,
+            FeatureMap::Identity => Some(Self::Identity),
+            FeatureMap::Relu => Some(Self::Relu),
+            FeatureMap::Elu => Some(Self::Elu),
+            _ => None,
+        }
+    }
+
     /// The features of a row without a scale, whose gain is 1.
     #[inline(always)]
-    fn map(self, x: &[f32], features: &mut [f32]) -> f32 {
+    pub(super) fn map(self, x: &[f32], features: &mut [f32]) -> f32 {
         match self {
             Self::Identity => map(x, features, |x| x),
             Self::Relu => map(x, features, positive),
@@ -81,13 +91,7 @@ impl Fast {
 
 impl<'a> Features<'a> {
     pub(super) fn new(config: &Config, map: &FeatureMap, phi: Phi<'a>, is_scaled: bool) -> Self {
-        let fast = match map {
-            _ if config.l2_norm => None,
-            FeatureMap::Identity => Some(Fast::Identity),
-            FeatureMap::Relu => Some(Fast::Relu),
-            FeatureMap::Elu => Some(Fast::Elu),
-            _ => None,
-        };
+        let fast = Fast::new(config, map);
         Self { phi, features: config.features() as usize, fast, is_scaled }
     }
 

@@ -57,26 +57,44 @@ pub(super) fn products<S: Simd>(
     count: usize,
     pairs: &mut Pairs,
 ) {
-    const N: usize = 2;
-    const R: usize = 4;
-    let nth = TOKENS / (N * S::F32_LANES);
-    let strips = tiles::rows_of::<S, N>(of_t);
-    let pairs = tiles::rows_of_mut::<S, N>(pairs.as_flattened_mut());
+    const R: usize = 8;
     for first in (0..count).step_by(R) {
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
-        for strip in first / (N * S::F32_LANES)..count.div_ceil(N * S::F32_LANES) {
-            let mut sums = [[simd.splat_f32s(0.0); N]; R];
-            let [a, b, c, d] = rows;
-            let factors = a.iter().zip(b).zip(c).zip(d);
-            for (x, (((a, b), c), d)) in strips[strip..].iter().step_by(nth).zip(factors) {
-                for (sums, factor) in sums.iter_mut().zip([a, b, c, d]) {
-                    tiles::add(simd, *factor, x, sums);
-                }
-            }
-            for (r, sums) in sums.into_iter().enumerate() {
-                pairs[(first + r) * nth + strip] = sums;
+        // No t before `first` matters: its vectors are left out, one of them alone.
+        let begin = first / S::F32_LANES;
+        if begin % 2 == 1 {
+            products_of_rows::<S, 1, R>(simd, (rows, width), of_t, [first, begin], pairs);
+        }
+        for strip in begin.div_ceil(2)..count.div_ceil(2 * S::F32_LANES) {
+            for first in [first, first + R / 2] {
+                let at = [first, strip];
+                products_of_rows::<S, 2, { R / 2 }>(simd, (rows, width), of_t, at, pairs);
             }
         }
+    }
+}
+
+/// Of R rows, with N vectors of tokens t.
+#[inline(always)]
+fn products_of_rows<S: Simd, const N: usize, const R: usize>(
+    simd: S,
+    (rows, width): (&[f32], usize),
+    of_t: &[f32],
+    [first, strip]: [usize; 2],
+    pairs: &mut Pairs,
+) {
+    let nth = TOKENS / (N * S::F32_LANES);
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
+    let mut sums = [[simd.splat_f32s(0.0); N]; R];
+    let strip_of_t = &tiles::rows_of::<S, N>(of_t)[strip..];
+    for f in 0..width {
+        let x = &strip_of_t[f * nth];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            tiles::add(simd, row[f], x, sums);
+        }
+    }
+    let pairs = tiles::rows_of_mut::<S, N>(pairs.as_flattened_mut());
+    for (r, sums) in sums.into_iter().enumerate() {
+        pairs[(first + r) * nth + strip] = sums;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Features of rows and back.
 
-use crate::cpu::exp::exp_of_negative;
+use crate::cpu::features::Fast;
 use crate::problem::config::Config;
 use crate::problem::feature_map::FeatureMap;
 use crate::problem::feature_map::phi::{Phi, RowMemory, WeightGradients};
@@ -9,15 +9,8 @@ use crate::problem::feature_map::weights::Weights;
 /// φ of keys or of queries.
 pub(super) struct Map<'a> {
     phi: Phi<'a>,
+    /// Those whose derivative follows from a row and its features.
     fast: Option<Fast>,
-}
-
-/// The maps whose derivative follows from a row and its features.
-#[derive(Clone, Copy)]
-enum Fast {
-    Identity,
-    Relu,
-    Elu,
 }
 
 /// Memory of a row.
@@ -38,13 +31,7 @@ impl<'a> Map<'a> {
     }
 
     fn new(config: &Config, map: &FeatureMap, phi: Phi<'a>) -> Self {
-        let fast = match map {
-            _ if config.l2_norm => None,
-            FeatureMap::Identity => Some(Fast::Identity),
-            FeatureMap::Relu => Some(Fast::Relu),
-            FeatureMap::Elu => Some(Fast::Elu),
-            _ => None,
-        };
+        let fast = Fast::new(config, map);
         Self { phi, fast }
     }
 
@@ -61,19 +48,10 @@ impl<'a> Map<'a> {
         memory: &mut MapMemory,
         features: &mut [f32],
     ) -> f32 {
-        // No closure, since one that is not inlined has no vectors.
-        let fast = match self.fast {
-            Some(fast) if is_in_range(x) => fast,
-            _ => return self.phi.row_in(&mut memory.memory, x, head, features),
-        };
-        for (feature, x) in features.iter_mut().zip(x) {
-            *feature = match fast {
-                Fast::Identity => *x,
-                Fast::Relu => x.max(0.0),
-                Fast::Elu => x.max(0.0) + exp_of_negative(x.min(0.0)),
-            };
+        match self.fast {
+            Some(fast) if is_in_range(x) => fast.map(x, features),
+            _ => self.phi.row_in(&mut memory.memory, x, head, features),
         }
-        1.0
     }
 
     /// Adds to `of_row` the gradients by the elements of a row, from those by its features.

@@ -53,6 +53,16 @@ struct Task {
     found: Mutex<MapGradients>,
 }
 
+/// Heads of q, of the queries' weights, of k, v and o.
+#[derive(Clone, Copy)]
+struct RowHeads {
+    query: usize,
+    weights: usize,
+    key: usize,
+    value: usize,
+    output: usize,
+}
+
 /// The gradients by the weights of maps, of a task.
 #[derive(Default)]
 struct MapGradients {
@@ -245,41 +255,46 @@ impl<'a> Backward<'a> {
         MapGradients { of_keys, of_queries }
     }
 
-    /// A row of k, for value head e.
-    #[inline(always)]
-    fn key(&self, t: usize, e: usize) -> &[f32] {
-        &self.inputs.k[self.heads.key(t, e)..][..self.config.key_dim as usize]
-    }
-
-    /// A row of q, for output head h, and the head whose weights its map has.
-    #[inline(always)]
-    fn query(&self, t: usize, h: usize) -> (&[f32], usize) {
-        let key_head = self.heads.key_head(self.heads.value_head(h));
-        let head = self.of_queries.phi().weights_head(self.heads.query_head(h), key_head);
-        let row = &self.inputs.q[self.heads.query(t, h)..][..self.config.key_dim as usize];
-        (row, head)
+    /// The heads of the rows that go into those of output head h. They take divisions, so that they
+    /// are not found anew for every token.
+    fn row_heads(&self, h: usize) -> RowHeads {
+        let heads = &self.heads;
+        let value = heads.value_head(h);
+        let (key, query) = (heads.key_head(value), heads.query_head(h));
+        let weights = self.of_queries.phi().weights_head(query, key);
+        RowHeads { query, weights, key, value, output: h }
     }
 
     #[inline(always)]
-    fn value(&self, t: usize, e: usize) -> &[f32] {
-        &self.inputs.v[self.heads.value(t, e)..][..self.config.value_dim as usize]
+    fn key(&self, t: usize, of: &RowHeads) -> &[f32] {
+        &self.inputs.k[self.heads.k.begin(t, of.key)..][..self.config.key_dim as usize]
+    }
+
+    #[inline(always)]
+    fn query(&self, t: usize, of: &RowHeads) -> &[f32] {
+        &self.inputs.q[self.heads.q.begin(t, of.query)..][..self.config.key_dim as usize]
+    }
+
+    #[inline(always)]
+    fn value(&self, t: usize, of: &RowHeads) -> &[f32] {
+        &self.inputs.v[self.heads.v.begin(t, of.value)..][..self.config.value_dim as usize]
     }
 
     /// The gradient by a row of o.
     #[inline(always)]
-    fn of_output(&self, t: usize, h: usize) -> &[f32] {
-        &self.gradients.o[self.heads.output(t, h)..][..self.config.value_dim as usize]
+    fn of_output(&self, t: usize, of: &RowHeads) -> &[f32] {
+        &self.gradients.o[self.heads.o.begin(t, of.output)..][..self.config.value_dim as usize]
     }
 
-    /// Fetches the rows of a token that output head h and value head e read.
+    /// Fetches the rows of a token.
     #[inline(always)]
-    fn fetch(&self, t: usize, [h, e]: [usize; 2]) {
+    fn fetch(&self, t: usize, of: &RowHeads) {
         let (key_dim, value_dim) = (self.config.key_dim as usize, self.config.value_dim as usize);
         let heads = &self.heads;
-        fetch(self.inputs.q, heads.query(t, h), key_dim);
-        fetch(self.inputs.k, heads.key(t, e), key_dim);
-        fetch(self.inputs.v, heads.value(t, e), value_dim);
-        fetch(self.gradients.o, heads.output(t, h), value_dim);
+        fetch(self.inputs.q, heads.q.begin(t, of.query), key_dim);
+        fetch(self.inputs.k, heads.k.begin(t, of.key), key_dim);
+        fetch(self.inputs.v, heads.v.begin(t, of.value), value_dim);
+        fetch(self.gradients.o, heads.o.begin(t, of.output), value_dim);
     }
 
     /// Adds what a query's features pass on to its row of q.

@@ -152,10 +152,11 @@ impl Recurrence<'_, '_> {
         let (features, value_dim) = (*features, *value_dim);
         let key = &mut keys[j * features..][..features];
         let of = self.of;
-        of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
+        let rows = of.row_heads(e * of.heads.value_group);
+        of.of_keys.row(of.key(t, &rows), rows.key, maps, key);
         let (mu, nu) = state.split_at_mut(features * value_dim);
         let value = &mut values[j * value_dim..][..value_dim];
-        value.copy_from_slice(of.value(t, e));
+        value.copy_from_slice(of.value(t, &rows));
         for (mu, factor) in mu.chunks_mut(value_dim).zip(&*factors) {
             mu.iter_mut().for_each(|mu| *mu = factor.times(*mu));
         }
@@ -245,11 +246,12 @@ impl Recurrence<'_, '_> {
             }
             targets.decays.with_row(t, |row| row[e * rows..][..rows].copy_from_slice(of_decays));
         }
-        let (head, of_row) = (of.heads.key_head(e), &mut memory.of_row);
+        let (rows, of_row) = (of.row_heads(e * group), &mut memory.of_row);
         of_row.fill(0.0);
         let to = (&mut of_row[..], &mut found.of_keys);
-        of.of_keys.pull_back((of.key(t, e), key, 1.0), head, &mut memory.maps, of_key, to);
-        let column = head * of_row.len();
+        let row = (of.key(t, &rows), key, 1.0);
+        of.of_keys.pull_back(row, rows.key, &mut memory.maps, of_key, to);
+        let column = rows.key * of_row.len();
         targets.k.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 
@@ -268,7 +270,8 @@ impl Recurrence<'_, '_> {
         let HeadMemory { features, value_dim, after, of_state, query, of_features, maps, .. } =
             memory;
         let (features, value_dim) = (*features, *value_dim);
-        let (x, head) = of.query(t, h);
+        let rows = of.row_heads(h);
+        let (x, head) = (of.query(t, &rows), rows.weights);
         let gain = of.of_queries.row(x, head, maps, query);
         let (mu, nu) = after[j * len..][..len].split_at(features * value_dim);
         let (of_mu, of_nu) = of_state.split_at_mut(features * value_dim);
@@ -277,10 +280,10 @@ impl Recurrence<'_, '_> {
         if factor == 0.0 {
             return;
         }
-        let of_o = of.of_output(t, h);
-        let rows = mu.chunks(value_dim).zip(of_mu.chunks_mut(value_dim));
+        let of_o = of.of_output(t, &rows);
+        let of_rows = mu.chunks(value_dim).zip(of_mu.chunks_mut(value_dim));
         let mut taken = 0.0;
-        for ((mu, of_mu), (q, product)) in rows.zip(query.iter().zip(&mut *of_features)) {
+        for ((mu, of_mu), (q, product)) in of_rows.zip(query.iter().zip(&mut *of_features)) {
             *product = dot(mu, of_o);
             taken = mul_add(*q, *product, taken);
             add(of_mu, factor * q, of_o);
@@ -297,7 +300,7 @@ impl Recurrence<'_, '_> {
         let of_row = &mut memory.of_row;
         of_row.fill(0.0);
         of.pull_back_query((x, head), (query, gain), maps, of_features, (of_row, found));
-        let column = of.heads.query_head(h) * of_row.len();
+        let column = rows.query * of_row.len();
         targets.q.with_row(t, |row| targets::add(&mut row[column..][..of_row.len()], of_row));
     }
 

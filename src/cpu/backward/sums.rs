@@ -178,11 +178,11 @@ impl Sums<'_, '_> {
     #[inline(always)]
     fn map_forward(&self, block: &Range<usize>, memory: &mut Memory) {
         let ([features, _], [width, _]) = (self.sizes(), memory.widths);
-        let (heads, end) = (self.heads(), self.task.tokens.end);
+        let (count, end) = (memory.heads.len(), self.task.tokens.end);
         for (j, t) in block.clone().enumerate() {
-            for (i, h) in heads.clone().enumerate() {
+            for i in 0..count {
                 if t + AHEAD < end {
-                    self.of.fetch(t + AHEAD, [h, self.of.heads.value_head(h)]);
+                    self.of.fetch(t + AHEAD, &memory.heads[i].of);
                 }
                 let gain = self.map_token([j, t, i], memory);
                 let Head { keys, queries, nus, gains, nu, .. } = &mut memory.heads[i];
@@ -194,7 +194,7 @@ impl Sums<'_, '_> {
                     weight = dot(&queries[j * width..][..features], sum);
                 }
                 let factor = row_factor(self.of.config, weight, gain);
-                memory.factors[(t - self.task.tokens.start) * heads.len() + i] = factor;
+                memory.factors[(t - self.task.tokens.start) * count + i] = factor;
                 self.scale_output([j, t, i], factor, memory);
             }
         }
@@ -203,14 +203,14 @@ impl Sums<'_, '_> {
     /// Features and dn of a block of tokens in reversed time, of all heads.
     #[inline(always)]
     fn map_reverse(&self, block: &Range<usize>, memory: &mut Memory) {
-        let (heads, begin) = (self.heads(), self.task.tokens.start);
+        let (count, begin) = (memory.heads.len(), self.task.tokens.start);
         for (j, t) in block.clone().rev().enumerate() {
-            for (i, h) in heads.clone().enumerate() {
+            for i in 0..count {
                 if t >= begin + AHEAD {
-                    self.of.fetch(t - AHEAD, [h, self.of.heads.value_head(h)]);
+                    self.of.fetch(t - AHEAD, &memory.heads[i].of);
                 }
                 self.map_token([j, t, i], memory);
-                let factor = memory.factors[(t - begin) * heads.len() + i];
+                let factor = memory.factors[(t - begin) * count + i];
                 self.scale_output([j, t, i], factor, memory);
             }
         }
@@ -222,23 +222,22 @@ impl Sums<'_, '_> {
     fn map_token(&self, [j, t, i]: [usize; 3], memory: &mut Memory) -> f32 {
         let of = self.of;
         let ([features, value_dim], [width, value_width]) = (self.sizes(), memory.widths);
-        let h = self.heads().start + i;
-        let e = of.heads.value_head(h);
         let Memory { heads, maps, .. } = memory;
-        let Head { keys, queries, values, .. } = &mut heads[i];
+        let Head { of: rows, keys, queries, values, .. } = &mut heads[i];
         let key = &mut keys[j * width..][..features];
-        of.of_keys.row(of.key(t, e), of.heads.key_head(e), maps, key);
-        values[j * value_width..][..value_dim].copy_from_slice(of.value(t, e));
-        let (x, of_weights) = of.query(t, h);
-        of.of_queries.row(x, of_weights, maps, &mut queries[j * width..][..features])
+        of.of_keys.row(of.key(t, rows), rows.key, maps, key);
+        values[j * value_width..][..value_dim].copy_from_slice(of.value(t, rows));
+        let query = &mut queries[j * width..][..features];
+        of.of_queries.row(of.query(t, rows), rows.weights, maps, query)
     }
 
     /// dn of the same.
     #[inline(always)]
     fn scale_output(&self, [j, t, i]: [usize; 3], factor: f32, memory: &mut Memory) {
         let ([_, value_dim], [_, width]) = (self.sizes(), memory.widths);
-        let of_row = &mut memory.heads[i].of_rows[j * width..][..value_dim];
-        for (to, x) in of_row.iter_mut().zip(self.of.of_output(t, self.heads().start + i)) {
+        let Head { of: rows, of_rows, .. } = &mut memory.heads[i];
+        let of_row = &mut of_rows[j * width..][..value_dim];
+        for (to, x) in of_row.iter_mut().zip(self.of.of_output(t, rows)) {
             *to = factor * x;
         }
     }
@@ -254,9 +253,9 @@ impl Sums<'_, '_> {
     ) {
         let of = self.of;
         let ([features, _], [width, _]) = (self.sizes(), memory.widths);
-        let (h, count) = (self.heads().start + i, self.heads().len());
+        let count = memory.heads.len();
         let (queries, key_dim) = (self.task_heads().query, of.config.key_dim as usize);
-        let Head { queries: of_head, nus, gains, .. } = &memory.heads[i];
+        let Head { of: rows, queries: of_head, nus, gains, .. } = &memory.heads[i];
         for (j, t) in block.clone().enumerate() {
             let query = &of_head[j * width..][..features];
             let of_query = &mut memory.of_features[j * width..][..features];
@@ -268,10 +267,10 @@ impl Sums<'_, '_> {
                 }
                 memory.taken[at] = taken;
             }
-            let column = (j * queries.len() + of.heads.query_head(h) - queries.start) * key_dim;
+            let column = (j * queries.len() + rows.query - queries.start) * key_dim;
             let to = (&mut memory.to_elements[column..][..key_dim], &mut *found);
-            let maps = &mut memory.maps;
-            of.pull_back_query(of.query(t, h), (query, gains[j]), maps, of_query, to);
+            let row = (of.query(t, rows), rows.weights);
+            of.pull_back_query(row, (query, gains[j]), &mut memory.maps, of_query, to);
         }
     }
 
@@ -286,11 +285,9 @@ impl Sums<'_, '_> {
     ) {
         let of = self.of;
         let ([features, value_dim], [width, value_width]) = (self.sizes(), memory.widths);
-        let (h, count) = (self.heads().start + i, self.heads().len());
-        let (e, key_dim) = (of.heads.value_head(h), of.config.key_dim as usize);
+        let (count, key_dim) = (memory.heads.len(), of.config.key_dim as usize);
         let TaskHeads { key: key_heads, value: value_heads, .. } = self.task_heads();
-        let key_head = of.heads.key_head(e);
-        let Head { keys, queries, nus, nu, .. } = &mut memory.heads[i];
+        let Head { of: rows, keys, queries, nus, nu, .. } = &mut memory.heads[i];
         for (j, t) in block.clone().rev().enumerate() {
             let of_key = &mut memory.of_features[j * width..][..features];
             if of.config.is_normalized() {
@@ -300,14 +297,13 @@ impl Sums<'_, '_> {
                 targets::add(of_key, of_nu);
             }
             let row = t - block.start;
-            let column = (row * value_heads.len() + e - value_heads.start) * value_dim;
+            let column = (row * value_heads.len() + rows.value - value_heads.start) * value_dim;
             let of_value = &memory.of_values[j * value_width..];
             targets::add(&mut memory.to_values[column..][..value_dim], of_value);
-            let column = (row * key_heads.len() + key_head - key_heads.start) * key_dim;
+            let column = (row * key_heads.len() + rows.key - key_heads.start) * key_dim;
             let to = (&mut memory.to_elements[column..][..key_dim], &mut found.of_keys);
-            let key = &keys[j * width..][..features];
-            let maps = &mut memory.maps;
-            of.of_keys.pull_back((of.key(t, e), key, 1.0), key_head, maps, of_key, to);
+            let row = (of.key(t, rows), &keys[j * width..][..features], 1.0);
+            of.of_keys.pull_back(row, rows.key, &mut memory.maps, of_key, to);
         }
     }
 

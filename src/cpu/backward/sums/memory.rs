@@ -6,6 +6,7 @@ use super::Sums;
 use super::product::{Product, width};
 use super::running_sum::RunningSum;
 use crate::cpu::aligned::Aligned;
+use crate::cpu::backward::RowHeads;
 use crate::cpu::backward::maps::MapMemory;
 use crate::cpu::rows::TOKENS;
 
@@ -31,6 +32,7 @@ pub(super) struct Memory {
 
 /// An output head.
 pub(super) struct Head {
+    pub(super) of: RowHeads,
     /// k' and q', and the gains of the queries.
     pub(super) keys: Aligned,
     pub(super) queries: Aligned,
@@ -55,7 +57,8 @@ impl Memory {
         let (key_dim, value_dim) = (of.of.config.key_dim as usize, of.of.config.value_dim as usize);
         let (heads, count) = (of.task_heads(), of.heads().len());
         let rows = |width: usize| Aligned::zeros(TOKENS * width);
-        let head = || Head {
+        let head = |h: usize| Head {
+            of: of.of.row_heads(h),
             keys: rows(features),
             queries: rows(features),
             gains: [1.0; TOKENS],
@@ -69,7 +72,7 @@ impl Memory {
         let of_tokens = || vec![0.0; of.task.tokens.len() * count];
         Self {
             widths,
-            heads: (0..count).map(|_| head()).collect(),
+            heads: of.heads().map(head).collect(),
             product: Product::new(features.max(values), of.mistake),
             of_features: rows(features),
             of_values: rows(values),
