@@ -278,6 +278,7 @@ impl Case {
 }
 
 /// The inputs of a case.
+#[derive(Clone)]
 pub(crate) struct Sample {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
