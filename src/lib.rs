@@ -64,6 +64,9 @@ pub mod update_rule {
 /// The backward pass: gradients of a loss by outputs and by inputs.
 pub mod gradients {
     pub use crate::backward::Backward;
+    #[cfg(feature = "mutation")]
+    #[doc(hidden)]
+    pub use crate::backward::Recipe;
     pub use crate::backward::bound::BoundBackward;
     pub use crate::backward::plan::BackwardPlan;
     pub use crate::backward::tensors::BackwardTensors;

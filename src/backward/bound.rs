@@ -4,9 +4,11 @@ use std::num::NonZeroU64;
 
 use wgpu::{BufferBinding, BufferUsages};
 
-use crate::backward::plan::BackwardPlan;
+use crate::backward::passes::Passes;
+use crate::backward::plan::recurrence::Recurrence;
+use crate::backward::plan::{BackwardPlan, Dispatch};
 use crate::backward::tensors::Checked;
-use crate::bind::bound::params;
+use crate::bind::bound::{BoundStep, params};
 use crate::bind::pipelines::Pipeline;
 use crate::bind::tensors::Range;
 use crate::device::buffers::{empty_buffer, init_buffer};
@@ -32,12 +34,20 @@ struct Step {
     workgroups: [u32; 3],
 }
 
+impl Step {
+    fn of_pass(step: BoundStep) -> Self {
+        let BoundStep { pipeline, bind_group, workgroups, .. } = step;
+        Self { pipeline, bind_group, workgroups }
+    }
+}
+
 impl BoundBackward {
     pub(super) fn new(
         device: &wgpu::Device,
         plan: &BackwardPlan,
         checked: &Checked<'_>,
         pipeline_of: &dyn Fn(GradientStage) -> Result<Pipeline, DeviceError>,
+        passes: Option<&Passes>,
     ) -> Result<Self, BindError> {
         let usage = BufferUsages::STORAGE;
         let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
@@ -53,9 +63,21 @@ impl BoundBackward {
         let no_states = [a?, b?, c?];
         let mut steps = Vec::with_capacity(plan.dispatches.len());
         let has_weights = checked.get(GradientBinding::OfWeights).is_some();
-        let dispatches = plan.dispatches.iter();
-        // Weights that are not trained need no gradient.
-        for (stage, workgroups) in dispatches.filter(|(of, _)| has_weights || !of.is_of_weights()) {
+        for dispatch in &plan.dispatches {
+            let (stage, workgroups) = match dispatch {
+                Dispatch::Stage(stage, workgroups) => (stage, workgroups),
+                Dispatch::Pass(pass) => {
+                    let passes = passes.ok_or(BindError::Plan { what: "recipe" })?;
+                    let scratch = &checked.scratch.binding;
+                    let bound = passes.bind(pass, scratch, &plan.scratch.sums.passes)?;
+                    steps.extend(bound.into_steps().map(Step::of_pass));
+                    continue;
+                }
+            };
+            // Weights that are not trained need no gradient.
+            if stage.is_of_weights() && !has_weights {
+                continue;
+            }
             let pipeline = pipeline_of(*stage)?;
             let bytes = params_of(plan, checked.weights, *workgroups);
             let bytes = bytemuck::bytes_of(&bytes);
@@ -65,7 +87,7 @@ impl BoundBackward {
             let entries: Vec<_> = stage
                 .binds(plan.forward.config())
                 .into_iter()
-                .filter_map(|binding| entry(binding, plan, checked, own))
+                .filter_map(|binding| entry((*stage, binding), plan, checked, own))
                 .collect();
             let label = stage.label();
             let bind_group = scoped(device, label, || {
@@ -100,13 +122,13 @@ fn params_of(plan: &BackwardPlan, weights: WeightHeads, workgroups: [u32; 3]) ->
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
-    let (segments, segment_len, chunk_len) = (plan.blocks, plan.block, plan.piece);
-    let value_blocks = plan.value_blocks;
+    let Recurrence { block, blocks, value_blocks } = plan.recurrence;
+    let (segments, segment_len, chunk_len) = (blocks, block, plan.piece);
     Params { sequences, segments, segment_len, chunk_len, value_blocks, ..forward }
 }
 
 fn entry<'a>(
-    binding: GradientBinding,
+    (stage, binding): (GradientStage, GradientBinding),
     plan: &BackwardPlan,
     checked: &'a Checked<'_>,
     (params, ranges, no_states): (&'a wgpu::Buffer, &'a wgpu::Buffer, &'a [wgpu::Buffer; 3]),
@@ -119,12 +141,18 @@ fn entry<'a>(
     let buffer = match binding {
         GradientBinding::Params => params.as_entire_buffer_binding(),
         GradientBinding::Ranges => ranges.as_entire_buffer_binding(),
+        GradientBinding::Keys if stage.reads_gradients() => scratch(plan.gradients_by_keys()),
         GradientBinding::Keys => scratch(&plan.scratch.keys),
         GradientBinding::Queries => scratch(&plan.scratch.queries),
         GradientBinding::Projections => scratch(&plan.scratch.projections),
         GradientBinding::Partials => scratch(&plan.scratch.partials),
         GradientBinding::Gates => scratch(&plan.scratch.gates),
         GradientBinding::States => scratch(&plan.scratch.states),
+        GradientBinding::PassValues => scratch(&plan.scratch.sums.values),
+        GradientBinding::OutputRows => scratch(&plan.scratch.sums.outputs),
+        GradientBinding::OfPassValues => scratch(&plan.scratch.sums.of_values),
+        GradientBinding::OfPassKeys => scratch(&plan.scratch.sums.of_keys),
+        GradientBinding::PassStates => scratch(&plan.scratch.sums.states),
         _ => match checked.get(binding) {
             Some(Range { binding, len, .. }) => {
                 let size = NonZeroU64::new(*len);

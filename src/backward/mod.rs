@@ -1,6 +1,7 @@
 //! The backward pass on a device.
 
 pub(crate) mod bound;
+mod passes;
 pub(crate) mod plan;
 mod run;
 pub(crate) mod tensors;
@@ -11,6 +12,7 @@ use wgpu::{BufferBinding, ShaderStages};
 
 use crate::attention::LinearAttention;
 use crate::backward::bound::BoundBackward;
+use crate::backward::passes::Passes;
 use crate::backward::plan::BackwardPlan;
 use crate::backward::tensors::BackwardTensors;
 use crate::bind::options::{Options, ShaderChecks};
@@ -23,12 +25,19 @@ use crate::problem::shape::Shape;
 /// The pipelines of the backward pass of one [`Config`] on one device: the gradients of a loss by
 /// the inputs of a call, from those by o and the final state.
 ///
-/// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every update
-/// rule, grouped heads and sequences of any lengths, through every feature map but the caller's own,
-/// and by the weights of those that have any. Each value head of each sequence is a workgroup's, which
-/// goes through the tokens one by one. Where these are fewer than [`Tuning::workgroups`], several share a
-/// head, each with some of its columns, and what they add to a gradient is summed up in a fixed order.
-/// States are computed again and not kept, but for one before each block of `T^(1/2)` tokens.
+/// It computes what [`reference::backward`](crate::reference::backward) says, in f32, for every
+/// update rule, grouped heads and sequences of any lengths, through every feature map but the
+/// caller's own, and by the weights of those that have any. There are two recipes:
+///
+/// - **Sums**, for the rule linear: the forward kernels with the roles of the tensors exchanged, two
+///   of four passes in reversed time. States stay in registers, and segments of a sequence run side
+///   by side, as the plans of the passes have them.
+/// - The **recurrence**, for rules with decays or betas, and where a row of features or of v is
+///   wider than a row of k may be or the device has no room for the passes: each value head of each
+///   sequence is a workgroup's, which goes through the tokens one by one. Where these are fewer than
+///   [`Tuning::workgroups`], several share a head, each with some of its columns, and what they add
+///   to a gradient is summed up in a fixed order. States are computed again and not kept, but for
+///   one before each block of `T^(1/2)` tokens.
 ///
 /// [`Tuning::workgroups`]: crate::tuning::Tuning::workgroups
 ///
@@ -39,12 +48,29 @@ use crate::problem::shape::Shape;
 pub struct Backward {
     forward: LinearAttention,
     cache: Option<wgpu::PipelineCache>,
+    /// `None` where the recurrence computes every call.
+    passes: Option<Passes>,
     pipelines: Mutex<Vec<((GradientStage, RowAccess), Pipeline)>>,
 }
 
+/// The recipe of a backward pass, for tests of both.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recipe {
+    /// Sums where they can be, else the recurrence.
+    #[default]
+    Best,
+    /// The recurrence alone.
+    Recurrence,
+    /// A mistake: sums all of whose passes are in forward time.
+    Unreversed,
+}
+
 impl Backward {
-    /// For `config`; compiles its pipelines, but for those of rows that are not contiguous, which
-    /// the first call with such rows does.
+    /// For `config`; compiles its pipelines but for those that not every call needs, which the
+    /// first [`Backward::bind`] that does compiles: of rows that are not contiguous, of the passes
+    /// of sums, and of the recurrence where sums have its place.
     ///
     /// # Errors
     ///
@@ -54,8 +80,9 @@ impl Backward {
         Self::with_options(device, config, &Options::default())
     }
 
-    /// The same with the caller's [`Options`], of whose sizes a backward pass uses the occupancy
-    /// alone. Its shaders are checked, whatever they say.
+    /// The same with the caller's [`Options`], of whose sizes a backward pass uses all but the
+    /// layout: the occupancy and, in the passes of sums, the lengths of segments. Its own shaders
+    /// are checked, whatever they say; the passes are forward kernels, checked as they say.
     ///
     /// # Errors
     ///
@@ -65,26 +92,38 @@ impl Backward {
         config: Config,
         options: &Options<'_>,
     ) -> Result<Self, Error> {
-        Self::with_edit(device, config, options, &|_, wgsl| wgsl)
+        Self::with_edit(device, config, options, Recipe::Best, &|_, wgsl| wgsl)
     }
 
-    /// The same with every shader passed through `edit` first; tests prove with it that a wrong
-    /// shader is caught.
+    /// The same by another recipe.
+    pub(crate) fn with_recipe(
+        device: &wgpu::Device,
+        config: Config,
+        options: &Options<'_>,
+        recipe: Recipe,
+    ) -> Result<Self, Error> {
+        Self::with_edit(device, config, options, recipe, &|_, wgsl| wgsl)
+    }
+
+    /// The same with every shader of its own passed through `edit` first; tests prove with it that
+    /// a wrong shader is caught.
     #[cfg(feature = "mutation")]
     #[doc(hidden)]
     pub fn with_mutation(
         device: &wgpu::Device,
         config: Config,
         options: &Options<'_>,
+        recipe: Recipe,
         edit: &dyn Fn(GradientStage, String) -> String,
     ) -> Result<Self, Error> {
-        Self::with_edit(device, config, options, edit)
+        Self::with_edit(device, config, options, recipe, edit)
     }
 
     fn with_edit(
         device: &wgpu::Device,
         config: Config,
         options: &Options<'_>,
+        recipe: Recipe,
         edit: &dyn Fn(GradientStage, String) -> String,
     ) -> Result<Self, Error> {
         let forward = LinearAttention::with_options(device, config, options)?;
@@ -92,14 +131,23 @@ impl Backward {
         if let Some(map) = map_without_derivative(config) {
             return Err(Error::NoDerivative { feature_map: map.name().to_owned() });
         }
+        let passes = match recipe {
+            Recipe::Recurrence => None,
+            _ => Passes::new(&forward, options, recipe != Recipe::Unreversed)?,
+        };
         let cache = options.cache.cloned();
         let mut pipelines = Vec::new();
-        for stage in GradientStage::ALL.into_iter().filter(|stage| stage.is_in(config)) {
+        let is_needed = |stage: &GradientStage| match passes {
+            _ if !stage.is_in(config) => false,
+            Some(_) => !stage.is_of_recurrence(),
+            None => !stage.is_of_sums(),
+        };
+        for stage in GradientStage::ALL.into_iter().filter(is_needed) {
             let access = RowAccess::default();
             let pipeline = compile_stage(&forward, cache.as_ref(), (stage, access), edit)?;
             pipelines.push(((stage, access), pipeline));
         }
-        Ok(Self { forward, cache, pipelines: Mutex::new(pipelines) })
+        Ok(Self { forward, cache, passes, pipelines: Mutex::new(pipelines) })
     }
 
     /// The pipeline of a stage for such rows, compiled now if it is the first time.
@@ -134,7 +182,8 @@ impl Backward {
     /// As [`LinearAttention::plan`]; [`PlanError::Backward`] for a shape with slots, or with
     /// lengths that only a call knows.
     pub fn plan(&self, shape: &Shape) -> Result<BackwardPlan, PlanError> {
-        BackwardPlan::new(self.forward.plan(shape)?, &self.device().limits())
+        let passes = self.passes.as_ref().map(|passes| &passes.configs);
+        BackwardPlan::new(self.forward.plan(shape)?, passes, &self.device().limits())
     }
 
     /// Binds tensors to a plan: everything that can fail fails here. `scratch` needs
@@ -155,7 +204,8 @@ impl Backward {
         }
         let checked = tensors.check(plan, scratch, &self.device().limits())?;
         let access = RowAccess { reads_only: checked.shares_rows()?, ..plan.row_access() };
-        BoundBackward::new(self.device(), plan, &checked, &|stage| self.pipeline(stage, access))
+        let pipeline = |stage| self.pipeline(stage, access);
+        BoundBackward::new(self.device(), plan, &checked, &pipeline, self.passes.as_ref())
     }
 
     /// Records one compute pass. Allocates nothing, cannot fail.

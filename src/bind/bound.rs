@@ -53,6 +53,10 @@ impl Bound {
     pub(crate) fn steps(&self) -> impl Iterator<Item = &BoundStep> {
         self.submissions.iter().flat_map(|submission| &submission.steps)
     }
+
+    pub(crate) fn into_steps(self) -> impl Iterator<Item = BoundStep> {
+        self.submissions.into_iter().flat_map(|submission| submission.steps)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -244,6 +248,12 @@ fn rows(plan: &Plan, tensor: Tensor) -> Rows {
     let [offset, batch, token, head] = [offset, batch, token, head].map(|n| n / width);
     // Tokens count through all rows of the batch, so only the gap between two rows is left.
     let batch = batch.wrapping_sub(token.wrapping_mul(shape.seq_len));
+    if plan.is_reversed() {
+        // The shaders' arithmetic wraps as well, so that a stride may be less than 0.
+        let last = shape.batch.wrapping_mul(shape.seq_len).wrapping_sub(1);
+        let offset = offset.wrapping_add(last.wrapping_mul(token));
+        return Rows { offset, batch, token: token.wrapping_neg(), head };
+    }
     Rows { offset, batch, token, head }
 }
 

@@ -8,10 +8,10 @@ use crate::error::{DeviceError, WeightsError};
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// The plan was made for another config or tuning.
+    /// The plan was made for another config or tuning, or a backward pass by another recipe.
     #[error("plan: {what} must be that of this LinearAttention")]
     Plan {
-        /// `config` or `tuning`.
+        /// `config`, `tuning` or `recipe`.
         what: &'static str,
     },
     /// Checkpoints of a shape come from the host, through a batch that has checked them.

@@ -8,6 +8,7 @@ use crate::kernel::stage::Stage;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
+use crate::problem::update_rule::UpdateRule;
 
 /// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every
 /// device has.
@@ -33,7 +34,15 @@ pub enum GradientStage {
     Projections,
     /// The features of all rows.
     Features,
-    /// The gradients by features, values, gates and states.
+    /// The values and states that the passes of sums take.
+    PassInputs,
+    /// The rows of gradients by o that they take.
+    OutputRows,
+    /// The sums of gradients by features of keys over the queries that share a value head.
+    GroupSums,
+    /// The gradients by values and states, from what the passes of sums have found.
+    PassOutputs,
+    /// The gradients by features, values, gates and states, token by token.
     Recurrence,
     /// The sums of those by features and gates over blocks of columns, where heads are too few to
     /// fill the device and several workgroups share one.
@@ -68,6 +77,10 @@ pub(crate) enum GradientBinding {
     Q = 1,
     K = 2,
     V = 3,
+    PassValues = 4,
+    OutputRows = 5,
+    OfPassValues = 6,
+    OfPassKeys = 7,
     Weights = 9,
     Projections = 10,
     Gates = 11,
@@ -76,6 +89,7 @@ pub(crate) enum GradientBinding {
     GateWeights = 14,
     Partials = 15,
     OfWeights = 16,
+    PassStates = 17,
     Keys = 18,
     Queries = 19,
     OfO = 20,
@@ -100,10 +114,14 @@ impl GradientBinding {
 
 impl GradientStage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::TokenGates,
         Self::Projections,
         Self::Features,
+        Self::PassInputs,
+        Self::OutputRows,
+        Self::GroupSums,
+        Self::PassOutputs,
         Self::Recurrence,
         Self::ColumnSums,
         Self::Maps,
@@ -120,6 +138,10 @@ impl GradientStage {
             Self::TokenGates => "token_gates",
             Self::Projections => "gradient_projections",
             Self::Features => "gradient_features",
+            Self::PassInputs => "gradient_pass_inputs",
+            Self::OutputRows => "gradient_output_rows",
+            Self::GroupSums => "gradient_group_sums",
+            Self::PassOutputs => "gradient_pass_outputs",
             Self::Recurrence => "gradient_recurrence",
             Self::ColumnSums => "gradient_column_sums",
             Self::Maps => "gradient_maps",
@@ -150,6 +172,10 @@ impl GradientStage {
             Self::TokenGates => "linear_attention.token_gates",
             Self::Projections => "linear_attention.gradient_projections",
             Self::Features => "linear_attention.gradient_features",
+            Self::PassInputs => "linear_attention.gradient_pass_inputs",
+            Self::OutputRows => "linear_attention.gradient_output_rows",
+            Self::GroupSums => "linear_attention.gradient_group_sums",
+            Self::PassOutputs => "linear_attention.gradient_pass_outputs",
             Self::Recurrence => "linear_attention.gradient_recurrence",
             Self::ColumnSums => "linear_attention.gradient_column_sums",
             Self::Maps => "linear_attention.gradient_maps",
@@ -167,6 +193,7 @@ impl GradientStage {
             Self::Projections | Self::Maps => config.needs_weights(),
             Self::Features | Self::Recurrence | Self::Rows => true,
             Self::ColumnSums => config.value_dim > gradient_columns(config),
+            _ if self.is_of_sums() => config.update_rule == UpdateRule::Linear,
             _ => self.is_of_weights() && config.needs_weights(),
         }
     }
@@ -176,10 +203,25 @@ impl GradientStage {
         matches!(self, Self::Weights | Self::WeightSums)
     }
 
-    /// True if it reads or writes rows of q, k or v.
+    /// True for the stages of the recipe `sums` alone.
+    pub(crate) fn is_of_sums(self) -> bool {
+        matches!(self, Self::PassInputs | Self::OutputRows | Self::GroupSums | Self::PassOutputs)
+    }
+
+    /// True for the stages of the recurrence alone.
+    pub(crate) fn is_of_recurrence(self) -> bool {
+        matches!(self, Self::Recurrence | Self::ColumnSums)
+    }
+
+    /// True for stages behind those that compute the gradients by features.
+    pub(crate) fn reads_gradients(self) -> bool {
+        matches!(self, Self::Maps | Self::Rows)
+    }
+
+    /// True if it reads or writes rows of q, k, v or o.
     pub(crate) fn has_rows(self) -> bool {
-        use GradientBinding::{Q, V};
-        self.all_binds().iter().any(|binding| matches!(binding, Q | V))
+        use GradientBinding::{OfO, OfV, Q, V};
+        self.all_binds().iter().any(|binding| matches!(binding, Q | V | OfO | OfV))
     }
 
     /// The tensors that it binds.
@@ -208,6 +250,12 @@ impl GradientStage {
             Self::Features => {
                 &[Params, Q, K, Projections, Keys, Queries, States, InitialState, OfFinalState]
             }
+            Self::PassInputs => {
+                &[Params, V, States, Ranges, PassValues, PassStates, OfPassValues, OfPassKeys]
+            }
+            Self::OutputRows => &[Params, Queries, OfO, OutputRows],
+            Self::GroupSums => &[Params, Keys, OfPassKeys],
+            Self::PassOutputs => &[Params, OfV, States, PassStates, OfPassValues],
             Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
             Self::ColumnSums => &[Params, Gates, Keys, Queries, States],
             Self::Maps => &[Params, Q, K, Projections, Keys, Queries],

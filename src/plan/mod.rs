@@ -75,6 +75,8 @@ pub struct Plan {
     /// The dispatches that check unchecked entries, before all others.
     checks: Vec<Dispatch>,
     dispatches: Vec<Dispatch>,
+    /// True if token 0 of every sequence is the last one of its tensors.
+    is_reversed: bool,
 }
 
 impl Plan {
@@ -107,6 +109,7 @@ impl Plan {
             scratch: Scratch::default(),
             checks: Vec::new(),
             dispatches: Vec::with_capacity(Stage::ALL.len()),
+            is_reversed: false,
         };
         plan.check_sequences()?;
         let is_short = shape.max_len() <= MAX_DECODE_LEN && shape.checkpoints == 0;
@@ -137,6 +140,16 @@ impl Plan {
     #[must_use]
     pub fn is_of_matrices(&self) -> bool {
         self.decode.is_none() && self.layout().subgroup_size().is_some()
+    }
+
+    /// The same in reversed time: token 0 is the last of q, k, v and o, whose rows are flat, and
+    /// sequences are listed from the last to the first. The kernels do not know it.
+    pub(crate) fn in_reversed_time(self) -> Self {
+        Self { is_reversed: true, ..self }
+    }
+
+    pub(crate) fn is_reversed(&self) -> bool {
+        self.is_reversed
     }
 
     pub(crate) fn decode(&self) -> Option<DecodeLayout> {

@@ -4,9 +4,10 @@
 use super::On;
 use super::case::{Case, Sample, Sampling};
 use super::compare::Row;
-use crate::backward::Backward;
+use crate::backward::{Backward, Recipe};
 use crate::bind::options::Options;
 use crate::error::Error;
+use crate::plan::tuning::Tuning;
 use crate::problem::config::{Config, Normalization};
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
@@ -60,6 +61,15 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward", linear(16, 16), grouped(70)),
         ("backward-odd", with_eps, values(33)),
         ("backward-packed", linear(16, 12), packed()),
+        ("backward-segments", linear(12, 9), Shape::new(2, 150, 2).with_value_heads(4)),
+        (
+            "backward-segments-packed",
+            signed(16, 16, FeatureMap::Elu),
+            Shape::packed(&[90, 0, 61], 2),
+        ),
+        ("backward-segments-padded", linear(8, 16), Shape::padded(&[3..90, 0..0, 0..50], 90, 2)),
+        ("backward-recurrence", linear(16, 12), grouped(70)),
+        ("backward-recurrence-packed", linear(9, 7), packed()),
         ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
         ("backward-gated", of(16, 16, gated(softplus)), heads()),
         ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed_heads()),
@@ -97,10 +107,17 @@ pub fn backward_cases() -> Vec<Case> {
         "backward-forgets" => Sampling::Forgets,
         _ => Sampling::Ordinary,
     };
-    let case = |(name, config, shape)| {
+    let case = |(name, config, shape): (&'static str, _, _)| {
         let case = Case::new(name, config, shape);
-        let weights = weights(name).unwrap_or(case.weights);
-        Case { initial_state: true, is_backward: true, weights, sampling: sampling(name), ..case }
+        Case {
+            initial_state: true,
+            segments: if name.starts_with("backward-segments") { 3 } else { 0 },
+            is_backward: true,
+            is_recurrence: name.starts_with("backward-recurrence"),
+            weights: weights(name).unwrap_or(case.weights),
+            sampling: sampling(name),
+            ..case
+        }
     };
     cases.into_iter().map(case).collect()
 }
@@ -130,7 +147,7 @@ impl Given {
 pub(super) async fn check(on: On<'_>, case: &Case, seed: u64) -> Vec<Row> {
     let rows = async {
         let (sample, given) = sampled(case, seed)?;
-        let backward = Backward::with_options(on.device, case.config.clone(), &Options::default())?;
+        let backward = backward_of(on.device, case)?;
         let (inputs, gradients) = (sample.inputs(), given.gradients());
         let found = match on.blocks {
             #[cfg(not(target_arch = "wasm32"))]
@@ -140,6 +157,19 @@ pub(super) async fn check(on: On<'_>, case: &Case, seed: u64) -> Vec<Row> {
         compare(case, (inputs, gradients), &found)
     };
     rows.await.unwrap_or_else(|error: Error| vec![Row::failed(case, STAGE, error.to_string())])
+}
+
+/// The pipelines of a case, with a tuning for its segments.
+fn backward_of(device: &wgpu::Device, case: &Case) -> Result<Backward, Error> {
+    let mut options = Options::default();
+    if case.segments > 0 {
+        let (limits, device_type) = (device.limits(), device.adapter_info().device_type);
+        let mut tuning = Tuning::new(&case.config, &limits, device_type)?;
+        case.set_segments(&mut tuning);
+        options = options.with_tuning(tuning);
+    }
+    let recipe = if case.is_recurrence { Recipe::Recurrence } else { Recipe::Best };
+    Backward::with_recipe(device, case.config.clone(), &options, recipe)
 }
 
 /// A case on what takes slices.

@@ -36,6 +36,8 @@ pub struct Case {
     pub sampling: Sampling,
     /// True for a case of the backward pass.
     pub is_backward: bool,
+    /// True if the recurrence computes it where sums would.
+    pub is_recurrence: bool,
 }
 
 /// The kind of values that a case samples.
@@ -78,7 +80,7 @@ impl Case {
         // Weights that all heads share, where a map has any.
         let weights = WeightHeads::new(u32::from(config.needs_weights()), 0);
         let sampling = Sampling::default();
-        let is_backward = false;
+        let (is_backward, is_recurrence) = (false, false);
         Self {
             name,
             config,
@@ -89,6 +91,7 @@ impl Case {
             weights,
             sampling,
             is_backward,
+            is_recurrence,
         }
     }
 
@@ -275,6 +278,7 @@ impl Case {
 }
 
 /// The inputs of a case.
+#[derive(Clone)]
 pub(crate) struct Sample {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,

@@ -3,12 +3,13 @@
 mod columns;
 mod maps;
 mod strides;
+mod sums;
 
 use libtest_mimic::Failed;
 use linear_attention::error::{BindError, Error, PlanError};
 use linear_attention::feature_map::{CustomMap, Weights};
 use linear_attention::gradients::{
-    Backward, BackwardTensors, GradientStage, Gradients, OutputGradients,
+    Backward, BackwardTensors, GradientStage, Gradients, OutputGradients, Recipe,
 };
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
 use linear_attention::{
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("backward::refusals", refusals),
     ("backward::value_blocks", columns::value_blocks),
     ("backward::strides::views", strides::views),
+    ("backward::sums::segments", sums::segments),
 ];
 
 /// The trials that the full matrix alone has: the harness has a case of each rule.
@@ -41,6 +43,9 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::maps::mutations", maps::mutations),
     ("backward::strides::layouts", strides::layouts),
     ("backward::strides::mutations", strides::mutations),
+    ("backward::sums::configs", sums::configs),
+    ("backward::sums::recurrence", sums::recurrence),
+    ("backward::sums::mutations", sums::mutations),
 ];
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.
@@ -347,6 +352,14 @@ fn check_caught(
     check_caught_with(gpu, &Options::default(), call, sample, mistake)
 }
 
+/// The recipe that has a stage.
+fn recipe_of(stage: GradientStage) -> Recipe {
+    match stage {
+        GradientStage::Recurrence | GradientStage::ColumnSums => Recipe::Recurrence,
+        _ => Recipe::Best,
+    }
+}
+
 fn check_caught_with(
     gpu: &Gpu,
     options: &Options<'_>,
@@ -363,7 +376,8 @@ fn check_caught_with(
         is_there.set(edited != wgsl);
         edited
     };
-    let backward = Backward::with_mutation(&gpu.device, config.clone(), options, &edit)?;
+    let backward =
+        Backward::with_mutation(&gpu.device, config.clone(), options, recipe_of(stage), &edit)?;
     if !is_there.get() {
         return Err(format!("no {from} in {stage:?}").into());
     }

@@ -1,6 +1,6 @@
 //! The layouts worth trying.
 
-use super::Layout;
+use super::{Layout, RowSource};
 use crate::problem::config::Config;
 
 /// Fewest lanes of a wave on usual GPUs; workgroups of fewer threads leave lanes idle.
@@ -59,6 +59,17 @@ impl Layout {
         layouts.extend(of(rows, &[8, 4]));
         layouts.extend(of(rows, &[8, 4, 2, 1]));
         layouts
+    }
+
+    /// The same with as many value blocks, each an even share of V: the widths of a pass of the
+    /// backward pass are often no powers of two.
+    pub(crate) fn with_even_columns(self, config: &Config) -> Self {
+        if self.row_source != RowSource::Workgroup {
+            return self;
+        }
+        let blocks = config.value_dim.div_ceil(self.block_columns().max(1)).max(1);
+        let column_threads = config.value_dim.div_ceil(blocks).div_ceil(self.columns.max(1));
+        Self { column_threads, ..self }
     }
 
     /// True if workgroup memory does not limit a SIMD to fewer than 8 waves of 32 lanes, of which

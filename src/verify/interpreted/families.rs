@@ -33,8 +33,8 @@ pub(super) fn families() -> Vec<(Config, Layout)> {
     all
 }
 
-/// Both sources of rows; lanes and threads along V, one and several, each also too wide for the
-/// problem; chunks that divide nothing.
+/// Both sources of rows; lanes and threads along V, one and several, no power of two among them, each
+/// also too wide for the problem; chunks that divide nothing.
 fn layouts() -> Vec<Layout> {
     vec![
         Layout::direct(4),
@@ -44,6 +44,7 @@ fn layouts() -> Vec<Layout> {
         Layout::workgroup(8, 8, 1, 3),
         Layout::workgroup(16, 4, 2, 4).with_chunk(3, 5),
         Layout::workgroup(4, 4, 4, 4).with_chunk(4, 3),
+        Layout::workgroup(4, 4, 3, 2),
         Layout::workgroup(4, 4, 2, 3).with_chunk(3, 5).with_subgroup_sums(true),
     ]
 }

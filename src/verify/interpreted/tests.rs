@@ -8,6 +8,7 @@ use super::mutations::MISTAKES;
 use super::run::Runner;
 use super::space;
 use crate::plan::steps::Memory;
+use crate::problem::update_rule::UpdateRule;
 
 /// splitmix64's finalizer, so that a part of the space has some of everything.
 fn mix(x: u64) -> u64 {
@@ -72,6 +73,42 @@ fn small_shapes() {
 #[test]
 fn scratch_that_the_caller_writes_to() {
     check(400_000, 53, true);
+}
+
+/// The passes of the backward pass in reversed time: what a call writes of reversed rows.
+#[test]
+fn tokens_in_reversed_time() {
+    let mut runner = Runner::default();
+    let (mut calls, mut failed) = (0, Vec::new());
+    for_each(200_000, 7, |prepared| {
+        let (config, shape) = (prepared.plan.config(), prepared.plan.shape());
+        if config.update_rule != UpdateRule::Linear || shape.strides.is_some() {
+            return false;
+        }
+        calls += 1;
+        let tokens = (shape.batch * shape.seq_len).max(1) as usize;
+        let reversed = |rows: &[f32]| -> Vec<f32> {
+            let width = (rows.len() / tokens).max(1);
+            rows.chunks(width).rev().flatten().copied().collect()
+        };
+        let mut sample = prepared.sample.clone();
+        for rows in [&mut sample.q, &mut sample.k, &mut sample.v] {
+            *rows = reversed(rows);
+        }
+        let plan = prepared.plan.clone().in_reversed_time();
+        let (before, sequences) = (prepared.before.clone(), prepared.sequences.clone());
+        let of_reversed = Prepared { plan, sample, before, sequences, ..*prepared };
+        let found = runner.run(&of_reversed).and_then(|mut found| {
+            found.o = reversed(&found.o);
+            prepared.compare(&found)
+        });
+        if let Err(message) = found {
+            failed.push(format!("{message}\n    {}", prepared.call.describe()));
+        }
+        failed.len() > 9
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(calls > 10, "{calls}");
 }
 
 /// Lanes meet in workgroup memory where a subgroup has other threads of the workgroup.

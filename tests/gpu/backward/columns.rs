@@ -1,7 +1,7 @@
 //! Several workgroups to a value head, each with some of its columns.
 
 use libtest_mimic::Failed;
-use linear_attention::gradients::{Backward, GradientStage};
+use linear_attention::gradients::{Backward, GradientStage, Recipe};
 use linear_attention::tuning::Tuning;
 use linear_attention::update_rule::{Beta, Decay};
 use linear_attention::{Config, LinearAttention, Options, Shape, UpdateRule};
@@ -16,9 +16,11 @@ fn options(gpu: &Gpu, config: &Config) -> Result<Options<'static>, Failed> {
     Ok(Options::default().with_tuning(tuning.with_workgroups(1 << 20)))
 }
 
+/// The recurrence in such workgroups.
 pub(super) fn in_value_blocks(gpu: &Gpu, config: Config) -> Result<Backward, Failed> {
     let options = options(gpu, &config)?;
-    Ok(Backward::with_options(&gpu.device, config, &options)?)
+    let recipe = Recipe::Recurrence;
+    Ok(Backward::with_mutation(&gpu.device, config, &options, recipe, &|_, wgsl| wgsl)?)
 }
 
 /// Several workgroups to a head: the same gradients, the same bits each time, and sums over columns

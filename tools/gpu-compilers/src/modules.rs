@@ -100,6 +100,11 @@ fn others() -> Vec<(&'static str, Config)> {
     let linear = |width| Config::new(width, width);
     let gated_delta = Config::of_rule(128, 128, rule_of("gated-delta"));
     let map = |width, map| linear(width).with_feature_map(map);
+    // Of the backward pass of a rule that divides.
+    let pass = |k, v| {
+        let pass = Config::new(k, v).with_feature_map(FeatureMap::Identity);
+        pass.with_normalization(Normalization::None)
+    };
     vec![
         ("linear, bf16 64", linear(64).with_dtype(Dtype::Bf16)),
         ("linear, bf16 128", linear(128).with_dtype(Dtype::Bf16)),
@@ -116,6 +121,8 @@ fn others() -> Vec<(&'static str, Config)> {
         ("linear, favor:256 64", map(64, FeatureMap::Favor { features: 256 })),
         ("linear, favor:1024 64", map(64, FeatureMap::Favor { features: 1024 })),
         ("linear, taylor 16", map(16, FeatureMap::Taylor)),
+        ("linear, pass of 128 by 132", pass(128, 132)),
+        ("linear, pass of 132 by 128", pass(132, 128)),
     ]
 }
 

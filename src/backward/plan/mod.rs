@@ -1,0 +1,297 @@
+//! Recipe, scratch and grids of a backward pass; arithmetic alone, no device.
+
+mod grid;
+pub(crate) mod recurrence;
+pub(crate) mod scratch;
+pub(crate) mod sums;
+
+use std::ops::Range;
+
+use crate::backward::plan::recurrence::Recurrence;
+use crate::backward::plan::scratch::{Scratch, piece_len};
+use crate::backward::plan::sums::{Pass, PassConfigs, Sums};
+use crate::error::PlanError;
+use crate::kernel::gradient::{GradientStage, RowAccess};
+use crate::plan::Plan;
+use crate::problem::shape::{Lens, Shape};
+
+/// The dispatches and the scratch of the backward pass of a shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackwardPlan {
+    /// That of the forward pass, which has checked config and shape.
+    pub(crate) forward: Plan,
+    /// The tokens of each sequence.
+    pub(crate) ranges: Vec<Range<usize>>,
+    /// Those of the recurrence, where it is the recipe.
+    pub(crate) recurrence: Recurrence,
+    /// Tokens over which gradients by weights are summed at a time.
+    pub(crate) piece: u32,
+    pub(crate) scratch: Scratch,
+    pub(crate) dispatches: Vec<Dispatch>,
+}
+
+/// A dispatch of a backward pass, or several.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Dispatch {
+    Stage(GradientStage, [u32; 3]),
+    /// A pass of the forward kernels.
+    Pass(Box<Pass>),
+}
+
+impl BackwardPlan {
+    /// By sums where there are configs of their passes and the device has room for them, else by
+    /// the recurrence.
+    pub(super) fn new(
+        forward: Plan,
+        passes: Option<&PassConfigs>,
+        limits: &wgpu::Limits,
+    ) -> Result<Self, PlanError> {
+        let shape = forward.shape();
+        let ranges = shape.token_ranges().filter(|_| shape.slots.is_none());
+        let Some(ranges) = ranges else {
+            let what = if shape.slots.is_some() { "slots" } else { "packed_up_to" };
+            return Err(PlanError::Backward { what });
+        };
+        if let Some(plan) = passes
+            .and_then(|passes| Self::of_sums(forward.clone(), ranges.clone(), passes, limits).ok())
+        {
+            return Ok(plan);
+        }
+        let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
+        let piece = piece_len(&forward);
+        let (recurrence, scratch) = Recurrence::new(&forward, longest, piece, limits)?;
+        let plan = Self { forward, ranges, recurrence, piece, scratch, dispatches: Vec::new() };
+        let dispatches = plan.dispatches(None, limits)?;
+        Ok(Self { dispatches, ..plan })
+    }
+
+    fn of_sums(
+        forward: Plan,
+        ranges: Vec<Range<usize>>,
+        passes: &PassConfigs,
+        limits: &wgpu::Limits,
+    ) -> Result<Self, PlanError> {
+        let piece = piece_len(&forward);
+        let (sums, scratch) = Sums::new(&forward, passes, piece, limits)?;
+        let recurrence = Recurrence::default();
+        let plan = Self { forward, ranges, recurrence, piece, scratch, dispatches: Vec::new() };
+        let dispatches = plan.dispatches(Some(sums), limits)?;
+        Ok(Self { dispatches, ..plan })
+    }
+
+    fn dispatches(
+        &self,
+        sums: Option<Sums>,
+        limits: &wgpu::Limits,
+    ) -> Result<Vec<Dispatch>, PlanError> {
+        if self.shape().batch * self.shape().seq_len == 0 {
+            return Ok(Vec::new());
+        }
+        let is_sums = sums.is_some();
+        let group = self.shape().value_group();
+        let (mut of_rows, mut gradients) = match sums {
+            Some(Sums { of_rows, gradients }) => (of_rows, Some(gradients)),
+            None => (None, None),
+        };
+        let config = self.forward.config();
+        let stages = GradientStage::ALL.into_iter().filter(|stage| stage.is_in(config));
+        let stages = stages.filter(|stage| match stage {
+            GradientStage::ColumnSums => self.recurrence.value_blocks > 1,
+            GradientStage::GroupSums => is_sums && group > 1,
+            _ if stage.is_of_sums() => is_sums,
+            _ => !is_sums || !stage.is_of_recurrence(),
+        });
+        let mut dispatches = Vec::new();
+        for stage in stages {
+            let grid = self.grid(stage, limits)?;
+            dispatches.push(Dispatch::Stage(stage, grid));
+            let of_pass = |pass| Dispatch::Pass(Box::new(pass));
+            match stage {
+                GradientStage::PassInputs => dispatches.extend(of_rows.take().map(of_pass)),
+                GradientStage::OutputRows => {
+                    dispatches.extend(gradients.take().into_iter().flatten().map(of_pass));
+                }
+                _ => {}
+            }
+        }
+        Ok(dispatches)
+    }
+
+    /// The shape of the plan.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        self.forward.shape()
+    }
+
+    /// Elements of each tensor, and so of the gradient by it.
+    #[must_use]
+    pub fn lens(&self) -> &Lens {
+        self.forward.lens()
+    }
+
+    /// Bytes of scratch that [`Backward::bind`](crate::backward::Backward::bind) needs: the
+    /// features of all rows and the states of all sequences, and
+    ///
+    /// - by sums, as many rows of features again, a row of V for each row of v and two for each row
+    ///   of o, up to six states for each head of each sequence, and the scratch of the largest pass,
+    ///   a state for each of its segments;
+    /// - by the recurrence, for each value head of each sequence `2 T^(1/2)` states; where several
+    ///   workgroups share a head, as many times the features and gates, which at most double it or
+    ///   take 512 MiB.
+    ///
+    /// Where a map has weights, also a projection for each row of features, and for each piece of
+    /// the tokens, of which there are `T / 256` and at most 64, the gradients by the weights of E
+    /// heads of keys and max(H, E) of queries. Its contents need not be kept between calls.
+    #[must_use]
+    pub fn scratch_size(&self) -> wgpu::BufferAddress {
+        self.scratch.size
+    }
+
+    /// The way in which the shaders reach rows, but for whether q, k and v share memory.
+    pub(crate) fn row_access(&self) -> RowAccess {
+        let has_unaligned_rows = self.forward.config().is_vec4() && !self.forward.has_vec4_rows();
+        let has_batch_strides = !self.forward.is_flat();
+        RowAccess { has_batch_strides, has_unaligned_rows, reads_only: false }
+    }
+
+    /// Bytes of the states of all sequences, and of the gradients by them.
+    pub(crate) fn states_size(&self) -> u64 {
+        self.forward.state_size() * u64::from(self.shape().sequences())
+    }
+
+    /// The range of scratch with the gradients by features of keys.
+    pub(crate) fn gradients_by_keys(&self) -> &Range<u64> {
+        let is_summed = self.shape().value_group() > 1;
+        match &self.scratch.sums.of_keys {
+            of_keys if of_keys.is_empty() || is_summed => &self.scratch.keys,
+            of_keys => of_keys,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+mod tests {
+    use super::*;
+    use crate::backward::plan::recurrence::COLUMN_SUMS_BYTES;
+    use crate::plan::tuning::Tuning;
+    use crate::problem::config::{Config, Normalization};
+    use crate::problem::feature_map::FeatureMap;
+    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
+
+    fn plan(shape: &Shape, width: u32, largest: u64) -> BackwardPlan {
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: largest,
+            max_buffer_size: 1 << 32,
+            ..Default::default()
+        };
+        let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+        let config = Config::of_rule(width, width, rule);
+        let tuning = Tuning::new(&config, &limits, wgpu::DeviceType::DiscreteGpu).unwrap();
+        let tuning = tuning.with_workgroups(160);
+        let forward = Plan::new(&config, shape, &limits, &tuning).unwrap();
+        BackwardPlan::new(forward, None, &limits).unwrap()
+    }
+
+    fn has(plan: &BackwardPlan, stage: GradientStage) -> bool {
+        plan.dispatches.iter().any(|of| matches!(of, Dispatch::Stage(of, _) if *of == stage))
+    }
+
+    fn sums(plan: &BackwardPlan) -> bool {
+        has(plan, GradientStage::ColumnSums)
+    }
+
+    /// The plan of a config with sums, where they can be.
+    fn with_sums(config: &Config, shape: &Shape, limits: &wgpu::Limits) -> BackwardPlan {
+        let discrete = wgpu::DeviceType::DiscreteGpu;
+        let tuned = |config: &Config| Tuning::new(config, limits, discrete);
+        let forward = Plan::new(config, shape, limits, &tuned(config).unwrap()).unwrap();
+        let passes = PassConfigs::new(config, None, &tuned);
+        BackwardPlan::new(forward, passes.as_ref(), limits).unwrap()
+    }
+
+    fn passes(plan: &BackwardPlan) -> Vec<&Plan> {
+        let dispatches = plan.dispatches.iter();
+        let pass = dispatches.filter_map(|dispatch| match dispatch {
+            Dispatch::Pass(pass) => Some(&pass.plan),
+            Dispatch::Stage(..) => None,
+        });
+        pass.collect()
+    }
+
+    #[test]
+    fn linear_rules_have_sums() {
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: 1 << 30,
+            max_buffer_size: 1 << 32,
+            ..Default::default()
+        };
+        let (config, shape) = (Config::new(64, 64), Shape::new(1, 4096, 8));
+        let sums = with_sums(&config, &shape, &limits);
+        let found = passes(&sums);
+        assert_eq!(found.len(), 4);
+        // Few heads have segments.
+        assert!(found.iter().all(|plan| plan.segments() > 8));
+        // Rows of 64 and 1 in one block of 17 threads, or of 16.
+        assert_eq!(found[0].layout().block_columns(), 68);
+        assert_eq!(found[2].layout().block_columns(), 64);
+        assert!(!has(&sums, GradientStage::Recurrence) && !has(&sums, GradientStage::GroupSums));
+
+        let plain = config.clone().with_normalization(Normalization::None);
+        let grouped = Shape::new(1, 4096, 8).with_kv_heads(2);
+        let sums = with_sums(&plain, &grouped, &limits);
+        assert_eq!(passes(&sums).len(), 3);
+        assert!(has(&sums, GradientStage::GroupSums));
+        assert!(passes(&with_sums(&config, &Shape::new(1, 0, 8), &limits)).is_empty());
+
+        // No row of k is as wide as these features and this row of v, and none has decays.
+        let wide = Config::new(600, 8).with_feature_map(FeatureMap::Dpfp { nu: 2 });
+        let values = Config::new(8, 1024);
+        let gated = config.clone().with_update_rule(UpdateRule::Gated(Decay::per_head()));
+        for config in [wide, values, gated] {
+            let plan = with_sums(&config, &Shape::new(1, 40, 2), &limits);
+            assert!(passes(&plan).is_empty() && has(&plan, GradientStage::Recurrence));
+        }
+    }
+
+    /// Sums take more rows, and the recurrence more states.
+    #[test]
+    fn sums_that_have_no_room_leave_it_to_the_recurrence() {
+        let config = Config::new(8, 64);
+        let limits = wgpu::Limits { max_buffer_size: 40 << 20, ..Default::default() };
+        let plan = with_sums(&config, &Shape::new(1, 16_384, 4), &limits);
+        assert!(has(&plan, GradientStage::Recurrence), "{}", plan.scratch_size());
+    }
+
+    #[test]
+    fn heads_are_shared_where_they_are_few() {
+        let large = 1 << 31;
+        let few = plan(&Shape::new(1, 4096, 8), 128, large);
+        assert_eq!((few.recurrence.value_blocks, sums(&few)), (8, true));
+        let many = plan(&Shape::new(20, 512, 8), 128, large);
+        assert_eq!((many.recurrence.value_blocks, sums(&many)), (1, false));
+        // Three of 40 columns in chunks of 16, of which the tuning wants two.
+        assert_eq!(plan(&Shape::new(10, 64, 8), 40, large).recurrence.value_blocks, 2);
+        // Nine parts of 16 MiB are more than a binding has, and of seven blocks some would be
+        // empty.
+        assert_eq!(plan(&Shape::new(1, 4096, 8), 128, 128 << 20).recurrence.value_blocks, 4);
+    }
+
+    #[test]
+    fn scratch_at_most_doubles_or_takes_half_a_gigabyte_more() {
+        for (tokens, heads) in [(4096, 8), (4096, 16), (16_384, 4), (65_536, 1)] {
+            let shape = Shape::new(1, tokens, heads);
+            let split = plan(&shape, 128, 1 << 31);
+            let limits = wgpu::Limits {
+                max_storage_buffer_binding_size: 1 << 31,
+                max_buffer_size: 1 << 32,
+                ..Default::default()
+            };
+            let whole = Recurrence { value_blocks: 1, ..split.recurrence };
+            let whole = whole.place(&split.forward, split.piece, &limits).unwrap();
+            let most = whole.size + whole.size.max(COLUMN_SUMS_BYTES);
+            assert!(split.scratch_size() <= most, "{tokens} tokens: {}", split.scratch_size());
+            assert!(split.recurrence.value_blocks > 1, "{tokens} tokens");
+        }
+    }
+}
