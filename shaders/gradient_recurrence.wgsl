@@ -14,6 +14,10 @@
 // block, and computes what these add to the gradients by features, gates and nu. Where there are several,
 // gradient_column_sums adds them up.
 //
+// A step is a block of tokens in one direction: params.segments forward, as many back. Between two of them
+// all is in storage, so that a dispatch has some of them, where a driver limits what an invocation may do.
+// Each step also clears its part of the tokens that are in no sequence.
+//
 // A thread has one column of each GRADIENT_COLUMNS of its value block, and of it every ROW_LANES-th row;
 // sums over the rows of a column meet in workgroup memory. Then it has features, with their sums over
 // columns.
@@ -86,32 +90,43 @@ fn gradient_recurrence(
         sequence = vec4<u32>(ranges[n], before, behind);
     }
     let tokens = workgroupUniformLoad(&sequence);
-    clear_tokens(item, tokens.z, tokens.x, thread);
-    clear_tokens(item, tokens.y, tokens.w, thread);
-    let blocks = (tokens.y - tokens.x + params.segment_len - 1u) / params.segment_len;
-    copy_initial(item, thread);
-    clear_of_nu(item, thread);
-    for (var block = 0u; block < blocks; block++) {
+    if (params.first_step == 0u) {
+        copy_initial(item, thread);
+        clear_of_nu(item, thread);
+    }
+    for (var step = params.first_step; step < params.end_step; step++) {
+        clear_part(item, step, tokens.z, tokens.x, thread);
+        clear_part(item, step, tokens.y, tokens.w, thread);
+        let is_forward = step < params.segments;
+        let block = select(2u * params.segments - 1u - step, step, is_forward);
         let first = tokens.x + block * params.segment_len;
-        copy_state(item, state_after(0u), block, thread);
-        for (var t = first; t < min(tokens.y, first + params.segment_len); t++) {
-            enter(item, t, 0u, state_after(0u), thread);
+        // A shorter sequence has fewer blocks, and a longer step is none of any.
+        if (step >= 2u * params.segments || first >= tokens.y) { continue; }
+        let count = min(tokens.y - first, params.segment_len);
+        if (is_forward) {
+            enter_block(item, block, first, count, thread);
+        } else {
+            leave_block(item, block, first, count, thread);
         }
     }
-    for (var block = blocks; block > 0u; block--) {
-        let first = tokens.x + (block - 1u) * params.segment_len;
-        let count = min(tokens.y - first, params.segment_len);
-        var before = block - 1u;
-        for (var j = 0u; j < count; j++) {
-            enter(item, first + j, j, before, thread);
-            before = state_after(j);
-        }
-        barrier();
-        for (var j = count; j > 0u; j--) {
-            before = block - 1u;
-            if (j > 1u) { before = state_after(j - 2u); }
-            leave(item, first + j - 1u, j - 1u, before, thread);
-        }
+}
+
+fn enter_block(item: Item, block: u32, first: u32, count: u32, thread: u32) {
+    copy_state(item, state_after(0u), block, thread);
+    for (var j = 0u; j < count; j++) { enter(item, first + j, 0u, state_after(0u), thread); }
+}
+
+fn leave_block(item: Item, block: u32, first: u32, count: u32, thread: u32) {
+    var before = block;
+    for (var j = 0u; j < count; j++) {
+        enter(item, first + j, j, before, thread);
+        before = state_after(j);
+    }
+    barrier();
+    for (var j = count; j > 0u; j--) {
+        before = block;
+        if (j > 1u) { before = state_after(j - 2u); }
+        leave(item, first + j - 1u, j - 1u, before, thread);
     }
 }
 
@@ -220,6 +235,13 @@ fn copy_mu(item: Item, begin: u32, to: u32, thread: u32) {
 fn clear_of_nu(item: Item, thread: u32) {
     if (item.first == 0u) { return; }
     for (var f = thread; NORMALIZE && f < FEATURE_DIM; f += GRADIENT_THREADS) { states[item.of_nu + f] = 0.0; }
+}
+
+// The part of tokens of no sequence that is a step's.
+fn clear_part(item: Item, step: u32, first: u32, end: u32, thread: u32) {
+    let part = (end - first + params.steps - 1u) / params.steps;
+    let begin = min(end, first + step * part);
+    clear_tokens(item, begin, min(end, begin + part), thread);
 }
 
 // Tokens of no sequence have no gradients.

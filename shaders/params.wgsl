@@ -38,6 +38,9 @@ struct Params {
     shares_key_weights: u32,    // 1 where a query has the weights of the key head that it reads
     grid_width: u32,            // workgroups along x; the rest is folded into y
     first_workgroup: u32,       // those before it are in earlier submissions
+    first_step: u32,            // of the steps of gradient_recurrence, those of a dispatch
+    end_step: u32,
+    steps: u32,                 // all of them
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

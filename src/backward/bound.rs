@@ -78,27 +78,29 @@ impl BoundBackward {
             if stage.is_of_weights() && !has_weights {
                 continue;
             }
-            let pipeline = pipeline_of(*stage)?;
-            let bytes = params_of(plan, checked.weights, *workgroups);
-            let bytes = bytemuck::bytes_of(&bytes);
-            let uniform = BufferUsages::UNIFORM;
-            let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
-            let own = (&params, &ranges, &no_states);
-            let entries: Vec<_> = stage
-                .binds(plan.forward.config())
-                .into_iter()
-                .filter_map(|binding| entry((*stage, binding), plan, checked, own))
-                .collect();
-            let label = stage.label();
-            let bind_group = scoped(device, label, || {
-                device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some(label),
-                    layout: &pipeline.bindings,
-                    entries: &entries,
-                })
-            })?;
-            let pipeline = pipeline.pipeline;
-            steps.push(Step { pipeline, bind_group, workgroups: *workgroups });
+            let Pipeline { pipeline, bindings, .. } = pipeline_of(*stage)?;
+            for steps_of_dispatch in plan.steps(*stage) {
+                let bytes = params_of(plan, checked.weights, *workgroups, &steps_of_dispatch);
+                let bytes = bytemuck::bytes_of(&bytes);
+                let uniform = BufferUsages::UNIFORM;
+                let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
+                let own = (&params, &ranges, &no_states);
+                let entries: Vec<_> = stage
+                    .binds(plan.forward.config())
+                    .into_iter()
+                    .filter_map(|binding| entry((*stage, binding), plan, checked, own))
+                    .collect();
+                let label = stage.label();
+                let bind_group = scoped(device, label, || {
+                    device.create_bind_group(&wgpu::BindGroupDescriptor {
+                        label: Some(label),
+                        layout: &bindings,
+                        entries: &entries,
+                    })
+                })?;
+                let (pipeline, workgroups) = (pipeline.clone(), *workgroups);
+                steps.push(Step { pipeline, bind_group, workgroups });
+            }
         }
         Ok(Self { steps })
     }
@@ -118,13 +120,27 @@ impl BoundBackward {
 
 /// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks, and value
 /// blocks its own.
-fn params_of(plan: &BackwardPlan, weights: WeightHeads, workgroups: [u32; 3]) -> Params {
+fn params_of(
+    plan: &BackwardPlan,
+    weights: WeightHeads,
+    workgroups: [u32; 3],
+    steps_of_dispatch: &std::ops::Range<u32>,
+) -> Params {
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
-    let Recurrence { block, blocks, value_blocks } = plan.recurrence;
-    let (segments, segment_len, chunk_len) = (blocks, block, plan.piece);
-    Params { sequences, segments, segment_len, chunk_len, value_blocks, ..forward }
+    let Recurrence { block, blocks, value_blocks, steps, .. } = plan.recurrence;
+    Params {
+        sequences,
+        segments: blocks,
+        segment_len: block,
+        chunk_len: plan.piece,
+        value_blocks,
+        first_step: steps_of_dispatch.start,
+        end_step: steps_of_dispatch.end,
+        steps,
+        ..forward
+    }
 }
 
 fn entry<'a>(

@@ -237,6 +237,9 @@ pub(crate) fn params(plan: &Plan, weights: WeightHeads, stage: Stage, piece: &Pi
         shares_key_weights: u32::from(weights.is_shared),
         grid_width: piece.workgroups[0],
         first_workgroup: piece.first_workgroup,
+        first_step: 0,
+        end_step: 0,
+        steps: 0,
     }
 }
 

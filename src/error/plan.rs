@@ -33,6 +33,17 @@ pub enum PlanError {
         /// E.
         value_heads: u32,
     },
+    /// A driver exits loops after so many iterations of an invocation, and a backward pass would
+    /// need more: for a token of wide features and values, or for sums over very many tokens.
+    #[error("{what} may take {required} loop iterations on this device, found {actual}")]
+    Iterations {
+        /// What takes them.
+        what: &'static str,
+        /// Iterations that an invocation may make of it.
+        required: u32,
+        /// Those that it takes.
+        actual: u64,
+    },
     /// A call has so many tokens that their indices could wrap.
     #[error("tokens of all sequences must be at most {required}, found {actual}")]
     SeqLen {

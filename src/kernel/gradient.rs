@@ -12,7 +12,7 @@ use crate::problem::update_rule::UpdateRule;
 
 /// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every
 /// device has.
-fn gradient_threads(config: &Config) -> u32 {
+pub(crate) fn gradient_threads(config: &Config) -> u32 {
     if config.features() <= 64 { 64 } else { 128 }
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct Params {
     pub(crate) shares_key_weights: u32,
     pub(crate) grid_width: u32,
     pub(crate) first_workgroup: u32,
+    pub(crate) first_step: u32,
+    pub(crate) end_step: u32,
+    pub(crate) steps: u32,
 }
 
 /// Mirror of `Rows`: see `shaders/heads.wgsl`.

@@ -321,7 +321,10 @@ fn fields_lie_where_the_shaders_read_them() {
         query_weights,
         shares_key_weights,
         grid_width,
-        first_workgroup
+        first_workgroup,
+        first_step,
+        end_step,
+        steps
     ];
     let theirs: Vec<_> =
         members.iter().filter_map(|m| Some((m.name.as_deref()?, m.offset as usize))).collect();

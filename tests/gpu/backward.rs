@@ -2,6 +2,7 @@
 
 mod columns;
 mod maps;
+mod steps;
 mod strides;
 mod sums;
 
@@ -24,9 +25,9 @@ use crate::adapters::Gpu;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("backward::stored_types", stored_types),
     ("backward::refusals", refusals),
+    ("backward::many_tokens", steps::many_tokens),
     ("backward::value_blocks", columns::value_blocks),
     ("backward::strides::views", strides::views),
-    ("backward::sums::segments", sums::segments),
 ];
 
 /// The trials that the full matrix alone has: the harness has a case of each rule.
@@ -43,6 +44,7 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::maps::mutations", maps::mutations),
     ("backward::strides::layouts", strides::layouts),
     ("backward::strides::mutations", strides::mutations),
+    ("backward::sums::segments", sums::segments),
     ("backward::sums::configs", sums::configs),
     ("backward::sums::recurrence", sums::recurrence),
     ("backward::sums::mutations", sums::mutations),
@@ -321,7 +323,7 @@ fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             "* params.group + h, state_after(j), thread);",
             "* params.group + h, before, thread);",
         ),
-        (&sums, Recurrence, "enter(item, t, 0u, state_after(0u), thread);", ""),
+        (&sums, Recurrence, "enter(item, first + j, 0u, state_after(0u), thread);", ""),
         (&softmax, Recurrence, "SCALE * weight + EPS * gain", "SCALE * weight"),
         (&delta, Rows, "- elements(row.x, x4) * along", ""),
         (&delta, Gates, "-rate * sigmoid(y)", "-sigmoid(y)"),

@@ -57,6 +57,7 @@ impl BackwardPlan {
         {
             return Ok(plan);
         }
+        check_gate_sums(&forward)?;
         let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
         let piece = piece_len(&forward);
         let (recurrence, scratch) = Recurrence::new(&forward, longest, piece, limits)?;
@@ -117,6 +118,14 @@ impl BackwardPlan {
         Ok(dispatches)
     }
 
+    /// The steps of each dispatch of a stage, which but for the recurrence has one without any.
+    pub(crate) fn steps(&self, stage: GradientStage) -> Vec<Range<u32>> {
+        match stage {
+            GradientStage::Recurrence => self.recurrence.dispatches().collect(),
+            _ => std::iter::once(0..0).collect(),
+        }
+    }
+
     /// The shape of the plan.
     #[must_use]
     pub fn shape(&self) -> &Shape {
@@ -166,6 +175,25 @@ impl BackwardPlan {
             of_keys if of_keys.is_empty() || is_summed => &self.scratch.keys,
             of_keys => of_keys,
         }
+    }
+}
+
+/// Gradients by what all tokens share of their decays are sums over all tokens, each of one
+/// invocation.
+fn check_gate_sums(forward: &Plan) -> Result<(), PlanError> {
+    let (config, shape) = (forward.config(), forward.shape());
+    let of_token = match forward.lens().gate_weights {
+        0 if config.has_constant_decay() => 1,
+        0 => 0,
+        _ => u64::from(config.decay_rows()) + 1,
+    };
+    let actual = (u64::from(shape.batch) * u64::from(shape.seq_len)).saturating_mul(of_token);
+    let required = forward.tuning().max_loop_iterations;
+    let what = "gradients by shared decays";
+    if actual <= required.into() {
+        Ok(())
+    } else {
+        Err(PlanError::Iterations { what, required, actual })
     }
 }
 
@@ -252,6 +280,34 @@ mod tests {
             let plan = with_sums(&config, &Shape::new(1, 40, 2), &limits);
             assert!(passes(&plan).is_empty() && has(&plan, GradientStage::Recurrence));
         }
+    }
+
+    #[test]
+    fn steps_are_in_dispatches_that_a_driver_takes() {
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: 1 << 30,
+            max_buffer_size: 1 << 32,
+            ..Default::default()
+        };
+        let plan = |widths: [u32; 2], device_type: wgpu::DeviceType| {
+            let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+            let config = Config::of_rule(widths[0], widths[1], rule);
+            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            let forward = Plan::new(&config, &Shape::new(1, 4096, 1), &limits, &tuning).unwrap();
+            BackwardPlan::new(forward, None, &limits)
+        };
+        let (cpu, gpu) = (wgpu::DeviceType::Cpu, wgpu::DeviceType::DiscreteGpu);
+        let steps = plan([64, 64], gpu).unwrap().steps(GradientStage::Recurrence);
+        assert!(steps.len() == 1 && steps[0] == (0..128), "{steps:?}");
+        let steps = plan([64, 64], cpu).unwrap().steps(GradientStage::Recurrence);
+        assert!(steps.len() > 1 && steps[0].start == 0 && steps[steps.len() - 1].end >= 128);
+        assert!(steps.windows(2).all(|pair| pair[0].end == pair[1].start));
+        // A block is shorter where fewer tokens fit.
+        let wide = plan([128, 256], cpu).unwrap().recurrence;
+        assert!(wide.block < 64 && wide.block * wide.blocks >= 4096);
+        let error = plan([256, 4096], cpu).unwrap_err();
+        assert!(matches!(error, PlanError::Iterations { .. }), "{error}");
+        assert!(plan([256, 4096], gpu).is_ok());
     }
 
     /// Sums take more rows, and the recurrence more states.
