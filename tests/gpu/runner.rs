@@ -183,6 +183,10 @@ impl Worker {
     fn start() -> Result<Self, Failed> {
         let mut process = Command::new(std::env::current_exe()?)
             .env(WORKER, "1")
+            // What is freed goes back to the system at once, and threads reserve no heaps of their
+            // own: `memory::memory_ends` counts what is left.
+            .env("MALLOC_MMAP_THRESHOLD_", (1 << 20).to_string())
+            .env("MALLOC_ARENA_MAX", "1")
             .env("LINEAR_ATTENTION_SEED", cases::seed().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
