@@ -78,7 +78,7 @@ impl BoundBackward {
             if stage.is_of_weights() && !has_weights {
                 continue;
             }
-            let Pipeline { pipeline, bindings, .. } = pipeline_of(*stage)?;
+            let Pipeline { pipeline, bindings } = pipeline_of(*stage)?;
             for steps_of_dispatch in plan.steps(*stage) {
                 let bytes = params_of(plan, checked.weights, *workgroups, &steps_of_dispatch);
                 let bytes = bytemuck::bytes_of(&bytes);

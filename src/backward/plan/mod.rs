@@ -310,6 +310,25 @@ mod tests {
         assert!(plan([256, 4096], gpu).is_ok());
     }
 
+    #[test]
+    fn sums_over_tokens_are_as_long_as_a_driver_takes() {
+        let limits = wgpu::Limits { max_buffer_size: 1 << 32, ..Default::default() };
+        let plan = |decay: Decay, tokens: u32, device_type: wgpu::DeviceType| {
+            let config = Config::new(4, 4).with_update_rule(UpdateRule::Gated(decay));
+            let tuning = Tuning::new(&config, &limits, device_type).unwrap();
+            let shape = Shape::new(1, tokens, 1);
+            let forward = Plan::new(&config, &shape, &limits, &tuning).unwrap();
+            BackwardPlan::new(forward, None, &limits)
+        };
+        let (cpu, gpu) = (wgpu::DeviceType::Cpu, wgpu::DeviceType::DiscreteGpu);
+        let constant = Decay::constant();
+        assert!(plan(constant, 65_000, cpu).is_ok() && plan(constant, 65_001, gpu).is_ok());
+        let error = plan(constant, 65_001, cpu).unwrap_err();
+        assert!(matches!(error, PlanError::Iterations { actual: 65_001, .. }), "{error}");
+        // The gradient by a decay of one token is no sum over tokens.
+        assert!(plan(Decay::per_head(), 65_001, cpu).is_ok());
+    }
+
     /// Sums take more rows, and the recurrence more states.
     #[test]
     fn sums_that_have_no_room_leave_it_to_the_recurrence() {
