@@ -1,5 +1,5 @@
-//! Sequences of many tokens, of which a dispatch of the recurrence has some where a driver exits loops after
-//! so many iterations.
+//! Sequences of many tokens, of which a dispatch of the recurrence has some where a driver exits
+//! loops after so many iterations.
 
 use libtest_mimic::Failed;
 use linear_attention::gradients::Backward;
