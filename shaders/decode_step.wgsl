@@ -15,14 +15,14 @@
 
 import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, HAS_LENGTHS};
 import constants::{LANE_TILES, NORMALIZE, ROWS_VEC4, THREADS};
-import chunk::{ChunkState, key, load_chunk_nu, load_tokens, query};
-import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
+import chunk::{ChunkRows, ChunkState, key, load_chunk, load_chunk_nu, query};
+import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
 import decode_values::{entering_value, entering_values};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
-import row_map::{load_queries, prepare_chunk};
+import row_map::{load_queries};
 import rule::{update};
 import sequences::{has_long_gap, is_in_long_gap, is_long};
 import states/offset::{StateOffset, state_offset};
@@ -82,10 +82,11 @@ fn decode_tokens(
     first_lane: Lane,
 ) {
     var lane = first_lane;
+    var rows: ChunkRows;
     load_chunk_nu(state, at.loaded, item, lane);
-    load_tokens(item, chunk, lane);
-    load_queries(item, chunk, lane);
-    prepare_chunk(item, chunk, item.heads, lane);
+    load_chunk(&rows, item, chunk, lane);
+    load_queries(&rows, item, chunk, lane);
+    share_chunk(&rows, item, chunk, item.heads, lane);
     weigh_rows(state, item, chunk, lane);
 
     let values = entering_values(state, item, chunk, at.loaded, lane);

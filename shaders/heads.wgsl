@@ -3,11 +3,11 @@
 import constants::{HAS_BATCH_STRIDES};
 import params::{Rows, params};
 
-// The first element of a row of q, for output head h.
-fn query_begin(t: u32, h: u32) -> u32 { return row_begin(params.q, t, query_head(h)); }
+// The first element of a row of q, of a query head.
+fn query_begin(t: u32, head: u32) -> u32 { return row_begin(params.q, t, head); }
 
-// Of k, for value head e.
-fn key_begin(t: u32, e: u32) -> u32 { return row_begin(params.k, t, key_head(e)); }
+// Of k, of a key head.
+fn key_begin(t: u32, head: u32) -> u32 { return row_begin(params.k, t, head); }
 
 // Of v.
 fn value_begin(t: u32, e: u32) -> u32 { return row_begin(params.v, t, e); }
@@ -29,6 +29,6 @@ fn gate_row(t: u32, e: u32) -> u32 { return t * params.value_heads + e; }
 // The row of partial sums of an output head.
 fn output_row(t: u32, h: u32) -> u32 { return t * params.output_heads + h; }
 
+// The key head that value head e reads, and the query head of output head h.
 fn key_head(e: u32) -> u32 { return e / params.key_group; }
-
 fn query_head(h: u32) -> u32 { return h / params.query_group; }

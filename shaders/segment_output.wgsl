@@ -15,13 +15,13 @@
 
 import constants::{BLOCK_VEC4, CHECKPOINTS, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES};
 import constants::{THREADS};
-import chunk::{ChunkState, item_of, key, load_chunk_nu, load_tokens, next_stop, query};
-import chunk::{reduce_outputs, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
+import chunk::{ChunkRows, ChunkState, item_of, key, load_chunk, load_chunk_nu, next_stop, query};
+import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import correction::{correct_values};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
-import row_map::{load_queries, prepare_chunk};
+import row_map::{load_queries};
 import rule::{update};
 import sequence_entry::{checkpoint_entry};
 import states/offset::{state_offset};
@@ -52,13 +52,19 @@ fn segment_output(
 
     // Chunks end where the state is to be stored on the way.
     var stop = next_stop(item, item.begin, thread);
-    var tokens = 0u;
-    for (var t = item.begin; t < item.end; t += tokens) {
-        tokens = min(params.chunk_len, stop - t);
-        let chunk = Chunk(t, tokens);
-        load_tokens(item, chunk, lane);
-        load_queries(item, chunk, lane);
-        prepare_chunk(item, chunk, item.heads, lane);
+    var rows: ChunkRows;
+    var next = Chunk(item.begin, min(params.chunk_len, stop - item.begin));
+    load_chunk(&rows, item, next, lane);
+    load_queries(&rows, item, next, lane);
+    while (next.tokens > 0u) {
+        let chunk = next;
+        let end = chunk.first + chunk.tokens;
+        let is_stop = CHECKPOINTS > 0u && end == stop;
+        share_chunk(&rows, item, chunk, item.heads, lane);
+        if (is_stop) { stop = next_stop(item, end, thread); }
+        next = Chunk(end, min(params.chunk_len, stop - end));
+        load_chunk(&rows, item, next, lane);
+        load_queries(&rows, item, next, lane);
         weigh_rows(&state, item, chunk, lane);
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
@@ -72,10 +78,7 @@ fn segment_output(
             }
         }
         reduce_outputs(&state, item, chunk, lane);
-        if (CHECKPOINTS > 0u && t + tokens == stop) {
-            store_checkpoints(&mu, &state, item, stop, lane);
-            stop = next_stop(item, stop, thread);
-        }
+        if (is_stop) { store_checkpoints(&mu, &state, item, end, lane); }
     }
 
     if (FINAL_STATE && item.is_last) { store_state(&mu, &state, item, item.state, lane); }

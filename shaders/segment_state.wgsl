@@ -11,14 +11,13 @@
 // memory  see chunk/
 
 import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, THREADS};
-import chunk::{ChunkState, add_keys, clear_chunk_nu, item_of, key, load_tokens, store_chunk_nu};
-import chunk::{thread_of_item, value};
+import chunk::{ChunkRows, ChunkState, add_keys, clear_chunk_nu, item_of, key, load_chunk, store_chunk_nu};
+import chunk::{share_chunk, thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
 import gates::{Decay};
 import heads::{gate_row};
 import lane::{lane_of};
 import params::{params};
-import row_map::{prepare_chunk};
 import rule::{update};
 import segment_decay::{add_decay, store_decay};
 import states/offset::{state_offset};
@@ -40,10 +39,15 @@ fn segment_state(
     var decay: Decay;
     var state: ChunkState;
     clear_chunk_nu(&state, lane);
-    for (var t = item.begin; t < item.end; t += params.chunk_len) {
-        let chunk = Chunk(t, min(params.chunk_len, item.end - t));
-        load_tokens(item, chunk, lane);
-        prepare_chunk(item, chunk, 0u, lane);
+    var rows: ChunkRows;
+    var next = Chunk(item.begin, min(params.chunk_len, item.end - item.begin));
+    load_chunk(&rows, item, next, lane);
+    while (next.tokens > 0u) {
+        let chunk = next;
+        let end = chunk.first + chunk.tokens;
+        share_chunk(&rows, item, chunk, 0u, lane);
+        next = Chunk(end, min(params.chunk_len, item.end - end));
+        load_chunk(&rows, item, next, lane);
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
@@ -52,6 +56,7 @@ fn segment_state(
             add_decay(&decay, row, f4);
         }
         add_keys(item, chunk, lane);
+        wait_for_readers();
     }
 
     let at = state_offset(item.segment, item.head);

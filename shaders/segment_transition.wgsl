@@ -11,12 +11,12 @@
 // source  the affine scan of flash-linear-attention's context parallelism, whose matrices are these
 
 import constants::{BLOCK_COLUMNS_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS, ROWS, THREADS};
-import chunk::{ChunkState, clear_chunk_nu, item_of, key, load_tokens, thread_of_item, value};
+import chunk::{ChunkRows, ChunkState, clear_chunk_nu, item_of, key, load_chunk, share_chunk};
+import chunk::{thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
-import row_map::{prepare_chunk};
 import rule::{update};
 import states/offset::{state_offset};
 import tile::{Tile};
@@ -35,16 +35,22 @@ fn segment_transition(
     var mu = identity_tile(item, lane);
     var state: ChunkState;
     clear_chunk_nu(&state, lane);
-    for (var t = item.begin; t < item.end; t += params.chunk_len) {
-        let chunk = Chunk(t, min(params.chunk_len, item.end - t));
-        load_tokens(item, chunk, lane);
-        prepare_chunk(item, chunk, 0u, lane);
+    var rows: ChunkRows;
+    var next = Chunk(item.begin, min(params.chunk_len, item.end - item.begin));
+    load_chunk(&rows, item, next, lane);
+    while (next.tokens > 0u) {
+        let chunk = next;
+        let end = chunk.first + chunk.tokens;
+        share_chunk(&rows, item, chunk, 0u, lane);
+        next = Chunk(end, min(params.chunk_len, item.end - end));
+        load_chunk(&rows, item, next, lane);
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             let row = gate_row(chunk.first + i, item.head);
             update(&mu, row, lane.f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
         }
+        wait_for_readers();
     }
     store_tile(&mu, state_offset(item.segment, item.head), item, lane);
 }

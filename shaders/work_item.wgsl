@@ -1,8 +1,8 @@
 // The part of the problem that a work item of the grid computes: a workgroup, or where rows are
 // loaded directly a thread.
 
-import constants::{FEATURE_BLOCKS};
-import heads::{output_begin, output_row, query_begin};
+import constants::{FEATURE_BLOCKS, ITEM_HEADS};
+import heads::{key_head, output_begin, output_row, query_begin, query_head};
 import params::{params};
 import sequence_entry::{first_segment, segment_count, sequence_entry, sequence_of_segment};
 
@@ -17,6 +17,8 @@ struct WorkItem {
     head: u32,           // value head
     first_head: u32,     // output heads first_head .. first_head + heads
     heads: u32,
+    key_head: u32,
+    query_head: u32,     // of the first output head; where there are several, each has its own
     value_block: u32,
     feature_block: u32,
     begin: u32,          // tokens begin .. end, counted through all sequences
@@ -31,17 +33,29 @@ struct Chunk {
 
 // Row of partial sums of one of a chunk's query rows, in the order [tokens, heads].
 fn chunk_output_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
-    return output_row(chunk.first + row / item.heads, item.first_head + row % item.heads);
+    return output_row(chunk.first + row_token(item, row), item.first_head + row_head(item, row));
 }
 
 // The first element of the row of o of the same.
 fn chunk_output_begin(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
-    return output_begin(chunk.first + row / item.heads, item.first_head + row % item.heads);
+    return output_begin(chunk.first + row_token(item, row), item.first_head + row_head(item, row));
 }
 
 // Of the row of q.
 fn chunk_query_begin(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
-    return query_begin(chunk.first + row / item.heads, item.first_head + row % item.heads);
+    return query_begin(chunk.first + row_token(item, row), item.query_head + row_head(item, row));
+}
+
+// The token of a query row of a chunk, and its head among the item's. A division by a number that is
+// not known takes a GPU some twenty instructions.
+fn row_token(item: WorkItem, row: u32) -> u32 {
+    if (ITEM_HEADS > 0u) { return row / max(ITEM_HEADS, 1u); }
+    return row / item.heads;
+}
+
+fn row_head(item: WorkItem, row: u32) -> u32 {
+    if (ITEM_HEADS > 0u) { return row % max(ITEM_HEADS, 1u); }
+    return row % item.heads;
 }
 
 // Item `index` of segments x E x head blocks x feature blocks x value blocks, where all sequences have as
@@ -97,6 +111,8 @@ fn item_in_segment(index: u32, head_blocks: u32) -> WorkItem {
     item.head = rest % params.value_heads;
     item.first_head = item.head * params.group + before;
     item.heads = min(params.head_tile, params.group - before);
+    item.key_head = key_head(item.head);
+    item.query_head = query_head(item.first_head);
     return item;
 }
 

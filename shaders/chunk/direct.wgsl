@@ -29,6 +29,9 @@ struct ChunkState {
     row_factor: f32,  // of the query row that was loaded last
 }
 
+// A row is loaded where it is read.
+struct ChunkRows { unused: u32 }
+
 fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
     let index = workgroup_index(workgroup) * THREADS + thread;
     if (HAS_TABLE) { return work_item_in_table(index, head_blocks); }
@@ -56,16 +59,16 @@ fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkI
     for (var r = 0u; r < ROWS_VEC4; r++) { store_nu(at, r, (*state).nu[r]); }
 }
 
-// Rows are loaded where they are read.
-fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
-fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
-fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
+fn load_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn load_queries(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn share_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {}
 fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn wait_for_readers() {}
 
 // The key of the token, which enters nu.
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
-    let begin = key_begin(chunk.first, item.head);
+    let begin = key_begin(chunk.first, item.key_head);
     var key = Key();
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {

@@ -27,6 +27,9 @@ struct ChunkState {
     row_factors: array<f32, DECODE_ROWS>, // of each row of q' mu
 }
 
+// A row is loaded where it is read.
+struct ChunkRows { unused: u32 }
+
 fn thread_of_item(thread: u32) -> u32 { return 0u; }
 
 fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) { (*state).nu = at; }
@@ -39,10 +42,9 @@ fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkI
     }
 }
 
-fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {}
-fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {}
-
-fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
+fn load_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn load_queries(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {}
+fn share_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {}
 
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     @unroll
@@ -88,7 +90,7 @@ fn next_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4
 
 fn key_features(item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
     let t = chunk.first + i;
-    let key = masked_features(KEY_MAP, load_k(key_begin(t, item.head), f4), f4, NO_SCALE);
+    let key = masked_features(KEY_MAP, load_k(key_begin(t, item.key_head), f4), f4, NO_SCALE);
     check_key(item, t, key);
     return key;
 }

@@ -7,9 +7,10 @@
 // memory  vec4s: rows (K/4 + kept projections/4 + 1), rows being tokens and queries
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, CHUNK_TOKENS, FEATURE_DIM, KEPT_VEC4, KEY_KEPT_VEC4};
-import constants::{KEY_MAP, L2_NORM, QUERY_KEPT_VEC4, QUERY_MAP, SCALES_QUERIES, THREADS};
+import constants::{KEY_MAP, KEY_SHARE, L2_NORM, QUERY_KEPT_VEC4, QUERY_MAP, QUERY_SHARE, SCALES_QUERIES, THREADS};
 import chunk/features::{features, query_features};
-import heads::{key_begin, key_head, query_head};
+import chunk/loaded_rows::{LoadedRows};
+import heads::{key_begin};
 import key_status::{check_key};
 import lane::{Lane};
 import map/formulas::{normalise_row, pre_features, row_statistics};
@@ -17,32 +18,54 @@ import map/row::{ROW_VEC4, Row, kept, mask_elements, project, row_chunk, statist
 import map/stabiliser::{LOWEST, NO_SCALE, RowScale, masked_features, row_gain, row_measure, row_scale};
 import params::{params};
 import rows::{load_k, load_q};
-import work_item::{Chunk, WorkItem, chunk_query_begin};
+import work_item::{Chunk, WorkItem, chunk_query_begin, row_head};
 
 var<workgroup> query_scales: array<RowScale, CHUNK_QUERIES>;
 
 fn clear_row_max(lane: Lane) {}
 
-fn load_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
-    for (var i = lane.thread; i < chunk.tokens * ROW_VEC4; i += THREADS) {
-        let x4 = i % ROW_VEC4;
-        let x = load_k(key_begin(chunk.first + i / ROW_VEC4, item.head), x4);
-        row_chunk[i] = mask_elements(x, x4, 0.0);
+fn load_keys(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    @unroll(8)
+    for (var n = 0u; n < KEY_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * ROW_VEC4) {
+            (*rows).keys[n] = load_k(key_begin(chunk.first + i / ROW_VEC4, item.key_head), i % ROW_VEC4);
+        }
     }
 }
 
-fn load_queries(item: WorkItem, chunk: Chunk, lane: Lane) {
-    for (var i = lane.thread; i < chunk.tokens * item.heads * ROW_VEC4; i += THREADS) {
-        let x4 = i % ROW_VEC4;
-        let x = load_q(chunk_query_begin(item, chunk, i / ROW_VEC4), x4);
-        row_chunk[CHUNK_TOKENS * ROW_VEC4 + i] = mask_elements(x, x4, 0.0);
+fn load_queries(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    @unroll(8)
+    for (var n = 0u; n < QUERY_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * item.heads * ROW_VEC4) {
+            (*rows).queries[n] = load_q(chunk_query_begin(item, chunk, i / ROW_VEC4), i % ROW_VEC4);
+        }
     }
 }
 
-fn prepare_chunk(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
+fn share_rows(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
+    @unroll(8)
+    for (var n = 0u; n < KEY_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * ROW_VEC4) { row_chunk[i] = mask_elements((*rows).keys[n], i % ROW_VEC4, 0.0); }
+    }
+    @unroll(8)
+    for (var n = 0u; n < QUERY_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * heads * ROW_VEC4) {
+            let x = mask_elements((*rows).queries[n], i % ROW_VEC4, 0.0);
+            row_chunk[CHUNK_TOKENS * ROW_VEC4 + i] = x;
+        }
+    }
+    workgroupBarrier();
+    map_rows(item, chunk, heads, lane);
+}
+
+// From rows to features, in workgroup memory.
+fn map_rows(item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
     let queries = chunk.tokens * heads;
     let rows = chunk.tokens + queries;
-    workgroupBarrier();
     if (L2_NORM) {
         for (var i = lane.thread; i < rows; i += THREADS) { normalise_row(row_of(item, chunk, i)); }
         workgroupBarrier();
@@ -97,10 +120,10 @@ fn query_gain(row: u32) -> f32 { return row_gain(QUERY_MAP, query_scales[row]); 
 
 // Row i of a chunk: its keys, then its queries.
 fn row_of(item: WorkItem, chunk: Chunk, i: u32) -> Row {
-    if (i < chunk.tokens) { return Row(i, params.key_weights * key_head(item.head), false); }
+    if (i < chunk.tokens) { return Row(i, params.key_weights * item.key_head, false); }
     let query = i - chunk.tokens;
-    let head = query_head(item.first_head + query % item.heads);
-    let weights_head = select(head, key_head(item.head), params.shares_key_weights != 0u);
+    let head = item.query_head + row_head(item, query);
+    let weights_head = select(head, item.key_head, params.shares_key_weights != 0u);
     let weights = params.query_weights_begin + params.query_weights * weights_head;
     return Row(CHUNK_TOKENS + query, weights, true);
 }

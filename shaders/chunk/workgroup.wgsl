@@ -1,41 +1,47 @@
 // implements: chunk
 //
-// A chunk of tokens in workgroup memory, from which all threads of a work item read. LANES threads share
-// a row of the state, each with other features of it, and lane_sums/ adds up their parts of o.
+// A chunk of tokens in workgroup memory, from which all threads of a work item read. Each thread loads its
+// share of the next chunk's rows before it works on this one, so that they arrive meanwhile. LANES threads
+// share a row of the state, each with other features of it, and lane_sums/ adds up their parts of o.
+//
+// A thread's share of so many elements is thread, thread + THREADS, ..: at most a number that is known, so
+// that its loop is written out.
 //
 // memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu; floats: queries F/4 products
 //         with nu; see lane_sums/
 
-import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_QUERIES, CHUNK_TOKENS, COLUMNS_VEC4};
-import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, NORMALIZE, ROWS_VEC4, SCALES_QUERIES, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHECKPOINTS, CHUNK_TOKENS, COLUMNS_VEC4};
+import constants::{COLUMN_THREADS, HAS_TABLE, HAS_VALUES, NORMALIZE, NU_SHARE, PRODUCT_SHARE, ROWS_VEC4};
+import constants::{SCALES_QUERIES, THREADS, VALUE_SHARE};
 import chunk/features::{features, query_features};
+import chunk/loaded_rows::{LoadedRows};
+import chunk/weights::{PRODUCT_ROW, products};
 import gates::{decay_nu};
 import heads::{gate_row, output_begin, value_begin};
 import lane::{Lane};
-import lane_sums::{RowSums, add_part, wait_for_weights, write_sums};
-import output::{store_weight, store_zero};
+import lane_sums::{RowSums, add_part, write_sums};
+import output::{store_weights, store_zero};
 import params::{workgroup_index};
-import row_map::{clear_row_max, load_keys};
+import row_map::{clear_row_max, load_keys, share_rows};
 import rows::{load_v};
 import sequence_entry::{next_checkpoint};
 import states/offset::{StateOffset};
 import states::{load_nu, store_nu};
 import tile::{Key, Value};
-import work_item::{Chunk, WorkItem, work_item, work_item_in_table};
+import work_item::{Chunk, WorkItem, row_head, row_token, work_item, work_item_in_table};
 
 const VALUE_CHUNK_LEN: u32 = CHUNK_TOKENS * BLOCK_COLUMNS_VEC4;
 // A variable that nothing uses takes no memory.
 const NU_LEN: u32 = select(1u, BLOCK_VEC4, NORMALIZE);
-const PRODUCT_LEN: u32 = select(1u, CHUNK_QUERIES * BLOCK_VEC4, NORMALIZE);
 
 var<workgroup> values: array<vec4<f32>, VALUE_CHUNK_LEN>;  // [tokens, columns/4]
 var<workgroup> nu: array<vec4<f32>, NU_LEN>;               // nu up to the chunk: [F/4]
-var<workgroup> products: array<f32, PRODUCT_LEN>;          // of phi(q) and nu: [queries, F/4]
 var<workgroup> shared_item: WorkItem;
 var<workgroup> shared_stop: u32;
 
 // All else is in workgroup memory.
 alias ChunkState = RowSums;
+alias ChunkRows = LoadedRows;
 
 // The same for all threads of a workgroup, and seen to be: barriers stand where the item decides.
 fn item_of(workgroup: vec3<u32>, thread: u32, head_blocks: u32, segments: u32) -> WorkItem {
@@ -57,7 +63,10 @@ fn next_stop(item: WorkItem, t: u32, thread: u32) -> u32 {
 fn thread_of_item(thread: u32) -> u32 { return thread; }
 
 fn load_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkItem, lane: Lane) {
-    if (SCALES_QUERIES) { clear_row_max(lane); }
+    if (SCALES_QUERIES) {
+        clear_row_max(lane);
+        workgroupBarrier();
+    }
     if (!NORMALIZE) { return; }
     for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
         nu[f4] = load_nu(at, item.feature_block * BLOCK_VEC4 + f4);
@@ -75,57 +84,79 @@ fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkI
     }
 }
 
-fn load_tokens(item: WorkItem, chunk: Chunk, lane: Lane) {
-    // The chunk before has been read.
-    workgroupBarrier();
-    load_keys(item, chunk, lane);
-    for (var i = lane.thread; i < chunk.tokens * BLOCK_COLUMNS_VEC4; i += THREADS) {
-        let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
-        values[i] = vec4<f32>(0.0);
-        if (HAS_VALUES) { values[i] = load_v(value_begin(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4); }
+// This thread's share of the keys and values of a chunk.
+fn load_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    load_keys(rows, item, chunk, lane);
+    if (!HAS_VALUES) { return; }
+    @unroll(8)
+    for (var n = 0u; n < VALUE_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * BLOCK_COLUMNS_VEC4) {
+            let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
+            (*rows).values[n] = load_v(value_begin(chunk.first + i / BLOCK_COLUMNS_VEC4, item.head), c4);
+        }
     }
 }
+
+// Those rows, of which each token has so many queries, to workgroup memory. All threads have read the chunk
+// before, and see this one.
+fn share_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
+    @unroll(8)
+    for (var n = 0u; n < VALUE_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
+        if (i < chunk.tokens * BLOCK_COLUMNS_VEC4) { values[i] = (*rows).values[n]; }
+    }
+    share_rows(rows, item, chunk, heads, lane);
+}
+
+// The next chunk may be shared.
+fn wait_for_readers() { workgroupBarrier(); }
 
 // The keys enter nu.
 fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!NORMALIZE) { return; }
-    for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
-        var sum = nu[f4];
-        for (var i = 0u; i < chunk.tokens; i++) {
-            sum = decayed_nu(sum, item, chunk, i, f4) + features[i * BLOCK_VEC4 + f4];
-        }
-        nu[f4] = sum;
+    @unroll(8)
+    for (var n = 0u; n < NU_SHARE; n++) {
+        let f4 = lane.thread + n * THREADS;
+        if (f4 < BLOCK_VEC4) { nu[f4] = nu_with_keys(item, chunk, chunk.tokens, f4); }
     }
 }
 
-// The keys enter nu one after the other, and each query row gets its weight phi(q_i) . nu_i.
+// nu after the first tokens of a chunk.
+fn nu_with_keys(item: WorkItem, chunk: Chunk, tokens: u32, f4: u32) -> vec4<f32> {
+    var sum = nu[f4];
+    // A step of decoding may have no tokens.
+    if (tokens == 0u) { return sum; }
+    @unroll(8)
+    for (var i = 0u; i < CHUNK_TOKENS; i++) {
+        // All keys are read at once, also those that are left out.
+        let token = min(i, chunk.tokens - 1u);
+        let row = gate_row(chunk.first + token, item.head);
+        let decayed = decay_nu(sum, row, item.feature_block * BLOCK_VEC4 + f4);
+        sum = select(sum, decayed + features[token * BLOCK_VEC4 + f4], i < tokens);
+    }
+    return sum;
+}
+
+// Each query row gets its products with nu_i, whose sum is its weight phi(q_i) . nu_i; then the keys enter
+// nu.
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!SCALES_QUERIES) { return; }
     if (NORMALIZE) {
-        for (var f4 = lane.thread; f4 < BLOCK_VEC4; f4 += THREADS) {
-            var sum = nu[f4];
-            for (var i = 0u; i < chunk.tokens; i++) {
-                sum = decayed_nu(sum, item, chunk, i, f4) + features[i * BLOCK_VEC4 + f4];
-                for (var row = i * item.heads; row < (i + 1u) * item.heads; row++) {
-                    products[row * BLOCK_VEC4 + f4] = dot(features[query_features(row) + f4], sum);
-                }
+        @unroll(8)
+        for (var n = 0u; n < PRODUCT_SHARE; n++) {
+            let i = lane.thread + n * THREADS;
+            let row = i / BLOCK_VEC4;
+            let f4 = i % BLOCK_VEC4;
+            if (row < chunk.tokens * item.heads) {
+                let sum = nu_with_keys(item, chunk, row_token(item, row) + 1u, f4);
+                products[row * PRODUCT_ROW + f4] = dot(features[query_features(row) + f4], sum);
             }
-            nu[f4] = sum;
         }
-        workgroupBarrier();
     }
-    for (var row = lane.thread; row < chunk.tokens * item.heads; row += THREADS) {
-        var weight = 0.0;
-        if (NORMALIZE) {
-            for (var f4 = 0u; f4 < BLOCK_VEC4; f4++) { weight += products[row * BLOCK_VEC4 + f4]; }
-        }
-        store_weight(item, chunk, row, weight);
-    }
-    wait_for_weights();
-}
-
-fn decayed_nu(nu: vec4<f32>, item: WorkItem, chunk: Chunk, i: u32, f4: u32) -> vec4<f32> {
-    return decay_nu(nu, gate_row(chunk.first + i, item.head), item.feature_block * BLOCK_VEC4 + f4);
+    workgroupBarrier();
+    add_keys(item, chunk, lane);
+    clear_row_max(lane);
 }
 
 fn key(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, i: u32, lane: Lane) -> Key {
@@ -160,8 +191,11 @@ fn store_output(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, 
     }
 }
 
+// The outputs of a chunk, when all threads have read it.
 fn reduce_outputs(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
+    wait_for_readers();
     write_sums(state, item, chunk, lane);
+    store_weights(item, chunk, lane);
 }
 
 // Rows of o that belong to no sequence are zero.
@@ -170,7 +204,7 @@ fn zero_rows(item: WorkItem, lane: Lane) {
     for (var i = lane.thread; i < len; i += THREADS) {
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
-        let t = item.begin + row / item.heads;
-        store_zero(output_begin(t, item.first_head + row % item.heads), c4);
+        let t = item.begin + row_token(item, row);
+        store_zero(output_begin(t, item.first_head + row_head(item, row)), c4);
     }
 }

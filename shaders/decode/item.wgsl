@@ -1,6 +1,7 @@
 // The work items of decode_step, with what both ways to load rows share.
 
 import constants::{HAS_LENGTHS, HAS_SLOTS};
+import heads::{key_head, query_head};
 import params::{params};
 import sequences::{Sequence};
 import work_item::{WorkItem};
@@ -17,6 +18,8 @@ fn item_of_sequence(index: u32, n: u32, sequence: Sequence) -> WorkItem {
     item.head = index % params.value_heads;
     item.first_head = item.head * params.group;
     item.heads = params.group;
+    item.key_head = key_head(item.head);
+    item.query_head = query_head(item.first_head);
     item.begin = sequence.begin;
     item.end = sequence.end;
     return item;

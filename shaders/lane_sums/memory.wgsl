@@ -5,7 +5,7 @@
 //
 // memory  vec4s: with several lanes queries LANES V/4 partial sums
 
-import constants::{BLOCK_COLUMNS_VEC4, CHUNK_QUERIES, COLUMN_THREADS, LANES, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, CHUNK_QUERIES, COLUMN_THREADS, LANES, OUTPUT_SHARE, THREADS};
 import lane::{Lane};
 import output::{write_output};
 import work_item::{Chunk, WorkItem};
@@ -35,22 +35,19 @@ fn add_part(
     }
 }
 
-// With several lanes the barrier before their sums serves for the weights as well.
-fn wait_for_weights() {
-    if (LANES == 1u) { workgroupBarrier(); }
-}
-
 // Adds up the lanes' partial sums.
 fn write_sums(sums: ptr<function, RowSums>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (LANES == 1u) { return; }
-    workgroupBarrier();
-    let len = chunk.tokens * item.heads * BLOCK_COLUMNS_VEC4;
-    for (var i = lane.thread; i < len; i += THREADS) {
+    @unroll(8)
+    for (var n = 0u; n < OUTPUT_SHARE; n++) {
+        let i = lane.thread + n * THREADS;
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = i % BLOCK_COLUMNS_VEC4;
-        var sum = vec4<f32>(0.0);
-        for (var other = 0u; other < LANES; other++) { sum += partial_sums[partial_sum(row, other, c4)]; }
-        write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, sum);
+        if (row < chunk.tokens * item.heads) {
+            var sum = vec4<f32>(0.0);
+            for (var other = 0u; other < LANES; other++) { sum += partial_sums[partial_sum(row, other, c4)]; }
+            write_output(item, chunk, row, item.value_block * BLOCK_COLUMNS_VEC4 + c4, sum);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 // LANES threads share a row of the state, each with other features of it, and are neighbours in a subgroup:
 // all of them get the sum of a query row. Each keeps its share of the rows and writes them behind the chunk.
 
-import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, COLUMN_THREADS, LANES, LANE_ROWS, SCALES_QUERIES};
+import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, COLUMN_THREADS, LANES, LANE_ROWS};
 import chunk/workgroup::{values};
 import lane::{Lane, sum_over_lanes};
 import output::{write_output};
@@ -31,11 +31,7 @@ fn add_part(
     }
 }
 
-// Rows have their weights by then.
-fn wait_for_weights() {}
-
 fn write_sums(sums: ptr<function, RowSums>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    if (SCALES_QUERIES) { workgroupBarrier(); }
     @unroll
     for (var n = 0u; n < LANE_ROWS; n++) {
         let row = n * LANES + lane.index;

@@ -100,7 +100,7 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
         let row = (thread + n * THREADS) / BLOCK_VEC4;
         let f4 = (thread + n * THREADS) % BLOCK_VEC4;
         if (row < chunk.tokens) {
-            x[n] = masked_features(KEY_MAP, load_k(key_begin(chunk.first + row, item.head), f4), f4, NO_SCALE);
+            x[n] = masked_features(KEY_MAP, load_k(key_begin(chunk.first + row, item.key_head), f4), f4, NO_SCALE);
             check_key(item, chunk.first + row, x[n]);
             atomicMax(&key_max[row], magnitude_bits(x[n]));
         }

@@ -28,7 +28,7 @@ fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
         let row = (thread + n * THREADS) / BLOCK_VEC4;
         let f4 = (thread + n * THREADS) % BLOCK_VEC4;
         if (row < chunk.tokens) {
-            x[n] = load_q(query_begin(chunk.first + row, item.first_head + h), f4);
+            x[n] = load_q(query_begin(chunk.first + row, item.query_head + h), f4);
             if (SCALES_QUERIES) { atomicMax(&measure_max[row], ordered_bits(row_measure(QUERY_MAP, x[n], f4))); }
         }
     }

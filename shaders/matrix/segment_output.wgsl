@@ -204,7 +204,8 @@ fn fill_rows(item: WorkItem, thread: u32, x: f32) {
     for (var i = thread; i < len; i += THREADS) {
         let row = i / BLOCK_COLUMNS_VEC4;
         let c4 = item.value_block * BLOCK_COLUMNS_VEC4 + i % BLOCK_COLUMNS_VEC4;
-        let begin = output_begin(item.begin + row / item.heads, item.first_head + row % item.heads);
+        let head = item.first_head + row_head(item, row);
+        let begin = output_begin(item.begin + row_token(item, row), head);
         store_o(begin, c4, vec4<f32>(x));
     }
 }

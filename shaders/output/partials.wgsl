@@ -2,9 +2,12 @@
 //
 // A work item that has a block of the features stores partial sums of its rows, which output_sum adds up.
 
+import constants::{SCALES_QUERIES, THREADS};
+import chunk/weights::{row_weight};
+import lane::{Lane};
 import output/partial_rows::{PARTIAL_ROW_VEC4, VALUE_VEC4, partials};
 import params::{params};
-import row_map::{query_gain, query_scale};
+import row_map::{query_scale};
 import work_item::{Chunk, WorkItem, chunk_output_row};
 
 fn partial_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
@@ -12,12 +15,12 @@ fn partial_row(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
     return (item.feature_block * rows + chunk_output_row(item, chunk, row)) * PARTIAL_ROW_VEC4;
 }
 
-fn store_weight(item: WorkItem, chunk: Chunk, row: u32, weight: f32) {
-    let s = query_scale(row);
-    // It clears the row's scale for the next chunk.
-    _ = query_gain(row);
-    if (item.value_block == 0u) {
-        partials[partial_row(item, chunk, row) + VALUE_VEC4] = vec4<f32>(weight, s.shift, s.scale, 0.0);
+fn store_weights(item: WorkItem, chunk: Chunk, lane: Lane) {
+    if (!SCALES_QUERIES || item.value_block != 0u) { return; }
+    for (var row = lane.thread; row < chunk.tokens * item.heads; row += THREADS) {
+        let s = query_scale(row);
+        let sums = vec4<f32>(row_weight(row), s.shift, s.scale, 0.0);
+        partials[partial_row(item, chunk, row) + VALUE_VEC4] = sums;
     }
 }
 

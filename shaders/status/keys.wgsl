@@ -2,7 +2,6 @@
 //
 // The first row of k, in the order of tokens and heads, with a feature that is infinite or NaN.
 
-import heads::{key_head};
 import params::{params};
 import work_item::{WorkItem};
 
@@ -15,5 +14,5 @@ fn check_key(item: WorkItem, t: u32, features: vec4<f32>) {
     // By their bits: a compiler may take it that no number is infinite or NaN.
     let exponents = bitcast<vec4<u32>>(features) & vec4<u32>(0x7F800000u);
     if (all(exponents != vec4<u32>(0x7F800000u))) { return; }
-    atomicMax(&key_status, ~(t * params.key_heads + key_head(item.head)));
+    atomicMax(&key_status, ~(t * params.key_heads + item.key_head));
 }

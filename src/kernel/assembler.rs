@@ -4,9 +4,10 @@
 //! of
 //! [WESL](https://wesl-lang.dev). A name before `::` is a file, or an interface that the config, the
 //! layout or the update rule decide; `constants` are the numbers of the module. A loop under
-//! `@unroll` is written out; under `@once(NAME)` only where the number NAME is 1, since a loop of
-//! one iteration still makes a compiler carry the tile of mu around it. Everything else is plain
-//! WGSL and comes out as it went in.
+//! `@unroll` is written out; under `@unroll(8)` only where it has at most 8 iterations; under
+//! `@once(NAME)` only where the number NAME is 1, since a loop of one iteration still makes a
+//! compiler carry the tile of mu around it. Everything else is plain WGSL and comes out as it went
+//! in.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -204,15 +205,23 @@ impl Writer<'_> {
         let mut rest = lines;
         while let Some(((number, line), after)) = rest.split_first() {
             rest = after;
-            let once = line.trim().strip_prefix("@once(").and_then(|name| name.strip_suffix(')'));
+            let once = argument(line.trim(), "@once(");
             if once.is_some_and(|name| self.number(name) != Some(1)) {
                 continue;
             }
-            if once.is_none() && line.trim() != "@unroll" {
+            let most = match line.trim() {
+                "@unroll" => Some(u32::MAX),
+                line => argument(line, "@unroll(").and_then(|most| most.parse().ok()),
+            };
+            if once.is_none() && most.is_none() {
                 self.line(file, *number, line);
                 continue;
             }
             let Some((variable, bound, len)) = loop_at(rest) else { continue };
+            if once.is_none() && self.number(bound) > most {
+                // The loop itself comes next.
+                continue;
+            }
             let body = body_of(&rest[..len]);
             if once.is_some() {
                 self.line(file, *number, &format!("{{ let {variable} = 0u;"));
@@ -242,6 +251,11 @@ impl Writer<'_> {
             _ => text.strip_suffix('u')?.parse().ok(),
         }
     }
+}
+
+/// The text in the parentheses of an attribute.
+fn argument<'a>(line: &'a str, attribute: &str) -> Option<&'a str> {
+    line.strip_prefix(attribute)?.strip_suffix(')')
 }
 
 /// The number, the name and the elements of `@group(0) @binding(5) var<storage, read_write> name:

@@ -38,7 +38,7 @@ pub(crate) struct Variant {
     pub(crate) checkpoints: u32,
     /// True if that buffer is unchecked, so that its entries may conflict.
     pub(crate) is_untrusted: bool,
-    /// True if a work item that loads its own rows has one output head.
+    /// True if each work item has one output head.
     pub(crate) has_one_head: bool,
     /// True if the first token of a row of the batch does not follow the last of the row before.
     pub(crate) has_batch_strides: bool,
@@ -103,8 +103,11 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         ("CHECKPOINTS", U32(variant.checkpoints)),
         ("IS_UNTRUSTED", Bool(variant.is_untrusted)),
         ("HAS_BATCH_STRIDES", Bool(variant.has_batch_strides)),
-        // Output heads of a work item where that is known.
-        ("ITEM_HEADS", U32(variant.has_one_head.into())),
+        // Output heads of a work item where that is known, else 0.
+        (
+            "ITEM_HEADS",
+            U32(variant.decode.map_or(variant.has_one_head.into(), |decode| decode.heads)),
+        ),
         // The tile of a thread, and the threads around it.
         ("ROWS", U32(tile.rows)),
         ("ROWS_VEC4", U32(tile.rows / 4)),
@@ -127,6 +130,7 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
     if stage.is_of_matrices(layout) {
         numbers.extend(matrix_numbers(stage, config, layout));
     }
+    numbers.extend(tile.shares(config, [block_features / 4, block_columns / 4]));
     if let Some(decode) = variant.decode {
         numbers.extend([
             ("DECODE_TOKENS", U32(decode.tokens)),
@@ -138,6 +142,25 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
     }
     numbers.extend(map_numbers(config));
     numbers
+}
+
+impl Tile {
+    /// The largest shares that a thread has of a chunk's rows, products and sums.
+    fn shares(&self, config: &Config, [features, columns]: [u32; 2]) -> Numbers {
+        let [tokens, queries] = [self.chunk_tokens, self.chunk_queries];
+        // As they are in storage.
+        let row = if config.is_element_wise() { features } else { config.key_dim.div_ceil(4) };
+        let share = |elements: u32| Number::U32(elements.div_ceil(self.threads.max(1)).max(1));
+        vec![
+            ("KEY_SHARE", share(tokens.saturating_mul(row))),
+            ("QUERY_SHARE", share(queries.saturating_mul(row))),
+            ("VALUE_SHARE", share(tokens.saturating_mul(columns))),
+            ("PRODUCT_SHARE", share(queries.saturating_mul(features))),
+            ("OUTPUT_SHARE", share(queries.saturating_mul(columns))),
+            ("ROW_SHARE", share(queries)),
+            ("NU_SHARE", share(features)),
+        ]
+    }
 }
 
 fn tile_of(stage: Stage, config: &Config, layout: Layout, variant: Variant) -> Tile {

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::kernel::assembler::Unbound;
-use crate::kernel::layout::RowSource;
 use crate::kernel::numbers::{InitialState, Variant};
 use crate::kernel::stage::{Binding, Stage};
 use crate::plan::Plan;
@@ -149,9 +148,7 @@ impl Plan {
                 _ => 0,
             },
             is_untrusted: reads_words && memory.is_untrusted,
-            has_one_head: stage == Stage::SegmentOutput
-                && self.layout().row_source == RowSource::Direct
-                && self.head_tile() == 1,
+            has_one_head: stage == Stage::SegmentOutput && self.head_tile() == 1,
             has_batch_strides: has_rows && !self.is_flat(),
             has_unaligned_rows: has_rows && self.config().is_vec4() && !self.has_vec4_rows(),
             reads_only: stage.kernel().has_tile && memory.reads_only,

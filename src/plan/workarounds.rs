@@ -56,11 +56,12 @@ impl Plan {
             count.div_ceil(threads).saturating_mul(iterations.saturating_add(2)).saturating_add(1)
         };
         let mut iterations = 2 + tokens * (heads + 2);
-        // Loads, the queries' map, the weights of rows, the sums over lanes.
-        iterations += each(tokens * features, 0) + each(tokens * columns, 0);
-        iterations += 2 * each(rows * features, 0);
-        iterations += each(features, tokens * (heads + 2)) + each(rows, features);
-        iterations += each(rows * columns, lanes);
+        // Loads, the queries' map, the weights of rows, nu, the sums over lanes. Where a share is
+        // small its loop is none.
+        iterations += 2 * each(tokens * features, 0) + 2 * each(tokens * columns, 0);
+        iterations += 3 * each(rows * features, 0) + each(rows, features);
+        iterations += each(rows * features, tokens + 1) + each(features, tokens + 1);
+        iterations += each(rows * columns, lanes + features + 1);
         if layout.subgroup_sums {
             // Sums of rows, and of what keys recall, where subgroups have other threads.
             let sums = (rows + tokens) * u64::from(layout.columns / 4);

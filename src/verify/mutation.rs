@@ -104,8 +104,8 @@ impl Mutation {
             }
             Self::LastChunkSkipped => (
                 Stage::SegmentOutput,
-                "t < item.end; t += tokens",
-                "t + max(params.chunk_len, 2u) <= item.end; t += tokens",
+                "while (next.tokens > 0u) {",
+                "while (next.first + max(params.chunk_len, 2u) <= item.end) {",
             ),
             Self::StateNotCarried => {
                 (Stage::SegmentOutput, "load_tile(&mu, begin, item, lane);", "")

@@ -46,11 +46,11 @@ pub(super) fn of_chunk(
     let mut floats = (tokens + queries) * features + tokens * columns + partial_sums;
     if config.normalization.eps().is_some() {
         // nu, and its products with the queries.
-        floats += features + queries * (features / 4);
+        floats += features + queries * ((features / 4 + 7) / 4 * 4);
     }
     if config.scales_queries() {
-        // The factor and the row max of each query.
-        floats += 2 * queries;
+        // The row max of each query, and its scale.
+        floats += 3 * queries;
     }
     if !config.is_element_wise() {
         // Rows as they are, the projections kept of them, and what all features of one share.

@@ -58,8 +58,8 @@ pub(super) const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "a last chunk is as long as the others",
-        "tokens = min(params.chunk_len, stop - t);",
-        "tokens = params.chunk_len;",
+        "next = Chunk(end, min(params.chunk_len, stop - end));",
+        "next = Chunk(end, select(0u, params.chunk_len, end < stop));",
         &[OutOfBounds, SeveralWriters, Race],
     ),
     mistake(
@@ -131,14 +131,14 @@ pub(super) const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "no barrier before the next chunk",
-        "// The chunk before has been read.\n    workgroupBarrier();",
-        "",
+        "fn wait_for_readers() { workgroupBarrier(); }",
+        "fn wait_for_readers() {}",
         &[Race],
     ),
     mistake(
         "no barrier between weights and their sums",
-        "            nu[f4] = sum;\n        }\n        workgroupBarrier();",
-        "            nu[f4] = sum;\n        }",
+        "    workgroupBarrier();\n    add_keys(item, chunk, lane);",
+        "    add_keys(item, chunk, lane);",
         &[Race, Uninitialised],
     ),
     mistake(
@@ -149,8 +149,8 @@ pub(super) const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "a barrier that one thread goes around",
-        "    if (LANES == 1u) { return; }\n    workgroupBarrier();",
-        "    if (LANES == 1u) { return; }\n    if (lane.thread > 0u) { workgroupBarrier(); }",
+        "    wait_for_readers();\n    write_sums(",
+        "    if (lane.thread > 0u) { wait_for_readers(); }\n    write_sums(",
         &[Barrier],
     ),
     mistake(
@@ -161,9 +161,9 @@ pub(super) const MISTAKES: &[Mistake] = &[
         &[Barrier],
     ),
     mistake(
-        "no barrier between weights and the rows of lanes",
-        "    if (SCALES_QUERIES) { workgroupBarrier(); }\n",
-        "",
+        "no barrier behind the rows of a chunk",
+        "    workgroupBarrier();\n    if (!SCALES_QUERIES || heads == 0u) { return; }",
+        "    if (!SCALES_QUERIES || heads == 0u) { return; }",
         &[Race, Uninitialised],
     ),
     mistake(
@@ -173,7 +173,12 @@ pub(super) const MISTAKES: &[Mistake] = &[
         &[SeveralWriters],
     ),
     mistake("nu is not cleared", "    clear_chunk_nu(&state, lane);\n", "", &[Uninitialised]),
-    mistake("a chunk of no token", "t += tokens) {", "t += 0u * tokens) {", &[Endless]),
+    mistake(
+        "a chunk of no token",
+        "let end = chunk.first + chunk.tokens;",
+        "let end = chunk.first;",
+        &[Endless],
+    ),
     mistake(
         "a size that may be zero divides",
         "let s = segment % segments;",
