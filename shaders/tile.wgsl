@@ -23,17 +23,19 @@ fn add_outer(mu: ptr<function, Tile>, key: Key, value: Value) {
 
 // query mu, over the rows of this tile
 fn apply(mu: ptr<function, Tile>, query: Key) -> Value {
+    // Two chains of multiply-adds: one would wait for itself, more take additions of their own.
     var o = Value();
+    var other = Value();
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) {
         @unroll
         for (var r = 0u; r < ROWS_VEC4; r++) {
-            // Four products are added up before they are added to the sum: a shorter chain.
-            o[c] += query[r].x * (*mu)[(4u * r) * COLUMNS_VEC4 + c]
-                + query[r].y * (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c]
-                + query[r].z * (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c]
-                + query[r].w * (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c];
+            o[c] += query[r].x * (*mu)[(4u * r) * COLUMNS_VEC4 + c];
+            other[c] += query[r].y * (*mu)[(4u * r + 1u) * COLUMNS_VEC4 + c];
+            o[c] += query[r].z * (*mu)[(4u * r + 2u) * COLUMNS_VEC4 + c];
+            other[c] += query[r].w * (*mu)[(4u * r + 3u) * COLUMNS_VEC4 + c];
         }
+        o[c] += other[c];
     }
     return o;
 }

@@ -138,10 +138,11 @@ fn nu_with_keys(item: WorkItem, chunk: Chunk, tokens: u32, f4: u32) -> vec4<f32>
     return sum;
 }
 
-// Each query row gets its products with nu_i, whose sum is its weight phi(q_i) . nu_i; then the keys enter
-// nu.
+// Each query row gets its products with nu_i, whose sum is its weight phi(q_i) . nu_i. A thread adds up nu_i
+// for four features of a row, which is more to add up than from token to token, and nothing to wait for.
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!SCALES_QUERIES) { return; }
+    var sums: array<vec4<f32>, PRODUCT_SHARE>;
     if (NORMALIZE) {
         @unroll(8)
         for (var n = 0u; n < PRODUCT_SHARE; n++) {
@@ -149,13 +150,22 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
             let row = i / BLOCK_VEC4;
             let f4 = i % BLOCK_VEC4;
             if (row < chunk.tokens * item.heads) {
-                let sum = nu_with_keys(item, chunk, row_token(item, row) + 1u, f4);
-                products[row * PRODUCT_ROW + f4] = dot(features[query_features(row) + f4], sum);
+                sums[n] = nu_with_keys(item, chunk, row_token(item, row) + 1u, f4);
+                let product = dot(features[query_features(row) + f4], sums[n]);
+                products[row * PRODUCT_ROW + f4] = product;
             }
         }
     }
     workgroupBarrier();
-    add_keys(item, chunk, lane);
+    if (NORMALIZE) {
+        // That of the last token is nu up to the next chunk.
+        let last = (max(chunk.tokens, 1u) - 1u) * item.heads;
+        @unroll(8)
+        for (var n = 0u; n < PRODUCT_SHARE; n++) {
+            let i = lane.thread + n * THREADS;
+            if (i / BLOCK_VEC4 == last && chunk.tokens > 0u) { nu[i % BLOCK_VEC4] = sums[n]; }
+        }
+    }
     clear_row_max(lane);
 }
 

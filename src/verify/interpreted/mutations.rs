@@ -137,8 +137,8 @@ pub(super) const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "no barrier between weights and their sums",
-        "    workgroupBarrier();\n    add_keys(item, chunk, lane);",
-        "    add_keys(item, chunk, lane);",
+        "    workgroupBarrier();\n    if (NORMALIZE) {",
+        "    if (NORMALIZE) {",
         &[Race, Uninitialised],
     ),
     mistake(
