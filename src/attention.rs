@@ -42,8 +42,8 @@ pub struct LinearAttention {
 
 impl LinearAttention {
     /// Features a device must have for `config`: none. [`wgpu::Features::SUBGROUP`] is used where
-    /// it was granted: see [`Layout::subgroup_sums`](crate::tuning::Layout::subgroup_sums) of
-    /// [`LinearAttention::tuning`].
+    /// it was granted and [`tune`](crate::tuning::tune) found it faster: see
+    /// [`Layout::subgroup_sums`](crate::tuning::Layout::subgroup_sums).
     #[must_use]
     pub fn required_features(_config: &Config) -> wgpu::Features {
         wgpu::Features::empty()
@@ -100,7 +100,7 @@ impl LinearAttention {
         let device_type = device.adapter_info().device_type;
         let tuning = match options.tuning {
             Some(tuning) => tuning.on(device_type),
-            None => Tuning::with_subgroups(&config, &limits, device_type, subgroup_lanes(device))?,
+            None => Tuning::new(&config, &limits, device_type)?,
         };
         tuning.check(&config, &limits)?;
         tuning.layout.check_subgroups(&config, subgroup_lanes(device))?;

@@ -10,7 +10,6 @@ use crate::backward::plan::sums::{Pass, PassConfigs};
 use crate::bind::bound::Bound;
 use crate::bind::options::Options;
 use crate::bind::tensors::Tensors;
-use crate::device::subgroups::subgroup_lanes;
 use crate::error::{BindError, ConfigError};
 use crate::plan::tuning::Tuning;
 
@@ -35,9 +34,7 @@ impl Passes {
         let (limits, device_type) = (device.limits(), device.adapter_info().device_type);
         let has_own = options.tuning.is_some() || options.matrix_units.is_some();
         let given = has_own.then(|| forward.tuning());
-        let tuned = |config: &_| {
-            Tuning::with_subgroups(config, &limits, device_type, subgroup_lanes(device))
-        };
+        let tuned = |config: &_| Tuning::new(config, &limits, device_type);
         let Some(configs) = PassConfigs::new(forward.config(), given, &tuned) else {
             return Ok(None);
         };

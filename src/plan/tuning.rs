@@ -71,11 +71,12 @@ impl Tuning {
         Self::with_subgroups(config, limits, device_type, 1)
     }
 
-    /// The same for a device whose subgroups have so many lanes at least: 1 where it was not
-    /// granted
-    /// [`wgpu::Features::SUBGROUP`], else its adapter's `subgroup_min_size`
-    /// ([`subgroup_lanes`](crate::tuning::subgroup_lanes)). [`Layout::subgroup_sums`] says what was
-    /// chosen; a CPU adapter does without.
+    /// The same with sums by subgroup operations ([`Layout::subgroup_sums`]) and the longer chunks
+    /// that they leave memory for, where lanes fit a device whose subgroups have so many lanes at
+    /// least: 1 where it was not granted [`wgpu::Features::SUBGROUP`], else its adapter's
+    /// `subgroup_min_size` ([`subgroup_lanes`](crate::tuning::subgroup_lanes)). A CPU adapter does
+    /// without. [`tune`](crate::tuning::tune) measures it; no GPU's time has decided yet which is
+    /// faster.
     ///
     /// # Errors
     ///
@@ -148,8 +149,9 @@ impl Tuning {
         device_type: wgpu::DeviceType,
         subgroup_lanes: u32,
     ) -> Result<Vec<Self>, ConfigError> {
-        let first = Self::with_subgroups(config, limits, device_type, subgroup_lanes)?;
-        let mut layouts = vec![first.layout];
+        let first = Self::new(config, limits, device_type)?;
+        let shuffled = Self::with_subgroups(config, limits, device_type, subgroup_lanes)?;
+        let mut layouts = vec![first.layout, shuffled.layout];
         let is_cpu = device_type == wgpu::DeviceType::Cpu;
         let vec4s = config.value_dim.div_ceil(4).next_power_of_two();
         // A CPU adapter keeps tiles on its stack, is slow with workgroup memory and compiles

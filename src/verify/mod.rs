@@ -38,7 +38,6 @@ use crate::attention::LinearAttention;
 use crate::bind::options::{Options as AttentionOptions, ShaderChecks};
 #[cfg(feature = "mutation")]
 use crate::bind::pipelines::Edit;
-use crate::device::subgroups::subgroup_lanes;
 use crate::error::{ConfigError, Error};
 use crate::plan::tuning::Tuning;
 use crate::problem::config::Config;
@@ -309,12 +308,7 @@ fn attention<'a>(
     let device_type = device.adapter_info().device_type;
     let mut tuning = match options.tuning {
         Some(tuning) => tuning.on(device_type),
-        None => Tuning::with_subgroups(
-            &case.config,
-            &device.limits(),
-            device_type,
-            subgroup_lanes(device),
-        )?,
+        None => Tuning::new(&case.config, &device.limits(), device_type)?,
     };
     case.set_segments(&mut tuning);
     let is_it =

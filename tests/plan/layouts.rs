@@ -75,7 +75,7 @@ fn layouts_on_gpus_fill_waves_and_leave_them_memory() {
     }
 }
 
-/// Shuffles pay where chunks are longer without partial sums (docs/performance.md).
+/// Chunks are longer without partial sums.
 #[test]
 fn subgroups_where_they_are_granted() {
     let of = |width: u32, kib: u32, device_type, lanes| {

@@ -41,7 +41,7 @@ impl Layout {
         };
         let mut layouts = Vec::new();
         if !is_cpu {
-            // Shuffles pay where chunks are longer without partial sums: docs/performance.md.
+            // Chunks are longer without partial sums: docs/performance.md.
             let longer = of(rows, &[16, 8, 6]).into_iter();
             layouts.extend(
                 longer

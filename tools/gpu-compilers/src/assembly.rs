@@ -49,15 +49,31 @@ impl Code {
     }
 
     /// Instructions, and multiply-adds of an invocation, of the token loop with the loops in it,
-    /// each once: the loop whose own blocks have at least half as many multiply-adds as those of
-    /// any other, and with the loops in it the most. Zero where no loop has any.
+    /// each once. Zero where no loop has any.
     #[must_use]
     pub fn token_loop(&self) -> [u64; 2] {
-        let count = |blocks: Range<usize>| -> [u64; 2] {
-            self.blocks[blocks].iter().fold([0; 2], |[instructions, multiply_adds], block| {
-                [instructions + block.instructions, multiply_adds + block.multiply_adds]
-            })
-        };
+        self.token_blocks().map_or([0; 2], |blocks| self.count(&blocks))
+    }
+
+    /// Instructions of the smallest loop around the token loop, that of chunks, with the loops in
+    /// it, each once. Zero where there is none.
+    #[must_use]
+    pub fn chunk_loop(&self) -> u64 {
+        let Some(tokens) = self.token_blocks() else { return 0 };
+        let around = |chunk: &&Range<usize>| chunk.start < tokens.start && chunk.end >= tokens.end;
+        let chunk = self.loops.iter().filter(around).min_by_key(|chunk| chunk.len());
+        chunk.map_or(0, |blocks| self.count(blocks)[0])
+    }
+
+    fn count(&self, blocks: &Range<usize>) -> [u64; 2] {
+        self.blocks[blocks.clone()].iter().fold([0; 2], |[instructions, multiply_adds], block| {
+            [instructions + block.instructions, multiply_adds + block.multiply_adds]
+        })
+    }
+
+    /// The loop whose own blocks have at least half as many multiply-adds as those of any other,
+    /// and with the loops in it the most.
+    fn token_blocks(&self) -> Option<Range<usize>> {
         let own = |outer: &Range<usize>| -> u64 {
             let is_inner = |i: &usize| {
                 self.loops.iter().any(|other| {
@@ -69,7 +85,7 @@ impl Code {
         };
         let most = self.loops.iter().map(own).max().unwrap_or(0);
         let candidates = self.loops.iter().filter(|found| own(found) > 0 && 2 * own(found) >= most);
-        candidates.map(|found| count(found.clone())).max_by_key(|[_, adds]| *adds).unwrap_or([0; 2])
+        candidates.max_by_key(|found| self.count(found)[1]).cloned()
     }
 
     /// Loads of vectors: those of 16 bytes an invocation, and all.
@@ -83,7 +99,7 @@ impl Code {
 
 impl Block {
     fn add(&mut self, instruction: &str) {
-        self.instructions += 1;
+        self.instructions += u64::from(!is_hint(instruction));
         // One line may have two, which a chip begins together.
         let is_multiply_add = |word: &&str| {
             ["v_fma", "v_dual_fma", "v_mad_", "v_mac_", "v_pk_fma"]
@@ -105,6 +121,13 @@ impl Block {
             self.loads[1] += 1;
         }
     }
+}
+
+/// True of what tells a chip how long to wait, or how to fetch: it begins with the instruction
+/// behind it, and other chips have it within that.
+fn is_hint(instruction: &str) -> bool {
+    let hints = ["s_delay_alu", "s_waitcnt", "s_nop", "s_clause", "s_set_inst_prefetch", "(then"];
+    hints.iter().any(|hint| instruction.starts_with(hint))
 }
 
 fn label(line: &str) -> Option<usize> {
@@ -136,6 +159,7 @@ BB2:
 \tv_fmac_f32_e32 v1, v2, v3                                  ; 56020503
 \ts_cbranch_scc1 BB4                                         ; bf850001
 BB3:
+\ts_waitcnt lgkmcnt(0)                                        ; bf890007
 \tds_load_b128 v[0:3], v8                                    ; dbfc0000
 \tv_fmac_f32_e32 v1, v2, v3                                  ; 56020503
 \tv_fmac_f32_e32 v1, v2, v3                                  ; 56020503
@@ -153,6 +177,7 @@ BB5:
         let code = Code::new(TEXT);
         assert_eq!(code.loops.len(), 3);
         assert_eq!(code.token_loop(), [8, 5]);
+        assert_eq!(code.chunk_loop(), 12);
         assert_eq!(code.loads(), [2, 3]);
         assert_eq!(Code::new("").token_loop(), [0, 0]);
     }

@@ -6,7 +6,7 @@ use crate::{Chip, Code, Compiled, Module, Spirv};
 type Column = (&'static str, fn(&mut Row) -> &mut u64);
 
 /// The columns of the file, after the chip and the module's name.
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     ("wave", |row| &mut row.wave),
     ("threads", |row| &mut row.threads),
     ("sgprs", |row| &mut row.sgprs),
@@ -19,6 +19,7 @@ const COLUMNS: [Column; 14] = [
     ("instructions", |row| &mut row.instructions),
     ("token_loop", |row| &mut row.token_loop),
     ("token_loop_fma", |row| &mut row.token_loop_fma),
+    ("chunk_loop", |row| &mut row.chunk_loop),
     ("loads_16", |row| &mut row.loads[0]),
     ("loads", |row| &mut row.loads[1]),
 ];
@@ -56,6 +57,8 @@ pub struct Row {
     pub token_loop: u64,
     /// Multiply-adds of them.
     pub token_loop_fma: u64,
+    /// Instructions of the loop around it.
+    pub chunk_loop: u64,
     /// Loads of 16 bytes an invocation, and all loads of vectors.
     pub loads: [u64; 2],
 }
@@ -82,6 +85,7 @@ impl Row {
             instructions: of("instructions"),
             token_loop,
             token_loop_fma,
+            chunk_loop: code.chunk_loop(),
             loads: code.loads(),
         }
     }
@@ -149,6 +153,7 @@ pub(crate) mod tests {
             instructions: 1022,
             token_loop: 250,
             token_loop_fma: 130,
+            chunk_loop: 500,
             loads: [21, 23],
         }
     }

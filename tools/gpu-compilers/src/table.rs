@@ -129,7 +129,7 @@ fn line(row: &Row) -> String {
 fn in_loop(row: &Row) -> String {
     match row.token_loop {
         0 => "-".to_owned(),
-        instructions => format!("{instructions}, {}", row.token_loop_fma),
+        instructions => format!("{instructions}, {}, {}", row.token_loop_fma, row.chunk_loop),
     }
 }
 
@@ -155,7 +155,9 @@ mod tests {
         let old = format!("before\n{BEGIN}old\n{END}after\n");
         let new = page(&old, &rows)?;
         assert!(new.starts_with("before\n") && new.ends_with("after\n") && !new.contains("old"));
-        assert!(new.contains("| linear 64 | 128 | 96 | 7168 | 12 | - | - | 250, 130 | 21 of 23 |"));
+        assert!(
+            new.contains("| linear 64 | 128 | 96 | 7168 | 12 | - | - | 250, 130, 500 | 21 of 23 |")
+        );
         assert!(new.contains("| linear, f16 63: `output_sum` | 128 |"));
         assert_eq!(page(&new, &rows).as_ref(), Ok(&new));
         assert!(page("without marks", &rows).is_err());

@@ -144,7 +144,8 @@ fn waiting(item: &Item, device: &DeviceNumbers) -> f64 {
     let resident = device.units * by_threads.min(by_memory).floor().max(1.0);
     let rounds = (item.workgroups / resident).ceil();
     let instructions = item.instructions * CYCLES / (1e9 * device.ghz);
-    rounds * (item.loads * LOAD + item.barriers * BARRIER + instructions)
+    let (loads, work) = (item.loads * LOAD, item.barriers * BARRIER + instructions);
+    rounds * if item.loads_ahead { LOAD + loads.max(work) } else { loads + work }
 }
 
 #[cfg(test)]
@@ -164,6 +165,7 @@ mod tests {
             memory: 8192.0,
             instructions: 0.0,
             loads: 1000.0,
+            loads_ahead: false,
             barriers: 0.0,
         };
         for (work, bound, seconds) in [
@@ -190,10 +192,27 @@ mod tests {
             memory: 100.0 * 1024.0,
             instructions: 0.0,
             loads: 1.0,
+            loads_ahead: false,
             barriers: 0.0,
         };
         let [one, same, two] = [1.0, 264.0, 265.0].map(|n| waiting(&item(n), &h100));
         assert_eq!([one, same, two], [LOAD, LOAD, 2.0 * LOAD]);
+    }
+
+    #[test]
+    fn loads_ahead_hide_behind_the_work_or_it_behind_them() {
+        let h100 = device("h100");
+        let item = |loads, barriers| Item {
+            workgroups: 1.0,
+            threads: 64.0,
+            memory: 8192.0,
+            instructions: 0.0,
+            loads,
+            loads_ahead: true,
+            barriers,
+        };
+        assert_eq!(waiting(&item(100.0, 10.0), &h100), 101.0 * LOAD);
+        assert_eq!(waiting(&item(1.0, 1000.0), &h100), LOAD + 1000.0 * BARRIER);
     }
 
     #[test]

@@ -7,23 +7,25 @@ use linear_attention::tuning::Layout;
 /// Instructions, counted in the code of navi31 (`docs/gpu-compilers.md`): of a token and of a query
 /// row beside their multiply-adds and accesses, of a chunk, and of a vec4 of a row on its way into
 /// workgroup memory.
-const TOKEN: f64 = 25.0;
-const HEAD: f64 = 30.0;
-const CHUNK: f64 = 100.0;
-const KEY_VEC4: f64 = 95.0;
-const VALUE_VEC4: f64 = 26.0;
-const QUERY_VEC4: f64 = 110.0;
+const TOKEN: f64 = 8.0;
+const HEAD: f64 = 9.0;
+const CHUNK: f64 = 40.0;
+const KEY_VEC4: f64 = 42.0;
+const VALUE_VEC4: f64 = 15.0;
+const QUERY_VEC4: f64 = 40.0;
 /// More of a query that waits for its row max.
-const SCALED_VEC4: f64 = 80.0;
-/// Of a vec4 of o: the sum over lanes, the quotient, the store.
-const OUTPUT_VEC4: f64 = 89.0;
+const SCALED_VEC4: f64 = 27.0;
+/// Of a vec4 of o: the sum over lanes, the quotient, the store; and of each product of its row's
+/// weight.
+const OUTPUT_VEC4: f64 = 40.0;
+const WEIGHT: f64 = 1.2;
 /// The same where lanes add up by shuffles: of a row, beside four for each of log2(lanes) steps,
 /// and of a row that a thread writes behind the chunk.
 const SHUFFLED_ROW: f64 = 17.0;
-const WRITTEN_ROW: f64 = 55.0;
-/// Of a token and four features of nu, and of a query row with them.
-const NU: f64 = 19.0;
-const NU_HEAD: f64 = 17.0;
+const WRITTEN_ROW: f64 = 28.0;
+/// Of four features of nu_i for a query row, and of each token of the chunk that they may have.
+const NU: f64 = 28.0;
+const NU_TOKEN: f64 = 8.0;
 /// Of a product of four features of two keys of a chunk.
 const PAIR: f64 = 12.0;
 
@@ -103,18 +105,22 @@ impl Tile {
             + shared(values, value)
             + shared(heads * features, query);
         token.accesses += shared(features * (1.0 + heads) + values, 1.0);
-        if has_nu {
+        if has_nu && heads > 0.0 {
+            token.instructions += shared(heads * features, NU + NU_TOKEN * self.chunk);
+            token.accesses += shared(heads * features, 2.0 + self.chunk);
+        } else if has_nu {
             // The other threads of a wave wait.
             let part = (features.max(32.0) / self.threads).min(1.0);
-            token.instructions += part * (NU + NU_HEAD * heads);
+            token.instructions += part * NU_TOKEN;
         }
+        let weight = if has_nu { WEIGHT * features } else { 0.0 };
         if heads > 0.0 && self.has_subgroup_sums {
             let rows = (self.chunk * heads / self.lanes).ceil();
             token.instructions += heads * (SHUFFLED_ROW + 4.0 * self.columns * self.lanes.log2())
-                + rows * WRITTEN_ROW * self.columns / self.chunk;
+                + rows * (WRITTEN_ROW + weight) * self.columns / self.chunk;
         } else if heads > 0.0 && self.lanes > 1.0 {
-            token.instructions += shared(heads * values, OUTPUT_VEC4);
-            token.accesses += shared(heads * values, self.lanes);
+            token.instructions += shared(heads * values, OUTPUT_VEC4 + weight);
+            token.accesses += shared(heads * values, self.lanes + features / 4.0);
         }
         if config.update_rule.beta().is_some() {
             let pass = self.pass();

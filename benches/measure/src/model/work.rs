@@ -46,8 +46,10 @@ pub struct Item {
     pub memory: f64,
     /// Instructions of an invocation.
     pub instructions: f64,
-    /// Loads from memory that wait for one another.
+    /// Loads from memory, one after the other.
     pub loads: f64,
+    /// True if a load arrives while the item works on what was loaded before.
+    pub loads_ahead: bool,
     /// Barriers.
     pub barriers: f64,
 }
@@ -102,6 +104,7 @@ impl Work {
             memory: layout.workgroup_memory(config) as f64,
             instructions: token.instructions * len,
             loads: chunks,
+            loads_ahead: true,
             barriers: chunks * barriers(config, stage, &tile),
         });
     }
@@ -137,7 +140,16 @@ impl Work {
         // Barriers before the map, after it, and before the sums.
         let (loads, barriers) = (2.0, 4.0);
         let memory = 16.0 * lanes * value_vec4s + 32.0 * vec4s;
-        self.items.push(Item { workgroups, threads, memory, instructions, loads, barriers });
+        let loads_ahead = false;
+        self.items.push(Item {
+            workgroups,
+            threads,
+            memory,
+            instructions,
+            loads,
+            loads_ahead,
+            barriers,
+        });
     }
 }
 
@@ -154,8 +166,7 @@ fn barriers(config: &Config, stage: Stage, tile: &Tile) -> f64 {
     let correction = if corrects { 3.0 } else { 0.0 };
     correction
         + match (stage, config.is_normalized()) {
-            (Stage::SegmentOutput, true) => 5.0,
-            (Stage::SegmentOutput, false) if !tile.has_subgroup_sums => 3.0,
+            (Stage::SegmentOutput, true) => 3.0,
             _ => 2.0,
         }
 }
