@@ -6,7 +6,7 @@
 // where a_i is 1, and v_i as it is, unless the update rule has decays or betas. A work item has a
 // value head of a sequence. Its threads go through their rows of mu a tile at a time: four rows are
 // loaded, take in the tokens, are read by the queries and stored, so that the state is read once
-// and written once.
+// and written once. On a GPU a thread loads its first tiles before it waits for the rows.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
 // writes  o [T,max(H,E),V]  state_out [states, state]
@@ -14,7 +14,7 @@
 // memory  see chunk/
 
 import constants::{COLUMNS_VEC4, DECODE_HEADS, DECODE_ROWS, DECODE_TOKENS, FINAL_STATE, HAS_LENGTHS};
-import constants::{LANE_TILES, NORMALIZE, ROWS_VEC4, THREADS};
+import constants::{LANE_TILES, LOADS_AHEAD, NORMALIZE, ROWS_VEC4, THREADS, TILES_AHEAD};
 import chunk::{ChunkRows, ChunkState, key, load_chunk, load_chunk_nu, query};
 import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
@@ -34,6 +34,20 @@ import work_item::{Chunk, WorkItem};
 struct StateOffsets { loaded: StateOffset, stored: StateOffset }
 
 const OUTPUT_LEN: u32 = DECODE_ROWS * COLUMNS_VEC4;
+
+alias Tiles = array<Tile, TILES_AHEAD>;
+
+// Tiles step .. of a thread, whose loads do not wait for one another.
+fn load_tiles(tiles: ptr<function, Tiles>, at: StateOffset, item: WorkItem, step: u32, first_lane: Lane) {
+    var lane = first_lane;
+    @unroll
+    for (var n = 0u; n < TILES_AHEAD; n++) {
+        var mu = Tile();
+        if (TILES_AHEAD == 1u || step + n < LANE_TILES) { load_tile(&mu, at, item, lane); }
+        (*tiles)[n] = mu;
+        lane.f4 += ROWS_VEC4;
+    }
+}
 
 @compute @workgroup_size(THREADS)
 fn decode_step(
@@ -83,6 +97,8 @@ fn decode_tokens(
 ) {
     var lane = first_lane;
     var rows: ChunkRows;
+    var tiles: Tiles;
+    if (LOADS_AHEAD) { load_tiles(&tiles, at.loaded, item, 0u, lane); }
     load_chunk_nu(state, at.loaded, item, lane);
     load_chunk(&rows, item, chunk, lane);
     load_queries(&rows, item, chunk, lane);
@@ -91,27 +107,32 @@ fn decode_tokens(
 
     let values = entering_values(state, item, chunk, at.loaded, lane);
     var outputs: array<vec4<f32>, OUTPUT_LEN>;  // [tokens, heads, COLUMNS/4]
-    for (var step = 0u; step < LANE_TILES; step++) {
-        var mu = Tile();
-        load_tile(&mu, at.loaded, item, lane);
+    for (var step = 0u; step < LANE_TILES; step += TILES_AHEAD) {
+        if (!LOADS_AHEAD || step > 0u) { load_tiles(&tiles, at.loaded, item, step, lane); }
         @unroll
-        for (var i = 0u; i < DECODE_TOKENS; i++) {
-            if (i < chunk.tokens) {
-                let row = gate_row(chunk.first + i, item.head);
-                let entering = entering_value(values, item, chunk, i, lane);
-                update(&mu, row, lane.f4, key(state, item, chunk, i, lane), entering);
+        for (var n = 0u; n < TILES_AHEAD; n++) {
+            if (TILES_AHEAD == 1u || step + n < LANE_TILES) {
+                var mu = tiles[n];
                 @unroll
-                for (var h = 0u; h < DECODE_HEADS; h++) {
-                    let o = apply(&mu, query(state, item, chunk, i, h, lane));
-                    @unroll
-                    for (var c = 0u; c < COLUMNS_VEC4; c++) {
-                        outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
+                for (var i = 0u; i < DECODE_TOKENS; i++) {
+                    if (i < chunk.tokens) {
+                        let row = gate_row(chunk.first + i, item.head);
+                        let entering = entering_value(values, item, chunk, i, lane);
+                        update(&mu, row, lane.f4, key(state, item, chunk, i, lane), entering);
+                        @unroll
+                        for (var h = 0u; h < DECODE_HEADS; h++) {
+                            let o = apply(&mu, query(state, item, chunk, i, h, lane));
+                            @unroll
+                            for (var c = 0u; c < COLUMNS_VEC4; c++) {
+                                outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
+                            }
+                        }
                     }
                 }
+                if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }
+                lane.f4 += ROWS_VEC4;
             }
         }
-        if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }
-        lane.f4 += ROWS_VEC4;
     }
 
     @unroll

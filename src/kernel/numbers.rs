@@ -138,6 +138,8 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
             ("DECODE_ROWS", U32(decode.rows())),
             ("DECODE_ITEMS", U32(decode.items)),
             ("VALUE_BLOCKS", U32(decode.value_blocks(config))),
+            ("LOADS_AHEAD", Bool(decode.tiles_ahead() > 0)),
+            ("TILES_AHEAD", U32(decode.tiles_ahead().max(1))),
         ]);
     }
     numbers.extend(map_numbers(config));

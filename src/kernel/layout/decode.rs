@@ -21,12 +21,16 @@ pub(crate) struct DecodeLayout {
     pub(crate) lane_tiles: u32,
     /// Value heads of a workgroup.
     pub(crate) items: u32,
+    /// True if each thread loads its own rows.
+    pub(crate) is_direct: bool,
 }
 
 /// Query rows of a value head whose sums a thread of `decode_step` can hold.
 const MAX_DECODE_ROWS: u32 = 32;
 /// The same where rows are loaded directly.
 const MAX_DIRECT_DECODE_ROWS: u32 = 16;
+/// Tiles that a thread of `decode_step` loads at a time: 32 of its registers.
+const TILES_AHEAD: u32 = 2;
 /// Bytes of workgroup memory of a `decode_step` of which many run at once.
 const DECODE_MEMORY: u32 = 16 << 10;
 
@@ -62,8 +66,16 @@ impl DecodeLayout {
             let items = (DIRECT_THREADS / blocks).max(1);
             let lane_tiles = features_vec4;
             let column_threads = 1;
-            let found =
-                Self { tokens, heads, columns, column_threads, lanes: 1, lane_tiles, items };
+            let found = Self {
+                tokens,
+                heads,
+                columns,
+                column_threads,
+                lanes: 1,
+                lane_tiles,
+                items,
+                is_direct: true,
+            };
             let threads = limits
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x);
@@ -75,8 +87,16 @@ impl DecodeLayout {
             (most / column_threads).min(features_vec4).checked_ilog2().map(|n| 1 << n)?;
         loop {
             let lane_tiles = features_vec4.div_ceil(lanes);
-            let found =
-                Self { tokens, heads, columns: 4, column_threads, lanes, lane_tiles, items: 1 };
+            let found = Self {
+                tokens,
+                heads,
+                columns: 4,
+                column_threads,
+                lanes,
+                lane_tiles,
+                items: 1,
+                is_direct: false,
+            };
             let memory = found.workgroup_memory(config);
             let limit = limits.max_compute_workgroup_storage_size;
             if memory <= u64::from(limit.min(DECODE_MEMORY)) {
@@ -92,6 +112,12 @@ impl DecodeLayout {
     /// Query rows of a work item.
     pub(crate) fn rows(self) -> u32 {
         self.tokens * self.heads
+    }
+
+    /// Tiles whose loads a thread begins before the rows are there: all of them, unless they are
+    /// many. None where a thread loads its own rows, in whose registers a CPU adapter has no room.
+    pub(crate) fn tiles_ahead(self) -> u32 {
+        if self.is_direct { 0 } else { self.lane_tiles.min(TILES_AHEAD) }
     }
 
     /// Value blocks of a value head, each a thread of its workgroup, where rows are loaded

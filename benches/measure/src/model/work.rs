@@ -137,8 +137,9 @@ impl Work {
         let threads = lanes * value_vec4s;
         let instructions = DECODE + DECODE_TILE * (vec4s / lanes).ceil();
         self.instructions += instructions * threads * workgroups;
-        // Barriers before the map, after it, and before the sums.
-        let (loads, barriers) = (2.0, 4.0);
+        // Two tiles at a time, the first of them with the rows; barriers before the map, after it,
+        // and before the sums.
+        let (loads, barriers) = ((vec4s / lanes / 2.0).ceil(), 3.0);
         let memory = 16.0 * lanes * value_vec4s + 32.0 * vec4s;
         let loads_ahead = false;
         self.items.push(Item {
