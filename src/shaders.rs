@@ -18,6 +18,8 @@ files![
     "chunk/weights",
     "chunk/workgroup",
     "correction/chunk",
+    "correction/kept_head",
+    "correction/kept_rows",
     "correction/none",
     "decode/corrected_values",
     "decode/direct",

@@ -10,15 +10,16 @@
 //
 // memory  floats: tokens (tokens - 1) / 2 (F/4 + 1) products of keys; see lane_sums/
 
-import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS};
-import constants::{HAS_DECAY, ROWS_VEC4, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_SHARE, COLUMN_THREADS};
+import constants::{HAS_DECAY, THREADS};
 import chunk/features::{features};
 import chunk/workgroup::{features_at, values};
 import gates::{decay_nu, load_beta};
 import heads::{gate_row};
+import kept::{all_kept, decay_kept, recalled_by};
 import lane::{Lane};
 import lane_sums::{store_recalled, without_recalled};
-import tile::{Key, Tile, apply};
+import tile::{Tile};
 import work_item::{Chunk, WorkItem};
 
 const PAIRS: u32 = max(CHUNK_TOKENS * (CHUNK_TOKENS - 1u) / 2u, 1u);
@@ -40,42 +41,42 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
         pair_sums[p] = sum;
     }
     workgroupBarrier();
-    for (var c4 = lane.thread; c4 < BLOCK_COLUMNS_VEC4; c4 += THREADS) {
-        for (var i = 0u; i < chunk.tokens; i++) {
-            var u = without_recalled(values[i * BLOCK_COLUMNS_VEC4 + c4], i, c4);
-            for (var j = 0u; j < i; j++) { u -= pair_sums[pair(i, j)] * values[j * BLOCK_COLUMNS_VEC4 + c4]; }
-            values[i * BLOCK_COLUMNS_VEC4 + c4] = load_beta(gate_row(chunk.first + i, item.head)) * u;
-        }
+    @unroll(8)
+    for (var n = 0u; n < COLUMN_SHARE; n++) {
+        let c4 = lane.thread + n * THREADS;
+        if (c4 < BLOCK_COLUMNS_VEC4) { solve_column(item, chunk, c4); }
     }
     workgroupBarrier();
 }
 
+// u of four columns, from token to token.
+fn solve_column(item: WorkItem, chunk: Chunk, c4: u32) {
+    var u: array<vec4<f32>, CHUNK_TOKENS>;
+    @unroll(8)
+    for (var i = 0u; i < CHUNK_TOKENS; i++) {
+        if (i < chunk.tokens) {
+            var rest = without_recalled(values[i * BLOCK_COLUMNS_VEC4 + c4], i, c4);
+            @unroll(8)
+            for (var j = 0u; j < CHUNK_TOKENS; j++) {
+                if (j < i) { rest -= pair_sums[pair(i, j)] * u[j]; }
+            }
+            u[i] = load_beta(gate_row(chunk.first + i, item.head)) * rest;
+            values[i * BLOCK_COLUMNS_VEC4 + c4] = u[i];
+        }
+    }
+}
+
 // This lane's part of what each key recalls of the state before the chunk.
 fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    var kept: Key;
-    @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = vec4<f32>(1.0); }
+    var kept = all_kept();
     for (var i = 0u; i < chunk.tokens; i++) {
-        let row = gate_row(chunk.first + i, item.head);
-        let key = features_at(i * BLOCK_VEC4 + lane.f4);
-        if (HAS_DECAY) {
-            @unroll
-            for (var r = 0u; r < ROWS_VEC4; r++) { kept[r] = decay_nu(kept[r], row, lane.f4 + r); }
-        }
-        let recalled = apply(mu, times(key, kept));
+        kept = decay_kept(kept, gate_row(chunk.first + i, item.head), lane.f4);
+        let recalled = recalled_by(mu, features_at(i * BLOCK_VEC4 + lane.f4), kept);
         @unroll
         for (var c = 0u; c < COLUMNS_VEC4; c++) {
             store_recalled(i, lane.c4 + c * COLUMN_THREADS, recalled[c], lane);
         }
     }
-}
-
-fn times(key: Key, kept: Key) -> Key {
-    if (!HAS_DECAY) { return key; }
-    var product: Key;
-    @unroll
-    for (var r = 0u; r < ROWS_VEC4; r++) { product[r] = key[r] * kept[r]; }
-    return product;
 }
 
 // Each thread decays four features of a key from token to token, and multiplies them with those keys.

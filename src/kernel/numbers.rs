@@ -161,6 +161,7 @@ impl Tile {
             ("OUTPUT_SHARE", share(queries.saturating_mul(columns))),
             ("ROW_SHARE", share(queries)),
             ("NU_SHARE", share(features)),
+            ("COLUMN_SHARE", share(columns)),
         ]
     }
 }

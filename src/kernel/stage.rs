@@ -275,6 +275,13 @@ impl Stage {
                 "correction",
                 if corrects && !has_one_lane { "correction/chunk" } else { "correction/none" },
             ),
+            (
+                "kept",
+                match config.gates() {
+                    Some(Gating::PerRow) => "correction/kept_rows",
+                    _ => "correction/kept_head",
+                },
+            ),
             ("lane", if has_subgroups { "lane/subgroup" } else { "lane" }),
             ("lane_sums", if has_subgroups { "lane_sums/subgroup" } else { "lane_sums/memory" }),
             ("row_map", row_map),

@@ -210,7 +210,10 @@ impl Mutation {
     pub fn other_texts(self) -> Option<(&'static str, &'static str)> {
         match self {
             // For layouts in which several lanes share a row of the state.
-            Self::DeltaFromUndecayed => Some(("apply(mu, times(key, kept))", "apply(mu, key)")),
+            Self::DeltaFromUndecayed => Some((
+                "    kept = decay_kept(kept, gate_row(chunk.first + i, item.head), lane.f4);\n        let recalled",
+                "    let recalled",
+            )),
             // For layouts whose lanes are neighbours in a subgroup.
             Self::LaneForgotten => Some(("sum += subgroupShuffleXor(sum, 1u);", "")),
             _ => None,
