@@ -163,6 +163,8 @@ impl Tuning {
             // Slices of V are all that a delta rule can share out without more work.
             let corrects = config.update_rule.beta().is_some();
             let narrow: &[u32] = if corrects { &[1, 2, 4] } else { &[1, 2] };
+            // Twice the accumulators, and a third fewer instructions that are no multiply-adds.
+            layouts.push(Layout::workgroup(16, 8, u32::max(vec4s / 2, 1), 4));
             for rows in [16, 32] {
                 for narrower in narrow {
                     let column_threads = u32::max(vec4s / narrower, 1);
