@@ -13,7 +13,7 @@ use crate::cpu::rows::{Rows, TOKENS, width};
 use crate::cpu::scratch::{Head, Scratch, is_long};
 use crate::cpu::step::Token;
 use crate::cpu::task::{Segment, Start, Task};
-use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::tiles::{self, HasWide, ROWS};
 
 /// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,11 @@ impl WithSimd for Run<'_, '_> {
         if self.is_step() {
             return self.step(simd);
         }
-        match tiles::vectors::<S>(self.call.config.value_dim as usize) {
-            2 => self.run::<S, 2>(simd),
-            _ => self.run::<S, 1>(simd),
+        let columns = self.call.config.value_dim as usize;
+        if HasWide::<S>::TILES && tiles::vectors::<S>(columns) == 2 {
+            self.run::<S, 2>(simd);
+        } else {
+            self.run::<S, 1>(simd);
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Every product is `sums[r] += Σ_i factors[i][r] strip[i]`, a tile of [`ROWS`] rows of N vectors
 //! that lies in registers. Factors are read element by element; a strip has rows of N vectors.
 
+use std::marker::PhantomData;
+
 use pulp::Simd;
 
 /// Rows of a tile.
@@ -11,13 +13,18 @@ pub(super) const ROWS: usize = 8;
 /// Sums of a tile.
 pub(super) type Tile<S, const N: usize> = [[<S as Simd>::f32s; N]; ROWS];
 
+/// True where a tile of two vectors a row fits the registers: AVX-512 and NEON have 32, all others
+/// 16. It is a constant so that no code is generated for the wider tiles elsewhere.
+pub(super) struct HasWide<S>(PhantomData<S>);
+
+impl<S: Simd> HasWide<S> {
+    pub(super) const TILES: bool = S::F32_LANES == 16 || cfg!(target_arch = "aarch64");
+}
+
 /// Vectors of a strip of that many columns: those that leave the fewest empty, wide ones first.
 pub(super) fn vectors<S: Simd>(columns: usize) -> usize {
-    // AVX-512 and NEON have 32 registers, all others 16.
-    let has_32 = S::F32_LANES == 16 || cfg!(target_arch = "aarch64");
-    let widest = if has_32 { 2 } else { 1 };
     let all = |vectors: usize| columns.div_ceil(vectors * S::F32_LANES) * vectors;
-    if widest == 2 && 10 * all(2) <= 13 * all(1) { 2 } else { 1 }
+    if HasWide::<S>::TILES && 10 * all(2) <= 13 * all(1) { 2 } else { 1 }
 }
 
 /// A slice in rows of N vectors.

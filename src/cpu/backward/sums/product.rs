@@ -6,7 +6,7 @@ use crate::cpu::aligned::Aligned;
 use crate::cpu::mutation::{Mistake, Mutation};
 use crate::cpu::pairs::{Pairs, products, transpose};
 use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::tiles::{self, HasWide, ROWS};
 
 /// Tiles of a row of a token's pairs.
 const PAIR_TILES: usize = TOKENS / ROWS;
@@ -46,9 +46,10 @@ impl Product {
         let transposed = &mut self.transposed[..widths[0] * TOKENS];
         transpose(q, widths[0], count, transposed);
         products(simd, (k, widths[0]), transposed, count, &mut self.pairs);
-        match tiles::vectors::<S>(widths[1]) {
-            2 => self.tokens::<S, 2>(simd, count, [k, v], widths, state, o),
-            _ => self.tokens::<S, 1>(simd, count, [k, v], widths, state, o),
+        if HasWide::<S>::TILES && tiles::vectors::<S>(widths[1]) == 2 {
+            self.tokens::<S, 2>(simd, count, [k, v], widths, state, o);
+        } else {
+            self.tokens::<S, 1>(simd, count, [k, v], widths, state, o);
         }
     }
 
