@@ -19,6 +19,9 @@ use crate::shaders;
 
 mod compilers;
 mod matrices;
+mod parsed;
+
+use parsed::{Modules, parse};
 
 /// The configs whose modules differ in their files, by a readable name.
 fn configs() -> Vec<(String, Config)> {
@@ -154,7 +157,7 @@ fn for_each_text(mut check: impl FnMut(&str, &Config, &Module)) {
 
 #[test]
 fn modules_of_the_backward_pass_bind_what_the_table_says() {
-    let mut count = 0;
+    let (mut modules, mut count) = (Modules::default(), 0);
     for (config_name, config) in configs() {
         let stages = GradientStage::ALL.into_iter().filter(|stage| stage.is_in(&config));
         for stage in stages.filter(|_| map_without_derivative(&config).is_none()) {
@@ -166,16 +169,11 @@ fn modules_of_the_backward_pass_bind_what_the_table_says() {
                 };
                 let name = format!("{}-{config_name}-{has_views}", stage.name());
                 let text = stage.module(&config, Layout::for_cpu(&config), access);
-                let module = parse(&name, &text);
-                let info = validate(&name, &text, &module);
-                assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
-                let uses = info.get_entry_point(0);
-                let used = module.global_variables.iter().filter(|(of, _)| !uses[*of].is_empty());
-                let used: BTreeSet<u32> =
-                    used.filter_map(|(_, v)| Some(v.binding?.binding)).collect();
+                let facts = modules.facts(&name, &text);
+                assert_eq!(facts.entry_point, stage.name(), "{name}");
                 let binds = stage.binds(&config);
                 let ours: BTreeSet<u32> = binds.iter().map(|binding| *binding as u32).collect();
-                assert!(used.is_subset(&ours), "{name}: {used:?} of {ours:?}");
+                assert!(facts.used.is_subset(&ours), "{name}: {:?} of {ours:?}", facts.used);
                 // As many storage buffers as every device has.
                 assert!(binds.len() <= 9, "{name}");
                 count += 1;
@@ -185,55 +183,17 @@ fn modules_of_the_backward_pass_bind_what_the_table_says() {
     assert!(count > 20);
 }
 
-fn has_shuffles(module: &Module) -> bool {
-    module.files.contains(&"lane/subgroup")
-}
-
-fn parse(name: &str, module: &Module) -> naga::Module {
-    naga::front::wgsl::parse_str(&module.wgsl).unwrap_or_else(|error| {
-        panic!("{name}: {}", module.locate(&error.emit_to_string(&module.wgsl)))
-    })
-}
-
-fn validate(name: &str, text: &Module, module: &naga::Module) -> naga::valid::ModuleInfo {
-    // Rows of 16 bits are words: whatever a shader adds up or multiplies is f32. Values that are in
-    // no variable are refused below, for want of a capability.
-    let has_f16 = module.types.iter().any(|(_, ty)| {
-        ty.inner
-            .scalar()
-            .is_some_and(|scalar| scalar.kind == naga::ScalarKind::Float && scalar.width != 4)
-    });
-    assert!(!has_f16, "{name}");
-    // No capability at all, plain WGSL, is what every backend can take. Shuffles are for native
-    // ones.
-    let flags = naga::valid::ValidationFlags::all();
-    let capabilities = match has_shuffles(text) {
-        true => naga::valid::Capabilities::SUBGROUP,
-        false => naga::valid::Capabilities::empty(),
-    };
-    naga::valid::Validator::new(flags, capabilities).validate(module).unwrap_or_else(|error| {
-        panic!("{name}: {}", text.locate(&error.emit_to_string(&text.wgsl)))
-    })
-}
-
 #[test]
 fn modules_are_valid_and_bind_what_the_table_says() {
+    let mut modules = Modules::default();
     for_each(|name, stage, config, layout, text| {
-        let module = parse(name, text);
-        let info = validate(name, text, &module);
-        assert_eq!(module.entry_points[0].name, stage.name(), "{name}");
-        let uses = info.get_entry_point(0);
-        let declared: BTreeSet<u32> = module
-            .global_variables
-            .iter()
-            .filter(|(handle, _)| !uses[*handle].is_empty())
-            .filter_map(|(_, v)| Some(v.binding?.binding))
-            .collect();
+        let facts = modules.facts(name, text);
+        assert_eq!(facts.entry_point, stage.name(), "{name}");
         let variant = variant(stage, config, layout, name.ends_with("-states")).unwrap();
         let binds = stage.binds(config, layout, variant);
         let ours: BTreeSet<u32> = binds.iter().map(|b| *b as u32).collect();
-        assert!(declared.is_subset(&ours), "{name}: {declared:?} of {ours:?}");
-        assert!(module.overrides.is_empty(), "{name}");
+        assert!(facts.used.is_subset(&ours), "{name}: {:?} of {ours:?}", facts.used);
+        assert_eq!(facts.overrides, 0, "{name}");
     });
 }
 
@@ -241,6 +201,7 @@ fn modules_are_valid_and_bind_what_the_table_says() {
 /// module declares no more.
 #[test]
 fn modules_declare_what_a_call_binds() {
+    let mut modules = Modules::default();
     for (name, config) in configs() {
         for (layout_name, layout) in layouts(&config) {
             for stage in Stage::ALL {
@@ -249,17 +210,12 @@ fn modules_declare_what_a_call_binds() {
                 let unbound = Unbound::new(optional);
                 let text = stage.module(&config, layout, Variant { unbound, ..variant });
                 let name = format!("{}-{layout_name}-{name}", stage.name());
-                let module = parse(&name, &text);
-                validate(&name, &text, &module);
-                let declared = |module: &naga::Module| {
-                    let variables = module.global_variables.iter();
-                    variables.filter(|(_, v)| v.binding.is_some()).count() as u32
-                };
+                let declared = modules.facts(&name, &text).declared;
                 let whole = stage.module(&config, layout, variant);
-                let whole = declared(&parse(&name, &whole));
+                let whole = modules.facts(&name, &whole).declared;
                 // Files may declare what the stage does not use, q in segment_state, say.
                 let [fewest, most] = stage.storage_buffers(&config, layout);
-                assert_eq!(whole - declared(&module), most - fewest, "{name}");
+                assert_eq!(whole - declared, most - fewest, "{name}");
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{module, parse, variant};
+use super::parsed::parse;
+use super::{module, variant};
 use crate::kernel::assembler::Module;
 use crate::kernel::layout::Layout;
 use crate::kernel::stage::Stage;
