@@ -204,7 +204,8 @@ impl Summary {
     /// checksum, and then the records, little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.header.seal(bytemuck::cast_slice(&self.records))
+        let words: Vec<u32> = self.records.iter().map(|x| x.to_bits().to_le()).collect();
+        self.header.seal(bytemuck::cast_slice(&words))
     }
 
     /// The summary that such bytes hold.
@@ -227,7 +228,8 @@ impl Summary {
             }
             other => other.into(),
         })?;
-        summary.records = bytemuck::pod_collect_to_vec(records);
+        let words = records.as_chunks::<4>().0;
+        summary.records = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
         Ok(summary)
     }
 

@@ -113,6 +113,16 @@ proptest! {
 }
 
 #[test]
+fn bytes_are_little_endian() {
+    let config = &configs(2, 3)[0];
+    let summary = sample(config, &mut Random::new(1));
+    let bytes = summary.to_bytes();
+    let words: Vec<_> = summary.records.iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(bytes[48..], words);
+    assert_eq!(&Summary::from_bytes(config, 2, 3, &bytes).unwrap(), &summary);
+}
+
+#[test]
 fn sizes_are_the_documented_ones() {
     let sizes = configs(4, 6).into_iter().map(|config| Form::of(&config).unwrap().record_len());
     assert_eq!(sizes.collect::<Vec<_>>(), [28, 24, 32, 25, 25, 40, 40, 40]);
