@@ -35,9 +35,61 @@ struct Step {
 }
 
 impl Step {
+    fn new(
+        device: &wgpu::Device,
+        stage: GradientStage,
+        Pipeline { pipeline, bindings }: &Pipeline,
+        (params, workgroups): (&Params, [u32; 3]),
+        (plan, checked, own): (&BackwardPlan, &Checked<'_>, &Own),
+    ) -> Result<Self, BindError> {
+        let bytes = bytemuck::bytes_of(params);
+        let params = init_buffer(device, "linear_attention.params", bytes, BufferUsages::UNIFORM)?;
+        let entries: Vec<_> = stage
+            .binds(plan.forward.config())
+            .into_iter()
+            .filter_map(|binding| entry((stage, binding), plan, checked, (&params, own)))
+            .collect();
+        let label = stage.label();
+        let bind_group = scoped(device, label, || {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(label),
+                layout: bindings,
+                entries: &entries,
+            })
+        })?;
+        Ok(Self { pipeline: pipeline.clone(), bind_group, workgroups })
+    }
+
     fn of_pass(step: BoundStep) -> Self {
         let BoundStep { pipeline, bind_group, workgroups, .. } = step;
         Self { pipeline, bind_group, workgroups }
+    }
+}
+
+/// The buffers that all dispatches share.
+struct Own {
+    ranges: wgpu::Buffer,
+    /// In the place of initial states that are not given: zero, as new buffers are.
+    no_states: [wgpu::Buffer; 3],
+}
+
+impl Own {
+    fn new(
+        device: &wgpu::Device,
+        plan: &BackwardPlan,
+        checked: &Checked<'_>,
+    ) -> Result<Self, BindError> {
+        let usage = BufferUsages::STORAGE;
+        let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
+        words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
+        let words = bytemuck::cast_slice(&words);
+        let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
+        let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
+        let size = if has_all { 4 } else { plan.states_size().max(4) };
+        let no_states =
+            [(); 3].map(|()| empty_buffer(device, "linear_attention.states", size, usage));
+        let [a, b, c] = no_states;
+        Ok(Self { ranges, no_states: [a?, b?, c?] })
     }
 }
 
@@ -49,57 +101,28 @@ impl BoundBackward {
         pipeline_of: &dyn Fn(GradientStage) -> Result<Pipeline, DeviceError>,
         passes: Option<&Passes>,
     ) -> Result<Self, BindError> {
-        let usage = BufferUsages::STORAGE;
-        let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
-        words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
-        let words = bytemuck::cast_slice(&words);
-        let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
-        // Initial states that are not given are zero, as new buffers are.
-        let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
-        let size = if has_all { 4 } else { plan.states_size().max(4) };
-        let no_states =
-            [(); 3].map(|()| empty_buffer(device, "linear_attention.states", size, usage));
-        let [a, b, c] = no_states;
-        let no_states = [a?, b?, c?];
+        let own = Own::new(device, plan, checked)?;
         let mut steps = Vec::with_capacity(plan.dispatches.len());
         let has_weights = checked.get(GradientBinding::OfWeights).is_some();
         for dispatch in &plan.dispatches {
-            let (stage, workgroups) = match dispatch {
-                Dispatch::Stage(stage, workgroups) => (stage, workgroups),
+            match dispatch {
                 Dispatch::Pass(pass) => {
                     let passes = passes.ok_or(BindError::Plan { what: "recipe" })?;
                     let scratch = &checked.scratch.binding;
                     let bound = passes.bind(pass, scratch, &plan.scratch.sums.passes)?;
                     steps.extend(bound.into_steps().map(Step::of_pass));
-                    continue;
                 }
-            };
-            // Weights that are not trained need no gradient.
-            if stage.is_of_weights() && !has_weights {
-                continue;
-            }
-            let Pipeline { pipeline, bindings } = pipeline_of(*stage)?;
-            for steps_of_dispatch in plan.steps(*stage) {
-                let bytes = params_of(plan, checked.weights, *workgroups, &steps_of_dispatch);
-                let bytes = bytemuck::bytes_of(&bytes);
-                let uniform = BufferUsages::UNIFORM;
-                let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
-                let own = (&params, &ranges, &no_states);
-                let entries: Vec<_> = stage
-                    .binds(plan.forward.config())
-                    .into_iter()
-                    .filter_map(|binding| entry((*stage, binding), plan, checked, own))
-                    .collect();
-                let label = stage.label();
-                let bind_group = scoped(device, label, || {
-                    device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some(label),
-                        layout: &bindings,
-                        entries: &entries,
-                    })
-                })?;
-                let (pipeline, workgroups) = (pipeline.clone(), *workgroups);
-                steps.push(Step { pipeline, bind_group, workgroups });
+                // Weights that are not trained need no gradient.
+                Dispatch::Stage(stage, _) if stage.is_of_weights() && !has_weights => {}
+                Dispatch::Stage(stage, workgroups) => {
+                    let pipeline = pipeline_of(*stage)?;
+                    for of_dispatch in plan.steps(*stage) {
+                        let params = params_of(plan, checked.weights, *workgroups, &of_dispatch);
+                        let bindings = (plan, checked, &own);
+                        let params = (&params, *workgroups);
+                        steps.push(Step::new(device, *stage, &pipeline, params, bindings)?);
+                    }
+                }
             }
         }
         Ok(Self { steps })
@@ -147,7 +170,7 @@ fn entry<'a>(
     (stage, binding): (GradientStage, GradientBinding),
     plan: &BackwardPlan,
     checked: &'a Checked<'_>,
-    (params, ranges, no_states): (&'a wgpu::Buffer, &'a wgpu::Buffer, &'a [wgpu::Buffer; 3]),
+    (params, Own { ranges, no_states }): (&'a wgpu::Buffer, &'a Own),
 ) -> Option<wgpu::BindGroupEntry<'a>> {
     let scratch = |part: &std::ops::Range<u64>| {
         let Range { binding, .. } = &checked.scratch;
