@@ -52,8 +52,14 @@ impl BoundBackward {
         let usage = BufferUsages::STORAGE;
         let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
         words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
+        let behind = plan.tokens_behind();
+        words.extend([behind.start as u32, behind.end as u32]);
         let words = bytemuck::cast_slice(&words);
         let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
+        let blocks = match bytemuck::cast_slice(&plan.decays.blocks) {
+            [] => ranges.clone(),
+            blocks => init_buffer(device, "linear_attention.blocks", blocks, usage)?,
+        };
         // Initial states that are not given are zero, as new buffers are.
         let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
         let size = if has_all { 4 } else { plan.states_size().max(4) };
@@ -69,7 +75,7 @@ impl BoundBackward {
                 Dispatch::Pass(pass) => {
                     let passes = passes.ok_or(BindError::Plan { what: "recipe" })?;
                     let scratch = &checked.scratch.binding;
-                    let bound = passes.bind(pass, scratch, &plan.scratch.sums.passes)?;
+                    let bound = passes.bind(pass, scratch)?;
                     steps.extend(bound.into_steps().map(Step::of_pass));
                     continue;
                 }
@@ -84,11 +90,16 @@ impl BoundBackward {
                 let bytes = bytemuck::bytes_of(&bytes);
                 let uniform = BufferUsages::UNIFORM;
                 let params = init_buffer(device, "linear_attention.params", bytes, uniform)?;
-                let own = (&params, &ranges, &no_states);
+                let own = Own {
+                    params: &params,
+                    ranges: &ranges,
+                    blocks: &blocks,
+                    no_states: &no_states,
+                };
                 let entries: Vec<_> = stage
                     .binds(plan.forward.config())
                     .into_iter()
-                    .filter_map(|binding| entry((*stage, binding), plan, checked, own))
+                    .filter_map(|binding| entry((*stage, binding), plan, checked, &own))
                     .collect();
                 let label = stage.label();
                 let bind_group = scoped(device, label, || {
@@ -118,6 +129,14 @@ impl BoundBackward {
     }
 }
 
+/// Buffers that a backward pass has of its own.
+struct Own<'a> {
+    params: &'a wgpu::Buffer,
+    ranges: &'a wgpu::Buffer,
+    blocks: &'a wgpu::Buffer,
+    no_states: &'a [wgpu::Buffer; 3],
+}
+
 /// The uniform of a dispatch. Blocks of tokens are its segments, pieces its chunks, and value
 /// blocks its own.
 fn params_of(
@@ -129,10 +148,11 @@ fn params_of(
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
+    let decays = plan.decays.blocks.len() as u32;
     let Recurrence { block, blocks, value_blocks, steps, .. } = plan.recurrence;
     Params {
         sequences,
-        segments: blocks,
+        segments: if decays == 0 { blocks } else { decays },
         segment_len: block,
         chunk_len: plan.piece,
         value_blocks,
@@ -147,7 +167,7 @@ fn entry<'a>(
     (stage, binding): (GradientStage, GradientBinding),
     plan: &BackwardPlan,
     checked: &'a Checked<'_>,
-    (params, ranges, no_states): (&'a wgpu::Buffer, &'a wgpu::Buffer, &'a [wgpu::Buffer; 3]),
+    own: &Own<'a>,
 ) -> Option<wgpu::BindGroupEntry<'a>> {
     let scratch = |part: &std::ops::Range<u64>| {
         let Range { binding, .. } = &checked.scratch;
@@ -155,10 +175,12 @@ fn entry<'a>(
         BufferBinding { buffer: binding.buffer, offset: binding.offset + part.start, size }
     };
     let buffer = match binding {
-        GradientBinding::Params => params.as_entire_buffer_binding(),
-        GradientBinding::Ranges => ranges.as_entire_buffer_binding(),
+        GradientBinding::Params => own.params.as_entire_buffer_binding(),
+        GradientBinding::Ranges => own.ranges.as_entire_buffer_binding(),
+        GradientBinding::Blocks => own.blocks.as_entire_buffer_binding(),
         GradientBinding::Keys if stage.reads_gradients() => scratch(plan.gradients_by_keys()),
         GradientBinding::Keys => scratch(&plan.scratch.keys),
+        GradientBinding::Queries if stage.reads_gradients() => scratch(plan.gradients_by_queries()),
         GradientBinding::Queries => scratch(&plan.scratch.queries),
         GradientBinding::Projections => scratch(&plan.scratch.projections),
         GradientBinding::Partials => scratch(&plan.scratch.partials),
@@ -168,6 +190,8 @@ fn entry<'a>(
         GradientBinding::OutputRows => scratch(&plan.scratch.sums.outputs),
         GradientBinding::OfPassValues => scratch(&plan.scratch.sums.of_values),
         GradientBinding::OfPassKeys => scratch(&plan.scratch.sums.of_keys),
+        GradientBinding::PassDecays => scratch(&plan.scratch.sums.decays),
+        GradientBinding::SegmentStates => scratch(&plan.decays.states),
         GradientBinding::PassStates => scratch(&plan.scratch.sums.states),
         _ => match checked.get(binding) {
             Some(Range { binding, len, .. }) => {
@@ -176,7 +200,7 @@ fn entry<'a>(
             }
             None => {
                 let at = GradientBinding::STATES.iter().position(|state| *state == binding)?;
-                no_states[at].as_entire_buffer_binding()
+                own.no_states[at].as_entire_buffer_binding()
             }
         },
     };

@@ -68,8 +68,20 @@ pub fn backward_cases() -> Vec<Case> {
             Shape::packed(&[90, 0, 61], 2),
         ),
         ("backward-segments-padded", linear(8, 16), Shape::padded(&[3..90, 0..0, 0..50], 90, 2)),
+        (
+            "backward-segments-gated",
+            linear(12, 9).with_update_rule(gated(head)),
+            Shape::new(2, 150, 4).with_kv_heads(2),
+        ),
+        ("backward-segments-gated-packed", of(16, 16, gated(head)), Shape::packed(&[90, 0, 61], 2)),
+        (
+            "backward-segments-gates",
+            of(8, 12, gated(softplus)),
+            Shape::padded(&[3..150, 0..0, 20..77], 150, 32),
+        ),
         ("backward-recurrence", linear(16, 12), grouped(70)),
         ("backward-recurrence-packed", linear(9, 7), packed()),
+        ("backward-recurrence-gated", linear(12, 16).with_update_rule(gated(head)), grouped(70)),
         ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
         ("backward-gated", of(16, 16, gated(softplus)), heads()),
         ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed_heads()),
@@ -90,6 +102,8 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-dpfp", dpfp, packed()),
         ("backward-unlike", unlike, grouped(40)),
         ("backward-strong", of(12, 9, gated(row)), values(30)),
+        ("backward-strong-heads", of(12, 9, gated(head)), values(30)),
+        ("backward-forgets-heads", linear(16, 16).with_update_rule(gated(head)), grouped(70)),
         ("backward-slow", linear(12, 16).with_update_rule(gated(head)), grouped(200)),
         ("backward-forgets", of(16, 16, gated_delta(head, beta)), values(40)),
     ];
@@ -102,9 +116,9 @@ pub fn backward_cases() -> Vec<Case> {
         _ => None,
     };
     let sampling = |name| match name {
-        "backward-strong" => Sampling::SmallFactors,
+        "backward-strong" | "backward-strong-heads" => Sampling::SmallFactors,
         "backward-slow" => Sampling::SlowDecays,
-        "backward-forgets" => Sampling::Forgets,
+        "backward-forgets" | "backward-forgets-heads" => Sampling::Forgets,
         _ => Sampling::Ordinary,
     };
     let case = |(name, config, shape): (&'static str, _, _)| {
