@@ -35,6 +35,7 @@ files![
     "gradient/argument",
     "gradient/from_features",
     "gradient/from_projections",
+    "gradient/item",
     "gradient/map",
     "gradient/no_single_slopes",
     "gradient/no_singles",
