@@ -34,7 +34,8 @@ pub(crate) struct DecayBlocks {
 }
 
 /// Tokens of a segment of the passes that keep states, which are blocks: as many as the loops of an
-/// invocation allow, and no more than the caller's tuning has.
+/// invocation allow, no more than the caller's tuning has, and so that the longest sequence is a few
+/// tokens longer than whole segments at most: windows are as much longer than blocks.
 pub(super) fn block_len(forward: &Plan) -> Result<u32, PlanError> {
     let tuning = forward.tuning();
     let required = tuning.max_loop_iterations;
@@ -42,7 +43,8 @@ pub(super) fn block_len(forward: &Plan) -> Result<u32, PlanError> {
     loop {
         let actual = iterations(forward, len);
         if actual <= required.into() {
-            return Ok(len);
+            let longest = forward.shape().max_len().max(1);
+            return Ok(longest / longest.div_ceil(len));
         }
         if len == 1 {
             let what = "gradients by decays";
@@ -78,7 +80,7 @@ fn iterations(forward: &Plan, tokens: u32) -> u64 {
 /// Blocks of the segments of a pass in forward time, whose windows end where a pass in reversed
 /// time has a state, and blocks of no more than DECAY_BLOCK tokens of no sequence. Segments of
 /// sequences whose lengths are no multiples of a segment's begin elsewhere in reversed time, so that
-/// windows are up to twice as long.
+/// windows are longer, up to twice as long.
 ///
 /// # Errors
 ///
@@ -236,7 +238,7 @@ mod tests {
             let config = Config::of_rule(width, width, UpdateRule::Gated(Decay::per_head()));
             let forward = &plan(&config, &shape, None).forward;
             let len = block_len(forward).unwrap();
-            assert!(len <= most, "{width}: {len}");
+            assert!(len <= most && 300 % len < 300 / len, "{width}: {len}");
             assert!(iterations(forward, len) <= forward.tuning().max_loop_iterations.into());
         }
     }

@@ -67,6 +67,8 @@ pub(super) fn windows(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         Shape::new(1, 256, 2).with_kv_heads(1),
         Shape::new(2, 261, 1),
         Shape::packed(&[129, 0, 127, 128, 300, 1], 1),
+        // The longest blocks and windows that there are.
+        Shape::packed(&[256, 255], 1),
     ] {
         let mut sample = Sample::new(&config, &shape)?;
         check_sample(gpu, &backward, &shape, &sample)?;
