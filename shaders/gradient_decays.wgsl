@@ -17,7 +17,7 @@
 //         output_rows [T,max(H,E),PASS_VALUE_VEC4]: dy  pass_decays  segment_states: transposed  blocks
 // writes  gates [T,E,GATE_ROW]: dg
 // grid    a workgroup a block of tokens and value head, folded
-// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + 72 DECAY_STRIP) + 24 bytes; SCAN_THREADS threads
+// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + (DECAY_STRIP + 1) SCAN_THREADS) + 24 bytes; SCAN_THREADS threads
 
 import constants::{DECAY_BLOCK, DECAY_LANES, DECAY_STRIP, GATE_ROW, SCAN_THREADS};
 import gradient/pass_decays::{pass_decays};

@@ -28,8 +28,9 @@ pub(crate) fn gradient_columns(config: &Config) -> u32 {
 /// fit into the workgroup memory that every device has.
 pub(crate) const DECAY_BLOCK: u32 = 128;
 
-/// Tokens of a block that a workgroup of it takes at a time.
-pub(crate) const DECAY_STRIP: u32 = 8;
+/// Tokens of a block that a workgroup of it takes at a time: with twice as many, the rows that all
+/// its lanes load are more than a GPU's scalar registers.
+pub(crate) const DECAY_STRIP: u32 = 4;
 
 /// Threads of that workgroup that share a row of features; others have other columns.
 pub(crate) fn decay_lanes(config: &Config) -> u32 {
