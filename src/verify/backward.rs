@@ -85,6 +85,8 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
         ("backward-gated", of(16, 16, gated(softplus)), heads()),
         ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed_heads()),
+        ("backward-gated-t2r", plain(16, 12, t2r(20)).with_update_rule(gated(head)), grouped(70)),
+        ("backward-gated-softmax", softmax.clone().with_update_rule(gated(head)), values(33)),
         ("backward-gated-rows", linear(12, 9).with_update_rule(gated(row)), values(30)),
         ("backward-delta", of(16, 16, delta(beta)), grouped(70)),
         ("backward-gated-delta", of(16, 16, gated_delta(head, beta)), values(40)),
@@ -109,7 +111,7 @@ pub fn backward_cases() -> Vec<Case> {
     ];
     // The heads of keys and of queries with weights of their own, where not all share them.
     let weights = |name| match name {
-        "backward-t2r" | "backward-favor" => Some(WeightHeads::new(2, 0)),
+        "backward-t2r" | "backward-gated-t2r" | "backward-favor" => Some(WeightHeads::new(2, 0)),
         "backward-product" => Some(WeightHeads::new(2, 4)),
         "backward-fourier" => Some(WeightHeads::new(1, 2)),
         "backward-unlike" => Some(WeightHeads::new(0, 1)),

@@ -51,6 +51,7 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::sums::mutations", sums::mutations),
     ("backward::decays::segments", decays::segments),
     ("backward::decays::windows", decays::windows),
+    ("backward::decays::widths", decays::widths),
     ("backward::decays::recurrence", decays::recurrence),
     ("backward::decays::mutations", decays::mutations),
 ];

@@ -88,6 +88,22 @@ pub(super) fn windows(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
+/// One vec4 of features, and more than a workgroup has threads; wide rows of values.
+pub(super) fn widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
+    for [key_dim, value_dim] in [[3, 20], [40, 300], [300, 20]] {
+        let config = with_decay(Config::new(key_dim, value_dim), Decay::per_head());
+        for normalization in [Normalization::None, Normalization::Sum { eps: 0.1 }] {
+            let config = config.clone().with_normalization(normalization);
+            let options = in_segments(gpu, &config, Some(6))?;
+            let backward = Backward::with_options(&gpu.device, config.clone(), &options)?;
+            for shape in shapes() {
+                check_sample(gpu, &backward, &shape, &Sample::new(&config, &shape)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Gradients by strong decays as far off as those of the recurrence, in parts of the largest.
 pub(super) fn recurrence(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let shape = Shape::new(1, 200, 8).with_kv_heads(4);
