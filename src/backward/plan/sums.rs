@@ -220,13 +220,14 @@ impl Sums {
         Ok((found, scratch))
     }
 
-    /// Places the scratch of the passes: all in the same range, but for the last two where they keep
-    /// states, which those before them do not disturb.
+    /// Places the scratch of the passes: all in the same range, but where they keep states, the last
+    /// one behind those of the one before, which are first in its scratch.
     fn place(&mut self, placer: &mut Placer, keeps_states: bool) -> Result<Range<u64>, PlanError> {
         let size = |pass: &Pass| pass.plan.scratch_size();
         let [of_values, of_keys, of_queries] = self.gradients.each_ref().map(size);
         let before = self.of_rows.as_ref().map_or(0, size).max(of_values);
-        let last = if keeps_states { placer.align(of_keys) } else { 0 };
+        let kept = self.gradients[1].plan.scratch().states.end;
+        let last = if keeps_states { placer.align(kept) } else { 0 };
         let most = before.max(of_keys).max(last.saturating_add(of_queries));
         let all = placer.place("scratch", Some(most.div_ceil(F32_SIZE)))?;
         for pass in self.of_rows.iter_mut().chain(&mut self.gradients) {
