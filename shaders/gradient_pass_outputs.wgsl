@@ -1,12 +1,16 @@
 // The gradients by v and by initial states, from those by w and M that the passes of sums have found, summed
-// over the output heads that read a value head.
+// over the output heads that read a value head. Between the initial state and the first M is the decay of the
+// first token.
 //
 // reads   of_pass_values [T,max(H,E),PASS_VALUE_VEC4]  pass_states: the gradients by the first M
+//         pass_decays and ranges [N + 1], where there are decays
 // writes  of_v [T,E,V]  states: gradients by initial states [N,state], behind the initial states
 // grid    a thread a vec4 of a row of v or an element of a state, folded
 // memory  none
 
-import constants::{ACCESS_ELEMENTS, FEATURE_DIM, SCAN_THREADS, VALUE_DIM};
+import constants::{ACCESS_ELEMENTS, FEATURE_DIM, HAS_DECAY, SCAN_THREADS, VALUE_DIM};
+import gates/backward_decay::{decayed, stored_decay};
+import gradient/pass_decays::{pass_decays};
 import gradient/passes::{PASS_STATE_LEN, PASS_VALUE_VEC4, gradient_state, gradients_begin, pass_states};
 import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
 import heads::{value_begin};
@@ -14,6 +18,7 @@ import params::{params, workgroup_index};
 
 @group(0) @binding(6) var<storage, read_write> of_pass_values: array<vec4<f32>>;
 @group(0) @binding(21) var<storage, read_write> of_v: array<f32>;
+@group(0) @binding(23) var<storage, read_write> ranges: array<vec2<u32>>;  // begin, end of each sequence
 
 const VALUE_VEC4: u32 = (VALUE_DIM + 3u) / 4u;
 
@@ -59,5 +64,6 @@ fn state_gradient(i: u32) -> f32 {
     for (var h = e * params.group; h < (e + 1u) * params.group; h++) {
         sum += pass_states[at + gradient_state(n, h) * PASS_STATE_LEN];
     }
-    return sum;
+    if (!HAS_DECAY || ranges[n].x == ranges[n].y) { return sum; }
+    return decayed(stored_decay(pass_decays[ranges[n].x * params.value_heads + e]), sum);
 }

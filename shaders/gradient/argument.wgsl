@@ -3,7 +3,7 @@
 // them; the gradients by them take their places.
 
 import constants::{KEY_DIM, KEY_WEIGHT_VEC4, L2_NORM, QUERY_WEIGHT_VEC4};
-import heads::{key_begin, query_begin};
+import heads::{key_begin, key_head, query_begin, query_head};
 import params::{params};
 import rows::{load_k, load_q};
 
@@ -57,8 +57,8 @@ fn weight_vec4(is_key: bool) -> u32 { return select(QUERY_WEIGHT_VEC4, KEY_WEIGH
 fn argument_vec4(is_key: bool) -> u32 { return select(QUERY_ARGUMENT_VEC4, KEY_ARGUMENT_VEC4, is_key); }
 
 fn elements_of(row: RowIndex, inverse_norm: f32) -> Elements {
-    if (row.is_key) { return Elements(true, key_begin(row.t, row.head), inverse_norm); }
-    return Elements(false, query_begin(row.t, row.head), inverse_norm);
+    if (row.is_key) { return Elements(true, key_begin(row.t, key_head(row.head)), inverse_norm); }
+    return Elements(false, query_begin(row.t, query_head(row.head)), inverse_norm);
 }
 
 // The same where the norm is not known yet.

@@ -69,6 +69,8 @@ impl Step {
 /// The buffers that all dispatches share.
 struct Own {
     ranges: wgpu::Buffer,
+    /// Those of decays.
+    blocks: wgpu::Buffer,
     /// In the place of initial states that are not given: zero, as new buffers are.
     no_states: [wgpu::Buffer; 3],
 }
@@ -82,14 +84,20 @@ impl Own {
         let usage = BufferUsages::STORAGE;
         let mut words: Vec<u32> = Vec::with_capacity(2 * plan.ranges.len());
         words.extend(plan.ranges.iter().flat_map(|range| [range.start as u32, range.end as u32]));
+        let behind = plan.tokens_behind();
+        words.extend([behind.start as u32, behind.end as u32]);
         let words = bytemuck::cast_slice(&words);
         let ranges = init_buffer(device, "linear_attention.ranges", words, usage)?;
+        let blocks = match bytemuck::cast_slice(&plan.decays.blocks) {
+            [] => ranges.clone(),
+            blocks => init_buffer(device, "linear_attention.blocks", blocks, usage)?,
+        };
         let has_all = GradientBinding::STATES.iter().all(|state| checked.get(*state).is_some());
         let size = if has_all { 4 } else { plan.states_size().max(4) };
         let no_states =
             [(); 3].map(|()| empty_buffer(device, "linear_attention.states", size, usage));
         let [a, b, c] = no_states;
-        Ok(Self { ranges, no_states: [a?, b?, c?] })
+        Ok(Self { ranges, blocks, no_states: [a?, b?, c?] })
     }
 }
 
@@ -109,7 +117,7 @@ impl BoundBackward {
                 Dispatch::Pass(pass) => {
                     let passes = passes.ok_or(BindError::Plan { what: "recipe" })?;
                     let scratch = &checked.scratch.binding;
-                    let bound = passes.bind(pass, scratch, &plan.scratch.sums.passes)?;
+                    let bound = passes.bind(pass, scratch)?;
                     steps.extend(bound.into_steps().map(Step::of_pass));
                 }
                 // Weights that are not trained need no gradient.
@@ -152,10 +160,11 @@ fn params_of(
     let piece = Piece { dispatch: 0, first_workgroup: 0, workgroups };
     let forward = params(&plan.forward, weights, Stage::SegmentOutput, &piece);
     let sequences = plan.ranges.len() as u32;
+    let decays = plan.decays.blocks.len() as u32;
     let Recurrence { block, blocks, value_blocks, steps, .. } = plan.recurrence;
     Params {
         sequences,
-        segments: blocks,
+        segments: if decays == 0 { blocks } else { decays },
         segment_len: block,
         chunk_len: plan.piece,
         value_blocks,
@@ -170,7 +179,7 @@ fn entry<'a>(
     (stage, binding): (GradientStage, GradientBinding),
     plan: &BackwardPlan,
     checked: &'a Checked<'_>,
-    (params, Own { ranges, no_states }): (&'a wgpu::Buffer, &'a Own),
+    (params, own): (&'a wgpu::Buffer, &'a Own),
 ) -> Option<wgpu::BindGroupEntry<'a>> {
     let scratch = |part: &std::ops::Range<u64>| {
         let Range { binding, .. } = &checked.scratch;
@@ -179,9 +188,11 @@ fn entry<'a>(
     };
     let buffer = match binding {
         GradientBinding::Params => params.as_entire_buffer_binding(),
-        GradientBinding::Ranges => ranges.as_entire_buffer_binding(),
+        GradientBinding::Ranges => own.ranges.as_entire_buffer_binding(),
+        GradientBinding::Blocks => own.blocks.as_entire_buffer_binding(),
         GradientBinding::Keys if stage.reads_gradients() => scratch(plan.gradients_by_keys()),
         GradientBinding::Keys => scratch(&plan.scratch.keys),
+        GradientBinding::Queries if stage.reads_gradients() => scratch(plan.gradients_by_queries()),
         GradientBinding::Queries => scratch(&plan.scratch.queries),
         GradientBinding::Projections => scratch(&plan.scratch.projections),
         GradientBinding::Partials => scratch(&plan.scratch.partials),
@@ -191,6 +202,8 @@ fn entry<'a>(
         GradientBinding::OutputRows => scratch(&plan.scratch.sums.outputs),
         GradientBinding::OfPassValues => scratch(&plan.scratch.sums.of_values),
         GradientBinding::OfPassKeys => scratch(&plan.scratch.sums.of_keys),
+        GradientBinding::PassDecays => scratch(&plan.scratch.sums.decays),
+        GradientBinding::SegmentStates => scratch(&plan.decays.states),
         GradientBinding::PassStates => scratch(&plan.scratch.sums.states),
         _ => match checked.get(binding) {
             Some(Range { binding, len, .. }) => {
@@ -199,7 +212,7 @@ fn entry<'a>(
             }
             None => {
                 let at = GradientBinding::STATES.iter().position(|state| *state == binding)?;
-                no_states[at].as_entire_buffer_binding()
+                own.no_states[at].as_entire_buffer_binding()
             }
         },
     };

@@ -49,12 +49,11 @@ impl Passes {
         Ok(Some(Self { configs, by_features, by_values }))
     }
 
-    /// Binds ranges of scratch, of which a part has the scratch of the pass.
+    /// Binds ranges of scratch.
     pub(super) fn bind(
         &self,
         pass: &Pass,
         scratch: &BufferBinding<'_>,
-        own: &Range<u64>,
     ) -> Result<Bound, BindError> {
         let range = |part: &Range<u64>| BufferBinding {
             buffer: scratch.buffer,
@@ -63,10 +62,11 @@ impl Passes {
         };
         let [q, k, v, o] = pass.rows.each_ref().map(range);
         let mut tensors = Tensors::from_bindings(q, k, v, o);
+        tensors.decay = (!pass.decays.is_empty()).then(|| range(&pass.decays));
         tensors.initial_state = Some(range(&pass.states));
         tensors.final_state = pass.stores_state.then(|| range(&pass.states));
         let is_first = *self.by_features.config() == *pass.plan.config();
         let attention = self.by_values.as_ref().filter(|_| !is_first).unwrap_or(&self.by_features);
-        attention.bind(&pass.plan, &tensors, Some(range(own)))
+        attention.bind(&pass.plan, &tensors, Some(range(&pass.scratch)))
     }
 }

@@ -30,11 +30,11 @@ pub(crate) type Numbers = Vec<(&'static str, Number)>;
 
 /// The numbers of bindings that a call does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Unbound(u32);
+pub(crate) struct Unbound(u64);
 
 impl Unbound {
     pub(crate) fn new(bindings: impl IntoIterator<Item = u32>) -> Self {
-        Self(bindings.into_iter().fold(0, |all, binding| all | 1 << binding))
+        Self(bindings.into_iter().fold(0, |all, binding| all | 1u64 << binding))
     }
 
     pub(crate) fn has(self, binding: u32) -> bool {

@@ -2,13 +2,13 @@
 
 use crate::error::ConfigError;
 use crate::kernel::assembler::{Module, Number, Numbers, Parts, Unbound};
-use crate::kernel::layout::Layout;
+use crate::kernel::layout::{Layout, SCAN_THREADS};
 use crate::kernel::numbers::{Variant, numbers};
 use crate::kernel::stage::Stage;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
-use crate::problem::update_rule::UpdateRule;
+use crate::problem::update_rule::{DecayDims, UpdateRule};
 
 /// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every
 /// device has.
@@ -24,6 +24,28 @@ pub(crate) fn gradient_columns(config: &Config) -> u32 {
     config.value_dim.div_ceil(2).next_power_of_two().min(most)
 }
 
+/// Most tokens of a block of `gradient_decays`, so that those of a block and of as many behind it
+/// fit into the workgroup memory that every device has.
+pub(crate) const DECAY_BLOCK: u32 = 128;
+
+/// Tokens of a block that a workgroup of it takes at a time: with twice as many, the rows that all
+/// its lanes load are more than a GPU's scalar registers.
+pub(crate) const DECAY_STRIP: u32 = 4;
+
+/// Threads of that workgroup that share a row of features; others have other columns.
+pub(crate) fn decay_lanes(config: &Config) -> u32 {
+    config.features().div_ceil(4).next_power_of_two().min(SCAN_THREADS)
+}
+
+/// True where the gradients of a rule are sums of passes of the forward kernels.
+pub(crate) fn has_sums(config: &Config) -> bool {
+    match config.update_rule {
+        UpdateRule::Linear => true,
+        UpdateRule::Gated(decay) => decay.dims != DecayDims::PerRow,
+        _ => false,
+    }
+}
+
 /// A dispatch of a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -34,10 +56,14 @@ pub enum GradientStage {
     Projections,
     /// The features of all rows.
     Features,
-    /// The values and states that the passes of sums take.
+    /// The decays that the passes of sums take.
+    PassDecays,
+    /// The values and states that they take.
     PassInputs,
     /// The rows of gradients by o that they take.
     OutputRows,
+    /// The gradients by decays per head, from what the passes of sums have found.
+    Decays,
     /// The sums of gradients by features of keys over the queries that share a value head.
     GroupSums,
     /// The gradients by values and states, from what the passes of sums have found.
@@ -81,6 +107,7 @@ pub(crate) enum GradientBinding {
     OutputRows = 5,
     OfPassValues = 6,
     OfPassKeys = 7,
+    Blocks = 8,
     Weights = 9,
     Projections = 10,
     Gates = 11,
@@ -104,6 +131,8 @@ pub(crate) enum GradientBinding {
     InitialState = 29,
     OfFinalState = 30,
     OfInitialState = 31,
+    PassDecays = 32,
+    SegmentStates = 33,
 }
 
 impl GradientBinding {
@@ -114,12 +143,14 @@ impl GradientBinding {
 
 impl GradientStage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::TokenGates,
         Self::Projections,
         Self::Features,
+        Self::PassDecays,
         Self::PassInputs,
         Self::OutputRows,
+        Self::Decays,
         Self::GroupSums,
         Self::PassOutputs,
         Self::Recurrence,
@@ -138,8 +169,10 @@ impl GradientStage {
             Self::TokenGates => "token_gates",
             Self::Projections => "gradient_projections",
             Self::Features => "gradient_features",
+            Self::PassDecays => "gradient_pass_decays",
             Self::PassInputs => "gradient_pass_inputs",
             Self::OutputRows => "gradient_output_rows",
+            Self::Decays => "gradient_decays",
             Self::GroupSums => "gradient_group_sums",
             Self::PassOutputs => "gradient_pass_outputs",
             Self::Recurrence => "gradient_recurrence",
@@ -172,8 +205,10 @@ impl GradientStage {
             Self::TokenGates => "linear_attention.token_gates",
             Self::Projections => "linear_attention.gradient_projections",
             Self::Features => "linear_attention.gradient_features",
+            Self::PassDecays => "linear_attention.gradient_pass_decays",
             Self::PassInputs => "linear_attention.gradient_pass_inputs",
             Self::OutputRows => "linear_attention.gradient_output_rows",
+            Self::Decays => "linear_attention.gradient_decays",
             Self::GroupSums => "linear_attention.gradient_group_sums",
             Self::PassOutputs => "linear_attention.gradient_pass_outputs",
             Self::Recurrence => "linear_attention.gradient_recurrence",
@@ -193,7 +228,8 @@ impl GradientStage {
             Self::Projections | Self::Maps => config.needs_weights(),
             Self::Features | Self::Recurrence | Self::Rows => true,
             Self::ColumnSums => config.value_dim > gradient_columns(config),
-            _ if self.is_of_sums() => config.update_rule == UpdateRule::Linear,
+            Self::PassDecays | Self::Decays => has_sums(config) && config.gates().is_some(),
+            _ if self.is_of_sums() => has_sums(config),
             _ => self.is_of_weights() && config.needs_weights(),
         }
     }
@@ -205,12 +241,14 @@ impl GradientStage {
 
     /// True for the stages of the recipe `sums` alone.
     pub(crate) fn is_of_sums(self) -> bool {
-        matches!(self, Self::PassInputs | Self::OutputRows | Self::GroupSums | Self::PassOutputs)
+        use GradientStage::{Decays, GroupSums, OutputRows, PassDecays, PassInputs, PassOutputs};
+        let of_rows = matches!(self, PassInputs | OutputRows | GroupSums | PassOutputs);
+        of_rows || matches!(self, PassDecays | Decays)
     }
 
     /// True for the stages of the recurrence alone.
     pub(crate) fn is_of_recurrence(self) -> bool {
-        matches!(self, Self::Recurrence | Self::ColumnSums)
+        matches!(self, Self::TokenGates | Self::Recurrence | Self::ColumnSums)
     }
 
     /// True for stages behind those that compute the gradients by features.
@@ -235,6 +273,9 @@ impl GradientStage {
             Beta | OfBeta => rule.beta().is_some(),
             GateWeights | OfGateWeights => rule.needs_gate_weights(),
             Projections | Weights => config.needs_weights(),
+            PassDecays => config.gates().is_some(),
+            // The first token of a sequence, whose decay is between it and the initial state.
+            Ranges if self == Self::PassOutputs => config.gates().is_some(),
             // With projections, the gradients by them take the place of those by features.
             Keys | Queries if self == Self::Rows => !config.needs_weights(),
             _ => true,
@@ -253,9 +294,23 @@ impl GradientStage {
             Self::PassInputs => {
                 &[Params, V, States, Ranges, PassValues, PassStates, OfPassValues, OfPassKeys]
             }
+            Self::PassDecays => &[Params, Decay, Beta, GateWeights, Ranges, PassDecays],
             Self::OutputRows => &[Params, Queries, OfO, OutputRows],
+            Self::Decays => &[
+                Params,
+                Gates,
+                Keys,
+                Queries,
+                PassValues,
+                OutputRows,
+                PassDecays,
+                SegmentStates,
+                Blocks,
+            ],
             Self::GroupSums => &[Params, Keys, OfPassKeys],
-            Self::PassOutputs => &[Params, OfV, States, PassStates, OfPassValues],
+            Self::PassOutputs => {
+                &[Params, OfV, States, PassStates, OfPassValues, PassDecays, Ranges]
+            }
             Self::Recurrence => &[Params, V, Gates, Keys, Queries, OfO, OfV, States, Ranges],
             Self::ColumnSums => &[Params, Gates, Keys, Queries, States],
             Self::Maps => &[Params, Q, K, Projections, Keys, Queries],
@@ -324,6 +379,9 @@ impl GradientStage {
         numbers.push(("ACCESS_ELEMENTS", Number::U32(if is_vec4 { 4 } else { 1 })));
         numbers.push(("GRADIENT_THREADS", Number::U32(gradient_threads(config))));
         numbers.push(("GRADIENT_COLUMNS", Number::U32(gradient_columns(config))));
+        numbers.push(("DECAY_BLOCK", Number::U32(DECAY_BLOCK)));
+        numbers.push(("DECAY_STRIP", Number::U32(DECAY_STRIP)));
+        numbers.push(("DECAY_LANES", Number::U32(decay_lanes(config))));
         let unbound = Unbound::new(missing.map(|binding| *binding as u32));
         let root = self.name();
         let numbers = &numbers;

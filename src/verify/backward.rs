@@ -68,11 +68,25 @@ pub fn backward_cases() -> Vec<Case> {
             Shape::packed(&[90, 0, 61], 2),
         ),
         ("backward-segments-padded", linear(8, 16), Shape::padded(&[3..90, 0..0, 0..50], 90, 2)),
+        (
+            "backward-segments-gated",
+            linear(12, 9).with_update_rule(gated(head)),
+            Shape::new(2, 150, 4).with_kv_heads(2),
+        ),
+        ("backward-segments-gated-packed", of(16, 16, gated(head)), Shape::packed(&[90, 0, 61], 2)),
+        (
+            "backward-segments-gates",
+            of(8, 12, gated(softplus)),
+            Shape::padded(&[3..150, 0..0, 20..77], 150, 32),
+        ),
         ("backward-recurrence", linear(16, 12), grouped(70)),
         ("backward-recurrence-packed", linear(9, 7), packed()),
+        ("backward-recurrence-gated", linear(12, 16).with_update_rule(gated(head)), grouped(70)),
         ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
         ("backward-gated", of(16, 16, gated(softplus)), heads()),
         ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed_heads()),
+        ("backward-gated-t2r", plain(16, 12, t2r(20)).with_update_rule(gated(head)), grouped(70)),
+        ("backward-gated-softmax", softmax.clone().with_update_rule(gated(head)), values(33)),
         ("backward-gated-rows", linear(12, 9).with_update_rule(gated(row)), values(30)),
         ("backward-delta", of(16, 16, delta(beta)), grouped(70)),
         ("backward-gated-delta", of(16, 16, gated_delta(head, beta)), values(40)),
@@ -90,21 +104,23 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-dpfp", dpfp, packed()),
         ("backward-unlike", unlike, grouped(40)),
         ("backward-strong", of(12, 9, gated(row)), values(30)),
+        ("backward-strong-heads", of(12, 9, gated(head)), values(30)),
+        ("backward-forgets-heads", linear(16, 16).with_update_rule(gated(head)), grouped(70)),
         ("backward-slow", linear(12, 16).with_update_rule(gated(head)), grouped(200)),
         ("backward-forgets", of(16, 16, gated_delta(head, beta)), values(40)),
     ];
     // The heads of keys and of queries with weights of their own, where not all share them.
     let weights = |name| match name {
-        "backward-t2r" | "backward-favor" => Some(WeightHeads::new(2, 0)),
+        "backward-t2r" | "backward-gated-t2r" | "backward-favor" => Some(WeightHeads::new(2, 0)),
         "backward-product" => Some(WeightHeads::new(2, 4)),
         "backward-fourier" => Some(WeightHeads::new(1, 2)),
         "backward-unlike" => Some(WeightHeads::new(0, 1)),
         _ => None,
     };
     let sampling = |name| match name {
-        "backward-strong" => Sampling::SmallFactors,
+        "backward-strong" | "backward-strong-heads" => Sampling::SmallFactors,
         "backward-slow" => Sampling::SlowDecays,
-        "backward-forgets" => Sampling::Forgets,
+        "backward-forgets" | "backward-forgets-heads" => Sampling::Forgets,
         _ => Sampling::Ordinary,
     };
     let case = |(name, config, shape): (&'static str, _, _)| {

@@ -1,6 +1,7 @@
 //! The backward pass of every adapter against the reference's.
 
 mod columns;
+mod decays;
 mod maps;
 mod steps;
 mod strides;
@@ -48,6 +49,11 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::sums::configs", sums::configs),
     ("backward::sums::recurrence", sums::recurrence),
     ("backward::sums::mutations", sums::mutations),
+    ("backward::decays::segments", decays::segments),
+    ("backward::decays::windows", decays::windows),
+    ("backward::decays::widths", decays::widths),
+    ("backward::decays::recurrence", decays::recurrence),
+    ("backward::decays::mutations", decays::mutations),
 ];
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.

@@ -1,5 +1,7 @@
 //! The grids of the stages of a backward pass.
 
+use std::ops::Range;
+
 use crate::backward::plan::BackwardPlan;
 use crate::backward::plan::scratch::MapRows;
 use crate::backward::plan::sums::pass_vec4s;
@@ -8,11 +10,11 @@ use crate::kernel::gradient::GradientStage;
 use crate::kernel::layout::SCAN_THREADS;
 
 impl BackwardPlan {
-    /// Tokens behind the last of packed sequences.
-    fn tokens_behind(&self) -> u64 {
+    /// Tokens behind the last of packed sequences, which passes in reversed time do not have.
+    pub(crate) fn tokens_behind(&self) -> Range<u64> {
         let used = self.ranges.last().map_or(0, |range| range.end as u64);
         let tokens = u64::from(self.shape().batch) * u64::from(self.shape().seq_len);
-        if self.shape().is_packed() { tokens.saturating_sub(used) } else { 0 }
+        if self.shape().is_packed() { used..tokens } else { tokens..tokens }
     }
 
     pub(super) fn grid(
@@ -30,9 +32,12 @@ impl BackwardPlan {
             GradientStage::TokenGates => tokens * e * u64::from(config.gate_row()),
             GradientStage::Projections => tokens * (e + h) * rows.projection_vec4s(),
             GradientStage::Features => tokens * (e + h) + lens.state,
+            GradientStage::PassDecays => tokens * (e + h),
+            GradientStage::Decays => self.decays.blocks.len() as u64 * e * u64::from(SCAN_THREADS),
             GradientStage::PassInputs => {
                 let heads = u64::from(shape.sequences()) * (e + h);
-                let behind = self.tokens_behind() * h * (pass_values + pass_keys);
+                let behind = self.tokens_behind();
+                let behind = (behind.end - behind.start) * h * (pass_values + pass_keys);
                 tokens * e * pass_values + heads * 16 * pass_keys * pass_values + behind
             }
             GradientStage::OutputRows => tokens * h,

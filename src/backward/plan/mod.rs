@@ -1,5 +1,6 @@
 //! Recipe, scratch and grids of a backward pass; arithmetic alone, no device.
 
+pub(crate) mod decays;
 mod grid;
 pub(crate) mod recurrence;
 pub(crate) mod scratch;
@@ -7,6 +8,7 @@ pub(crate) mod sums;
 
 use std::ops::Range;
 
+use crate::backward::plan::decays::DecayBlocks;
 use crate::backward::plan::recurrence::Recurrence;
 use crate::backward::plan::scratch::{Scratch, piece_len};
 use crate::backward::plan::sums::{Pass, PassConfigs, Sums};
@@ -24,6 +26,8 @@ pub struct BackwardPlan {
     pub(crate) ranges: Vec<Range<usize>>,
     /// Those of the recurrence, where it is the recipe.
     pub(crate) recurrence: Recurrence,
+    /// Blocks of tokens for gradients by decays, where sums have any.
+    pub(crate) decays: DecayBlocks,
     /// Tokens over which gradients by weights are summed at a time.
     pub(crate) piece: u32,
     pub(crate) scratch: Scratch,
@@ -52,16 +56,17 @@ impl BackwardPlan {
             let what = if shape.slots.is_some() { "slots" } else { "packed_up_to" };
             return Err(PlanError::Backward { what });
         };
+        check_gate_sums(&forward)?;
         if let Some(plan) = passes
             .and_then(|passes| Self::of_sums(forward.clone(), ranges.clone(), passes, limits).ok())
         {
             return Ok(plan);
         }
-        check_gate_sums(&forward)?;
         let longest = ranges.iter().map(Range::len).max().unwrap_or(0) as u32;
         let piece = piece_len(&forward);
         let (recurrence, scratch) = Recurrence::new(&forward, longest, piece, limits)?;
-        let plan = Self { forward, ranges, recurrence, piece, scratch, dispatches: Vec::new() };
+        let (decays, dispatches) = (DecayBlocks::default(), Vec::new());
+        let plan = Self { forward, ranges, recurrence, decays, piece, scratch, dispatches };
         let dispatches = plan.dispatches(None, limits)?;
         Ok(Self { dispatches, ..plan })
     }
@@ -73,9 +78,10 @@ impl BackwardPlan {
         limits: &wgpu::Limits,
     ) -> Result<Self, PlanError> {
         let piece = piece_len(&forward);
-        let (sums, scratch) = Sums::new(&forward, passes, piece, limits)?;
-        let recurrence = Recurrence::default();
-        let plan = Self { forward, ranges, recurrence, piece, scratch, dispatches: Vec::new() };
+        let (mut sums, scratch) = Sums::new(&forward, passes, piece, limits)?;
+        let (recurrence, dispatches) = (Recurrence::default(), Vec::new());
+        let decays = std::mem::take(&mut sums.decays);
+        let plan = Self { forward, ranges, recurrence, decays, piece, scratch, dispatches };
         let dispatches = plan.dispatches(Some(sums), limits)?;
         Ok(Self { dispatches, ..plan })
     }
@@ -91,7 +97,7 @@ impl BackwardPlan {
         let is_sums = sums.is_some();
         let group = self.shape().value_group();
         let (mut of_rows, mut gradients) = match sums {
-            Some(Sums { of_rows, gradients }) => (of_rows, Some(gradients)),
+            Some(Sums { of_rows, gradients, .. }) => (of_rows, Some(gradients)),
             None => (None, None),
         };
         let config = self.forward.config();
@@ -143,7 +149,9 @@ impl BackwardPlan {
     ///
     /// - by sums, as many rows of features again, a row of V for each row of v and two for each row
     ///   of o, up to six states for each head of each sequence, and the scratch of the largest pass,
-    ///   a state for each of its segments;
+    ///   a state for each of its segments; with decays one more row of features for each query and
+    ///   eight numbers for each head, and the scratch of two passes, with two states for each head
+    ///   and at most 128 tokens;
     /// - by the recurrence, for each value head of each sequence `2 T^(1/2)` states; where several
     ///   workgroups share a head, as many times the features and gates, which at most double it or
     ///   take 512 MiB.
@@ -166,6 +174,14 @@ impl BackwardPlan {
     /// Bytes of the states of all sequences, and of the gradients by them.
     pub(crate) fn states_size(&self) -> u64 {
         self.forward.state_size() * u64::from(self.shape().sequences())
+    }
+
+    /// The range of scratch with the gradients by features of queries.
+    pub(crate) fn gradients_by_queries(&self) -> &Range<u64> {
+        match &self.scratch.sums.of_queries {
+            of_queries if of_queries.is_empty() => &self.scratch.queries,
+            of_queries => of_queries,
+        }
     }
 
     /// The range of scratch with the gradients by features of keys.
@@ -202,6 +218,7 @@ fn check_gate_sums(forward: &Plan) -> Result<(), PlanError> {
 mod tests {
     use super::*;
     use crate::backward::plan::recurrence::COLUMN_SUMS_BYTES;
+    use crate::kernel::gradient::DECAY_BLOCK;
     use crate::plan::tuning::Tuning;
     use crate::problem::config::{Config, Normalization};
     use crate::problem::feature_map::FeatureMap;
@@ -248,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn linear_rules_have_sums() {
+    fn rules_without_corrections_have_sums() {
         let limits = wgpu::Limits {
             max_storage_buffer_binding_size: 1 << 30,
             max_buffer_size: 1 << 32,
@@ -272,11 +289,20 @@ mod tests {
         assert!(has(&sums, GradientStage::GroupSums));
         assert!(passes(&with_sums(&config, &Shape::new(1, 0, 8), &limits)).is_empty());
 
-        // No row of k is as wide as these features and this row of v, and none has decays.
+        // Two keep states at the ends of blocks.
+        let gated = config.clone().with_update_rule(UpdateRule::Gated(Decay::per_head()));
+        let sums = with_sums(&gated, &shape, &limits);
+        let found = passes(&sums);
+        assert_eq!((found.len(), sums.decays.blocks.len()), (4, 32));
+        assert!(found[2..].iter().all(|plan| plan.segment_len() == DECAY_BLOCK));
+        assert!(has(&sums, GradientStage::Decays) && !has(&sums, GradientStage::TokenGates));
+
+        // No row of k is as wide as these features and this row of v, and decays of rows are the
+        // recurrence's.
         let wide = Config::new(600, 8).with_feature_map(FeatureMap::Dpfp { nu: 2 });
         let values = Config::new(8, 1024);
-        let gated = config.clone().with_update_rule(UpdateRule::Gated(Decay::per_head()));
-        for config in [wide, values, gated] {
+        let rows = config.clone().with_update_rule(UpdateRule::Gated(Decay::per_row()));
+        for config in [wide, values, rows] {
             let plan = with_sums(&config, &Shape::new(1, 40, 2), &limits);
             assert!(passes(&plan).is_empty() && has(&plan, GradientStage::Recurrence));
         }

@@ -41,9 +41,13 @@ pub(crate) struct SumsScratch {
     pub(crate) of_values: Range<u64>,
     /// The gradients by k' of each output head `[T,max(H,E),F]`.
     pub(crate) of_keys: Range<u64>,
+    /// The gradients by q' `[T,max(H,E),F]` where they do not take its place, laid out as it.
+    pub(crate) of_queries: Range<u64>,
+    /// Decays of passes in forward time `[T,E]` and in reversed time `[T,max(H,E)]`.
+    pub(crate) decays: Range<u64>,
     /// M, the gradients by M, and both transposed.
     pub(crate) states: Range<u64>,
-    /// The scratch of each pass.
+    /// The scratch of the passes.
     pub(crate) passes: Range<u64>,
 }
 
@@ -60,6 +64,11 @@ impl Placer {
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
         let largest = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Self { align, largest, most: limits.max_buffer_size, end: 0 }
+    }
+
+    /// Bytes up to where another range may begin.
+    pub(super) fn align(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(self.align)
     }
 
     /// The range of so many elements; `None` is more than 64 bits count.

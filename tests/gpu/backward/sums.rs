@@ -1,4 +1,4 @@
-//! The rule linear by passes of the forward kernels.
+//! The rule linear by passes of the forward kernels; decays.rs has the rule gated.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::adapters::Gpu;
 use crate::binding::tensor;
 
 /// Options for segments of so many tokens.
-fn in_segments(
+pub(super) fn in_segments(
     gpu: &Gpu,
     config: &Config,
     tokens: Option<u32>,
@@ -34,7 +34,7 @@ fn with_tail(shape: Shape, tokens: u32) -> Shape {
 }
 
 /// Sequences that are equal, packed, with a tail, and padded.
-fn shapes() -> [Shape; 5] {
+pub(super) fn shapes() -> [Shape; 5] {
     [
         Shape::new(2, 13, 4).with_kv_heads(2),
         Shape::new(2, 1, 2),
@@ -45,19 +45,25 @@ fn shapes() -> [Shape; 5] {
 }
 
 /// Puts NaN where no sequence has a token.
-fn spoil(config: &Config, shape: &Shape, sample: &mut Sample) -> Result<(), Failed> {
+pub(super) fn spoil(config: &Config, shape: &Shape, sample: &mut Sample) -> Result<(), Failed> {
     let ranges = shape.token_ranges().ok_or("no ranges")?;
     let has = |t: usize| ranges.iter().any(|range: &Range<usize>| range.contains(&t));
     let tokens = shape.batch as usize * shape.seq_len as usize;
     let (k, v) = (config.key_dim, config.value_dim);
+    let decays = if config.update_rule.needs_gate_weights() || sample.decay.len() < tokens {
+        0
+    } else {
+        shape.value_heads
+    };
     for (tensor, width) in [
+        (&mut sample.decay, decays),
         (&mut sample.q, shape.heads * k),
         (&mut sample.k, shape.key_heads * k),
         (&mut sample.v, shape.value_heads * v),
         (&mut sample.of_o, shape.output_heads() * v),
     ] {
-        for (t, row) in tensor.chunks_mut(width as usize).enumerate().take(tokens) {
-            if !has(t) {
+        for (t, row) in tensor.chunks_mut(width.max(1) as usize).enumerate().take(tokens) {
+            if !has(t) && width > 0 {
                 row.fill(f32::NAN);
             }
         }
@@ -66,7 +72,7 @@ fn spoil(config: &Config, shape: &Shape, sample: &mut Sample) -> Result<(), Fail
 }
 
 /// Gradients in scratch that another call has left full of NaN.
-fn run_in_dirty_scratch(
+pub(super) fn run_in_dirty_scratch(
     gpu: &Gpu,
     backward: &Backward,
     shape: &Shape,
@@ -76,6 +82,9 @@ fn run_in_dirty_scratch(
     let lens = plan.lens();
     let dirty = |len: u64| tensor(gpu, &vec![f32::NAN; len.max(1) as usize]);
     let inputs = [&sample.q, &sample.k, &sample.v].map(|data| tensor(gpu, data));
+    let weights = [&sample.a_log[..], &sample.dt_bias].concat();
+    let gates = [&sample.decay, &weights].map(|data| tensor(gpu, data));
+    let of_gates = [lens.decay, lens.gate_weights].map(dirty);
     let outputs = [lens.q, lens.k, lens.v].map(dirty);
     let n = shape.sequences() as usize;
     let initial = tensor(gpu, &state::join(n, &sample.mu, &sample.nu));
@@ -83,28 +92,40 @@ fn run_in_dirty_scratch(
     let (of_o, of_initial) = (tensor(gpu, &sample.of_o), dirty(lens.state));
     let scratch = dirty(plan.scratch_size() / 4);
     let [[q, k, v], [of_q, of_k, of_v]] = [&inputs, &outputs].map(|all| all.each_ref());
-    let tensors = BackwardTensors::new([q, k, v], &of_o, [of_q, of_k, of_v])
+    let mut tensors = BackwardTensors::new([q, k, v], &of_o, [of_q, of_k, of_v])
         .with_initial_state(
             initial.as_entire_buffer_binding(),
             of_initial.as_entire_buffer_binding(),
         )
         .with_final_state(of_final.as_entire_buffer_binding());
+    let [[decay, weights], [of_decay, of_weights]] =
+        [&gates, &of_gates].map(|all| all.each_ref().map(wgpu::Buffer::as_entire_buffer_binding));
+    if lens.decay > 0 {
+        tensors = tensors.with_decay(decay, of_decay);
+    }
+    if lens.gate_weights > 0 {
+        tensors = tensors.with_gate_weights(weights, of_weights);
+    }
     let bound = backward.bind(&plan, &tensors, scratch.as_entire_buffer_binding())?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     backward.record(&mut encoder, &bound);
-    let all = [of_q, of_k, of_v, &of_initial];
+    let all = [of_q, of_k, of_v, &of_initial, &of_gates[0], &of_gates[1]];
     let readback = Readback::record(&gpu.device, &mut encoder, &all)?;
     gpu.queue.submit([encoder.finish()]);
-    let found: [Vec<f32>; 4] = readback.wait()?.try_into().map_err(|_| "four tensors")?;
-    let [q, k, v, states] = found;
+    let found: [Vec<f32>; 6] = readback.wait()?.try_into().map_err(|_| "six tensors")?;
+    let [q, k, v, states, mut decay, mut a_log] = found;
+    decay.truncate(lens.decay as usize);
+    a_log.truncate(lens.gate_weights as usize);
+    let dt_bias = a_log.split_off(sample.a_log.len());
     let (mu, nu) = state::split(n, lens.mu as usize, &states);
     let mut found = Gradients::default();
     (found.q, found.k, found.v, found.mu, found.nu) = (q, k, v, mu, nu);
+    (found.decay, found.a_log, found.dt_bias) = (decay, a_log, dt_bias);
     Ok(found)
 }
 
 /// The largest difference from the reference's gradients.
-fn farthest(
+pub(super) fn farthest(
     backward: &Backward,
     shape: &Shape,
     sample: &Sample,
@@ -185,6 +206,53 @@ pub(super) fn recurrence(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A mistake in the text of a stage.
+pub(super) type Mistake<'a> = (&'a Config, &'a Shape, GradientStage, &'a str, &'a str);
+
+/// True if an edit of the shaders, or a recipe, is further off than the bound.
+fn is_caught(
+    gpu: &Gpu,
+    (config, shape): (&Config, &Shape),
+    recipe: Recipe,
+    edit: &dyn Fn(GradientStage, String) -> String,
+) -> Result<bool, Failed> {
+    let options = in_segments(gpu, config, Some(5))?;
+    let backward = Backward::with_mutation(&gpu.device, config.clone(), &options, recipe, edit)?;
+    let sample = Sample::new(config, shape)?;
+    let found = run_in_dirty_scratch(gpu, &backward, shape, &sample)?;
+    Ok(farthest(&backward, shape, &sample, &found)? > BOUND)
+}
+
+/// Refuses mistakes that are within the bound, or that the shaders do not have.
+pub(super) fn check_mistakes(gpu: &Gpu, mistakes: &[Mistake<'_>]) -> Result<(), Failed> {
+    for (config, shape, stage, from, to) in mistakes {
+        let is_there = std::cell::Cell::new(false);
+        let edit = |of: GradientStage, wgsl: String| {
+            if of != *stage {
+                return wgsl;
+            }
+            is_there.set(wgsl.contains(from));
+            wgsl.replace(from, to)
+        };
+        let caught = is_caught(gpu, (config, shape), Recipe::Best, &edit)?;
+        if !is_there.get() {
+            return Err(format!("no {from} in {stage:?}").into());
+        }
+        if !caught {
+            return Err(format!("{stage:?} without {from} is within the bound").into());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses passes in forward time that are within the bound.
+pub(super) fn check_unreversed(gpu: &Gpu, call: (&Config, &Shape)) -> Result<(), Failed> {
+    if is_caught(gpu, call, Recipe::Unreversed, &|_, wgsl| wgsl)? {
+        return Ok(());
+    }
+    Err("passes in forward time are within the bound".into())
+}
+
 /// A mistake in a stage of the sums, or passes in forward time, are further off than the bound.
 pub(super) fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     use GradientStage::{GroupSums, OutputRows, PassInputs, PassOutputs};
@@ -253,36 +321,6 @@ pub(super) fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (&sum, &grouped, PassOutputs, "h < params.group", "h < 1u"),
         (&sum, &grouped, PassOutputs, "h < (e + 1u) * params.group", "h <= e * params.group"),
     ];
-    let is_caught =
-        |config: &Config, shape: &Shape, recipe, edit: &dyn Fn(GradientStage, String) -> String| {
-            let options = in_segments(gpu, config, Some(5))?;
-            let backward =
-                Backward::with_mutation(&gpu.device, config.clone(), &options, recipe, edit)?;
-            let sample = Sample::new(config, shape)?;
-            let found = run_in_dirty_scratch(gpu, &backward, shape, &sample)?;
-            Ok::<_, Failed>(farthest(&backward, shape, &sample, &found)? > BOUND)
-        };
-    for (config, shape, stage, from, to) in mistakes {
-        let is_there = std::cell::Cell::new(false);
-        let edit = |of: GradientStage, wgsl: String| {
-            if of != stage {
-                return wgsl;
-            }
-            is_there.set(wgsl.contains(from));
-            wgsl.replace(from, to)
-        };
-        let caught = is_caught(config, shape, Recipe::Best, &edit)?;
-        if !is_there.get() {
-            return Err(format!("no {from} in {stage:?}").into());
-        }
-        if !caught {
-            return Err(format!("{stage:?} without {from} is within the bound").into());
-        }
-    }
-    for shape in [&grouped, &packed] {
-        if !is_caught(&sum, shape, Recipe::Unreversed, &|_, wgsl| wgsl)? {
-            return Err("passes in forward time are within the bound".into());
-        }
-    }
-    Ok(())
+    check_mistakes(gpu, &mistakes)?;
+    [&grouped, &packed].into_iter().try_for_each(|shape| check_unreversed(gpu, (&sum, shape)))
 }
