@@ -1,5 +1,6 @@
-// The sums over value blocks of the gradients by features, gates and nu, in the order of the blocks. They
-// take the places of the features and gates, which nobody needs any more, and of the gradient by nu.
+// The sums over value blocks of the gradients by features, gates and nu, in the order of the
+// blocks. They take the places of the features and gates, which nobody needs any more, and of the
+// gradient by nu.
 //
 // updates keys [1 + blocks,T,E,FEATURE_VEC4]  queries [1 + blocks,T,max(H,E),FEATURE_VEC4 + 1]
 //         gates [1 + blocks,T,E,GATE_ROW]  states
@@ -59,7 +60,8 @@ fn gradient_column_sums(
     if (NORMALIZE && i < heads * FEATURE_DIM) { add_of_nu(i / FEATURE_DIM, i % FEATURE_DIM); }
 }
 
-// To feature f of the gradient by nu of a value head of a sequence, which has that of value block 0.
+// To feature f of the gradient by nu of a value head of a sequence, which has that of value block
+// 0.
 fn add_of_nu(head: u32, f: u32) {
     let n = head / params.value_heads;
     let e = head % params.value_heads;

@@ -1,11 +1,12 @@
-// The gradients by decays that are one for each token and head, from what the passes of sums have. With
-// M_t = a_t M_(t-1) + k'_t^T w_t and R_t the gradient by it,
+// The gradients by decays that are one for each token and head, from what the passes of sums have.
+// With M_t = a_t M_(t-1) + k'_t^T w_t and R_t the gradient by it,
 //
 //     dg_t = <a_t M_(t-1), R_t> = Σ_(j<t<=i) (q'_i . k'_j) (w_j . dy_i) a_(j+1) .. a_i
 //
-// over tokens j before t and i from t on. A work item has a block of tokens: M before it and R from some token
-// on behind it, its window, have been kept by the passes. So that no product is a difference of larger ones,
-// all tokens i in the window, and R behind them, take the states of the block one after the other,
+// over tokens j before t and i from t on. A work item has a block of tokens: M before it and R from
+// some token on behind it, its window, have been kept by the passes. So that no product is a
+// difference of larger ones, all tokens i in the window, and R behind them, take the states of the
+// block one after the other,
 //
 //     z_i(t) = q'_i M_(t-1) dy_i^T       z_i(t+1) = a_t z_i(t) + (q'_i . k'_t) (w_t . dy_i)
 //     z(t)   = <M_(t-1), R>              z(t+1)   = a_t z(t) + k'_t R w_t^T
@@ -139,7 +140,8 @@ fn enter_last(block: Block, head: u32, thread: u32) {
     workgroupBarrier();
 }
 
-// z_i(t) of DECAY_STRIP tokens i of the window from the given one on, and the sums on to the first of them.
+// z_i(t) of DECAY_STRIP tokens i of the window from the given one on, and the sums on to the first
+// of them.
 fn enter_strip(block: Block, head: u32, first: u32, thread: u32) {
     let tokens = block.end - block.begin;
     let window = block.last - block.begin;
@@ -174,7 +176,8 @@ fn enter_strip(block: Block, head: u32, first: u32, thread: u32) {
     }
 }
 
-// (q'_i . k'_j) (w_j . dy_i) of DECAY_STRIP tokens i, over the output heads that read the value head.
+// (q'_i . k'_j) (w_j . dy_i) of DECAY_STRIP tokens i, over the output heads that read the value
+// head.
 fn pairs_of(block: Block, head: u32, first: u32, j: u32) -> RowSums {
     let key = TokenRows(false, head, j, j);
     var pairs = RowSums();

@@ -1,5 +1,5 @@
-// Gradients by the decays and betas as a caller gives them, from those by the decays in log space and by
-// the betas, through the activations.
+// Gradients by the decays and betas as a caller gives them, from those by the decays in log space
+// and by the betas, through the activations.
 //
 //     decay = -r softplus(y), or L sigmoid(r y)     with y = x + dt_bias, r = exp(A_log)
 //     beta  = x, or sigmoid(x)
@@ -55,8 +55,8 @@ fn gradient_gates(
     }
 }
 
-// A sum over tokens: what rounding took from it is given back with the next term, after Kahan, so that its
-// error does not grow with T.
+// A sum over tokens: what rounding took from it is given back with the next term, after Kahan, so
+// that its error does not grow with T.
 struct Sum {
     value: f32,
     excess: f32,    // of `value` over the sum of its terms

@@ -1,5 +1,5 @@
-// Gradients by projections, from those by features, where a map has weights; of a map that has none by its
-// rows. They take the places of the projections.
+// Gradients by projections, from those by features, where a map has weights; of a map that has none
+// by its rows. They take the places of the projections.
 //
 // reads   q [T,H,K]  k [T,G,K]  keys [T,E,FEATURE_VEC4]  queries [T,max(H,E),FEATURE_VEC4 + 1]
 // updates projections [T,E + max(H,E),PROJECTION_ROW]

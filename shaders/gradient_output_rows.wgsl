@@ -1,5 +1,5 @@
-// The gradients of the rows y_i = q'_i M_i, of which o_i is the quotient, from those of o. With c_i = s / (s
-// q'_i . nu_i + eps), or s where nothing is divided,
+// The gradients of the rows y_i = q'_i M_i, of which o_i is the quotient, from those of o. With c_i
+// = s / (s q'_i . nu_i + eps), or s where nothing is divided,
 //
 //     y_i = [num, den]     o_i = c num     dy_i = [c do_i, -c (do_i . o_i)]
 //

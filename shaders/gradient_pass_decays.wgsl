@@ -1,5 +1,6 @@
-// The decays that the passes of sums take. A pass in reversed time comes from token i + 1 to token i, and so
-// to the decay between them, which is that of token i + 1. Nothing decays before the last token of a sequence.
+// The decays that the passes of sums take. A pass in reversed time comes from token i + 1 to token
+// i, and so to the decay between them, which is that of token i + 1. Nothing decays before the last
+// token of a sequence.
 //
 //     g_i                in forward time
 //     g_(i+1), or 0      in reversed time, in the order of its tokens
@@ -14,7 +15,8 @@ import gates/activations::{decay_of};
 import gradient/pass_decays::{pass_decays, reversed_decays_begin};
 import params::{params, workgroup_index};
 
-// begin, end of each sequence, and the tokens behind the last that passes in reversed time do not have
+// begin, end of each sequence, and the tokens behind the last that passes in reversed time do not
+// have
 @group(0) @binding(23) var<storage, read_write> ranges: array<vec2<u32>>;
 
 @compute @workgroup_size(SCAN_THREADS)

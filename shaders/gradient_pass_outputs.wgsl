@@ -1,6 +1,6 @@
-// The gradients by v and by initial states, from those by w and M that the passes of sums have found, summed
-// over the output heads that read a value head. Between the initial state and the first M is the decay of the
-// first token.
+// The gradients by v and by initial states, from those by w and M that the passes of sums have
+// found, summed over the output heads that read a value head. Between the initial state and the
+// first M is the decay of the first token.
 //
 // reads   of_pass_values [T,max(H,E),PASS_VALUE_VEC4]  pass_states: the gradients by the first M
 //         pass_decays and ranges [N + 1], where there are decays

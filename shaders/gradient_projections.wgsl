@@ -1,4 +1,5 @@
-// The projections of all rows of q and k, for the backward pass of maps with weights, and the norms.
+// The projections of all rows of q and k, for the backward pass of maps with weights, and the
+// norms.
 //
 //     y = W x + b
 //

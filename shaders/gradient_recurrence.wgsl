@@ -1,6 +1,7 @@
-// The backward pass of a value head of a sequence, token by token: forward, keeping the state before
-// every block of tokens, and then block by block from the last to the first, the states of each computed
-// again. With c = s / (s q' . nu + eps), a = exp(decay) and the state (mu, nu) after a token, in reverse,
+// The backward pass of a value head of a sequence, token by token: forward, keeping the state
+// before every block of tokens, and then block by block from the last to the first, the states of
+// each computed again. With c = s / (s q' . nu + eps), a = exp(decay) and the state (mu, nu) after
+// a token, in reverse,
 //
 //     dq'  = c (mu do - (do . o) nu)
 //     dmu += c q'^T do               dnu -= c (do . o) q'
@@ -9,18 +10,18 @@
 //     dk' -= b mu du                 dmu -= b k'^T du                    delta rules, mu decayed
 //     ddecay = mu . dmu + nu . dnu   dmu = a dmu, dnu = a dnu
 //
-// A column of mu and of dmu depends on no other, and whatever sums over columns goes linearly into the
-// gradients: dq', dk', ddecay, dbeta, and dnu through do . o. So a work item has a block of columns, a value
-// block, and computes what these add to the gradients by features, gates and nu. Where there are several,
-// gradient_column_sums adds them up.
+// A column of mu and of dmu depends on no other, and whatever sums over columns goes linearly into
+// the gradients: dq', dk', ddecay, dbeta, and dnu through do . o. So a work item has a block of
+// columns, a value block, and computes what these add to the gradients by features, gates and nu.
+// Where there are several, gradient_column_sums adds them up.
 //
-// A step is a block of tokens in one direction: params.segments forward, as many back. Between two of them
-// all is in storage, so that a dispatch has some of them, where a driver limits what an invocation may do.
-// Each step also clears its part of the tokens that are in no sequence.
+// A step is a block of tokens in one direction: params.segments forward, as many back. Between two
+// of them all is in storage, so that a dispatch has some of them, where a driver limits what an
+// invocation may do. Each step also clears its part of the tokens that are in no sequence.
 //
-// A thread has one column of each GRADIENT_COLUMNS of its value block, and of it every ROW_LANES-th row;
-// sums over the rows of a column meet in workgroup memory. Then it has features, with their sums over
-// columns.
+// A thread has one column of each GRADIENT_COLUMNS of its value block, and of it every ROW_LANES-th
+// row; sums over the rows of a column meet in workgroup memory. Then it has features, with their
+// sums over columns.
 //
 // reads   v [T,E,V]  of_o [T,max(H,E),V]  ranges [N]
 // updates keys [T,E,F]  queries [T,max(H,E),F and the gain]  gates [T,E,GATE_ROW]: from what the forward
@@ -118,8 +119,8 @@ fn barrier() {
     workgroupBarrier();
 }
 
-// The thread's column of the chunk that begins at `first`, and the i-th of its rows. Numbers of steps are
-// constants, so that a compiler may have several loads under way.
+// The thread's column of the chunk that begins at `first`, and the i-th of its rows. Numbers of
+// steps are constants, so that a compiler may have several loads under way.
 fn column_of(first: u32, thread: u32) -> u32 { return first + thread % GRADIENT_COLUMNS; }
 
 fn row_of(i: u32, thread: u32) -> u32 { return i * ROW_LANES + thread / GRADIENT_COLUMNS; }
@@ -342,8 +343,8 @@ fn leave(item: Item, t: u32, j: u32, before: u32, thread: u32) {
     barrier();
 }
 
-// Takes the gradient of the row of o of token t and output head h to its query and to the state `after`
-// that it reads.
+// Takes the gradient of the row of o of token t and output head h to its query and to the state
+// `after` that it reads.
 fn read_output(item: Item, t: u32, h: u32, after: u32, thread: u32) {
     let query = output_row(t, h) * QUERY_ROW;
     let output = output_begin(t, h) * ACCESS_ELEMENTS;

@@ -1,5 +1,5 @@
-// Gradients by the weights of the maps: the sums of those of all pieces of the tokens and of all heads that
-// have the same weights, in this order.
+// Gradients by the weights of the maps: the sums of those of all pieces of the tokens and of all
+// heads that have the same weights, in this order.
 //
 // reads   partials [pieces, E heads of keys and max(H,E) of queries, the weights of a head]
 // writes  of_weights, laid out as the weights

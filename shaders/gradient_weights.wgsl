@@ -1,5 +1,5 @@
-// Gradients by the weights of the maps, summed over the tokens of a piece, of each value head's keys and of
-// each output head's queries.
+// Gradients by the weights of the maps, summed over the tokens of a piece, of each value head's
+// keys and of each output head's queries.
 //
 //     dW = sum of dy x^T     db = sum of dy
 //

@@ -1,5 +1,5 @@
-// The rows and columns of mu that a thread of a work item holds. Neighbouring threads hold neighbouring
-// columns, so that they read and write neighbouring vec4s of a state.
+// The rows and columns of mu that a thread of a work item holds. Neighbouring threads hold
+// neighbouring columns, so that they read and write neighbouring vec4s of a state.
 
 import constants::{COLUMN_THREADS, LANE_TILES, ROWS_VEC4};
 

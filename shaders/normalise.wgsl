@@ -2,8 +2,8 @@
 
 import constants::{EPS, NORMALIZE, SCALE};
 
-// The factor of a row of q' mu whose weight q' . nu is given. The query's features were multiplied by
-// `gain`, which cancels in the quotient, but for eps: see map/stabiliser.
+// The factor of a row of q' mu whose weight q' . nu is given. The query's features were multiplied
+// by `gain`, which cancels in the quotient, but for eps: see map/stabiliser.
 fn row_factor_of(weight: f32, gain: f32) -> f32 {
     if (!NORMALIZE) { return SCALE / gain; }
     // s is a common factor as well.
@@ -11,8 +11,8 @@ fn row_factor_of(weight: f32, gain: f32) -> f32 {
     return quotient(SCALE, SCALE * weight + EPS * gain);
 }
 
-// A row without any weight is 0, and so is one whose weight is below every normal value: some devices
-// flush it.
+// A row without any weight is 0, and so is one whose weight is below every normal value: some
+// devices flush it.
 fn quotient(x: f32, denominator: f32) -> f32 {
     return select(x / denominator, 0.0, abs(denominator) < 1.1754944e-38);
 }

@@ -2,8 +2,8 @@
 //
 //     o = (s sum of q' mu) / (s sum of q' . nu + eps)
 //
-// Each block scaled its features of a query by a row scale of its own, so the blocks are rescaled to the
-// largest shift and the smallest scale first: no factor is above 1.
+// Each block scaled its features of a query by a row scale of its own, so the blocks are rescaled
+// to the largest shift and the smallest scale first: no factor is above 1.
 //
 // reads   partials [feature blocks, T max(H,E), V/4 and 1]
 // writes  o [T,max(H,E),V]

@@ -3,9 +3,9 @@
 //     mu_i = a_i mu_{i-1} + phi(k_i)^T u_i      nu_i = a_i nu_{i-1} + phi(k_i)
 //     o_i  = (s phi(q_i) mu_i) / (s phi(q_i) . nu_i + eps)
 //
-// where a_i is 1, and u_i is v_i, unless the update rule has decays or betas: see rule/.
-// mu stays in registers: each thread holds a tile of F x V. A token enters the tile, and its queries
-// read the tile, so that a token sees itself.
+// where a_i is 1, and u_i is v_i, unless the update rule has decays or betas: see rule/. mu stays
+// in registers: each thread holds a tile of F x V. A token enters the tile, and its queries read
+// the tile, so that a token sees itself.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  state_in [states, state]
 // writes  o [T,max(H,E),V], or where F has several blocks their partial sums; in the last segment of a
@@ -13,8 +13,8 @@
 // grid    segments x E x blocks of output heads x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{BLOCK_VEC4, CHECKPOINTS, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE, SEGMENT_STATES};
-import constants::{THREADS};
+import constants::{BLOCK_VEC4, CHECKPOINTS, CHUNK_TOKENS, FINAL_STATE, ITEM_HEADS, NORMALIZE};
+import constants::{ROWS_AHEAD, SEGMENT_STATES, THREADS};
 import chunk::{ChunkRows, ChunkState, item_of, key, load_chunk, load_chunk_nu, next_stop, query};
 import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import correction::{correct_values};
@@ -54,17 +54,25 @@ fn segment_output(
     var stop = next_stop(item, item.begin, thread);
     var rows: ChunkRows;
     var next = Chunk(item.begin, min(params.chunk_len, stop - item.begin));
-    load_chunk(&rows, item, next, lane);
-    load_queries(&rows, item, next, lane);
+    if (ROWS_AHEAD) {
+        load_chunk(&rows, item, next, lane);
+        load_queries(&rows, item, next, lane);
+    }
     while (next.tokens > 0u) {
         let chunk = next;
         let end = chunk.first + chunk.tokens;
         let is_stop = CHECKPOINTS > 0u && end == stop;
+        if (!ROWS_AHEAD) {
+            load_chunk(&rows, item, chunk, lane);
+            load_queries(&rows, item, chunk, lane);
+        }
         share_chunk(&rows, item, chunk, item.heads, lane);
         if (is_stop) { stop = next_stop(item, end, thread); }
         next = Chunk(end, min(params.chunk_len, stop - end));
-        load_chunk(&rows, item, next, lane);
-        load_queries(&rows, item, next, lane);
+        if (ROWS_AHEAD) {
+            load_chunk(&rows, item, next, lane);
+            load_queries(&rows, item, next, lane);
+        }
         weigh_rows(&state, item, chunk, lane);
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)

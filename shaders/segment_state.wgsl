@@ -1,5 +1,5 @@
-// The state after one segment that starts from zero, and by how much less than 1 it keeps of the state
-// before:
+// The state after one segment that starts from zero, and by how much less than 1 it keeps of the
+// state before:
 //
 //     mu_i = a_i mu_{i-1} + phi(k_i)^T v_i      nu_i = a_i nu_{i-1} + phi(k_i)      m = prod a_i - 1
 //
@@ -10,7 +10,7 @@
 // grid    segments x E x feature blocks x value blocks, folded
 // memory  see chunk/
 
-import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, THREADS};
+import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, ROWS_AHEAD, THREADS};
 import chunk::{ChunkRows, ChunkState, add_keys, clear_chunk_nu, item_of, key, load_chunk, store_chunk_nu};
 import chunk::{share_chunk, thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
@@ -41,13 +41,20 @@ fn segment_state(
     clear_chunk_nu(&state, lane);
     var rows: ChunkRows;
     var next = Chunk(item.begin, min(params.chunk_len, item.end - item.begin));
-    load_chunk(&rows, item, next, lane);
+    if (ROWS_AHEAD) {
+        load_chunk(&rows, item, next, lane);
+    }
     while (next.tokens > 0u) {
         let chunk = next;
         let end = chunk.first + chunk.tokens;
+        if (!ROWS_AHEAD) {
+            load_chunk(&rows, item, chunk, lane);
+        }
         share_chunk(&rows, item, chunk, 0u, lane);
         next = Chunk(end, min(params.chunk_len, item.end - end));
-        load_chunk(&rows, item, next, lane);
+        if (ROWS_AHEAD) {
+            load_chunk(&rows, item, next, lane);
+        }
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {

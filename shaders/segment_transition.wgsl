@@ -10,7 +10,8 @@
 // memory  see chunk/
 // source  the affine scan of flash-linear-attention's context parallelism, whose matrices are these
 
-import constants::{BLOCK_COLUMNS_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS, ROWS, THREADS};
+import constants::{BLOCK_COLUMNS_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, COLUMN_THREADS, ROWS};
+import constants::{ROWS_AHEAD, THREADS};
 import chunk::{ChunkRows, ChunkState, clear_chunk_nu, item_of, key, load_chunk, share_chunk};
 import chunk::{thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
@@ -37,13 +38,20 @@ fn segment_transition(
     clear_chunk_nu(&state, lane);
     var rows: ChunkRows;
     var next = Chunk(item.begin, min(params.chunk_len, item.end - item.begin));
-    load_chunk(&rows, item, next, lane);
+    if (ROWS_AHEAD) {
+        load_chunk(&rows, item, next, lane);
+    }
     while (next.tokens > 0u) {
         let chunk = next;
         let end = chunk.first + chunk.tokens;
+        if (!ROWS_AHEAD) {
+            load_chunk(&rows, item, chunk, lane);
+        }
         share_chunk(&rows, item, chunk, 0u, lane);
         next = Chunk(end, min(params.chunk_len, item.end - end));
-        load_chunk(&rows, item, next, lane);
+        if (ROWS_AHEAD) {
+            load_chunk(&rows, item, next, lane);
+        }
         correct_values(&mu, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {

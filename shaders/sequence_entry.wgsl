@@ -11,8 +11,8 @@ struct SequenceEntry {
     is_active: u32,  // 0 for tokens that belong to no sequence: their rows of o are zero
 }
 
-// [N + 1]; the last is for the tokens behind the last sequence. Then [N, CHECKPOINTS]: the state after
-// the tokens up to `end` goes to `state`, where it is active.
+// [N + 1]; the last is for the tokens behind the last sequence. Then [N, CHECKPOINTS]: the state
+// after the tokens up to `end` goes to `state`, where it is active.
 @group(0) @binding(7) var<storage, read_write> table: array<SequenceEntry>;
 
 // Validated again: scratch is caller-owned memory, and no index may leave a buffer.

@@ -1,5 +1,5 @@
-// The places of the words of `sequences`. Behind those of the caller, the buffer of entries that nobody
-// has checked has room for what the stages before find out about them.
+// The places of the words of `sequences`. Behind those of the caller, the buffer of entries that
+// nobody has checked has room for what the stages before find out about them.
 
 import constants::{BLOCK_ENTRIES, CHECKPOINTS, HAS_LENGTHS, HAS_SOURCES};
 import params::{params};

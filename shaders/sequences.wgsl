@@ -1,5 +1,5 @@
-// The metadata of the sequences in a buffer, checked. A sequence whose words cannot be is ignored: its state
-// stays as it was, its rows of o are zero, and the status counts it.
+// The metadata of the sequences in a buffer, checked. A sequence whose words cannot be is ignored:
+// its state stays as it was, its rows of o are zero, and the status counts it.
 //
 // The intervals of all sequences, with one more for the tokens behind the last, are a partition of
 // 0 .. total_tokens, whatever the words are, so that every row of o has one writer. With

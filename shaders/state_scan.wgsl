@@ -40,8 +40,8 @@ fn state_scan(
 
     var sum = Element();
     if (INITIAL_STATE != STATE_ZERO) { sum = state_in[source * len + element]; }
-    // Kahan's compensation: what rounding took from a sum is given back with the next addition, so that
-    // the error does not grow with the number of segments.
+    // Kahan's compensation: what rounding took from a sum is given back with the next addition, so
+    // that the error does not grow with the number of segments.
     var compensation = Element();
     for (var segment = first; segment < last; segment++) {
         let at = segment * len + element;

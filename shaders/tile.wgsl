@@ -1,5 +1,6 @@
-// The tile of mu that a thread holds: ROWS features by COLUMNS values, in registers. Every loop over a
-// tile is unrolled, since a compiler keeps an array in registers where all of its indices are known.
+// The tile of mu that a thread holds: ROWS features by COLUMNS values, in registers. Every loop
+// over a tile is unrolled, since a compiler keeps an array in registers where all of its indices
+// are known.
 
 import constants::{COLUMNS_VEC4, ROWS_VEC4, TILE_LEN};
 

@@ -46,8 +46,8 @@ fn chunk_query_begin(item: WorkItem, chunk: Chunk, row: u32) -> u32 {
     return query_begin(chunk.first + row_token(item, row), item.query_head + row_head(item, row));
 }
 
-// The token of a query row of a chunk, and its head among the item's. A division by a number that is
-// not known takes a GPU some twenty instructions.
+// The token of a query row of a chunk, and its head among the item's. A division by a number that
+// is not known takes a GPU some twenty instructions.
 fn row_token(item: WorkItem, row: u32) -> u32 {
     if (ITEM_HEADS > 0u) { return row / max(ITEM_HEADS, 1u); }
     return row / item.heads;
@@ -58,8 +58,8 @@ fn row_head(item: WorkItem, row: u32) -> u32 {
     return row % item.heads;
 }
 
-// Item `index` of segments x E x head blocks x feature blocks x value blocks, where all sequences have as
-// many segments, and this stage the first `segments` of each.
+// Item `index` of segments x E x head blocks x feature blocks x value blocks, where all sequences
+// have as many segments, and this stage the first `segments` of each.
 fn work_item(index: u32, head_blocks: u32, segments: u32) -> WorkItem {
     var item = item_in_segment(index, head_blocks);
     let segment = index / items_per_segment(head_blocks);

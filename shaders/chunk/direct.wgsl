@@ -1,8 +1,8 @@
 // implements: chunk
 //
 // Rows that each thread loads for itself, a token at a time: a work item is a thread, which has all
-// features of its columns, and threads share nothing. For CPU adapters, where a barrier costs more than
-// to load and map a row again.
+// features of its columns, and threads share nothing. For CPU adapters, where a barrier costs more
+// than to load and map a row again.
 //
 // memory  none
 

@@ -1,8 +1,8 @@
 // implements: chunk
 //
-// Rows that each thread of decode_step loads for itself, as chunk/direct does for whole segments: here a
-// thread goes through its rows of mu four at a time, so that a row of k or q is loaded and mapped four
-// features at a time as well, and never held.
+// Rows that each thread of decode_step loads for itself, as chunk/direct does for whole segments:
+// here a thread goes through its rows of mu four at a time, so that a row of k or q is loaded and
+// mapped four features at a time as well, and never held.
 //
 // memory  none
 

@@ -1,7 +1,7 @@
 // implements: row_map
 //
-// Feature maps of one element each, those of this work item's feature block, on the way into workgroup
-// memory. A query that is scaled waits for its row max.
+// Feature maps of one element each, those of this work item's feature block, on the way into
+// workgroup memory. A query that is scaled waits for its row max.
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, EPS, FEATURE_BLOCKS, KEY_MAP, KEY_SHARE, NORMALIZE, QUERY_MAP};
 import constants::{QUERY_SHARE, ROW_SHARE, SCALES_QUERIES, THREADS};
@@ -23,7 +23,7 @@ var<workgroup> row_max: array<atomic<u32>, CHUNK_QUERIES>;
 var<workgroup> query_scales: array<RowScale, SCALES_LEN>;
 
 fn clear_row_max(lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < ROW_SHARE; n++) {
         let row = lane.thread + n * THREADS;
         if (row < CHUNK_QUERIES) { atomicStore(&row_max[row], 0u); }
@@ -31,7 +31,7 @@ fn clear_row_max(lane: Lane) {
 }
 
 fn load_keys(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < KEY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * BLOCK_VEC4) {
@@ -42,7 +42,7 @@ fn load_keys(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane
 }
 
 fn load_queries(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < QUERY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * item.heads * BLOCK_VEC4) {
@@ -53,7 +53,7 @@ fn load_queries(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, l
 }
 
 fn share_rows(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < KEY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * BLOCK_VEC4) {
@@ -63,7 +63,7 @@ fn share_rows(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, hea
             check_key(item, chunk.first + i / BLOCK_VEC4, key);
         }
     }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < QUERY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * heads * BLOCK_VEC4) {
@@ -78,7 +78,7 @@ fn share_rows(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, hea
     }
     workgroupBarrier();
     if (!SCALES_QUERIES || heads == 0u) { return; }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < QUERY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         let row = i / BLOCK_VEC4;

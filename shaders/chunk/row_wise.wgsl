@@ -1,8 +1,8 @@
 // implements: row_map
 //
-// Feature maps of a whole row: of its projections, of a sum over it, of products of its elements. Rows
-// are loaded into workgroup memory as they are, and from there mapped to features, those of this work
-// item's feature block.
+// Feature maps of a whole row: of its projections, of a sum over it, of products of its elements.
+// Rows are loaded into workgroup memory as they are, and from there mapped to features, those of
+// this work item's feature block.
 //
 // memory  vec4s: rows (K/4 + kept projections/4 + 1), rows being tokens and queries
 
@@ -25,7 +25,7 @@ var<workgroup> query_scales: array<RowScale, CHUNK_QUERIES>;
 fn clear_row_max(lane: Lane) {}
 
 fn load_keys(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < KEY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * ROW_VEC4) {
@@ -35,7 +35,7 @@ fn load_keys(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane
 }
 
 fn load_queries(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < QUERY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * item.heads * ROW_VEC4) {
@@ -45,12 +45,12 @@ fn load_queries(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, l
 }
 
 fn share_rows(rows: ptr<function, LoadedRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < KEY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * ROW_VEC4) { row_chunk[i] = mask_elements((*rows).keys[n], i % ROW_VEC4, 0.0); }
     }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < QUERY_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * heads * ROW_VEC4) {

@@ -1,5 +1,5 @@
-// The weights phi(q_i) . nu_i of a chunk's query rows, over this work item's feature block, as products of
-// four features each.
+// The weights phi(q_i) . nu_i of a chunk's query rows, over this work item's feature block, as
+// products of four features each.
 
 import constants::{BLOCK_VEC4, CHUNK_QUERIES, NORMALIZE};
 

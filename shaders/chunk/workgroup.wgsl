@@ -1,11 +1,12 @@
 // implements: chunk
 //
-// A chunk of tokens in workgroup memory, from which all threads of a work item read. Each thread loads its
-// share of the next chunk's rows before it works on this one, so that they arrive meanwhile. LANES threads
-// share a row of the state, each with other features of it, and lane_sums/ adds up their parts of o.
+// A chunk of tokens in workgroup memory, from which all threads of a work item read. Each thread
+// loads its share of the next chunk's rows before it works on this one, so that they arrive
+// meanwhile. LANES threads share a row of the state, each with other features of it, and lane_sums/
+// adds up their parts of o.
 //
-// A thread's share of so many elements is thread, thread + THREADS, ..: at most a number that is known, so
-// that its loop is written out.
+// A thread's share of so many elements is thread, thread + THREADS, ..: at most a number that is
+// known, so that its loop is written out.
 //
 // memory  vec4s: (tokens + queries) F/4 features, tokens V/4 values, F/4 of nu; floats: queries F/4 products
 //         with nu; see lane_sums/
@@ -88,7 +89,7 @@ fn store_chunk_nu(state: ptr<function, ChunkState>, at: StateOffset, item: WorkI
 fn load_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane: Lane) {
     load_keys(rows, item, chunk, lane);
     if (!HAS_VALUES) { return; }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < VALUE_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * BLOCK_COLUMNS_VEC4) {
@@ -98,10 +99,10 @@ fn load_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, lane
     }
 }
 
-// Those rows, of which each token has so many queries, to workgroup memory. All threads have read the chunk
-// before, and see this one.
+// Those rows, of which each token has so many queries, to workgroup memory. All threads have read
+// the chunk before, and see this one.
 fn share_chunk(rows: ptr<function, ChunkRows>, item: WorkItem, chunk: Chunk, heads: u32, lane: Lane) {
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < VALUE_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         if (i < chunk.tokens * BLOCK_COLUMNS_VEC4) { values[i] = (*rows).values[n]; }
@@ -115,7 +116,7 @@ fn wait_for_readers() { workgroupBarrier(); }
 // The keys enter nu.
 fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!NORMALIZE) { return; }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < NU_SHARE; n++) {
         let f4 = lane.thread + n * THREADS;
         if (f4 < BLOCK_VEC4) { nu[f4] = nu_with_keys(item, chunk, chunk.tokens, f4); }
@@ -125,26 +126,22 @@ fn add_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
 // nu after the first tokens of a chunk.
 fn nu_with_keys(item: WorkItem, chunk: Chunk, tokens: u32, f4: u32) -> vec4<f32> {
     var sum = nu[f4];
-    // A step of decoding may have no tokens.
-    if (tokens == 0u) { return sum; }
-    @unroll(8)
-    for (var i = 0u; i < CHUNK_TOKENS; i++) {
-        // All keys are read at once, also those that are left out.
-        let token = min(i, chunk.tokens - 1u);
-        let row = gate_row(chunk.first + token, item.head);
+    for (var i = 0u; i < tokens; i++) {
+        let row = gate_row(chunk.first + i, item.head);
         let decayed = decay_nu(sum, row, item.feature_block * BLOCK_VEC4 + f4);
-        sum = select(sum, decayed + features[token * BLOCK_VEC4 + f4], i < tokens);
+        sum = decayed + features[i * BLOCK_VEC4 + f4];
     }
     return sum;
 }
 
-// Each query row gets its products with nu_i, whose sum is its weight phi(q_i) . nu_i. A thread adds up nu_i
-// for four features of a row, which is more to add up than from token to token, and nothing to wait for.
+// Each query row gets its products with nu_i, whose sum is its weight phi(q_i) . nu_i. A thread
+// adds up nu_i for four features of a row, which is more to add up than from token to token, and
+// nothing to wait for.
 fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (!SCALES_QUERIES) { return; }
     var sums: array<vec4<f32>, PRODUCT_SHARE>;
     if (NORMALIZE) {
-        @unroll(8)
+        @unroll(SHARE_UNROLL)
         for (var n = 0u; n < PRODUCT_SHARE; n++) {
             let i = lane.thread + n * THREADS;
             let row = i / BLOCK_VEC4;
@@ -160,7 +157,7 @@ fn weigh_rows(state: ptr<function, ChunkState>, item: WorkItem, chunk: Chunk, la
     if (NORMALIZE) {
         // That of the last token is nu up to the next chunk.
         let last = (max(chunk.tokens, 1u) - 1u) * item.heads;
-        @unroll(8)
+        @unroll(SHARE_UNROLL)
         for (var n = 0u; n < PRODUCT_SHARE; n++) {
             let i = lane.thread + n * THREADS;
             if (i / BLOCK_VEC4 == last && chunk.tokens > 0u) { nu[i % BLOCK_VEC4] = sums[n]; }

@@ -1,12 +1,12 @@
 // implements: correction
 //
-// The corrected values of a chunk, where several lanes share a row of the state. With mu from before the
-// chunk and A_ij the decays of tokens j + 1 to i,
+// The corrected values of a chunk, where several lanes share a row of the state. With mu from
+// before the chunk and A_ij the decays of tokens j + 1 to i,
 //
 //     u_i = beta_i (v_i - phi(k_i) A_i mu - sum_{j<i} (phi(k_i) A_ij . phi(k_j)) u_j)
 //
-// so that the lanes add up what all keys recall once a chunk and not once a token. Decays are multiplied
-// token by token, newest first out: no exponential of their sum is formed.
+// so that the lanes add up what all keys recall once a chunk and not once a token. Decays are
+// multiplied token by token, newest first out: no exponential of their sum is formed.
 //
 // memory  floats: tokens (tokens - 1) / 2 (F/4 + 1) products of keys; see lane_sums/
 
@@ -41,7 +41,7 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
         pair_sums[p] = sum;
     }
     workgroupBarrier();
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < COLUMN_SHARE; n++) {
         let c4 = lane.thread + n * THREADS;
         if (c4 < BLOCK_COLUMNS_VEC4) { solve_column(item, chunk, c4); }
@@ -52,11 +52,11 @@ fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: L
 // u of four columns, from token to token.
 fn solve_column(item: WorkItem, chunk: Chunk, c4: u32) {
     var u: array<vec4<f32>, CHUNK_TOKENS>;
-    @unroll(8)
+    @unroll(CHUNK_UNROLL)
     for (var i = 0u; i < CHUNK_TOKENS; i++) {
         if (i < chunk.tokens) {
             var rest = without_recalled(values[i * BLOCK_COLUMNS_VEC4 + c4], i, c4);
-            @unroll(8)
+            @unroll(CHUNK_UNROLL)
             for (var j = 0u; j < CHUNK_TOKENS; j++) {
                 if (j < i) { rest -= pair_sums[pair(i, j)] * u[j]; }
             }
@@ -79,7 +79,8 @@ fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
     }
 }
 
-// Each thread decays four features of a key from token to token, and multiplies them with those keys.
+// Each thread decays four features of a key from token to token, and multiplies them with those
+// keys.
 fn multiply_keys(item: WorkItem, chunk: Chunk, lane: Lane) {
     for (var n = lane.thread; n < chunk.tokens * BLOCK_VEC4; n += THREADS) {
         let j = n / BLOCK_VEC4;

@@ -1,7 +1,7 @@
 // implements: decode_values
 //
-// The corrected values of a few tokens, where a thread has all features of its columns. With mu from
-// before the tokens and A_ij the decays of tokens j + 1 to i,
+// The corrected values of a few tokens, where a thread has all features of its columns. With mu
+// from before the tokens and A_ij the decays of tokens j + 1 to i,
 //
 //     u_i = beta_i (v_i - phi(k_i) A_i mu - sum_{j<i} (phi(k_i) A_ij . phi(k_j)) u_j)
 //

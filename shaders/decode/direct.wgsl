@@ -1,7 +1,8 @@
 // implements: decode_item
 //
-// A work item of decode_step is a thread, which has a value block of a value head. The value blocks of a
-// head are neighbours in one workgroup: all of them read nu before the first of them stores it.
+// A work item of decode_step is a thread, which has a value block of a value head. The value blocks
+// of a head are neighbours in one workgroup: all of them read nu before the first of them stores
+// it.
 
 import constants::{DECODE_ITEMS, VALUE_BLOCKS};
 import decode/item::{decode_sequences, item_of_sequence};

@@ -1,8 +1,9 @@
 // implements: stored_decay
 //
-// A decay as the backward pass stores it: exp(decay) - 1, or -2^126 exp(decay) where that is less. 1 less
-// than a small factor has lost the factor's digits: a state does not need them, since the tokens that
-// follow outweigh what is left of it, but the gradients by strong decays are products with that factor.
+// A decay as the backward pass stores it: exp(decay) - 1, or -2^126 exp(decay) where that is less.
+// 1 less than a small factor has lost the factor's digits: a state does not need them, since the
+// tokens that follow outweigh what is left of it, but the gradients by strong decays are products
+// with that factor.
 
 import gates/activations::{exp_less_1};
 

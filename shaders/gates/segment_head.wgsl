@@ -1,7 +1,7 @@
 // implements: segment_decay
 //
-// The decays of segments, one for each value head, less 1. They are products, token by token: where a
-// decay is -inf, a difference of sums would be NaN.
+// The decays of segments, one for each value head, less 1. They are products, token by token: where
+// a decay is -inf, a difference of sums would be NaN.
 
 import constants::{FEATURE_DIM, VALUE_DIM};
 import gates::{Decay, load_decay};

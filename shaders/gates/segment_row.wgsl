@@ -1,7 +1,7 @@
 // implements: segment_decay
 //
-// The decays of segments, one for each value head and row of mu, less 1. They are products, token by
-// token: where a decay is -inf, a difference of sums would be NaN.
+// The decays of segments, one for each value head and row of mu, less 1. They are products, token
+// by token: where a decay is -inf, a difference of sums would be NaN.
 
 import constants::{FEATURE_DIM, ROWS_VEC4, VALUE_DIM};
 import gates::{DECAY_VEC4, Decay, load_decay};

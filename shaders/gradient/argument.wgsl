@@ -1,6 +1,6 @@
-// Rows of q and k and the arguments of their maps: y = W x + b where the map has weights, and else x,
-// the row, divided by its L2 norm where it is. The backward pass computes projections once and keeps
-// them; the gradients by them take their places.
+// Rows of q and k and the arguments of their maps: y = W x + b where the map has weights, and else
+// x, the row, divided by its L2 norm where it is. The backward pass computes projections once and
+// keeps them; the gradients by them take their places.
 
 import constants::{KEY_DIM, KEY_WEIGHT_VEC4, L2_NORM, QUERY_WEIGHT_VEC4};
 import heads::{key_begin, key_head, query_begin, query_head};
@@ -11,8 +11,8 @@ const ROW_VEC4: u32 = (KEY_DIM + 3u) / 4u;
 const HAS_WEIGHTS: bool = KEY_WEIGHT_VEC4 + QUERY_WEIGHT_VEC4 > 0u;
 const KEY_ARGUMENT_VEC4: u32 = select(KEY_WEIGHT_VEC4, ROW_VEC4, KEY_WEIGHT_VEC4 == 0u);
 const QUERY_ARGUMENT_VEC4: u32 = select(QUERY_WEIGHT_VEC4, ROW_VEC4, QUERY_WEIGHT_VEC4 == 0u);
-// An argument and, in the last, 1 over the L2 norm, half of the squared norm of x / K^(1/4), and the
-// factor of x in the gradient by x that no projection has.
+// An argument and, in the last, 1 over the L2 norm, half of the squared norm of x / K^(1/4), and
+// the factor of x in the gradient by x that no projection has.
 const PROJECTION_ROW: u32 = max(KEY_ARGUMENT_VEC4, QUERY_ARGUMENT_VEC4) + 1u;
 
 // [T,E,PROJECTION_ROW] of keys and then [T,max(H,E),PROJECTION_ROW] of queries

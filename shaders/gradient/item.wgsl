@@ -49,8 +49,8 @@ fn item_of(n: u32, index: u32, block: u32) -> Item {
     return item;
 }
 
-// States are numbered: the j-th token of a block of tokens leaves this one, and the state before a block has
-// its number.
+// States are numbered: the j-th token of a block of tokens leaves this one, and the state before a
+// block has its number.
 fn state_after(j: u32) -> u32 { return params.segments + j; }
 
 fn mu_at(item: Item, state: u32) -> u32 { return item.memory + state * MU_LEN; }

@@ -1,5 +1,5 @@
-// A row of q or of k on its way to features. All features of a row are one thread's. Two steps, as in
-// map/stabiliser: `unscaled` is what is known of a feature before the row's scale is.
+// A row of q or of k on its way to features. All features of a row are one thread's. Two steps, as
+// in map/stabiliser: `unscaled` is what is known of a feature before the row's scale is.
 
 import constants::{DPFP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE, FOURIER, HEDGEHOG};
 import constants::{HEDGEHOG_JOINT, KEY_MAP, PRODUCT, QUERY_MAP, ROOT_SCALE, SCALES_QUERIES};

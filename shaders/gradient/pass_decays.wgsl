@@ -1,6 +1,6 @@
-// The decays that the passes of sums take, in log space: of value heads [T,E], and then those of passes in
-// reversed time, of output heads [T,max(H,E)], which begin at a multiple of 64 elements, where a binding may.
-// src/backward/plan/sums.rs counts them so.
+// The decays that the passes of sums take, in log space: of value heads [T,E], and then those of
+// passes in reversed time, of output heads [T,max(H,E)], which begin at a multiple of 64 elements,
+// where a binding may. src/backward/plan/sums.rs counts them so.
 
 import params::{params};
 

@@ -1,6 +1,7 @@
 // implements: single_slopes
 //
-// The derivatives of maps whose features do not come in vec4s: HEDGEHOG, HEDGEHOG_JOINT, TAYLOR, DPFP.
+// The derivatives of maps whose features do not come in vec4s: HEDGEHOG, HEDGEHOG_JOINT, TAYLOR,
+// DPFP.
 
 import constants::{DPFP, FEATURE_DIM, HEDGEHOG, HEDGEHOG_JOINT, KEY_DIM, ROOT_SCALE, TAYLOR};
 import gradient/map::{MapRow, argument_at};

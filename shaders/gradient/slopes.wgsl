@@ -1,5 +1,5 @@
-// From gradients by the features of a row to those by its map's argument a, with d the gradients by the
-// features phi and the row's scale a constant:
+// From gradients by the features of a row to those by its map's argument a, with d the gradients by
+// the features phi and the row's scale a constant:
 //
 //     phi'(a) d                                element-wise maps, T2R
 //     phi (d - phi . d)                        the softmax of a row; HEDGEHOG that of a less that of -a

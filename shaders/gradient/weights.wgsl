@@ -1,5 +1,5 @@
-// The weights of the maps: for each head of keys and then of queries, W transposed and beneath it b,
-// [4 ROW_VEC4 + 1, vec4s of the projections].
+// The weights of the maps: for each head of keys and then of queries, W transposed and beneath it
+// b, [4 ROW_VEC4 + 1, vec4s of the projections].
 
 import constants::{KEY_WEIGHT_VEC4, QUERY_WEIGHT_VEC4};
 import gradient/argument::{ROW_VEC4, RowIndex};

@@ -1,11 +1,12 @@
 // implements: lane
 //
-// The rows and columns of mu that a thread of a work item holds, where the LANES threads that share a row
-// are neighbours in a subgroup: 2, 4 or 8 of them, which a device's smallest subgroup has room for. They
-// add up by shuffles, without a barrier.
+// The rows and columns of mu that a thread of a work item holds, where the LANES threads that share
+// a row are neighbours in a subgroup: 2, 4 or 8 of them, which a device's smallest subgroup has
+// room for. They add up by shuffles, without a barrier.
 //
-// No specification says which threads of a workgroup a subgroup has, though drivers have them in order.
-// So each workgroup looks once, and adds up in workgroup memory where its threads are others.
+// No specification says which threads of a workgroup a subgroup has, though drivers have them in
+// order. So each workgroup looks once, and adds up in workgroup memory where its threads are
+// others.
 //
 // memory  floats: a part of each thread; a flag
 
@@ -19,7 +20,8 @@ struct Lane {
     has_neighbours: bool,  // threads that share a row are neighbours in a subgroup, in the whole workgroup
 }
 
-// Vec4s behind these begin at multiples of 16 bytes, without which Mesa reads them four bytes at a time.
+// Vec4s behind these begin at multiples of 16 bytes, without which Mesa reads them four bytes at a
+// time.
 const PARTS_LEN: u32 = (THREADS + 3u) / 4u * 4u;
 var<workgroup> lane_parts: array<f32, PARTS_LEN>;
 var<workgroup> lanes_are_apart: array<atomic<u32>, 4>;  // the first: subgroups have other threads

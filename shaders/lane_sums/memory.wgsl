@@ -1,7 +1,7 @@
 // implements: lane_sums
 //
-// LANES threads share a row of the state, each with other features of it: with more than one, their partial
-// sums are added up in workgroup memory.
+// LANES threads share a row of the state, each with other features of it: with more than one, their
+// partial sums are added up in workgroup memory.
 //
 // memory  vec4s: with several lanes queries LANES V/4 partial sums
 
@@ -38,7 +38,7 @@ fn add_part(
 // Adds up the lanes' partial sums.
 fn write_sums(sums: ptr<function, RowSums>, item: WorkItem, chunk: Chunk, lane: Lane) {
     if (LANES == 1u) { return; }
-    @unroll(8)
+    @unroll(SHARE_UNROLL)
     for (var n = 0u; n < OUTPUT_SHARE; n++) {
         let i = lane.thread + n * THREADS;
         let row = i / BLOCK_COLUMNS_VEC4;

@@ -1,7 +1,8 @@
 // implements: lane_sums
 //
-// LANES threads share a row of the state, each with other features of it, and are neighbours in a subgroup:
-// all of them get the sum of a query row. Each keeps its share of the rows and writes them behind the chunk.
+// LANES threads share a row of the state, each with other features of it, and are neighbours in a
+// subgroup: all of them get the sum of a query row. Each keeps its share of the rows and writes
+// them behind the chunk.
 
 import constants::{BLOCK_COLUMNS_VEC4, COLUMNS_VEC4, COLUMN_THREADS, LANES, LANE_ROWS};
 import chunk/workgroup::{values};

@@ -1,6 +1,6 @@
-// The formulas of the row-wise feature maps: what all features of a row share, and what is known of a
-// feature before its row's scale. x is the row, y its projections; the table with the sources is in the
-// documentation of FeatureMap.
+// The formulas of the row-wise feature maps: what all features of a row share, and what is known of
+// a feature before its row's scale. x is the row, y its projections; the table with the sources is
+// in the documentation of FeatureMap.
 
 import constants::{CUSTOM, DPFP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE, FOURIER, HEDGEHOG};
 import constants::{HEDGEHOG_JOINT, KEY_DIM, PRODUCT, ROOT_SCALE, SOFTMAX, T2R, TAYLOR};

@@ -26,8 +26,8 @@ struct Row {
 fn x_vec4(row: Row, x4: u32) -> vec4<f32> { return row_chunk[row.at * ROW_VEC4 + x4]; }
 fn y_vec4(row: Row, p4: u32) -> vec4<f32> { return kept[row.at * KEPT_VEC4 + p4]; }
 
-// Element i of a row, and element p of the projections that it keeps. A caller's own map may ask for
-// any: beyond the last it gets the last.
+// Element i of a row, and element p of the projections that it keeps. A caller's own map may ask
+// for any: beyond the last it gets the last.
 fn x(row: Row, i: u32) -> f32 {
     let j = min(i, KEY_DIM - 1u);
     return row_chunk[row.at * ROW_VEC4 + j / 4u][j % 4u];

@@ -1,12 +1,12 @@
 // The row scale of queries. In the quotient a factor common to all features of a query cancels, so
-// where o is normalised a query is mapped to features whose largest is near 1: then no square and no
-// exponential leaves the range of f32 on the way. Exponentials have the row max subtracted before
-// exp, everything else is multiplied by a power of two, which is exact. Where o is not normalised, only
-// EXP has a scale, and the row of o takes it back. A key has no scale: its factor
+// where o is normalised a query is mapped to features whose largest is near 1: then no square and
+// no exponential leaves the range of f32 on the way. Exponentials have the row max subtracted
+// before exp, everything else is multiplied by a power of two, which is exact. Where o is not
+// normalised, only EXP has a scale, and the row of o takes it back. A key has no scale: its factor
 // is a weight against other keys.
 //
-// A map is applied in two steps: `x` is what is known of a feature before the row max is, the element
-// itself or a projection, and `activate` makes the feature of it.
+// A map is applied in two steps: `x` is what is known of a feature before the row max is, the
+// element itself or a projection, and `activate` makes the feature of it.
 
 import constants::{ELU, EXP, FAVOR, FAVOR_HYPERBOLIC, FEATURE_DIM, FEATURE_SCALE};
 import constants::{NORMALIZE, RELU, RELU_SQUARED, SIGMOID, SILU};
@@ -58,16 +58,16 @@ fn rescaling(map: u32, before: RowScale, after: RowScale) -> f32 {
     return exp(before.shift - after.shift) * select(ratio, ratio * ratio, map == RELU_SQUARED);
 }
 
-// 2^-n for x from 2^n to 2^(n+1); where x is 0 or less, all features are 0 and take any scale, so that
-// it is the largest: blocks of the same row may have others.
+// 2^-n for x from 2^n to 2^(n+1); where x is 0 or less, all features are 0 and take any scale, so
+// that it is the largest: blocks of the same row may have others.
 fn inverse_power_of_two(x: f32) -> f32 {
     if (x <= 0.0) { return 8.507059e37; }
     let exponent = clamp(bitcast<u32>(x) >> 23u, 1u, 253u);
     return bitcast<f32>((254u - exponent) << 23u);
 }
 
-// Features from x. Of the two terms of elu + 1 one is always exact, exp(0) = 1 or 0, so that nothing
-// cancels as it does in expm1(x) + 1.
+// Features from x. Of the two terms of elu + 1 one is always exact, exp(0) = 1 or 0, so that
+// nothing cancels as it does in expm1(x) + 1.
 fn activate(map: u32, x: vec4<f32>, s: RowScale) -> vec4<f32> {
     let zero = vec4<f32>(0.0);
     switch map {

@@ -1,13 +1,14 @@
-// The keys and values of a chunk of MATRIX tokens as factors of matrix units. What is beyond the chunk's
-// tokens, and beyond F, is 0.
+// The keys and values of a chunk of MATRIX tokens as factors of matrix units. What is beyond the
+// chunk's tokens, and beyond F, is 0.
 //
-// Factors lie in tiles of MATRIX x MATRIX, in which those that one product adds up are neighbours: a
-// thread loads 16 bytes of a row or column at a time. So the tokens of a value are neighbours, and so are the
-// features of a key, until it enters the state.
+// Factors lie in tiles of MATRIX x MATRIX, in which those that one product adds up are neighbours:
+// a thread loads 16 bytes of a row or column at a time. So the tokens of a value are neighbours,
+// and so are the features of a key, until it enters the state.
 //
-// A key is multiplied by a power of two of its own, and its value, where both enter the state, by the
-// inverse of it and by what decays until the chunk ends: k'^T v = (c k')^T (v / c). A value that f16 may not
-// have as it is has a power of its own, too: those in bf16, and those of delta rules.
+// A key is multiplied by a power of two of its own, and its value, where both enter the state, by
+// the inverse of it and by what decays until the chunk ends: k'^T v = (c k')^T (v / c). A value
+// that f16 may not have as it is has a power of its own, too: those in bf16, and those of delta
+// rules.
 //
 // memory  f16: MATRIX F keys and, where there are any, queries; MATRIX columns values; a few floats a token,
 //         and with decays a float for each pair of tokens
@@ -63,8 +64,8 @@ fn clear_decays(thread: u32) {
     if (HAS_DECAY && thread == 0u) { kept[KEPT_LEN - 1u] = 0.0; }
 }
 
-// Each thread goes through the tokens from one on. A product less 1 keeps the digits of decays near 0:
-// (1 + m) (1 + m') = 1 + m + m' (1 + m). What forgets everything leaves nothing for rounding.
+// Each thread goes through the tokens from one on. A product less 1 keeps the digits of decays near
+// 0: (1 + m) (1 + m') = 1 + m + m' (1 + m). What forgets everything leaves nothing for rounding.
 fn multiply_decays(thread: u32) {
     if (!HAS_DECAY || thread >= MATRIX) { return; }
     var total = 0.0;

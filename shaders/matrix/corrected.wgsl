@@ -1,13 +1,13 @@
 // implements: chunk_values
 //
-// The rules `delta` and `gated-delta`, with one decay a head. The values U that enter the state are the
-// solution of
+// The rules `delta` and `gated-delta`, with one decay a head. The values U that enter the state are
+// the solution of
 //
 //     (I + L) U = beta (V - a K' S)      L_ij = beta_i D_ij k'_i . k'_j for j < i
 //
-// with S, a and D as in matrix/segment_output. K' S and K' K'^T have factors in f16. The solve is in f32, by
-// substitution from the first token to the last: a series in powers of L would lose all digits where keys
-// are alike, whose powers grow like binomials while U does not.
+// with S, a and D as in matrix/segment_output. K' S and K' K'^T have factors in f16. The solve is
+// in f32, by substitution from the first token to the last: a series in powers of L would lose all
+// digits where keys are alike, whose powers grow like binomials while U does not.
 //
 // memory  floats: two a token
 // source  chunked delta rule without W (Yang et al. 2024, arXiv:2406.06484), solved for U itself

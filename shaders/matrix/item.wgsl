@@ -31,9 +31,9 @@ fn next_stop(item: WorkItem, t: u32, thread: u32) -> u32 {
     return shared_word(0u, next_checkpoint(item.sequence, t, item.end), thread);
 }
 
-// True where the workgroup has the subgroups that the module is made for. No one can ask for a width of
-// subgroups, and a driver may choose another for each pipeline: then results are NaN, which nobody
-// takes for right.
+// True where the workgroup has the subgroups that the module is made for. No one can ask for a
+// width of subgroups, and a driver may choose another for each pipeline: then results are NaN,
+// which nobody takes for right.
 fn has_subgroups(thread: u32, subgroups: u32) -> bool {
     return shared_word(1u, subgroups, thread) == SUBGROUPS;
 }

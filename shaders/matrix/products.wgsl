@@ -1,5 +1,5 @@
-// Products of a chunk's rows, its keys or the queries of a head, with the state S before the chunk and
-// with its keys.
+// Products of a chunk's rows, its keys or the queries of a head, with the state S before the chunk
+// and with its keys.
 //
 // memory  f16: F columns of S; floats: MATRIX columns
 
@@ -15,8 +15,8 @@ var<workgroup> state: array<f16, STATE_LEN>;
 // Of rows and keys, [SUBGROUPS, tokens, tokens], which are fewer; then scores V, [tokens, columns].
 var<workgroup> partial: array<f32, VALUES_LEN>;
 
-// S as a factor, before a chunk is loaded, and its largest element. Its scale is by a bound: the largest
-// element before the last chunk, decayed, and what that chunk may have added.
+// S as a factor, before a chunk is loaded, and its largest element. Its scale is by a bound: the
+// largest element before the last chunk, decayed, and what that chunk may have added.
 fn halve_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
     let kept = abs(1.0 + chunk_decay());
     let bound = kept * bitcast<f32>(atomicLoad(&maxima[STATE_MAX])) + chunk_reach();
@@ -56,8 +56,8 @@ fn halve_state(mu: ptr<function, Tiles>, thread: u32, subgroup: u32) {
 // The factor that brings back a product with S.
 fn state_inverse() -> f32 { return half_inverse(atomicLoad(&maxima[STATE_BOUND])); }
 
-// Of the rows that begin at `rows` in `factors`: those with S into panel, and in this subgroup's features
-// those with keys into its part of partial.
+// Of the rows that begin at `rows` in `factors`: those with S into panel, and in this subgroup's
+// features those with keys into its part of partial.
 fn multiply_rows(rows: u32, subgroup: u32) {
     var sums: array<Sums, COLUMN_TILES>;
     @unroll

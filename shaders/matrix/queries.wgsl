@@ -1,4 +1,5 @@
-// The queries of one output head and chunk as factors of matrix units, each by a power of two of its own.
+// The queries of one output head and chunk as factors of matrix units, each by a power of two of
+// its own.
 //
 // memory  that of matrix/chunk; a few floats a token
 

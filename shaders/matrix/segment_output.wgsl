@@ -4,9 +4,9 @@
 //     S' = a_n S + (w K')^T V                  w_i = product of the decays behind i
 //
 // where V are the values, and with a delta rule the corrected ones (see matrix/corrected). Products
-// have factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division and
-// all that decays are in f32. A masked product is never multiplied: an infinite key reaches no token
-// before it. An infinite value does, within its chunk.
+// have factors in f16, each by a power of two (see matrix/scale), and sums in f32. nu, the division
+// and all that decays are in f32. A masked product is never multiplied: an infinite key reaches no
+// token before it. An infinite value does, within its chunk.
 //
 // reads   q [T,H,K]  k [T,G,K]  v [T,E,V]  gates [T,E]  state_in [states, state]
 // writes  o [T,max(H,E),V]; in the last segment of a sequence, and at its checkpoints, state_out [states, state]
@@ -125,8 +125,8 @@ fn multiply_queries(thread: u32, subgroup: u32) {
     workgroupBarrier();
 }
 
-// The products of each query with the keys up to its own, decayed, and times what brings values back. Where
-// o is normalised, returns the sum of this thread's query, without that.
+// The products of each query with the keys up to its own, decayed, and times what brings values
+// back. Where o is normalised, returns the sum of this thread's query, without that.
 fn mask_scores(chunk: Chunk, thread: u32) -> f32 {
     var x: array<f32, PAIR_LOADS>;
     @unroll
@@ -155,8 +155,8 @@ fn mask_scores(chunk: Chunk, thread: u32) -> f32 {
     return sum;
 }
 
-// Scores times values into partial, and the factors of both parts of each row, of which `of_chunk` is a part
-// of the weight.
+// Scores times values into partial, and the factors of both parts of each row, of which `of_chunk`
+// is a part of the weight.
 fn multiply_values(chunk: Chunk, of_chunk: f32, thread: u32, subgroup: u32) {
     let left = coopLoadT<Left>(&scores[0], MATRIX);
     @unroll

@@ -2,7 +2,8 @@
 //
 //     S' = a S + (w K')^T V      a = product of a chunk's decays,  w_i = of those behind token i
 //
-// and by how much less than 1 it keeps of the state before: see matrix/segment_output and segment_state.
+// and by how much less than 1 it keeps of the state before: see matrix/segment_output and
+// segment_state.
 //
 // reads   k [T,G,K]  v [T,E,V]  gates [T,E]
 // writes  state_out [segments, state] and segment_decays [segments, E]: of each segment that another one follows

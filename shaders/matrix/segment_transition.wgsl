@@ -1,6 +1,6 @@
-// The matrix by which a segment of a delta rule multiplies the state before it, on matrix units: the rule
-// itself from the state I and without values, on as many columns as mu has rows. See segment_transition and
-// matrix/segment_state.
+// The matrix by which a segment of a delta rule multiplies the state before it, on matrix units:
+// the rule itself from the state I and without values, on as many columns as mu has rows. See
+// segment_transition and matrix/segment_state.
 //
 // reads   k [T,G,K]  gates [T,E]
 // writes  state_out [segments, E, F, F]: of each segment that another one follows

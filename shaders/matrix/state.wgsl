@@ -1,4 +1,5 @@
-// The state as sums of matrix units: each subgroup has all features of its own columns, in registers.
+// The state as sums of matrix units: each subgroup has all features of its own columns, in
+// registers.
 //
 // memory  floats: MATRIX columns, on their way to and from memory; F of nu, where o is normalised
 

@@ -1,5 +1,6 @@
-// Partial sums of a row of o, one for each feature block: q' mu, and where queries have a row scale in
-// one more vec4 the weight q' . nu with the shift and the scale of the query's features in that block.
+// Partial sums of a row of o, one for each feature block: q' mu, and where queries have a row scale
+// in one more vec4 the weight q' . nu with the shift and the scale of the query's features in that
+// block.
 
 import constants::{SCALES_QUERIES, VALUE_DIM};
 

@@ -1,6 +1,7 @@
 // implements: output
 //
-// A work item that has a block of the features stores partial sums of its rows, which output_sum adds up.
+// A work item that has a block of the features stores partial sums of its rows, which output_sum
+// adds up.
 
 import constants::{SCALES_QUERIES, THREADS};
 import chunk/weights::{row_weight};

@@ -12,7 +12,8 @@ import work_item::{Chunk, WorkItem, chunk_output_begin};
 
 fn write_output(item: WorkItem, chunk: Chunk, row: u32, c4: u32, sum: vec4<f32>) {
     var factor = SCALE;
-    // Each thread adds up the row's products again, which takes less time than to wait for one that does.
+    // Each thread adds up the row's products again, which takes less time than to wait for one that
+    // does.
     if (SCALES_QUERIES) { factor = row_factor_of(row_weight(row), query_gain(row)); }
     store_o(chunk_output_begin(item, chunk, row), c4, sum * factor);
 }

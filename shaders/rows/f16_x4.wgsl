@@ -1,7 +1,7 @@
 // implements: rows
 //
-// q, k, v and o in f16 on matrix units, whose devices convert it, where K, V and F are multiples of four:
-// every access is 8 bytes. Subnormal numbers are as the device takes them.
+// q, k, v and o in f16 on matrix units, whose devices convert it, where K, V and F are multiples of
+// four: every access is 8 bytes. Subnormal numbers are as the device takes them.
 //
 // Beyond the end of a row as in rows/half_x4.
 

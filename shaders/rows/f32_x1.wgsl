@@ -1,10 +1,10 @@
 // implements: rows
 //
-// q, k, v and o in f32, where K, V or F is no multiple of four: rows begin anywhere, so every access
-// is a scalar.
+// q, k, v and o in f32, where K, V or F is no multiple of four: rows begin anywhere, so every
+// access is a scalar.
 //
-// Beyond the end of a row its last element is read again: a feature map masks what is no feature, and
-// what is no value belongs to a column that is never stored.
+// Beyond the end of a row its last element is read again: a feature map masks what is no feature,
+// and what is no value belongs to a column that is never stored.
 
 import constants::{KEY_DIM, VALUE_DIM};
 

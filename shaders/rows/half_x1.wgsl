@@ -1,10 +1,10 @@
 // implements: rows
 //
-// q, k, v and o in f16 or bf16, where K, V or F is no multiple of four: rows begin anywhere, also in
-// the middle of a word, which two threads may then write to.
+// q, k, v and o in f16 or bf16, where K, V or F is no multiple of four: rows begin anywhere, also
+// in the middle of a word, which two threads may then write to.
 //
-// Beyond the end of a row its last element is read again: a feature map masks what is no feature, and
-// what is no value belongs to a column that is never stored.
+// Beyond the end of a row its last element is read again: a feature map masks what is no feature,
+// and what is no value belongs to a column that is never stored.
 
 import constants::{KEY_DIM, VALUE_DIM};
 import rows/half::{half_bits, half_value};

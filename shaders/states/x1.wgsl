@@ -2,8 +2,8 @@
 //
 // States where K, V or F is no multiple of four: every access is a scalar.
 //
-// Every binding of the crate is read_write: WebGPU refuses one buffer as both read and read_write in
-// a dispatch, and callers carve all tensors from one buffer.
+// Every binding of the crate is read_write: WebGPU refuses one buffer as both read and read_write
+// in a dispatch, and callers carve all tensors from one buffer.
 
 import constants::{FEATURE_DIM, FULL_COLUMNS, FULL_ROWS, INITIAL_STATE, VALUE_DIM};
 import constants::{STATE_IN_PLACE, STATE_ZERO};
@@ -21,8 +21,8 @@ fn component(x: Element, i: u32) -> f32 { return x; }
 fn element_of(x: vec4<f32>, i: u32) -> Element { return x[i]; }
 
 // Four values of row `feature` of mu; 0 outside of it. Where a row ends within the four, its last
-// value is read again, for columns that are never stored. It is this thread's own: in place, another
-// thread's may be written meanwhile.
+// value is read again, for columns that are never stored. It is this thread's own: in place,
+// another thread's may be written meanwhile.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {
     if (INITIAL_STATE == STATE_ZERO || !is_in_mu(feature, c4)) { return vec4<f32>(0.0); }
     let column = min(vec4<u32>(4u * c4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(VALUE_DIM - 1u));

@@ -2,8 +2,8 @@
 //
 // States where K, V and F are multiples of four: every access is a vec4.
 //
-// Every binding of the crate is read_write: WebGPU refuses one buffer as both read and read_write in
-// a dispatch, and callers carve all tensors from one buffer.
+// Every binding of the crate is read_write: WebGPU refuses one buffer as both read and read_write
+// in a dispatch, and callers carve all tensors from one buffer.
 
 import constants::{FEATURE_DIM, FULL_COLUMNS, FULL_ROWS, INITIAL_STATE, VALUE_DIM};
 import constants::{STATE_IN_PLACE, STATE_ZERO};

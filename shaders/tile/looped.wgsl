@@ -1,8 +1,9 @@
 // implements: tile_io
 //
-// A tile between registers and a state, a row at a time in a loop: a state is loaded as F tokens with
-// the unit vectors e_f as keys and the rows mu_f as values, and stored as what F queries e_f read. Both
-// are exact. A CPU adapter compiles an access for each vec4 of a large tile longer than all the rest.
+// A tile between registers and a state, a row at a time in a loop: a state is loaded as F tokens
+// with the unit vectors e_f as keys and the rows mu_f as values, and stored as what F queries e_f
+// read. Both are exact. A CPU adapter compiles an access for each vec4 of a large tile longer than
+// all the rest.
 
 import constants::{COLUMNS_VEC4, FEATURE_DIM, INITIAL_STATE, ROWS_VEC4, STATE_ZERO};
 import lane::{Lane};

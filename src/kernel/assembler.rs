@@ -4,10 +4,10 @@
 //! of
 //! [WESL](https://wesl-lang.dev). A name before `::` is a file, or an interface that the config, the
 //! layout or the update rule decide; `constants` are the numbers of the module. A loop under
-//! `@unroll` is written out; under `@unroll(8)` only where it has at most 8 iterations; under
-//! `@once(NAME)` only where the number NAME is 1, since a loop of one iteration still makes a
-//! compiler carry the tile of mu around it. Everything else is plain WGSL and comes out as it went
-//! in.
+//! `@unroll` is written out; under `@unroll(NAME)` only where it has at most as many iterations as
+//! the number NAME; under `@once(NAME)` only where the number NAME is 1, since a loop of one
+//! iteration still makes a compiler carry the tile of mu around it. Everything else is plain WGSL
+//! and comes out as it went in.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -211,7 +211,7 @@ impl Writer<'_> {
             }
             let most = match line.trim() {
                 "@unroll" => Some(u32::MAX),
-                line => argument(line, "@unroll(").and_then(|most| most.parse().ok()),
+                line => argument(line, "@unroll(").and_then(|most| self.number(most)),
             };
             if once.is_none() && most.is_none() {
                 self.line(file, *number, line);

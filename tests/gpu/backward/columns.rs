@@ -6,7 +6,8 @@ use linear_attention::tuning::Tuning;
 use linear_attention::update_rule::{Beta, Decay};
 use linear_attention::{Config, LinearAttention, Options, Shape, UpdateRule};
 
-use super::{Sample, check, check_caught_with};
+use super::mutations::check_caught_with;
+use super::{Sample, check};
 use crate::adapters::Gpu;
 
 /// Options for as many workgroups to a head as may share it.

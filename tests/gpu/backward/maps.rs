@@ -11,7 +11,8 @@ use linear_attention::{
     Config, Dtype, FeatureMap, LinearAttention, Normalization, Shape, UpdateRule,
 };
 
-use super::{Sample, check_caught, check_sample};
+use super::mutations::check_caught;
+use super::{Sample, check_sample};
 use crate::adapters::Gpu;
 use crate::binding::tensor;
 

@@ -13,7 +13,8 @@ use linear_attention::{
 };
 
 use super::maps::sampled;
-use super::{BOUND, Sample, check_caught, check_sample};
+use super::mutations::check_caught;
+use super::{BOUND, Sample, check_sample};
 use crate::adapters::Gpu;
 use crate::binding::tensor;
 
