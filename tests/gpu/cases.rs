@@ -17,9 +17,8 @@ use crate::adapters::Gpu;
 /// The cases that the quick level has in the layouts that the device would not choose: a few of
 /// each kind, on pipelines that compile fast; of each layout some today and the others on another
 /// day.
-const IN_OTHER_LAYOUTS: [&str; 8] = [
+const IN_OTHER_LAYOUTS: [&str; 7] = [
     "k3-v5",
-    "packed-odd",
     "packed-slots-slices",
     "run-odd",
     "f16-odd",
@@ -37,13 +36,12 @@ const WITH_SUBGROUPS: [&str; 8] = [
     "gated-delta-alike",
     "hedgehog",
     "f16",
-    "relu-squared-blocks",
+    "blocks",
 ];
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds
-/// to compile, and `k256-v256` has the widest; and of the backward pass another case has the same
-/// shaders, or other maps.
-const FULL: [&str; 16] = [
+/// to compile, and `k256-v256` has the widest; and another case has the same shaders, or other maps.
+const FULL: [&str; 22] = [
     "k128-v32",
     "k255-v100",
     "run-wide",
@@ -60,6 +58,12 @@ const FULL: [&str; 16] = [
     "backward-taylor",
     "backward-dpfp",
     "backward-unlike",
+    "backward-gated-t2r",
+    "backward-gated-softmax",
+    "backward-forgets-heads",
+    "relu-squared-blocks",
+    "sigmoid-blocks",
+    "hedgehog-joint",
 ];
 
 /// One trial a case and way to compute it.
@@ -99,8 +103,8 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
                 _ => {
                     let is_today = of_the_day(&format!("{kind} {}", case.name));
                     let cases = match kind.starts_with("subgroups") {
-                        true => WITH_SUBGROUPS,
-                        false => IN_OTHER_LAYOUTS,
+                        true => &WITH_SUBGROUPS[..],
+                        false => &IN_OTHER_LAYOUTS[..],
                     };
                     !(is_today && cases.contains(&case.name))
                 }
