@@ -142,11 +142,11 @@ mod tests {
     use linear_attention::UpdateRule;
     use linear_attention::update_rule::Decay;
 
-    /// The instructions of a kernel's token loop, as a compiler made them.
-    fn compiled(module: &str) -> Option<f64> {
+    /// A count of a kernel, as a compiler made it.
+    fn compiled(module: &str, count: &str) -> Option<f64> {
         let table = include_str!("../../../../docs/gpu-compilers.csv");
         let mut lines = table.lines().map(|line| line.split(';'));
-        let column = lines.next()?.position(|name| name == "token_loop")?;
+        let column = lines.next()?.position(|name| name == count)?;
         let mut row = lines.find(|row| row.clone().take(2).eq(["navi31", module]))?;
         row.nth(column)?.parse().ok()
     }
@@ -161,12 +161,29 @@ mod tests {
                 let tile = Tile::new(&config, Layout::workgroup(16, 4, width.div_ceil(4), 4), 1.0);
                 let found = tile.token_loop(&config, 1.0).instructions;
                 let module = format!("{name} {width}/64/segment_output");
-                let ratio = compiled(&module).map(|expected| found / expected);
+                let ratio = compiled(&module, "token_loop").map(|expected| found / expected);
                 assert!(
                     ratio.is_some_and(|ratio| (ratio - 1.0).abs() < 0.08),
                     "{module}: {ratio:?}"
                 );
             }
+        }
+    }
+
+    /// With a chunk's loads, maps and sums, where each thread has one vec4 of each.
+    #[test]
+    fn a_token_is_as_long_as_a_compiler_makes_it() {
+        let config = Config::of_rule(64, 64, UpdateRule::Linear);
+        let tile = Tile::new(&config, Layout::workgroup(16, 4, 16, 4), 1.0);
+        for (stage, name) in
+            [(Stage::SegmentOutput, "segment_output"), (Stage::SegmentState, "segment_state")]
+        {
+            let module = format!("linear 64/64/{name}");
+            let [chunk, token] = ["chunk_loop", "token_loop"].map(|of| compiled(&module, of));
+            let expected = chunk.zip(token).map(|(chunk, token)| (chunk + 3.0 * token) / 4.0);
+            let found = tile.token(&config, stage).instructions;
+            let ratio = expected.map(|expected| found / expected);
+            assert!(ratio.is_some_and(|ratio| (ratio - 1.0).abs() < 0.1), "{module}: {ratio:?}");
         }
     }
 }
