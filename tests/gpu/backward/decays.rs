@@ -8,10 +8,8 @@ use linear_attention::{
     Config, Dtype, LinearAttention, Normalization, Options, Shape, UpdateRule, reference,
 };
 
-use super::sums::{
-    check_mistakes, check_unreversed, farthest, in_segments, run_in_dirty_scratch, shapes, spoil,
-};
-use super::{BOUND, Sample, check_sample, differences};
+use super::sums::{check_in_dirty_memory, check_mistakes, check_unreversed, in_segments, shapes};
+use super::{Sample, check_sample, differences};
 use crate::adapters::Gpu;
 
 fn with_decay(config: Config, decay: Decay) -> Config {
@@ -37,22 +35,7 @@ fn configs() -> [Config; 4] {
 pub(super) fn segments(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     for config in configs() {
         for tokens in [Some(5), None] {
-            let options = in_segments(gpu, &config, tokens)?;
-            let backward = Backward::with_options(&gpu.device, config.clone(), &options)?;
-            for shape in shapes() {
-                let sample = Sample::new(&config, &shape)?;
-                if config.dtype != Dtype::F32 {
-                    check_sample(gpu, &backward, &shape, &sample)?;
-                    continue;
-                }
-                let mut spoilt = Sample::new(&config, &shape)?;
-                spoil(&config, &shape, &mut spoilt)?;
-                let found = run_in_dirty_scratch(gpu, &backward, &shape, &spoilt)?;
-                let far = farthest(&backward, &shape, &sample, &found)?;
-                if far > BOUND {
-                    return Err(format!("{config:?}, {shape:?}, {tokens:?}: {far:e} off").into());
-                }
-            }
+            check_in_dirty_memory(gpu, &config, tokens)?;
         }
     }
     Ok(())
