@@ -46,8 +46,8 @@ pub(crate) struct Variant {
     pub(crate) has_unaligned_rows: bool,
     /// True if q, k and v may be one another's memory, which only bindings that are read may be.
     pub(crate) reads_only: bool,
-    /// True on a CPU adapter, whose compiler takes longer for a loop that is written out.
-    pub(crate) is_cpu: bool,
+    /// True if a thread loads its share of a chunk before the chunk before it is done.
+    pub(crate) rows_ahead: bool,
     /// True if a status says which key has a feature that is infinite or NaN.
     pub(crate) checks_keys: bool,
     /// The numbers of `decode_step`.
@@ -108,9 +108,9 @@ pub(crate) fn numbers(stage: Stage, config: &Config, layout: Layout, variant: Va
         // Most iterations of a loop over a thread's share of a chunk, and of one over its tokens, that
         // is written out.
         // True if a thread loads its share of a chunk before the chunk before it is done.
-        ("ROWS_AHEAD", Bool(!variant.is_cpu)),
-        ("SHARE_UNROLL", U32(if variant.is_cpu { 1 } else { 4 })),
-        ("CHUNK_UNROLL", U32(if variant.is_cpu { 1 } else { 16 })),
+        ("ROWS_AHEAD", Bool(variant.rows_ahead)),
+        ("SHARE_UNROLL", U32(if variant.rows_ahead { 4 } else { 1 })),
+        ("CHUNK_UNROLL", U32(if variant.rows_ahead { 16 } else { 1 })),
         // Output heads of a work item where that is known, else 0.
         (
             "ITEM_HEADS",

@@ -114,7 +114,7 @@ fn variant(stage: Stage, config: &Config, layout: Layout, is_whole: bool) -> Opt
             checkpoints: 2,
             is_untrusted: true,
             has_one_head: layout.row_source == RowSource::Direct,
-            is_cpu: false,
+            rows_ahead: true,
             has_batch_strides: true,
             has_unaligned_rows: false,
             reads_only: true,

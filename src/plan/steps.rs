@@ -149,7 +149,7 @@ impl Plan {
             },
             is_untrusted: reads_words && memory.is_untrusted,
             has_one_head: stage == Stage::SegmentOutput && self.head_tile() == 1,
-            is_cpu: self.tuning().max_loop_iterations < u32::MAX,
+            rows_ahead: self.tuning().rows_ahead,
             has_batch_strides: has_rows && !self.is_flat(),
             has_unaligned_rows: has_rows && self.config().is_vec4() && !self.has_vec4_rows(),
             reads_only: stage.kernel().has_tile && memory.reads_only,

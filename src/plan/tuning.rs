@@ -51,6 +51,13 @@ pub struct Tuning {
     /// no bit but where a long sequence has to be cut: see [`Split`](crate::plan::Split).
     #[cfg_attr(feature = "serde", serde(default = "of_unknown_device"))]
     pub max_operations: u64,
+    /// True if a thread loads its share of a chunk into registers before the chunk before it is
+    /// done, in loops that are written out ([`RowSource::Workgroup`] alone). By default on GPUs: a
+    /// CPU adapter's compiler takes several times as long for it.
+    ///
+    /// [`RowSource::Workgroup`]: crate::tuning::RowSource::Workgroup
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub rows_ahead: bool,
     /// Loop iterations that an invocation may make: see `workarounds.rs`.
     #[cfg_attr(feature = "serde", serde(default = "unlimited"))]
     pub(crate) max_loop_iterations: u32,
@@ -113,6 +120,7 @@ impl Tuning {
                 max_delta_segment_len: u32::MAX,
                 segment_len: None,
                 max_operations: max_operations(device_type),
+                rows_ahead: !is_cpu,
                 max_loop_iterations: max_loop_iterations(device_type),
             };
             match tuning.check(config, limits) {
@@ -235,7 +243,7 @@ impl Tuning {
     /// True if both use the same pipelines: only the plan reads the segments' sizes.
     #[must_use]
     pub fn compiles_like(&self, other: &Self) -> bool {
-        self.layout == other.layout
+        self.layout == other.layout && self.rows_ahead == other.rows_ahead
     }
 
     /// Checks that every size is at least 1 and that the device has room for the layout.

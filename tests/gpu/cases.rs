@@ -162,7 +162,9 @@ pub(crate) fn subgroup_tunings(gpu: &Gpu) -> Vec<(&'static str, Tuning)> {
         return Vec::new();
     }
     let device_type = gpu.device.adapter_info().device_type;
-    let tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    let mut tuning = Tuning::new(&Config::new(64, 64), &gpu.device.limits(), device_type).unwrap();
+    // As on a GPU.
+    tuning.rows_ahead = true;
     let with = |name, layout: Layout| (name, tuning.with_layout(layout.with_subgroup_sums(true)));
     vec![
         with("subgroups", Layout::workgroup(16, 4, 16, 8)),
