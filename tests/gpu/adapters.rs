@@ -16,8 +16,7 @@ pub(crate) struct Gpu {
 
 /// A device of every adapter that can run compute shaders; the reason for each other adapter.
 pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
     for adapter in adapters {
         let info = adapter.get_info();
@@ -33,7 +32,7 @@ pub(crate) fn gpus() -> (Vec<Gpu>, Vec<String>) {
 /// The same adapter through an instance of its own, which counts what is made through it.
 pub(crate) fn same_adapter(adapter: &wgpu::Adapter) -> Option<(wgpu::Instance, wgpu::Adapter)> {
     let wanted = adapter.get_info();
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let instance = instance();
     let adapters = pollster::block_on(instance.enumerate_adapters(wanted.backend.into()));
     let is_it = |adapter: &wgpu::Adapter| {
         let info = adapter.get_info();
@@ -42,6 +41,14 @@ pub(crate) fn same_adapter(adapter: &wgpu::Adapter) -> Option<(wgpu::Instance, w
     };
     let same = adapters.into_iter().find(is_it)?;
     Some((instance, same))
+}
+
+/// Without the lines of shaders that wgpu gives to drivers in debug builds, whose numbers take a
+/// twentieth of the time of all trials to find.
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags.remove(wgpu::InstanceFlags::DEBUG);
+    wgpu::Instance::new(descriptor)
 }
 
 /// Two more devices of an adapter.

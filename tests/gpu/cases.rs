@@ -41,7 +41,7 @@ const WITH_SUBGROUPS: [&str; 8] = [
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds
 /// to compile, and `k256-v256` has the widest; and another case has the same shaders, or other maps.
-const FULL: [&str; 22] = [
+const FULL: [&str; 24] = [
     "k128-v32",
     "k255-v100",
     "run-wide",
@@ -64,6 +64,8 @@ const FULL: [&str; 22] = [
     "relu-squared-blocks",
     "sigmoid-blocks",
     "hedgehog-joint",
+    "gated-sum-run",
+    "f16-run-odd",
 ];
 
 /// One trial a case and way to compute it.
@@ -91,13 +93,15 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
         options.seed = seed();
         options.checks = checks;
         options.tuning = tuning;
-        for case in verify::cases_of_run(&gpu.device.limits(), &options) {
+        let cases = verify::cases_of_run(&gpu.device.limits(), &options);
+        let odd: Vec<_> = cases.iter().filter_map(|case| case.name.strip_suffix("-odd")).collect();
+        for case in cases {
             if tuning.is_some_and(|tuning| has_too_many_lanes(gpu, &case.config, tuning)) {
                 continue;
             }
             let config = format!("{:?}", case.config);
             let is_full = match kind {
-                _ if FULL.contains(&case.name) => true,
+                _ if FULL.contains(&case.name) || is_of_another_day(case.name, &odd) => true,
                 "checked" => !of_the_day(&config),
                 "unchecked" => of_the_day(&config),
                 _ => {
@@ -177,6 +181,12 @@ fn has_too_many_lanes(gpu: &Gpu, config: &Config, tuning: Tuning) -> bool {
     let options = linear_attention::Options::default().with_tuning(tuning);
     tuning.layout.subgroup_sums
         && LinearAttention::with_options(&gpu.device, config.clone(), &options).is_err()
+}
+
+/// Of a case with whole `vec4`s of features and the same with odd ones the quick level has one.
+fn is_of_another_day(case: &str, odd: &[&str]) -> bool {
+    let base = case.strip_suffix("-odd").unwrap_or(case);
+    odd.contains(&base) && of_the_day(base) != case.ends_with("-odd")
 }
 
 /// A seed of the day's, unless one is given to repeat a failure.
