@@ -60,7 +60,7 @@ impl Code {
     #[must_use]
     pub fn chunk_loop(&self) -> u64 {
         let Some(tokens) = self.token_blocks() else { return 0 };
-        let around = |chunk: &&Range<usize>| chunk.start < tokens.start && chunk.end >= tokens.end;
+        let around = |chunk: &&Range<usize>| is_within(&tokens, chunk);
         let chunk = self.loops.iter().filter(around).min_by_key(|chunk| chunk.len());
         chunk.map_or(0, |blocks| self.count(blocks)[0])
     }
@@ -71,21 +71,25 @@ impl Code {
         })
     }
 
-    /// The loop whose own blocks have at least half as many multiply-adds as those of any other,
-    /// and with the loops in it the most.
+    /// The loop whose own blocks have the most multiply-adds; or the loop around it that has no
+    /// other loop and at least half as many itself, where a token's queries are a loop of their own.
     fn token_blocks(&self) -> Option<Range<usize>> {
-        let own = |outer: &Range<usize>| -> u64 {
-            let is_inner = |i: &usize| {
-                self.loops.iter().any(|other| {
-                    other.contains(i) && other.start > outer.start && other.end <= outer.end
-                })
-            };
-            let blocks = outer.clone().filter(|i| !is_inner(i));
-            blocks.map(|i| self.blocks[i].multiply_adds).sum()
-        };
-        let most = self.loops.iter().map(own).max().unwrap_or(0);
-        let candidates = self.loops.iter().filter(|found| own(found) > 0 && 2 * own(found) >= most);
-        candidates.max_by_key(|found| self.count(found)[1]).cloned()
+        let most = self.loops.iter().max_by_key(|found| self.own_multiply_adds(found))?;
+        let own = self.own_multiply_adds(most);
+        let around = self.loops.iter().filter(|outer| is_within(most, outer));
+        let around = around.min_by_key(|outer| outer.len()).filter(|outer| {
+            let inner = self.loops.iter().filter(|other| is_within(other, outer)).count();
+            inner == 1 && 2 * self.own_multiply_adds(outer) >= own
+        });
+        (own > 0).then(|| around.unwrap_or(most).clone())
+    }
+
+    /// Of the blocks that are in no loop within it.
+    fn own_multiply_adds(&self, outer: &Range<usize>) -> u64 {
+        let is_inner =
+            |i: &usize| self.loops.iter().any(|other| other.contains(i) && is_within(other, outer));
+        let blocks = outer.clone().filter(|i| !is_inner(i));
+        blocks.map(|i| self.blocks[i].multiply_adds).sum()
     }
 
     /// Loads of vectors: those of 16 bytes an invocation, and all.
@@ -121,6 +125,10 @@ impl Block {
             self.loads[1] += 1;
         }
     }
+}
+
+fn is_within(inner: &Range<usize>, outer: &Range<usize>) -> bool {
+    inner.start > outer.start && inner.end <= outer.end
 }
 
 /// True of what tells a chip how long to wait, or how to fetch: it begins with the instruction
