@@ -57,6 +57,7 @@ pub struct Backward {
 
 /// The recipe of a backward pass, for tests of both.
 #[doc(hidden)]
+#[cfg_attr(not(feature = "mutation"), allow(unreachable_pub, reason = "its export is a feature"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recipe {
