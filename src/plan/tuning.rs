@@ -16,7 +16,7 @@ pub struct Tuning {
     /// The tile of mu that a work item holds.
     pub layout: Layout,
     /// Occupancy: workgroups in flight on the device. A sequence has several segments where the
-    /// last workgroup then ends sooner. By default it is as many as have 40,960 threads on a
+    /// last workgroup then ends sooner. By default it is as many as have 32,768 threads on a
     /// discrete GPU or 8,192 on an integrated one, and the threads of the host on a CPU adapter,
     /// since wgpu does not report compute units. [`tune`](crate::tuning::tune) also measures four
     /// times as many.
@@ -102,7 +102,7 @@ impl Tuning {
                 std::thread::available_parallelism().map_or(4, |n| n.get() as u32)
             }
             wgpu::DeviceType::IntegratedGpu => workgroups_of(8 << 10, layout.threads(config)),
-            _ => workgroups_of(40 << 10, layout.threads(config)),
+            _ => workgroups_of(32 << 10, layout.threads(config)),
         };
         let mut refused = None;
         // With row-wise maps each thread on its own would map rows that others map as well.
