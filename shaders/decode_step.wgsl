@@ -19,6 +19,7 @@ import chunk::{ChunkRows, ChunkState, key, load_chunk, load_chunk_nu, query};
 import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, weigh_rows, zero_rows};
 import decode_item::{decode_item, wait_for_readers_of_nu};
 import decode_values::{entering_value, entering_values};
+import factor::{Factor, read_state, settle};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
@@ -26,7 +27,7 @@ import row_map::{load_queries};
 import rule::{update};
 import sequences::{has_long_gap, is_in_long_gap, is_long};
 import states/offset::{StateOffset, state_offset};
-import tile::{Tile, Value, apply};
+import tile::{Tile, Value};
 import tile/unrolled::{load_tile, store_tile};
 import work_item::{Chunk, WorkItem};
 
@@ -113,15 +114,17 @@ fn decode_tokens(
         for (var n = 0u; n < TILES_AHEAD; n++) {
             if (TILES_AHEAD == 1u || step + n < LANE_TILES) {
                 var mu = tiles[n];
+                var factor: Factor;
                 @unroll
                 for (var i = 0u; i < DECODE_TOKENS; i++) {
                     if (i < chunk.tokens) {
                         let row = gate_row(chunk.first + i, item.head);
                         let entering = entering_value(values, item, chunk, i, lane);
-                        update(&mu, row, lane.f4, key(state, item, chunk, i, lane), entering);
+                        update(&mu, &factor, row, lane.f4, key(state, item, chunk, i, lane), entering);
                         @unroll
                         for (var h = 0u; h < DECODE_HEADS; h++) {
-                            let o = apply(&mu, query(state, item, chunk, i, h, lane));
+                            let features = query(state, item, chunk, i, h, lane);
+                            let o = read_state(&mu, &factor, features);
                             @unroll
                             for (var c = 0u; c < COLUMNS_VEC4; c++) {
                                 outputs[(i * DECODE_HEADS + h) * COLUMNS_VEC4 + c] += o[c];
@@ -129,7 +132,10 @@ fn decode_tokens(
                         }
                     }
                 }
-                if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }
+                if (FINAL_STATE) {
+                    settle(&mu, &factor);
+                    store_tile(&mu, at.stored, item, lane);
+                }
                 lane.f4 += ROWS_VEC4;
             }
         }

@@ -18,6 +18,7 @@ import constants::{ROWS_AHEAD, SEGMENT_STATES, THREADS};
 import chunk::{ChunkRows, ChunkState, item_of, key, load_chunk, load_chunk_nu, next_stop, query};
 import chunk::{reduce_outputs, share_chunk, store_chunk_nu, store_output, thread_of_item, value, weigh_rows, zero_rows};
 import correction::{correct_values};
+import factor::{Factor, read_state, settle};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
@@ -25,7 +26,7 @@ import row_map::{load_queries};
 import rule::{update};
 import sequence_entry::{checkpoint_entry};
 import states/offset::{state_offset};
-import tile::{Tile, apply};
+import tile::{Tile};
 import tile_io::{load_tile, store_tile};
 import work_item::{Chunk, WorkItem};
 
@@ -46,6 +47,7 @@ fn segment_output(
     let f4 = item.feature_block * BLOCK_VEC4 + lane.f4;
     let begin = state_offset(select(item.source, item.segment, SEGMENT_STATES), item.head);
     var mu = Tile();
+    var factor: Factor;
     var state: ChunkState;
     load_tile(&mu, begin, item, lane);
     load_chunk_nu(&state, begin, item, lane);
@@ -74,22 +76,30 @@ fn segment_output(
             load_queries(&rows, item, next, lane);
         }
         weigh_rows(&state, item, chunk, lane);
-        correct_values(&mu, item, chunk, lane);
+        correct_values(&mu, &factor, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             let row = gate_row(chunk.first + i, item.head);
-            update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            let entering = value(item, chunk, i, lane);
+            update(&mu, &factor, row, f4, key(&state, item, chunk, i, lane), entering);
             @once(ITEM_HEADS)
             for (var h = 0u; h < item.heads; h++) {
                 let features = query(&state, item, chunk, i, h, lane);
-                store_output(&state, item, chunk, i * item.heads + h, apply(&mu, features), lane);
+                let o = read_state(&mu, &factor, features);
+                store_output(&state, item, chunk, i * item.heads + h, o, lane);
             }
         }
         reduce_outputs(&state, item, chunk, lane);
-        if (is_stop) { store_checkpoints(&mu, &state, item, end, lane); }
+        if (is_stop) {
+            settle(&mu, &factor);
+            store_checkpoints(&mu, &state, item, end, lane);
+        }
     }
 
-    if (FINAL_STATE && item.is_last) { store_state(&mu, &state, item, item.state, lane); }
+    if (FINAL_STATE && item.is_last) {
+        settle(&mu, &factor);
+        store_state(&mu, &state, item, item.state, lane);
+    }
 }
 
 // The state after the tokens before `stop`, to each slot that asks for it.

@@ -14,6 +14,7 @@ import constants::{BLOCK_VEC4, CHUNK_TOKENS, NORMALIZE, ROWS_AHEAD, THREADS};
 import chunk::{ChunkRows, ChunkState, add_keys, clear_chunk_nu, item_of, key, load_chunk, store_chunk_nu};
 import chunk::{share_chunk, thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
+import factor::{Factor, settle};
 import gates::{Decay};
 import heads::{gate_row};
 import lane::{lane_of};
@@ -36,6 +37,7 @@ fn segment_state(
 
     let f4 = item.feature_block * BLOCK_VEC4 + lane.f4;
     var mu = Tile();
+    var factor: Factor;
     var decay: Decay;
     var state: ChunkState;
     clear_chunk_nu(&state, lane);
@@ -55,11 +57,12 @@ fn segment_state(
         if (ROWS_AHEAD) {
             load_chunk(&rows, item, next, lane);
         }
-        correct_values(&mu, item, chunk, lane);
+        correct_values(&mu, &factor, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             let row = gate_row(chunk.first + i, item.head);
-            update(&mu, row, f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            let entering = value(item, chunk, i, lane);
+            update(&mu, &factor, row, f4, key(&state, item, chunk, i, lane), entering);
             add_decay(&decay, row, f4);
         }
         add_keys(item, chunk, lane);
@@ -67,6 +70,7 @@ fn segment_state(
     }
 
     let at = state_offset(item.segment, item.head);
+    settle(&mu, &factor);
     store_tile(&mu, at, item, lane);
     if (NORMALIZE && item.value_block == 0u) {
         store_chunk_nu(&state, at, item, Chunk(item.end, 0u), lane);

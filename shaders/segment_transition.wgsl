@@ -15,6 +15,7 @@ import constants::{ROWS_AHEAD, THREADS};
 import chunk::{ChunkRows, ChunkState, clear_chunk_nu, item_of, key, load_chunk, share_chunk};
 import chunk::{thread_of_item, value, wait_for_readers};
 import correction::{correct_values};
+import factor::{Factor, settle};
 import heads::{gate_row};
 import lane::{Lane, lane_of};
 import params::{params};
@@ -34,6 +35,7 @@ fn segment_transition(
     let lane = lane_of(thread_of_item(thread));
 
     var mu = identity_tile(item, lane);
+    var factor: Factor;
     var state: ChunkState;
     clear_chunk_nu(&state, lane);
     var rows: ChunkRows;
@@ -52,14 +54,16 @@ fn segment_transition(
         if (ROWS_AHEAD) {
             load_chunk(&rows, item, next, lane);
         }
-        correct_values(&mu, item, chunk, lane);
+        correct_values(&mu, &factor, item, chunk, lane);
         @once(CHUNK_TOKENS)
         for (var i = 0u; i < chunk.tokens; i++) {
             let row = gate_row(chunk.first + i, item.head);
-            update(&mu, row, lane.f4, key(&state, item, chunk, i, lane), value(item, chunk, i, lane));
+            let entering = value(item, chunk, i, lane);
+            update(&mu, &factor, row, lane.f4, key(&state, item, chunk, i, lane), entering);
         }
         wait_for_readers();
     }
+    settle(&mu, &factor);
     store_tile(&mu, state_offset(item.segment, item.head), item, lane);
 }
 

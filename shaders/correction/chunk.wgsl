@@ -14,6 +14,7 @@ import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, CHUNK_TOKENS, COLUMNS_VEC4, C
 import constants::{HAS_DECAY, THREADS};
 import chunk/features::{features};
 import chunk/workgroup::{features_at, values};
+import factor::{Factor};
 import gates::{decay_nu, load_beta};
 import heads::{gate_row};
 import kept::{all_kept, decay_kept, recalled_by};
@@ -30,8 +31,14 @@ var<workgroup> pair_sums: array<f32, PAIRS>;         // phi(k_i) A_ij . phi(k_j)
 
 fn pair(i: u32, j: u32) -> u32 { return i * (i - 1u) / 2u + j; }
 
-fn correct_values(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
-    recall(mu, item, chunk, lane);
+fn correct_values(
+    mu: ptr<function, Tile>,
+    factor: ptr<function, Factor>,
+    item: WorkItem,
+    chunk: Chunk,
+    lane: Lane,
+) {
+    recall(mu, factor, item, chunk, lane);
     multiply_keys(item, chunk, lane);
     workgroupBarrier();
     let pairs = chunk.tokens * (chunk.tokens - 1u) / 2u;
@@ -67,11 +74,17 @@ fn solve_column(item: WorkItem, chunk: Chunk, c4: u32) {
 }
 
 // This lane's part of what each key recalls of the state before the chunk.
-fn recall(mu: ptr<function, Tile>, item: WorkItem, chunk: Chunk, lane: Lane) {
+fn recall(
+    mu: ptr<function, Tile>,
+    factor: ptr<function, Factor>,
+    item: WorkItem,
+    chunk: Chunk,
+    lane: Lane,
+) {
     var kept = all_kept();
     for (var i = 0u; i < chunk.tokens; i++) {
         kept = decay_kept(kept, gate_row(chunk.first + i, item.head), lane.f4);
-        let recalled = recalled_by(mu, features_at(i * BLOCK_VEC4 + lane.f4), kept);
+        let recalled = recalled_by(mu, factor, features_at(i * BLOCK_VEC4 + lane.f4), kept);
         @unroll
         for (var c = 0u; c < COLUMNS_VEC4; c++) {
             store_recalled(i, lane.c4 + c * COLUMN_THREADS, recalled[c], lane);

@@ -3,8 +3,9 @@
 // What decays leave of a state from before the chunk: a factor for all of its rows.
 
 import constants::{COLUMNS_VEC4, HAS_DECAY};
+import factor::{Factor, read_state};
 import gates::{load_decay};
-import tile::{Key, Tile, Value, apply};
+import tile::{Key, Tile, Value};
 
 struct Kept { of_head: f32 }
 
@@ -16,8 +17,13 @@ fn decay_kept(kept: Kept, row: u32, f4: u32) -> Kept {
 }
 
 // key A mu
-fn recalled_by(mu: ptr<function, Tile>, key: Key, kept: Kept) -> Value {
-    var recalled = apply(mu, key);
+fn recalled_by(
+    mu: ptr<function, Tile>,
+    factor: ptr<function, Factor>,
+    key: Key,
+    kept: Kept,
+) -> Value {
+    var recalled = read_state(mu, factor, key);
     if (!HAS_DECAY) { return recalled; }
     @unroll
     for (var c = 0u; c < COLUMNS_VEC4; c++) { recalled[c] *= kept.of_head; }

@@ -3,8 +3,9 @@
 // What decays leave of a state from before the chunk: a factor for each of a thread's rows.
 
 import constants::{ROWS_VEC4};
+import factor::{Factor, read_state};
 import gates::{decay_nu};
-import tile::{Key, Tile, Value, apply};
+import tile::{Key, Tile, Value};
 
 struct Kept { of_rows: Key }
 
@@ -23,9 +24,14 @@ fn decay_kept(before: Kept, row: u32, f4: u32) -> Kept {
 }
 
 // key A mu
-fn recalled_by(mu: ptr<function, Tile>, key: Key, kept: Kept) -> Value {
+fn recalled_by(
+    mu: ptr<function, Tile>,
+    factor: ptr<function, Factor>,
+    key: Key,
+    kept: Kept,
+) -> Value {
     var decayed: Key;
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) { decayed[r] = key[r] * kept.of_rows[r]; }
-    return apply(mu, decayed);
+    return read_state(mu, factor, decayed);
 }

@@ -1,11 +1,14 @@
-// A tile of mu decays.
+// implements: state_decay
+//
+// A state decays by every element of its tile.
 
 import constants::{COLUMNS_VEC4, ROWS_VEC4};
+import factor/none::{Factor};
 import gates::{Decay, decay_vec4};
 import tile::{Tile};
 
 // mu += m mu, which is exp(decay) mu
-fn decay_tile(mu: ptr<function, Tile>, decay: Decay) {
+fn decay_state(mu: ptr<function, Tile>, factor: ptr<function, Factor>, decay: Decay) {
     @unroll
     for (var r = 0u; r < ROWS_VEC4; r++) {
         let m = decay_vec4(decay, r);

@@ -245,6 +245,10 @@ impl Stage {
         // decode_step has lanes of its own, and is bound by memory: neighbours have neighbouring
         // columns.
         let has_subgroups = layout.subgroup_sums && self != Self::DecodeStep;
+        // A CPU adapter, whose tiles are not in registers, gains nothing, and decode_step waits for
+        // memory.
+        let has_factor =
+            config.gates() == Some(Gating::PerHead) && !is_direct && self != Self::DecodeStep;
         let interfaces = [
             (
                 "rule",
@@ -254,6 +258,8 @@ impl Stage {
                     (Some(_), true) => "rule/delta",
                 },
             ),
+            ("factor", if has_factor { "factor/head" } else { "factor/none" }),
+            ("state_decay", if has_factor { "rule/decay_factor" } else { "rule/decay" }),
             (
                 "gates",
                 match config.gates() {

@@ -40,6 +40,9 @@ pub enum Mutation {
     DeltaFromUndecayed,
     /// mu decays and nu does not.
     NuNotDecayed,
+    /// The decays that a state has apart from its tile are lost when the final state is stored. A
+    /// layout without such a factor has nothing to forget.
+    FactorForgotten,
     /// Value head e reads key head e % G and not e / (E/G).
     HeadsTiled,
     /// The sum of a lane that shares a row of the state with others is left out.
@@ -67,7 +70,7 @@ impl Mutation {
     ];
 
     /// Every mistake but those of matrix units.
-    pub const ALL: [Mutation; 19] = [
+    pub const ALL: [Mutation; 20] = [
         Self::MaskOffByOne,
         Self::EpsDropped,
         Self::LastChunkSkipped,
@@ -85,6 +88,7 @@ impl Mutation {
         Self::BetaForgotten,
         Self::DeltaFromUndecayed,
         Self::NuNotDecayed,
+        Self::FactorForgotten,
         Self::HeadsTiled,
         Self::LaneForgotten,
     ];
@@ -133,11 +137,9 @@ impl Mutation {
                 "end = length_word(n + 1u);",
                 "end = min(length_word(n + 1u) + 1u, params.total_tokens);",
             ),
-            Self::StepNotWritten => (
-                Stage::DecodeStep,
-                "if (FINAL_STATE) { store_tile(&mu, at.stored, item, lane); }",
-                "",
-            ),
+            Self::StepNotWritten => {
+                (Stage::DecodeStep, "store_tile(&mu, at.stored, item, lane);", "")
+            }
             Self::BlockForgotten => (
                 Stage::OutputSum,
                 "block < FEATURE_BLOCKS; block++) {\n        let at",
@@ -153,21 +155,28 @@ impl Mutation {
             }
             Self::DecayAfterWrite => (
                 Stage::SegmentOutput,
-                "if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }\n    add_outer(mu, key, value);",
-                "add_outer(mu, key, value);\n    decay_tile(mu, load_decay(row, f4));",
+                "if (HAS_DECAY) { decay_state(mu, factor, load_decay(row, f4)); }\n    \
+                 add_outer(mu, key, scaled(factor, value));",
+                "add_outer(mu, key, scaled(factor, value));\n    \
+                 decay_state(mu, factor, load_decay(row, f4));",
             ),
             Self::BetaForgotten => (Stage::TokenGates, "gate = beta_of(row);", "gate = 1.0;"),
             // For layouts whose threads have all features of their columns.
             Self::DeltaFromUndecayed => (
                 Stage::SegmentOutput,
-                "    if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }\n    \
-                 let beta = load_beta(row);\n    let recalled = apply(mu, key);",
-                "    let beta = load_beta(row);\n    let recalled = apply(mu, key);\n    \
-                 if (HAS_DECAY) { decay_tile(mu, load_decay(row, f4)); }",
+                "    if (HAS_DECAY) { decay_state(mu, factor, load_decay(row, f4)); }\n    \
+                 let beta = load_beta(row);\n    let recalled = read_state(mu, factor, key);",
+                "    let beta = load_beta(row);\n    let recalled = read_state(mu, factor, key);\n    \
+                 if (HAS_DECAY) { decay_state(mu, factor, load_decay(row, f4)); }",
             ),
             Self::NuNotDecayed => {
                 (Stage::SegmentOutput, "return nu + gates[row].x * nu;", "return nu;")
             }
+            Self::FactorForgotten => (
+                Stage::SegmentOutput,
+                "settle(&mu, &factor);\n        store_state(",
+                "store_state(",
+            ),
             Self::HeadsTiled => (
                 Stage::SegmentOutput,
                 "return e / params.key_group;",
@@ -258,7 +267,7 @@ mod tests {
                 config.with_feature_map(FeatureMap::Favor { features: 1000 })
             }
             Mutation::EpsDropped => config.with_normalization(Normalization::Sum { eps: 1.0 }),
-            Mutation::DecayAfterWrite | Mutation::NuNotDecayed => {
+            Mutation::DecayAfterWrite | Mutation::NuNotDecayed | Mutation::FactorForgotten => {
                 config.with_update_rule(UpdateRule::Gated(decay))
             }
             Mutation::BetaForgotten | Mutation::DeltaFromUndecayed => {

@@ -48,6 +48,15 @@ pub(super) fn rule_cases() -> Vec<Case> {
         case("gated-rows-odd", gated(row), equal(1, 67, [4, 2, 2]), [17, 9], Ordinary, 4, Host),
         case("gated-strong", gated(row), equal(1, 60, [2, 2, 2]), [16, 16], StrongDecays, 3, Host),
         case("gated-forgets", gated(head), equal(1, 60, [2, 2, 2]), [16, 16], Forgets, 4, Host),
+        case(
+            "gated-strong-heads",
+            gated(head),
+            equal(1, 60, [2, 2, 2]),
+            [16, 16],
+            StrongDecays,
+            3,
+            Host,
+        ),
         case("gated-slow", gated(head), equal(1, 2000, [1, 1, 1]), [16, 16], SlowDecays, 3, Host),
         case(
             "gated-softplus",

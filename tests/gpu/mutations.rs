@@ -17,10 +17,13 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
     for (layout, tuning) in layouts {
         for mutation in Mutation::ALL {
             // A thread on its own maps no rows and takes no F apart.
-            use Mutation::{BiasForgotten, BlockForgotten, LaneForgotten, NormForgotten};
+            use Mutation::{
+                BiasForgotten, BlockForgotten, FactorForgotten, LaneForgotten, NormForgotten,
+            };
             let is_of_rows = matches!(mutation, BiasForgotten | BlockForgotten | NormForgotten);
             let is_of_lanes = mutation == LaneForgotten;
-            if layout == "direct" && (is_of_rows || is_of_lanes)
+            let has_factor = mutation == FactorForgotten;
+            if layout == "direct" && (is_of_rows || is_of_lanes || has_factor)
                 || layout == "subgroups" && !is_of_lanes
             {
                 continue;
@@ -35,6 +38,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
                 cost: 40,
                 is_full: !is_of_rows
                     && !is_of_lanes
+                    && !has_factor
                     && of_the_day(&format!("{mutation:?}")) != (layout == "workgroup"),
                 test: Box::new(move || caught(&gpu, tuning, mutation)),
             });
@@ -59,7 +63,7 @@ fn caught(gpu: &Gpu, tuning: Option<Tuning>, mutation: Mutation) -> Result<(), F
             Mutation::BlockForgotten => "blocks",
             Mutation::BiasForgotten => "t2r",
             Mutation::NormForgotten => "favor-hyperbolic",
-            Mutation::DecayAfterWrite => "gated-packed",
+            Mutation::DecayAfterWrite | Mutation::FactorForgotten => "gated-packed",
             Mutation::BetaForgotten | Mutation::DeltaFromUndecayed => "gated-delta-alike",
             Mutation::NuNotDecayed => "gated-sum",
             Mutation::HeadsTiled => "grouped-values",
