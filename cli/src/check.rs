@@ -195,24 +195,6 @@ fn report_to_json(
     default_limits: bool,
     report: &Report,
 ) -> Value {
-    let rows: Vec<Value> = report
-        .rows
-        .iter()
-        .map(|row| {
-            json!({
-                "case": row.case,
-                "group": row.group,
-                "stage": row.stage,
-                "tensor": row.tensor,
-                "error": row.error,
-                "mirror_error": row.mirror_error,
-                "bound": row.bound,
-                "ratio": row.ratio,
-                "passed": row.passed,
-                "message": row.message,
-            })
-        })
-        .collect();
     json!({
         "adapter": adapter,
         "driver": driver,
@@ -221,6 +203,6 @@ fn report_to_json(
         "default_limits": default_limits,
         "date": today(),
         "seed": report.seed,
-        "rows": rows,
+        "rows": report.rows,
     })
 }

@@ -3,8 +3,9 @@
 use super::Case;
 use crate::problem::dtype::Dtype;
 
-/// The error of one tensor of one case.
+/// The error of one tensor of one case. What is infinite is no number in JSON: it becomes `null`.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Row {
     /// The case's name.
