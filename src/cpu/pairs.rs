@@ -84,14 +84,9 @@ fn products_of_rows<S: Simd, const N: usize, const R: usize>(
 ) {
     let nth = TOKENS / (N * S::F32_LANES);
     let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
-    let strip_of_t = &tiles::rows_of::<S, N>(of_t)[strip..];
-    for f in 0..width {
-        let x = &strip_of_t[f * nth];
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            tiles::add(simd, row[f], x, sums);
-        }
-    }
+    let zeros = [[simd.splat_f32s(0.0); N]; R];
+    let strip_of_t = (&tiles::rows_of::<S, N>(of_t)[strip..], nth);
+    let sums = tiles::multiply_rows(simd, rows, strip_of_t, zeros);
     let pairs = tiles::rows_of_mut::<S, N>(pairs.as_flattened_mut());
     for (r, sums) in sums.into_iter().enumerate() {
         pairs[(first + r) * nth + strip] = sums;

@@ -61,6 +61,26 @@ pub(super) fn multiply<'a, S: Simd, const N: usize>(
     sums
 }
 
+/// `sums[r] + Σ_i rows[r][i] strip[i]`: factors that lie in rows, all as long as the first, and every
+/// n-th one of the strip.
+#[inline(always)]
+pub(super) fn multiply_rows<S: Simd, const N: usize, const R: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    (strip, nth): (&[[S::f32s; N]], usize),
+    mut sums: [[S::f32s; N]; R],
+) -> [[S::f32s; N]; R] {
+    let len = rows[0].len();
+    let rows = rows.map(|row| &row[..len]);
+    for i in 0..len {
+        let x = &strip[i * nth];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            add(simd, row[i], x, sums);
+        }
+    }
+    sums
+}
+
 /// `sums += factor x`.
 #[inline(always)]
 pub(super) fn add<S: Simd, const N: usize>(

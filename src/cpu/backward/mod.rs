@@ -2,10 +2,15 @@
 //!
 //! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
 //! [`sums`]: products of blocks of tokens, as in the forward pass, with the roles of the tensors
-//! exchanged. The others are a [`recurrence`], token by token.
+//! exchanged. Rules with betas, or with decays of heads, are products of [`blocks`] of tokens as well,
+//! between states that are computed again. Those with decays of rows are a [`recurrence`], token by
+//! token.
 
+mod blocks;
 mod maps;
+mod products;
 mod recurrence;
+mod running_sum;
 mod sums;
 mod targets;
 mod vectors;
@@ -27,10 +32,36 @@ use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::{Lens, Shape};
 
+use blocks::Blocks;
 use maps::Map;
 use recurrence::Recurrence;
 use sums::Sums;
 use targets::{Targets, scatter};
+
+/// The most output heads of a task that goes by blocks of tokens, unless its key heads or query heads
+/// are whole only with more. Neighbours lie side by side in memory.
+const HEADS: usize = 4;
+
+/// Tokens whose rows are on their way from memory.
+const AHEAD: usize = 8;
+
+/// How gradients are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Sums,
+    Blocks,
+    Recurrence,
+}
+
+impl Form {
+    fn new(config: &Config) -> Self {
+        match () {
+            () if sums::suit(config) => Self::Sums,
+            () if blocks::suit(config) => Self::Blocks,
+            () => Self::Recurrence,
+        }
+    }
+}
 
 /// The inputs and sizes that the tasks of a call share.
 struct Backward<'a> {
@@ -51,6 +82,13 @@ struct Task {
     values: Range<usize>,
     tokens: Range<usize>,
     found: Mutex<MapGradients>,
+}
+
+/// The heads of each tensor that a task has.
+struct TaskHeads {
+    query: Range<usize>,
+    key: Range<usize>,
+    value: Range<usize>,
 }
 
 /// Heads of q, of the queries' weights, of k, v and o.
@@ -121,10 +159,11 @@ impl CpuAttention {
         let [q, k, v] = inputs.rounded(config.dtype);
         let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
         let of = Backward::new(config, shape, inputs, gradients);
-        let most = if sums::suit(config) { sums::HEADS } else { 1 };
+        let form = Form::new(config);
+        let most = if form == Form::Recurrence { 1 } else { HEADS };
         let tasks = of.tasks(&ranges, threads::count().max(1), most);
-        // Sums write each row of a token before they add to it.
-        let is_kept = sums::suit(config) && shape.strides.is_none();
+        // The recurrence adds to rows that the others write.
+        let is_kept = form != Form::Recurrence && shape.strides.is_none();
         prepare(found, &lens, is_kept);
         if is_kept {
             of.clear_padding(&ranges, found);
@@ -174,9 +213,11 @@ impl CpuAttention {
 
     fn run_tasks<'b>(&self, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
         let mistake = self.mistake();
-        threads::for_each(tasks, 1, |task| match sums::suit(of.config) {
-            true => self.dispatch(Sums { of, task, targets, mistake }),
-            false => self.dispatch(Recurrence { of, task, targets }),
+        let form = Form::new(of.config);
+        threads::for_each(tasks, 1, |task| match form {
+            Form::Sums => self.dispatch(Sums { of, task, targets, mistake }),
+            Form::Blocks => self.dispatch(Blocks { of, task, targets, mistake }),
+            Form::Recurrence => self.dispatch(Recurrence { of, task, targets }),
         });
     }
 }
@@ -263,6 +304,17 @@ impl<'a> Backward<'a> {
         let (key, query) = (heads.key_head(value), heads.query_head(h));
         let weights = self.of_queries.phi().weights_head(query, key);
         RowHeads { query, weights, key, value, output: h }
+    }
+
+    #[inline(always)]
+    fn task_heads(&self, task: &Task) -> TaskHeads {
+        let (heads, value) = (&self.heads, task.values.clone());
+        let outputs = value.start * heads.value_group..value.end * heads.value_group;
+        TaskHeads {
+            query: heads.query_head(outputs.start)..heads.query_head(outputs.end - 1) + 1,
+            key: heads.key_head(value.start)..heads.key_head(value.end - 1) + 1,
+            value,
+        }
     }
 
     #[inline(always)]

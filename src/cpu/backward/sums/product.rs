@@ -3,13 +3,11 @@
 use pulp::Simd;
 
 use crate::cpu::aligned::Aligned;
+use crate::cpu::backward::products::{PAIR_TILES, are_wide};
 use crate::cpu::mutation::{Mistake, Mutation};
 use crate::cpu::pairs::{Pairs, products, transpose};
 use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, HasWide, ROWS};
-
-/// Tiles of a row of a token's pairs.
-const PAIR_TILES: usize = TOKENS / ROWS;
+use crate::cpu::tiles::{self, ROWS};
 
 /// The memory of products.
 pub(super) struct Product {
@@ -17,12 +15,6 @@ pub(super) struct Product {
     transposed: Aligned,
     pairs: Box<Pairs>,
     mistake: Mistake,
-}
-
-/// Elements from one row of so many columns to the next: whole tiles and strips.
-#[inline(always)]
-pub(super) fn width<S: Simd>(columns: usize) -> usize {
-    columns.next_multiple_of((tiles::vectors::<S>(columns) * S::F32_LANES).max(ROWS))
 }
 
 impl Product {
@@ -46,7 +38,7 @@ impl Product {
         let transposed = &mut self.transposed[..widths[0] * TOKENS];
         transpose(q, widths[0], count, transposed);
         products(simd, (k, widths[0]), transposed, count, &mut self.pairs);
-        if HasWide::<S>::TILES && tiles::vectors::<S>(widths[1]) == 2 {
+        if are_wide::<S>(widths[1]) {
             self.tokens::<S, 2>(simd, count, [k, v], widths, state, o);
         } else {
             self.tokens::<S, 1>(simd, count, [k, v], widths, state, o);
