@@ -2,6 +2,8 @@
 //!
 //! Rows are `[TOKENS][width]`, pairs `[j][t]`.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use crate::cpu::backward::vectors::DecayFactor;
@@ -18,12 +20,6 @@ pub(super) fn width<S: Simd>(columns: usize) -> usize {
     columns.next_multiple_of((tiles::vectors::<S>(columns) * S::F32_LANES).max(ROWS))
 }
 
-/// True for rows that are best taken in strips of two vectors.
-#[inline(always)]
-pub(super) fn are_wide<S: Simd>(width: usize) -> bool {
-    HasWide::<S>::TILES && tiles::vectors::<S>(width) == 2
-}
-
 /// A product, in strips of N vectors.
 pub(super) trait OnStrips<S: Simd> {
     fn run<const N: usize>(self, simd: S);
@@ -32,7 +28,10 @@ pub(super) trait OnStrips<S: Simd> {
 /// Runs it in strips that suit rows of so many elements.
 #[inline(always)]
 pub(super) fn on_strips<S: Simd>(simd: S, width: usize, op: impl OnStrips<S>) {
-    if are_wide::<S>(width) { op.run::<2>(simd) } else { op.run::<1>(simd) }
+    match HasWide::<S>::TILES && tiles::vectors::<S>(width) == 2 {
+        true => op.run::<2>(simd),
+        false => op.run::<1>(simd),
+    }
 }
 
 /// `to_i = factors_i rows_i S`, of `count` tokens.
@@ -53,7 +52,7 @@ impl<S: Simd> OnStrips<S> for ReadState<'_> {
         let to = tiles::rows_of_mut::<S, N>(to);
         for strip in 0..strips {
             for first in (0..count).step_by(ROWS) {
-                let rows = std::array::from_fn(|r| &rows[(first + r) * inner..][..inner]);
+                let rows = rows_of_tile(rows, inner, first);
                 let zeros = tiles::zeros::<S, N>(simd);
                 let sums = tiles::multiply_rows(simd, rows, (&state[strip..], strips), zeros);
                 for (r, sums) in sums.into_iter().enumerate() {
@@ -83,7 +82,7 @@ impl<S: Simd> OnStrips<S> for AddEarlier<'_> {
             for first in (0..count).step_by(ROWS) {
                 let pairs = (&pairs[first / ROWS..], PAIR_TILES);
                 let up_to = rows[strip..].iter().step_by(strips).take(count.min(first + ROWS));
-                let sums = load::<S, N>(to, [first, strip, strips]);
+                let sums = load::<S, N>(simd, to, [first, strip, strips]);
                 let sums = tiles::multiply(simd, pairs, up_to, sums);
                 store::<S, N>(sums, to, [first, strip, strips]);
             }
@@ -107,9 +106,9 @@ impl<S: Simd> OnStrips<S> for AddLater<'_> {
         let (rows, to) = (tiles::rows_of::<S, N>(rows), tiles::rows_of_mut::<S, N>(to));
         for strip in 0..strips {
             for first in (0..count).step_by(ROWS) {
-                let pairs = std::array::from_fn(|r| &pairs[first + r][first..count]);
+                let pairs = pairs_of_tile(pairs, first, first..count);
                 let from_on = (&rows[first * strips + strip..], strips);
-                let sums = load::<S, N>(to, [first, strip, strips]);
+                let sums = load::<S, N>(simd, to, [first, strip, strips]);
                 let sums = tiles::multiply_rows(simd, pairs, from_on, sums);
                 store::<S, N>(sums, to, [first, strip, strips]);
             }
@@ -120,7 +119,7 @@ impl<S: Simd> OnStrips<S> for AddLater<'_> {
 /// `S = decay S + Σ_t columns_t^T rows_t`.
 pub(super) struct Accumulate<'a> {
     pub(super) count: usize,
-    pub(super) decay: DecayFactor,
+    pub(super) decay: Option<DecayFactor>,
     pub(super) columns: (&'a [f32], usize),
     pub(super) rows: (&'a [f32], usize),
     pub(super) state: &'a mut [f32],
@@ -142,19 +141,54 @@ impl<S: Simd> OnStrips<S> for Accumulate<'_> {
             let sums = tiles::multiply(simd, (&columns[tile..], inner / ROWS), rows, zeros);
             let of_state = state[tile * ROWS * strips + strip..].iter_mut().step_by(strips);
             for (state, mut sums) in of_state.zip(sums) {
-                decay.add_to(simd, state, &mut sums);
+                match decay {
+                    Some(decay) => decay.add_to(simd, state, &mut sums),
+                    None => {
+                        for (sum, x) in sums.iter_mut().zip(&*state) {
+                            *sum = simd.add_f32s(*x, *sum);
+                        }
+                    }
+                }
                 *state = sums;
             }
         }
     }
 }
 
+// Loops, since a closure that is not inlined has no vectors.
+
+/// Rows of so many elements, from `first` on.
 #[inline(always)]
-fn load<S: Simd, const N: usize>(
+pub(super) fn rows_of_tile(rows: &[f32], len: usize, first: usize) -> [&[f32]; ROWS] {
+    let mut of_tile = [&[][..]; ROWS];
+    for (to, row) in of_tile.iter_mut().zip(rows[first * len..].chunks(len)) {
+        *to = row;
+    }
+    of_tile
+}
+
+/// The pairs of tokens j from `first` on with tokens t.
+#[inline(always)]
+pub(super) fn pairs_of_tile(pairs: &Pairs, first: usize, t: Range<usize>) -> [&[f32]; ROWS] {
+    let mut of_tile = [&[][..]; ROWS];
+    for (to, pairs) in of_tile.iter_mut().zip(&pairs[first..]) {
+        *to = &pairs[t.clone()];
+    }
+    of_tile
+}
+
+/// A strip's rows from `first` on.
+#[inline(always)]
+pub(super) fn load<S: Simd, const N: usize>(
+    simd: S,
     rows: &[[S::f32s; N]],
     [first, strip, strips]: [usize; 3],
 ) -> Tile<S, N> {
-    std::array::from_fn(|r| rows[(first + r) * strips + strip])
+    let mut tile = tiles::zeros::<S, N>(simd);
+    for (r, to) in tile.iter_mut().enumerate() {
+        *to = rows[(first + r) * strips + strip];
+    }
+    tile
 }
 
 #[inline(always)]

@@ -24,8 +24,9 @@ impl RunningSum {
         }
     }
 
+    /// Becomes a sum, which may be shorter.
     pub(super) fn load(&mut self, sum: &[f32]) {
-        self.sum.copy_from_slice(sum);
+        self.sum[..sum.len()].copy_from_slice(sum);
     }
 
     /// Becomes another one of the same length.

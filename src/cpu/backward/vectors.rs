@@ -108,3 +108,21 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     sum
 }
+
+/// The same of rows that are whole vectors.
+#[inline(always)]
+pub(super) fn dot_of_vectors<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, b) = (S::as_simd_f32s(a).0, S::as_simd_f32s(b).0);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..4 {
+            sums[i] = simd.mul_add_e_f32s(a[i], b[i], sums[i]);
+        }
+    }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sums[0] = simd.mul_add_e_f32s(*a, *b, sums[0]);
+    }
+    let [a, b, c, d] = sums;
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
+}

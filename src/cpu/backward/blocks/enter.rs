@@ -2,6 +2,7 @@
 
 use pulp::Simd;
 
+use super::decays::Decays;
 use super::memory::{Head, Memory, OfBlock};
 use super::pairs::{self, BEFORE};
 use super::solve::Write;
@@ -73,7 +74,7 @@ impl Blocks<'_, '_> {
             return;
         }
         scale_rows(keys, features, &decays.after, count, scaled);
-        let decay = self.state_decay(decays.of_block);
+        let decay = self.state_decay(decays);
         let (keys, v) = ((&scaled[..], features), (&v[..], values));
         let (columns, rows) = if corrects { (keys, v) } else { (v, keys) };
         let mu = &mut state.mu;
@@ -82,7 +83,7 @@ impl Blocks<'_, '_> {
             for key in scaled.chunks(features).take(count) {
                 state.nu.add(1.0, key);
             }
-            state.nu.end_block(decay);
+            state.nu.end_block(decay.unwrap_or(DecayFactor::ONE));
         }
         if self.mistake.is(Mutation::StateNotCarried) {
             state.clear();
@@ -103,7 +104,8 @@ impl Blocks<'_, '_> {
 
     /// The decay of a state, in either direction.
     #[inline(always)]
-    pub(super) fn state_decay(&self, decay: DecayFactor) -> DecayFactor {
-        if self.mistake.is(Mutation::DecayForgotten) { DecayFactor::ONE } else { decay }
+    pub(super) fn state_decay(&self, decays: &Decays) -> Option<DecayFactor> {
+        let is_there = decays.are_there() && !self.mistake.is(Mutation::DecayForgotten);
+        is_there.then_some(decays.of_block)
     }
 }

@@ -8,7 +8,8 @@ use super::solve::WriteBack;
 use super::{Blocks, scale_rows, transpose_state};
 use crate::cpu::backward::MapGradients;
 use crate::cpu::backward::products::{Accumulate, AddEarlier, AddLater, ReadState, on_strips};
-use crate::cpu::backward::vectors::{DecayFactor, add, dot};
+use crate::cpu::backward::targets;
+use crate::cpu::backward::vectors::{DecayFactor, add, dot_of_vectors};
 use crate::cpu::block::row_factor;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::{UP_TO, products, transpose};
@@ -21,7 +22,9 @@ struct Reading<'a> {
     /// The tokens that each reads.
     mask: &'a Mask,
     /// That of the gradient of the state, before this one adds to it.
-    decay: DecayFactor,
+    decay: Option<DecayFactor>,
+    /// False where it adds nothing, which is a mistake.
+    updates: bool,
 }
 
 impl Blocks<'_, '_> {
@@ -46,8 +49,8 @@ impl Blocks<'_, '_> {
             scale_rows(&kept.entered, values, &of_block.betas, count, v);
         }
         of_block.write_back(simd, count, widths, [keys, v], (kept, of_state));
-        let state_decay = self.state_decay(of_block.decays.of_block);
-        let is_skipped = count < TOKENS && self.mistake.is(Mutation::RaggedBlockSkipped);
+        let state_decay = self.state_decay(&of_block.decays);
+        let updates = count == TOKENS || !self.mistake.is(Mutation::RaggedBlockSkipped);
         for (h, read) in reads.iter_mut().enumerate() {
             let transposed = &mut of_block.transposed[..features * TOKENS];
             transpose(&read.queries, features, count, transposed);
@@ -55,50 +58,60 @@ impl Blocks<'_, '_> {
             let is_hidden = self.mistake.is(Mutation::MaskOffByOne);
             let mask = if is_hidden { &BEFORE } else { &UP_TO };
             pairs::decay(&mut of_block.pairs, &of_block.decays.between, mask, count);
-            let factors = self.divide(count, widths, kept, of_block, read);
-            let decay = if h == 0 { state_decay } else { DecayFactor::ONE };
-            let reading = Reading { rows: &read.queries, of_read: &read.of_rows, mask, decay };
+            let factors = self.divide(simd, count, widths, kept, of_block, read);
+            let decay = state_decay.filter(|_| h == 0);
+            let reading =
+                Reading { rows: &read.queries, of_read: &read.of_rows, mask, decay, updates };
             of_block.read_state(simd, count, widths, v, kept, &reading);
-            self.take_weights(count, features, kept, of_block, (read, &factors, of_state));
+            self.take_weights(simd, count, features, kept, of_block, (read, &factors, of_state));
             let to = (&mut of_block.of_values[..], values);
             let of_values = AddLater { count, pairs: &of_block.pairs, rows: &read.of_rows, to };
             on_strips(simd, values, of_values);
-            let reading = Reading { rows: &read.queries, of_read: &read.of_rows, mask, decay };
-            of_block.spread(simd, count, widths, keys, &reading, of_state, is_skipped);
+            of_block.spread(simd, count, widths, keys, &reading, of_state);
             let of_queries = (&of_block.of_reads[..], features);
             self.pull_queries([first, count], read, of_queries, (results, maps, found));
         }
         if self.corrects() {
-            of_block.pairs.copy_from_slice(&kept.of_keys[0]);
-            let OfBlock { pairs, betas, of_values, of_recalled, .. } = &mut *of_block;
-            let write_back = WriteBack {
-                count,
-                pairs,
-                betas,
-                of_written: (of_values, values),
-                of_recalled,
-                is_forward: self.mistake.is(Mutation::SolveForward),
-            };
-            on_strips(simd, values, write_back);
-            let of_recalled = std::mem::take(&mut of_block.of_recalled);
-            let (decay, mask) = (DecayFactor::ONE, &BEFORE);
-            let reading = Reading { rows: keys, of_read: &of_recalled, mask, decay };
-            of_block.read_state(simd, count, widths, v, kept, &reading);
-            of_block.spread(simd, count, widths, keys, &reading, of_state, is_skipped);
-            let rows = of_block.of_keys.iter_mut().zip(&of_block.of_reads[..]);
-            rows.take(count * features).for_each(|(to, x)| *to += *x);
-            of_block.of_recalled = of_recalled;
+            let rows = [&keys[..], &v[..]];
+            self.recall_back(simd, count, widths, rows, (kept, of_block, of_state, updates));
         }
-        of_state.nu.end_block(state_decay);
+        of_state.nu.end_block(state_decay.unwrap_or(DecayFactor::ONE));
         if self.mistake.is(Mutation::StateNotCarried) {
             of_state.clear();
         }
     }
 
+    /// The gradients by what tokens wrote before beta, and those of what their keys recalled.
+    #[inline(always)]
+    fn recall_back<S: Simd>(
+        &self,
+        simd: S,
+        count: usize,
+        widths: [usize; 2],
+        [keys, v]: [&[f32]; 2],
+        (kept, of_block, of_state, updates): (&Kept, &mut OfBlock, &mut State, bool),
+    ) {
+        let [features, values] = widths;
+        let OfBlock { pairs, betas, of_values, of_recalled, .. } = &mut *of_block;
+        pairs.copy_from_slice(&kept.of_keys[0]);
+        let is_forward = self.mistake.is(Mutation::SolveForward);
+        let of_written = (&mut of_values[..], values);
+        let write_back = WriteBack { count, pairs, betas, of_written, of_recalled, is_forward };
+        on_strips(simd, values, write_back);
+        let of_recalled = std::mem::take(&mut of_block.of_recalled);
+        let (decay, mask) = (None, &BEFORE);
+        let reading = Reading { rows: keys, of_read: &of_recalled, mask, decay, updates };
+        of_block.read_state(simd, count, widths, v, kept, &reading);
+        of_block.spread(simd, count, widths, keys, &reading, of_state);
+        targets::add(&mut of_block.of_keys[..count * features], &of_block.of_reads);
+        of_block.of_recalled = of_recalled;
+    }
+
     /// The factors of rows of o, and dy: the gradients by what they are before they are divided.
     #[inline(always)]
-    fn divide(
+    fn divide<S: Simd>(
         &self,
+        simd: S,
         count: usize,
         [features, values]: [usize; 2],
         kept: &Kept,
@@ -109,9 +122,9 @@ impl Blocks<'_, '_> {
         if !kept.nu.is_empty() {
             let queries = read.queries.chunks(features).zip(&of_block.decays.up_to);
             for (weight, (query, decay)) in weights.iter_mut().zip(queries).take(count) {
-                *weight = decay * dot(&query[..kept.nu.len()], &kept.nu);
+                *weight = decay * dot_of_vectors(simd, query, &kept.nu);
             }
-            pairs::add_sums(&mut weights, &of_block.pairs, count);
+            pairs::add_sums(simd, &mut weights, &of_block.pairs, count);
         }
         let rows = read.of_rows.chunks_mut(values).zip(&read.gains);
         for (weight, (row, gain)) in weights.iter_mut().zip(rows).take(count) {
@@ -125,8 +138,9 @@ impl Blocks<'_, '_> {
 
     /// Takes off the gradients by queries, by keys and by nu what the denominators take away.
     #[inline(always)]
-    fn take_weights(
+    fn take_weights<S: Simd>(
         &self,
+        simd: S,
         count: usize,
         features: usize,
         kept: &Kept,
@@ -139,17 +153,16 @@ impl Blocks<'_, '_> {
         let OfBlock { pairs, weights, decays, exchanges, terms, of_reads, .. } = of_block;
         // q' . g
         let mut taken = *terms;
-        pairs::add_sums_of_products(&mut taken, pairs, weights, count);
+        pairs::add_sums_of_products(simd, &mut taken, (pairs, weights), count);
         for (taken, factor) in taken.iter_mut().zip(factors) {
             *taken *= factor;
         }
-        pairs::subtract(weights, &taken, count);
+        pairs::subtract(simd, weights, &taken, count);
         let rows = read.queries.chunks(features).zip(of_reads.chunks_mut(features));
         for (t, (query, of_query)) in rows.enumerate().take(count) {
-            let query = &query[..kept.nu.len()];
             let factor = -taken[t] * decays.up_to[t];
             add(of_query, factor, &kept.nu);
-            exchanges.from_before[t] += factor * dot(query, &kept.nu);
+            exchanges.from_before[t] += factor * dot_of_vectors(simd, query, &kept.nu);
             of_state.nu.add(factor, query);
         }
     }
@@ -184,9 +197,10 @@ impl OfBlock {
         if decays.are_there() {
             let rows = keys.chunks(features).zip(of_keys.chunks(features));
             for (to, (key, of_key)) in exchanges.to_behind.iter_mut().zip(rows).take(count) {
-                *to = dot(key, of_key);
+                *to = dot_of_vectors(simd, key, of_key);
             }
-            let across = dot(&kept.mu, state) + dot(&kept.nu, of_nu);
+            let across =
+                dot_of_vectors(simd, &kept.mu, state) + dot_of_vectors(simd, &kept.nu, of_nu);
             exchanges.across = decays.of_block.times(across);
         }
     }
@@ -214,13 +228,13 @@ impl OfBlock {
         let rows = reading.rows.chunks(features).zip(of_reads.chunks(features));
         let terms = terms.iter_mut().zip(&mut exchanges.from_before);
         for ((term, from_before), (row, of_row)) in terms.zip(rows).take(count) {
-            *term = dot(row, of_row);
+            *term = dot_of_vectors(simd, row, of_row);
             *from_before += *term;
         }
     }
 
     /// The rest of these, which are then whole; those by keys that were read; the gradient of the
-    /// state that was read, unless it is skipped, which is a mistake.
+    /// state that was read.
     #[inline(always)]
     fn spread<S: Simd>(
         &mut self,
@@ -230,7 +244,6 @@ impl OfBlock {
         keys: &[f32],
         reading: &Reading<'_>,
         of_state: &mut State,
-        is_skipped: bool,
     ) {
         let Self { decays, scaled, pairs, weights, exchanges, of_reads, of_keys, .. } = self;
         if decays.are_there() {
@@ -242,7 +255,7 @@ impl OfBlock {
         on_strips(simd, features, AddEarlier { count, pairs: weights, rows: keys, to });
         let to = (&mut of_keys[..], features);
         on_strips(simd, features, AddLater { count, pairs: weights, rows: reading.rows, to });
-        if is_skipped {
+        if !reading.updates {
             return;
         }
         scale_rows(reading.of_read, values, &decays.up_to, count, scaled);

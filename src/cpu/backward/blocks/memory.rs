@@ -118,7 +118,7 @@ impl Memory {
         let blocks = of.task.tokens.len().div_ceil(TOKENS);
         let segment = blocks.isqrt().max(SEGMENT).min(blocks.max(1));
         let corrects = config.update_rule.beta().is_some();
-        let nu = || RunningSum::new(if config.is_normalized() { of.sizes()[0] } else { 0 });
+        let nu = || RunningSum::new(if config.is_normalized() { features } else { 0 });
         let rows = |width: usize| Aligned::zeros(TOKENS * width);
         let if_corrects = |len: usize| Aligned::zeros(if corrects { len } else { 0 });
         let mu = || Aligned::zeros(features * values);

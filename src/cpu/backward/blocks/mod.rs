@@ -143,7 +143,7 @@ impl Blocks<'_, '_> {
             });
             if self.of.config.is_normalized() {
                 let nu = head.of_state.nu.sum();
-                self.targets.nu.with_row(at, |to| to[..features].copy_from_slice(nu));
+                self.targets.nu.with_row(at, |to| to.copy_from_slice(&nu[..features]));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Pairs of tokens of a block, `[j][t]`, element by element.
 
+use pulp::Simd;
+
 use crate::cpu::fused::mul_add;
 use crate::cpu::pairs::{Pairs, UP_TO};
 use crate::cpu::rows::TOKENS;
@@ -18,62 +20,76 @@ pub(super) const BEFORE: Mask = {
     masks
 };
 
+// Loops go over all elements, or over vectors: of nested ones the compiler makes gathers.
+
 /// Makes all pairs 0 but those of a mask.
 #[inline(always)]
 pub(super) fn hide(pairs: &mut Pairs, mask: &Mask, count: usize) {
-    for (pairs, mask) in pairs.iter_mut().zip(mask).take(count) {
-        for (pair, mask) in pairs.iter_mut().zip(mask) {
-            *pair = f32::from_bits(pair.to_bits() & mask);
-        }
+    let masks = mask.as_flattened().iter();
+    for (pair, mask) in pairs.as_flattened_mut().iter_mut().zip(masks).take(count * TOKENS) {
+        *pair = f32::from_bits(pair.to_bits() & mask);
     }
 }
 
 /// Multiplies pairs by their decays; others than the mask has become 0.
 #[inline(always)]
 pub(super) fn decay(pairs: &mut Pairs, decays: &Pairs, mask: &Mask, count: usize) {
-    for ((pairs, decays), mask) in pairs.iter_mut().zip(decays).zip(mask).take(count) {
-        for ((pair, decay), mask) in pairs.iter_mut().zip(decays).zip(mask) {
-            *pair = f32::from_bits(pair.to_bits() & mask) * decay;
-        }
+    let (masks, decays) = (mask.as_flattened().iter(), decays.as_flattened());
+    let pairs = pairs.as_flattened_mut().iter_mut().zip(decays).zip(masks);
+    for ((pair, decay), mask) in pairs.take(count * TOKENS) {
+        *pair = f32::from_bits(pair.to_bits() & mask) * decay;
     }
 }
 
 /// Adds the products of pairs with other pairs.
 #[inline(always)]
 pub(super) fn add_products(to: &mut Pairs, a: &Pairs, b: &Pairs, count: usize) {
-    for ((to, a), b) in to.iter_mut().zip(a).zip(b).take(count) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = mul_add(*a, *b, *to);
-        }
+    let all = to.as_flattened_mut().iter_mut().zip(a.as_flattened()).zip(b.as_flattened());
+    for ((to, a), b) in all.take(count * TOKENS) {
+        *to = mul_add(*a, *b, *to);
     }
 }
 
 /// Adds each token's sum over the tokens up to it, of pairs that are 0 elsewhere.
 #[inline(always)]
-pub(super) fn add_sums(to: &mut [f32; TOKENS], pairs: &Pairs, count: usize) {
+pub(super) fn add_sums<S: Simd>(simd: S, to: &mut [f32; TOKENS], pairs: &Pairs, count: usize) {
+    let to = S::as_mut_simd_f32s(to).0;
     for pairs in pairs.iter().take(count) {
-        for (to, pair) in to.iter_mut().zip(pairs) {
-            *to += *pair;
+        for (to, pair) in to.iter_mut().zip(S::as_simd_f32s(pairs).0) {
+            *to = simd.add_f32s(*to, *pair);
         }
     }
 }
 
 /// The same of the products of two pairs.
 #[inline(always)]
-pub(super) fn add_sums_of_products(to: &mut [f32; TOKENS], a: &Pairs, b: &Pairs, count: usize) {
+pub(super) fn add_sums_of_products<S: Simd>(
+    simd: S,
+    to: &mut [f32; TOKENS],
+    (a, b): (&Pairs, &Pairs),
+    count: usize,
+) {
+    let to = S::as_mut_simd_f32s(to).0;
     for (a, b) in a.iter().zip(b).take(count) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = mul_add(*a, *b, *to);
+        let pairs = S::as_simd_f32s(a).0.iter().zip(S::as_simd_f32s(b).0);
+        for (to, (a, b)) in to.iter_mut().zip(pairs) {
+            *to = simd.mul_add_e_f32s(*a, *b, *to);
         }
     }
 }
 
 /// Takes a number off all pairs of a token t.
 #[inline(always)]
-pub(super) fn subtract(pairs: &mut Pairs, of_tokens: &[f32; TOKENS], count: usize) {
+pub(super) fn subtract<S: Simd>(
+    simd: S,
+    pairs: &mut Pairs,
+    of_tokens: &[f32; TOKENS],
+    count: usize,
+) {
     for pairs in pairs.iter_mut().take(count) {
-        for (pair, x) in pairs.iter_mut().zip(of_tokens) {
-            *pair -= *x;
+        let pairs = S::as_mut_simd_f32s(pairs).0;
+        for (pair, x) in pairs.iter_mut().zip(S::as_simd_f32s(of_tokens).0) {
+            *pair = simd.sub_f32s(*pair, *x);
         }
     }
 }

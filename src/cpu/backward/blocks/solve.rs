@@ -2,10 +2,10 @@
 
 use pulp::Simd;
 
-use crate::cpu::backward::products::OnStrips;
+use crate::cpu::backward::products::{OnStrips, load, pairs_of_tile, rows_of_tile};
 use crate::cpu::pairs::Pairs;
 use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, ROWS, Tile};
+use crate::cpu::tiles::{self, ROWS};
 
 /// `e_t = v_t - P_t k_t S - Σ_{j<t} L_jt u_j` and `u_t = beta_t e_t`, of which u goes where v is, by
 /// forward substitution.
@@ -33,7 +33,7 @@ impl<S: Simd> OnStrips<S> for Write<'_> {
         let entered = tiles::rows_of_mut::<S, N>(self.entered);
         for strip in 0..strips {
             for first in (0..count).step_by(ROWS) {
-                let keys = std::array::from_fn(|r| &keys[(first + r) * inner..][..inner]);
+                let keys = rows_of_tile(keys, inner, first);
                 let zeros = tiles::zeros::<S, N>(simd);
                 let recalled = tiles::multiply_rows(simd, keys, (&state[strip..], strips), zeros);
                 for (r, sums) in recalled.into_iter().enumerate() {
@@ -78,11 +78,11 @@ impl<S: Simd> OnStrips<S> for WriteBack<'_> {
         for (strip, i) in (0..strips).flat_map(|strip| (0..=last).map(move |i| (strip, i))) {
             let first = ROWS * if is_forward { i } else { last - i };
             let later = (first + ROWS).min(count);
-            let of_later = std::array::from_fn(|r| &pairs[first + r][later..count]);
-            let mut sums: Tile<S, N> = std::array::from_fn(|r| x[(first + r) * strips + strip]);
+            let mut sums = load::<S, N>(simd, x, [first, strip, strips]);
             if later < count {
                 let rows = (&of_recalled[later * strips + strip..], strips);
-                sums = tiles::multiply_rows(simd, of_later, rows, sums);
+                let pairs = pairs_of_tile(pairs, first, later..count);
+                sums = tiles::multiply_rows(simd, pairs, rows, sums);
             }
             for j in (first..later).rev() {
                 let mut sum = sums[j - first];
