@@ -61,8 +61,8 @@ pub(super) fn multiply<'a, S: Simd, const N: usize>(
     sums
 }
 
-/// `sums[r] + Σ_i rows[r][i] strip[i]`: factors that lie in rows, all as long as the first, and every
-/// n-th one of the strip.
+/// `sums[r] + Σ_i rows[r][i] strip[i]`: factors that lie in rows, all as long as the first, and
+/// every n-th one of the strip.
 #[inline(always)]
 pub(super) fn multiply_rows<S: Simd, const N: usize, const R: usize>(
     simd: S,

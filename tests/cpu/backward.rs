@@ -86,8 +86,9 @@ fn configs_of_blocks(key_dim: u32, value_dim: u32) -> Vec<Config> {
     all
 }
 
-/// Sequences that end at, before and behind the end of a tile of tokens, of a block and of a segment
-/// of blocks; several heads that read one state or have one key; more heads than a task has.
+/// Sequences that end at, before and behind the end of a tile of tokens, of a block and of a
+/// segment of blocks; several heads that read one state or have one key; more heads than a task
+/// has.
 #[test]
 fn ends_of_blocks() {
     for config in configs_of_blocks(20, 12) {
@@ -189,6 +190,40 @@ fn what_is_forgotten_has_no_gradient() {
                 assert!(gradient.iter().all(|x| x.is_finite()), "{config:?}: {name}");
             }
         }
+    }
+}
+
+/// A gradient that is NaN spoils its own head and sequence only, though heads share memory.
+#[test]
+fn a_nan_stays_in_its_head() {
+    let shape = Shape::new(2, 75, 4);
+    for config in configs(12, 9) {
+        let sample = Sample::new(&config, &shape, 0.5);
+        let attention = CpuAttention::new(config.clone()).unwrap();
+        let run = |o: &[f32]| {
+            let given = OutputGradients::new(o);
+            with_threads(1, || attention.backward(&shape, sample.inputs(), given)).unwrap()
+        };
+        let mut o: Vec<f32> = (0..2 * 75 * 4 * 9).map(|i| (i as f32 * 0.31).sin()).collect();
+        let clean = run(&o);
+        // The last tokens of the first sequence's second head.
+        for t in [40, 74] {
+            o[(t * 4 + 1) * 9 + 3] = f32::NAN;
+        }
+        let spoilt = run(&o);
+        for (clean, spoilt) in [
+            (&clean.q, &spoilt.q),
+            (&clean.k, &spoilt.k),
+            (&clean.v, &spoilt.v),
+            (&clean.decay, &spoilt.decay),
+            (&clean.beta, &spoilt.beta),
+        ] {
+            let row = (clean.len() / (2 * 75 * 4)).max(1);
+            for (row, (clean, spoilt)) in clean.chunks(row).zip(spoilt.chunks(row)).enumerate() {
+                assert!(row < 75 * 4 && row % 4 == 1 || clean == spoilt, "{config:?}: {row}");
+            }
+        }
+        assert!(spoilt.q.iter().any(|x| x.is_nan()));
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
 //! [`sums`]: products of blocks of tokens, as in the forward pass, with the roles of the tensors
-//! exchanged. Rules with betas, or with decays of heads, are products of [`blocks`] of tokens as well,
-//! between states that are computed again. Those with decays of rows are a [`recurrence`], token by
-//! token.
+//! exchanged. Rules with betas, or with decays of heads, are products of [`blocks`] of tokens as
+//! well, between states that are computed again. Those with decays of rows are a [`recurrence`],
+//! token by token.
 
 mod blocks;
 mod maps;
@@ -38,8 +38,8 @@ use recurrence::Recurrence;
 use sums::Sums;
 use targets::{Targets, scatter};
 
-/// The most output heads of a task that goes by blocks of tokens, unless its key heads or query heads
-/// are whole only with more. Neighbours lie side by side in memory.
+/// The most output heads of a task that goes by blocks of tokens, unless its key heads or query
+/// heads are whole only with more. Neighbours lie side by side in memory.
 const HEADS: usize = 4;
 
 /// Tokens whose rows are on their way from memory.
@@ -110,13 +110,16 @@ struct MapGradients {
 
 impl CpuAttention {
     /// The gradients of a loss by all inputs, from those by o and the final state: see
-    /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are as
-    /// fast as the rest; others go through their formulas once for each element of a row.
+    /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are
+    /// as fast as the rest; others go through their formulas once for each element of a row.
     ///
     /// States are computed again and not kept. The rule `linear` takes about three times as long as
-    /// [`CpuAttention::run`], and memory for two states of each head. The others go through the tokens one
-    /// by one, and take some `2 T^(1/2) F V` numbers for each thread. Threads share the heads and
-    /// sequences of a call: more of them than there are of both find nothing to do.
+    /// [`CpuAttention::run`], and memory for two states of each head. Rules with decays of heads
+    /// take about three times as long, with betas four, and a thread some `2 (T / 32)^(1/2)`
+    /// states, `F V` numbers each, of each of the heads that it goes through together: up to four
+    /// output heads, or as many as share a key or query head. Those with decays of rows go through
+    /// the tokens one by one, and take some `2 T^(1/2) F V` numbers for each thread. Threads share
+    /// the heads and sequences of a call: more of them than there are of both find nothing to do.
     ///
     /// # Errors
     ///

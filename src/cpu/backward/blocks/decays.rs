@@ -5,8 +5,8 @@ use crate::cpu::gates::Gates;
 use crate::cpu::pairs::{Pairs, UP_TO};
 use crate::cpu::rows::TOKENS;
 
-/// Products of decays, multiplied one by one: what -inf forgets is 0, and a product near 0 keeps its
-/// digits.
+/// Products of decays, multiplied one by one: what -inf forgets is 0, and a product near 0 keeps
+/// its digits.
 pub(super) struct Decays {
     /// `[j][t]`: of the tokens after j up to t; 0 for t before j.
     pub(super) between: Box<Pairs>,

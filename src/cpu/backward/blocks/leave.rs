@@ -15,7 +15,8 @@ use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::{UP_TO, products, transpose};
 use crate::cpu::rows::TOKENS;
 
-/// Rows that read the state as it decays and what tokens wrote, and the gradients by what they read.
+/// Rows that read the state as it decays and what tokens wrote, and the gradients by what they
+/// read.
 struct Reading<'a> {
     rows: &'a [f32],
     of_read: &'a [f32],
@@ -29,7 +30,7 @@ struct Reading<'a> {
 
 impl Blocks<'_, '_> {
     /// The gradients by all that head i of the task has of the tokens `first .. first + count`, the
-    /// block `place` of its segment; the gradient of the state behind them becomes that of the state
+    /// block `place` of its segment; the gradient of the state behind them becomes that of the one
     /// before.
     #[inline(always)]
     pub(super) fn leave<S: Simd>(
@@ -205,8 +206,8 @@ impl OfBlock {
         }
     }
 
-    /// The gradients by rows of what they read of the state before the block, and the pairs of those
-    /// by what they read with what tokens wrote.
+    /// The gradients by rows of what they read of the state before the block, and the pairs of
+    /// those by what they read with what tokens wrote.
     #[inline(always)]
     fn read_state<S: Simd>(
         &mut self,

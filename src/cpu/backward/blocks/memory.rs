@@ -56,8 +56,8 @@ pub(super) struct Read {
     pub(super) of_rows: Aligned,
 }
 
-/// mu and nu, or gradients by them. mu is `[V,F]` for rules that only write, else `[F,V]`; its gradient is
-/// `[F,V]`.
+/// mu and nu, or gradients by them. mu is `[V,F]` for rules that only write, else `[F,V]`; its
+/// gradient is `[F,V]`.
 pub(super) struct State {
     pub(super) mu: Aligned,
     pub(super) nu: RunningSum,

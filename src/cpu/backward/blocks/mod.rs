@@ -1,9 +1,9 @@
 //! The rules with decays of heads, with betas or with both: gradients block by block of tokens, by
 //! products of the rows of a block with states and with one another.
 //!
-//! With `P_t` the decays of a block's tokens up to t multiplied, `D_jt` those of the tokens after j up
-//! to t, S the state before the block and dS the gradient of the one behind it; with `e = v`,
-//! beta = 1 and no r for the rule gated; and with `dy_i = c_i do_i`, c being the factor of a row of o,
+//! With `P_t` the decays of a block's tokens up to t multiplied, `D_jt` those of the tokens after j
+//! up to t, S the state before the block and dS the gradient of the one behind it; with `e = v`,
+//! beta = 1 and no r for the rule gated; and with `dy_i = c_i do_i`, c the factor of a row of o,
 //!
 //! ```text
 //! e_t  = v_t - P_t k'_t S - Σ_{j<t} D_jt (k'_t . k'_j) u_j     u_t = beta_t e_t
@@ -18,8 +18,8 @@
 //! ```
 //!
 //! nu is one more column of the state, with 1 in v and `-c_i (q'_i . g_i)` in dy, where g is dq'
-//! without it. Gradients by decays are sums of what tokens exchange: see [`pairs::Exchanges`]. The states before
-//! blocks are computed again, a segment of blocks at a time.
+//! without it. Gradients by decays are sums of what tokens exchange: see [`pairs::Exchanges`]. The
+//! states before blocks are computed again, a segment of blocks at a time.
 
 mod decays;
 mod enter;
@@ -189,8 +189,8 @@ impl Blocks<'_, '_> {
         self.write(block, &memory.results);
     }
 
-    /// Features and gradients by rows of o, of a block of tokens of all heads; values where they are
-    /// what is written.
+    /// Features and gradients by rows of o, of a block of tokens of all heads; values where they
+    /// are what is written.
     #[inline(always)]
     fn map(&self, block: &Range<usize>, memory: &mut Memory) {
         let (of, [features, value_dim], [width, value_width]) =

@@ -124,8 +124,8 @@ impl Exchanges {
         self.from_before.fill(0.0);
     }
 
-    /// The gradients by the decays of `count` tokens. With `is_late` a token's own write is taken for
-    /// one before it, which is a mistake.
+    /// The gradients by the decays of `count` tokens. With `is_late` a token's own write is taken
+    /// for one before it, which is a mistake.
     #[inline(always)]
     pub(super) fn sums(&self, count: usize, is_late: bool) -> [f32; TOKENS] {
         let mut is_there = [0u32; TOKENS];

@@ -7,8 +7,8 @@ use crate::cpu::pairs::Pairs;
 use crate::cpu::rows::TOKENS;
 use crate::cpu::tiles::{self, ROWS};
 
-/// `e_t = v_t - P_t k_t S - Σ_{j<t} L_jt u_j` and `u_t = beta_t e_t`, of which u goes where v is, by
-/// forward substitution.
+/// `e_t = v_t - P_t k_t S - Σ_{j<t} L_jt u_j` and `u_t = beta_t e_t`, of which u goes where v is,
+/// by forward substitution.
 pub(super) struct Write<'a> {
     pub(super) count: usize,
     pub(super) keys: (&'a [f32], usize),
