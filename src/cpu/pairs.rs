@@ -32,21 +32,6 @@ pub(super) fn multiply_pairs(pairs: &mut Pairs, by: &Pairs, count: usize) {
     }
 }
 
-/// From `[tokens][width]` to `[width][TOKENS]`.
-#[inline(always)]
-pub(super) fn transpose(rows: &[f32], width: usize, count: usize, to: &mut [f32]) {
-    const N: usize = 8;
-    for first in (0..count).step_by(N) {
-        let rows: [&[f32]; N] = std::array::from_fn(|j| &rows[(first + j) * width..][..width]);
-        let columns = to.as_chunks_mut::<N>().0.iter_mut().skip(first / N).step_by(TOKENS / N);
-        for (f, column) in columns.enumerate() {
-            for (x, row) in column.iter_mut().zip(rows) {
-                *x = row[f];
-            }
-        }
-    }
-}
-
 /// `[j][t]`: the products of rows of tokens j, `[tokens][width]`, with those of tokens t,
 /// `[width][TOKENS]`.
 #[inline(always)]

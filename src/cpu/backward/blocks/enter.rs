@@ -6,12 +6,13 @@ use super::decays::Decays;
 use super::memory::{Head, Memory, OfBlock};
 use super::pairs::{self, BEFORE};
 use super::solve::Write;
-use super::{Blocks, scale_rows, transpose_state};
+use super::{Blocks, scale_rows};
 use crate::cpu::backward::products::{Accumulate, on_strips};
 use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::pairs::{products, transpose};
+use crate::cpu::pairs::products;
 use crate::cpu::rows::TOKENS;
+use crate::cpu::transpose::transpose;
 
 /// What a block of tokens does to a state.
 #[derive(Clone, Copy)]
@@ -41,14 +42,14 @@ impl Blocks<'_, '_> {
         let mut kept = place.map(|place| &mut kept[place]);
         if let Some(kept) = &mut kept {
             match corrects {
-                true => transpose_state(&state.mu, [features, values], &mut kept.mu),
+                true => transpose(simd, &state.mu, [features, values], (&mut kept.mu, features)),
                 false => kept.mu.copy_from_slice(&state.mu),
             }
             kept.nu.copy_from_slice(state.nu.sum());
         }
         if corrects {
             let transposed = &mut transposed[..features * TOKENS];
-            transpose(keys, features, count, transposed);
+            transpose(simd, keys, [count, features], (transposed, TOKENS));
             products(simd, (keys, features), transposed, count, pairs);
             pairs::decay(pairs, &decays.between, &BEFORE, count);
             let entered = match &mut kept {

@@ -5,15 +5,16 @@ use pulp::Simd;
 use super::memory::{Head, Kept, Memory, OfBlock, Read, State};
 use super::pairs::{self, BEFORE, Mask};
 use super::solve::WriteBack;
-use super::{Blocks, scale_rows, transpose_state};
+use super::{Blocks, scale_rows};
 use crate::cpu::backward::MapGradients;
 use crate::cpu::backward::products::{Accumulate, AddEarlier, AddLater, ReadState, on_strips};
 use crate::cpu::backward::targets;
 use crate::cpu::backward::vectors::{DecayFactor, add, dot_of_vectors};
 use crate::cpu::block::row_factor;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::pairs::{UP_TO, products, transpose};
+use crate::cpu::pairs::{UP_TO, products};
 use crate::cpu::rows::TOKENS;
+use crate::cpu::transpose::transpose;
 
 /// Rows that read the state as it decays and what tokens wrote, and the gradients by what they
 /// read.
@@ -54,7 +55,7 @@ impl Blocks<'_, '_> {
         let updates = count == TOKENS || !self.mistake.is(Mutation::RaggedBlockSkipped);
         for (h, read) in reads.iter_mut().enumerate() {
             let transposed = &mut of_block.transposed[..features * TOKENS];
-            transpose(&read.queries, features, count, transposed);
+            transpose(simd, &read.queries, [count, features], (transposed, TOKENS));
             products(simd, (keys, features), transposed, count, &mut of_block.pairs);
             let is_hidden = self.mistake.is(Mutation::MaskOffByOne);
             let mask = if is_hidden { &BEFORE } else { &UP_TO };
@@ -182,7 +183,7 @@ impl OfBlock {
         (kept, of_state): (&Kept, &State),
     ) {
         let Self { decays, exchanges, of_keys, of_values, of_mu, .. } = self;
-        transpose_state(&of_state.mu, [features, values], of_mu);
+        transpose(simd, &of_state.mu, [features, values], (of_mu, features));
         let factors = &decays.after;
         let (state, to) = (&of_state.mu[..], (&mut of_values[..], values));
         on_strips(simd, values, ReadState { count, rows: (keys, features), factors, state, to });
@@ -220,7 +221,7 @@ impl OfBlock {
     ) {
         let Self { decays, transposed, weights, exchanges, terms, of_reads, .. } = self;
         let transposed = &mut transposed[..values * TOKENS];
-        transpose(reading.of_read, values, count, transposed);
+        transpose(simd, reading.of_read, [count, values], (transposed, TOKENS));
         products(simd, (v, values), transposed, count, weights);
         pairs::hide(weights, reading.mask, count);
         let (rows, to) = ((reading.of_read, values), (&mut of_reads[..], features));

@@ -319,16 +319,3 @@ fn scale_rows(rows: &[f32], width: usize, factors: &[f32; TOKENS], count: usize,
         }
     }
 }
-
-/// From `[rows][columns]` to `[columns][rows]`, both multiples of a tile.
-#[inline(always)]
-fn transpose_state(from: &[f32], [rows, columns]: [usize; 2], to: &mut [f32]) {
-    const N: usize = crate::cpu::tiles::ROWS;
-    let (from, to) = (from.as_chunks::<N>().0, to.as_chunks_mut::<N>().0);
-    for (r, c) in (0..rows / N).flat_map(|r| (0..columns / N).map(move |c| (r, c))) {
-        let tile: [[f32; N]; N] = std::array::from_fn(|i| from[(r * N + i) * columns / N + c]);
-        for i in 0..N {
-            to[(c * N + i) * rows / N + r] = std::array::from_fn(|j| tile[j][i]);
-        }
-    }
-}

@@ -5,9 +5,10 @@ use pulp::Simd;
 use crate::cpu::aligned::Aligned;
 use crate::cpu::backward::products::{Accumulate, OnStrips, PAIR_TILES, on_strips};
 use crate::cpu::mutation::{Mistake, Mutation};
-use crate::cpu::pairs::{Pairs, products, transpose};
+use crate::cpu::pairs::{Pairs, products};
 use crate::cpu::rows::TOKENS;
 use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::transpose::transpose;
 
 /// The memory of products.
 pub(super) struct Product {
@@ -36,7 +37,7 @@ impl Product {
         o: &mut [f32],
     ) {
         let transposed = &mut self.transposed[..widths[0] * TOKENS];
-        transpose(q, widths[0], count, transposed);
+        transpose(simd, q, [count, widths[0]], (transposed, TOKENS));
         products(simd, (k, widths[0]), transposed, count, &mut self.pairs);
         let (rows, width) = ((v, widths[1]), widths[1]);
         on_strips(simd, width, Read { of: self, count, values: v, state, to: (o, width) });
