@@ -92,7 +92,7 @@ fn configs_of_blocks(key_dim: u32, value_dim: u32) -> Vec<Config> {
 #[test]
 fn ends_of_blocks() {
     for config in configs_of_blocks(20, 12) {
-        for tokens in [0, 1, 7, 8, 9, 31, 32, 33, 64, 127, 128, 129] {
+        for tokens in [0, 1, 3, 4, 5, 7, 8, 9, 31, 32, 33, 64, 127, 128, 129] {
             check(&config, &Shape::new(1, tokens, 2));
         }
         check(&config, &Shape::new(1, 45, 6).with_kv_heads(2));

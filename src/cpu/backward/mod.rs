@@ -3,8 +3,8 @@
 //! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
 //! [`sums`]: products of blocks of tokens, as in the forward pass, with the roles of the tensors
 //! exchanged. Rules with betas, or with decays of heads, are products of [`blocks`] of tokens as
-//! well, between states that are computed again. Those with decays of rows are a [`recurrence`],
-//! token by token.
+//! well, between states that are computed again. Those with decays of rows, and calls of a few tokens
+//! a sequence, are a [`recurrence`], token by token.
 
 mod blocks;
 mod maps;
@@ -53,11 +53,15 @@ enum Form {
     Recurrence,
 }
 
+/// Tokens of a sequence that are worth a block.
+const FEW: usize = 4;
+
 impl Form {
-    fn new(config: &Config) -> Self {
+    /// For sequences of so many tokens at most.
+    fn new(config: &Config, longest: usize) -> Self {
         match () {
             () if sums::suit(config) => Self::Sums,
-            () if blocks::suit(config) => Self::Blocks,
+            () if blocks::suit(config) && longest >= FEW => Self::Blocks,
             () => Self::Recurrence,
         }
     }
@@ -117,9 +121,10 @@ impl CpuAttention {
     /// [`CpuAttention::run`], and memory for two states of each head. Rules with decays of heads
     /// take about three times as long, with betas four, and a thread some `2 (T / 32)^(1/2)`
     /// states, `F V` numbers each, of each of the heads that it goes through together: up to four
-    /// output heads, or as many as share a key or query head. Those with decays of rows go through
-    /// the tokens one by one, and take some `2 T^(1/2) F V` numbers for each thread. Threads share
-    /// the heads and sequences of a call: more of them than there are of both find nothing to do.
+    /// output heads, or as many as share a key or query head. Those with decays of rows, and calls
+    /// of three tokens a sequence or fewer, go through the tokens one by one, and take some
+    /// `2 T^(1/2) F V` numbers for each thread. Threads share the heads and sequences of a call:
+    /// more of them than there are of both find nothing to do.
     ///
     /// # Errors
     ///
@@ -162,7 +167,7 @@ impl CpuAttention {
         let [q, k, v] = inputs.rounded(config.dtype);
         let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
         let of = Backward::new(config, shape, inputs, gradients);
-        let form = Form::new(config);
+        let form = Form::new(config, ranges.iter().map(Range::len).max().unwrap_or(0));
         let most = if form == Form::Recurrence { 1 } else { HEADS };
         let tasks = of.tasks(&ranges, threads::count().max(1), most);
         // The recurrence adds to rows that the others write.
@@ -191,7 +196,7 @@ impl CpuAttention {
         };
         let targets =
             Targets::new(&of, [q, k, v, &mut decays, &mut betas], [&mut found.mu, &mut found.nu]);
-        self.run_tasks(&of, &tasks, &targets);
+        self.run_tasks(form, &of, &tasks, &targets);
         drop(targets);
         if let Some(contiguous) = &contiguous {
             scatter(&of, tokens, contiguous, found);
@@ -214,9 +219,8 @@ impl CpuAttention {
         Ok(())
     }
 
-    fn run_tasks<'b>(&self, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
+    fn run_tasks<'b>(&self, form: Form, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
         let mistake = self.mistake();
-        let form = Form::new(of.config);
         threads::for_each(tasks, 1, |task| match form {
             Form::Sums => self.dispatch(Sums { of, task, targets, mistake }),
             Form::Blocks => self.dispatch(Blocks { of, task, targets, mistake }),
