@@ -8,8 +8,9 @@ use crate::cpu::features::{Features, RowBuffer};
 use crate::cpu::fused::mul_add;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products, transpose};
+use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products};
 use crate::cpu::rows::{Queries, TOKENS, width};
+use crate::cpu::transpose::transpose;
 use crate::problem::config::{Config, Gating};
 
 /// Tokens of a block where each row of a state has decays of its own: each pair of tokens is then
@@ -134,11 +135,11 @@ impl Block {
         }
         if has_row_decays(call.config) {
             self.fill_row_decays(call, [first, count, e]);
-            self.fill_keys_of_row_decays(corrects, count, keys);
+            self.fill_keys_of_row_decays(simd, corrects, count, keys);
             return;
         }
         if corrects {
-            transpose(keys, self.width, count, &mut self.keys);
+            transpose(simd, keys, [count, self.width], (&mut self.keys, TOKENS));
             products(simd, (keys, self.width), &self.keys, count, &mut self.of_keys);
         }
         if !has_decays {
@@ -186,7 +187,13 @@ impl Block {
 
     /// Does what `fill_keys` does, pair by pair, where decays are no factor of a product of rows.
     #[inline(always)]
-    fn fill_keys_of_row_decays(&mut self, corrects: bool, count: usize, keys: &[f32]) {
+    fn fill_keys_of_row_decays<S: Simd>(
+        &mut self,
+        simd: S,
+        corrects: bool,
+        count: usize,
+        keys: &[f32],
+    ) {
         let (features, width) = (self.features, self.width);
         let Decays { kept_rows, of_rows, row, rows, .. } = &mut self.decays;
         for j in 0..count {
@@ -201,7 +208,7 @@ impl Block {
         }
         if corrects {
             decay_rows(keys, [features, width, count], kept_rows, rows);
-            transpose(rows, width, count, &mut self.recall);
+            transpose(simd, rows, [count, width], (&mut self.recall, TOKENS));
         }
     }
 
@@ -217,7 +224,7 @@ impl Block {
         (nu, row): (&[f32], &mut RowBuffer),
     ) {
         let (config, features, width) = (call.config, self.features, self.width);
-        transpose(&queries.rows, width, count, &mut self.queries);
+        transpose(simd, &queries.rows, [count, width], (&mut self.queries, TOKENS));
         if call.of_queries.leaves_out_scales() {
             let mut largest = [0.0f32; TOKENS];
             for queries in self.queries.as_chunks::<TOKENS>().0 {
@@ -233,7 +240,7 @@ impl Block {
                 }
             }
             if is_changed {
-                transpose(&queries.rows, width, count, &mut self.queries);
+                transpose(simd, &queries.rows, [count, width], (&mut self.queries, TOKENS));
             }
         }
         if has_row_decays(config) {
@@ -248,7 +255,7 @@ impl Block {
                 }
             }
             decay_rows(&queries.rows, [features, width, count], kept_rows, rows);
-            transpose(rows, width, count, &mut self.queries);
+            transpose(simd, rows, [count, width], (&mut self.queries, TOKENS));
         } else {
             products(simd, (keys, width), &self.queries, count, &mut self.of_queries);
             if config.update_rule.decay().is_some() {

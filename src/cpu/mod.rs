@@ -27,7 +27,7 @@
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates` | features and decays of a block |
 //! | `block`, `pairs`, `step` | the products and updates of a block, and of a single token |
-//! | `tiles` | products in vectors |
+//! | `tiles`, `transpose` | products in vectors, and what they need transposed |
 //! | `backward` | gradients |
 //! | `summary` | the summary of a piece of a sequence |
 //!
@@ -66,6 +66,7 @@ mod task;
 mod tensors;
 mod threads;
 mod tiles;
+mod transpose;
 
 pub use half::{bf16, f16};
 

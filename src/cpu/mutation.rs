@@ -25,10 +25,14 @@ pub enum Mutation {
     HeadsTiled,
     /// A single token leaves no state.
     StepForgets,
+    /// Gradients by what a delta rule writes are solved from a block's first tokens on.
+    SolveForward,
+    /// Gradients by a decay have what its own token wrote.
+    DecaySumsLate,
 }
 
 impl Mutation {
-    /// Every one.
+    /// Every one of the forward pass.
     #[cfg(feature = "mutation")]
     pub const ALL: [Self; 8] = [
         Self::MaskOffByOne,
@@ -39,6 +43,19 @@ impl Mutation {
         Self::BetaForgotten,
         Self::HeadsTiled,
         Self::StepForgets,
+    ];
+
+    /// Every one of the backward pass by blocks of tokens.
+    #[cfg(feature = "mutation")]
+    pub const BACKWARD: [Self; 8] = [
+        Self::MaskOffByOne,
+        Self::StateNotCarried,
+        Self::RaggedBlockSkipped,
+        Self::NuNotUpdated,
+        Self::DecayForgotten,
+        Self::BetaForgotten,
+        Self::SolveForward,
+        Self::DecaySumsLate,
     ];
 }
 

@@ -25,25 +25,10 @@ pub(super) const UP_TO: [[u32; TOKENS]; TOKENS] = {
 /// Multiplies each pair by another number of it.
 #[inline(always)]
 pub(super) fn multiply_pairs(pairs: &mut Pairs, by: &Pairs, count: usize) {
-    for (pairs, by) in pairs.iter_mut().zip(by).take(count) {
-        for (pair, by) in pairs.iter_mut().zip(by) {
-            *pair *= by;
-        }
-    }
-}
-
-/// From `[tokens][width]` to `[width][TOKENS]`.
-#[inline(always)]
-pub(super) fn transpose(rows: &[f32], width: usize, count: usize, to: &mut [f32]) {
-    const N: usize = 8;
-    for first in (0..count).step_by(N) {
-        let rows: [&[f32]; N] = std::array::from_fn(|j| &rows[(first + j) * width..][..width]);
-        let columns = to.as_chunks_mut::<N>().0.iter_mut().skip(first / N).step_by(TOKENS / N);
-        for (f, column) in columns.enumerate() {
-            for (x, row) in column.iter_mut().zip(rows) {
-                *x = row[f];
-            }
-        }
+    // One loop: of nested ones the compiler makes gathers.
+    let pairs = pairs.as_flattened_mut().iter_mut().zip(by.as_flattened());
+    for (pair, by) in pairs.take(count * TOKENS) {
+        *pair *= by;
     }
 }
 
@@ -84,14 +69,9 @@ fn products_of_rows<S: Simd, const N: usize, const R: usize>(
 ) {
     let nth = TOKENS / (N * S::F32_LANES);
     let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * width..][..width]);
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
-    let strip_of_t = &tiles::rows_of::<S, N>(of_t)[strip..];
-    for f in 0..width {
-        let x = &strip_of_t[f * nth];
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            tiles::add(simd, row[f], x, sums);
-        }
-    }
+    let zeros = [[simd.splat_f32s(0.0); N]; R];
+    let strip_of_t = (&tiles::rows_of::<S, N>(of_t)[strip..], nth);
+    let sums = tiles::multiply_rows(simd, rows, strip_of_t, zeros);
     let pairs = tiles::rows_of_mut::<S, N>(pairs.as_flattened_mut());
     for (r, sums) in sums.into_iter().enumerate() {
         pairs[(first + r) * nth + strip] = sums;

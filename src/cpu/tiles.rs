@@ -61,6 +61,41 @@ pub(super) fn multiply<'a, S: Simd, const N: usize>(
     sums
 }
 
+/// `sums[r] + Σ_i rows[r][i] strip[i]`: factors that lie in rows, all as long as the first, and
+/// every n-th one of the strip.
+#[inline(always)]
+pub(super) fn multiply_rows<S: Simd, const N: usize, const R: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    (strip, nth): (&[[S::f32s; N]], usize),
+    mut sums: [[S::f32s; N]; R],
+) -> [[S::f32s; N]; R] {
+    let len = rows[0].len();
+    // Eight at a time, so that lengths of rows are compared once for all of them.
+    // Loops, since a closure that is not inlined has no vectors.
+    let (mut chunks, mut chunk) = ([&[][..]; R], [&[0.0; ROWS]; R]);
+    for (chunks, row) in chunks.iter_mut().zip(rows) {
+        *chunks = row[..len].as_chunks::<ROWS>().0;
+    }
+    for at in 0..len / ROWS {
+        for (chunk, chunks) in chunk.iter_mut().zip(chunks) {
+            *chunk = &chunks[at];
+        }
+        for i in 0..ROWS {
+            let x = &strip[(at * ROWS + i) * nth];
+            for (sums, row) in sums.iter_mut().zip(chunk) {
+                add(simd, row[i], x, sums);
+            }
+        }
+    }
+    for i in len - len % ROWS..len {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            add(simd, row[i], &strip[i * nth], sums);
+        }
+    }
+    sums
+}
+
 /// `sums += factor x`.
 #[inline(always)]
 pub(super) fn add<S: Simd, const N: usize>(

@@ -43,21 +43,40 @@ fn wrong_engines_are_caught() {
     }
 }
 
-/// The mistakes that blocks of tokens can have, in the backward pass: a mask that is off by one, a
-/// block that is skipped, a state that is not carried.
+/// The mistakes that blocks of tokens can have in the backward pass, of every rule that goes by
+/// blocks and can have them.
 #[test]
 fn wrong_engines_are_caught_in_the_backward_pass() {
-    for mutation in
-        [Mutation::MaskOffByOne, Mutation::RaggedBlockSkipped, Mutation::StateNotCarried]
-    {
-        let mut wrong =
-            |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
-                let engine = CpuAttention::new(config.clone())?.with_mutation(mutation);
-                engine.backward(shape, inputs, given)
-            };
-        let report = verify::run_host_backward(&Options::default(), &mut wrong, &mut |_| {});
-        assert!(!report.passed(), "{mutation:?}");
+    use Mutation::{
+        BetaForgotten, DecayForgotten, DecaySumsLate, MaskOffByOne, NuNotUpdated,
+        RaggedBlockSkipped, SolveForward, StateNotCarried,
+    };
+    let linear: &[_] = &[MaskOffByOne, RaggedBlockSkipped, StateNotCarried];
+    let gated = [linear, &[DecayForgotten, DecaySumsLate]].concat();
+    let normalized = [&gated[..], &[NuNotUpdated]].concat();
+    let delta = [linear, &[BetaForgotten, SolveForward]].concat();
+    let gated_delta = [&gated[..], &[BetaForgotten, SolveForward]].concat();
+    let mut seen = Vec::new();
+    for (case, mutations) in [
+        ("backward-packed", linear),
+        ("backward-recurrence-gated", &normalized),
+        ("backward-gated-constant", &gated),
+        ("backward-delta", &delta),
+        ("backward-gated-delta", &gated_delta),
+    ] {
+        for mutation in mutations {
+            let mut wrong =
+                |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
+                    let engine = CpuAttention::new(config.clone())?.with_mutation(*mutation);
+                    engine.backward(shape, inputs, given)
+                };
+            let options = Options::default().with_filter(case);
+            let report = verify::run_host_backward(&options, &mut wrong, &mut |_| {});
+            assert!(!report.rows.is_empty() && !report.passed(), "{case}: {mutation:?}");
+            seen.push(*mutation);
+        }
     }
+    assert!(Mutation::BACKWARD.iter().all(|mutation| seen.contains(mutation)));
 }
 
 /// A result that is a little wrong is caught, in any tensor.

@@ -2,10 +2,15 @@
 //!
 //! A task has some value heads of a sequence, with whole key and query heads. The rule `linear` is
 //! [`sums`]: products of blocks of tokens, as in the forward pass, with the roles of the tensors
-//! exchanged. The others are a [`recurrence`], token by token.
+//! exchanged. Rules with betas, or with decays of heads, are products of [`blocks`] of tokens as
+//! well, between states that are computed again. Those with decays of rows, and calls of a few tokens
+//! a sequence, are a [`recurrence`], token by token.
 
+mod blocks;
 mod maps;
+mod products;
 mod recurrence;
+mod running_sum;
 mod sums;
 mod targets;
 mod vectors;
@@ -27,10 +32,40 @@ use crate::problem::heads::Heads;
 use crate::problem::io::Inputs;
 use crate::problem::shape::{Lens, Shape};
 
+use blocks::Blocks;
 use maps::Map;
 use recurrence::Recurrence;
 use sums::Sums;
 use targets::{Targets, scatter};
+
+/// The most output heads of a task that goes by blocks of tokens, unless its key heads or query
+/// heads are whole only with more. Neighbours lie side by side in memory.
+const HEADS: usize = 4;
+
+/// Tokens whose rows are on their way from memory.
+const AHEAD: usize = 8;
+
+/// How gradients are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Sums,
+    Blocks,
+    Recurrence,
+}
+
+/// Tokens of a sequence that are worth a block.
+const FEW: usize = 4;
+
+impl Form {
+    /// For sequences of so many tokens at most.
+    fn new(config: &Config, longest: usize) -> Self {
+        match () {
+            () if sums::suit(config) => Self::Sums,
+            () if blocks::suit(config) && longest >= FEW => Self::Blocks,
+            () => Self::Recurrence,
+        }
+    }
+}
 
 /// The inputs and sizes that the tasks of a call share.
 struct Backward<'a> {
@@ -53,6 +88,13 @@ struct Task {
     found: Mutex<MapGradients>,
 }
 
+/// The heads of each tensor that a task has.
+struct TaskHeads {
+    query: Range<usize>,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
 /// Heads of q, of the queries' weights, of k, v and o.
 #[derive(Clone, Copy)]
 struct RowHeads {
@@ -72,13 +114,17 @@ struct MapGradients {
 
 impl CpuAttention {
     /// The gradients of a loss by all inputs, from those by o and the final state: see
-    /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are as
-    /// fast as the rest; others go through their formulas once for each element of a row.
+    /// [`reference::backward`](crate::reference::backward) for what is computed. The common maps are
+    /// as fast as the rest; others go through their formulas once for each element of a row.
     ///
     /// States are computed again and not kept. The rule `linear` takes about three times as long as
-    /// [`CpuAttention::run`], and memory for two states of each head. The others go through the tokens one
-    /// by one, and take some `2 T^(1/2) F V` numbers for each thread. Threads share the heads and
-    /// sequences of a call: more of them than there are of both find nothing to do.
+    /// [`CpuAttention::run`], and memory for two states of each head. Rules with decays of heads
+    /// take about three times as long, with betas four, and a thread some `2 (T / 32)^(1/2)`
+    /// states, `F V` numbers each, of each of the heads that it goes through together: up to four
+    /// output heads, or as many as share a key or query head. Those with decays of rows, and calls
+    /// of three tokens a sequence or fewer, go through the tokens one by one, and take some
+    /// `2 T^(1/2) F V` numbers for each thread. Threads share the heads and sequences of a call:
+    /// more of them than there are of both find nothing to do.
     ///
     /// # Errors
     ///
@@ -121,10 +167,11 @@ impl CpuAttention {
         let [q, k, v] = inputs.rounded(config.dtype);
         let inputs = Inputs { q: &q, k: &k, v: &v, ..inputs };
         let of = Backward::new(config, shape, inputs, gradients);
-        let most = if sums::suit(config) { sums::HEADS } else { 1 };
+        let form = Form::new(config, ranges.iter().map(Range::len).max().unwrap_or(0));
+        let most = if form == Form::Recurrence { 1 } else { HEADS };
         let tasks = of.tasks(&ranges, threads::count().max(1), most);
-        // Sums write each row of a token before they add to it.
-        let is_kept = sums::suit(config) && shape.strides.is_none();
+        // The recurrence adds to rows that the others write.
+        let is_kept = form != Form::Recurrence && shape.strides.is_none();
         prepare(found, &lens, is_kept);
         if is_kept {
             of.clear_padding(&ranges, found);
@@ -149,7 +196,7 @@ impl CpuAttention {
         };
         let targets =
             Targets::new(&of, [q, k, v, &mut decays, &mut betas], [&mut found.mu, &mut found.nu]);
-        self.run_tasks(&of, &tasks, &targets);
+        self.run_tasks(form, &of, &tasks, &targets);
         drop(targets);
         if let Some(contiguous) = &contiguous {
             scatter(&of, tokens, contiguous, found);
@@ -172,11 +219,12 @@ impl CpuAttention {
         Ok(())
     }
 
-    fn run_tasks<'b>(&self, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
+    fn run_tasks<'b>(&self, form: Form, of: &Backward<'b>, tasks: &[Task], targets: &Targets<'b>) {
         let mistake = self.mistake();
-        threads::for_each(tasks, 1, |task| match sums::suit(of.config) {
-            true => self.dispatch(Sums { of, task, targets, mistake }),
-            false => self.dispatch(Recurrence { of, task, targets }),
+        threads::for_each(tasks, 1, |task| match form {
+            Form::Sums => self.dispatch(Sums { of, task, targets, mistake }),
+            Form::Blocks => self.dispatch(Blocks { of, task, targets, mistake }),
+            Form::Recurrence => self.dispatch(Recurrence { of, task, targets }),
         });
     }
 }
@@ -263,6 +311,17 @@ impl<'a> Backward<'a> {
         let (key, query) = (heads.key_head(value), heads.query_head(h));
         let weights = self.of_queries.phi().weights_head(query, key);
         RowHeads { query, weights, key, value, output: h }
+    }
+
+    #[inline(always)]
+    fn task_heads(&self, task: &Task) -> TaskHeads {
+        let (heads, value) = (&self.heads, task.values.clone());
+        let outputs = value.start * heads.value_group..value.end * heads.value_group;
+        TaskHeads {
+            query: heads.query_head(outputs.start)..heads.query_head(outputs.end - 1) + 1,
+            key: heads.key_head(value.start)..heads.key_head(value.end - 1) + 1,
+            value,
+        }
     }
 
     #[inline(always)]

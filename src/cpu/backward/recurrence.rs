@@ -1,5 +1,6 @@
 //! Any rule, token by token: forward, keeping the state before every block of tokens, and then
-//! block by block from the last to the first, the states of each computed again.
+//! block by block from the last to the first, the states of each computed again. Decays of rows
+//! need it, which are no factors of products of rows; of a few tokens it is the fastest.
 
 use std::ops::Range;
 use std::sync::PoisonError;

@@ -13,15 +13,14 @@
 
 mod memory;
 mod product;
-mod running_sum;
 
 use std::ops::Range;
 use std::sync::PoisonError;
 
 use pulp::{Simd, WithSimd};
 
-use crate::cpu::backward::vectors::dot;
-use crate::cpu::backward::{Backward, MapGradients, Targets, Task, targets};
+use crate::cpu::backward::vectors::{DecayFactor, dot};
+use crate::cpu::backward::{AHEAD, Backward, MapGradients, Targets, Task, TaskHeads, targets};
 use crate::cpu::block::row_factor;
 use crate::cpu::mutation::Mistake;
 use crate::cpu::rows::TOKENS;
@@ -30,13 +29,6 @@ use crate::problem::gradients::OutputGradients;
 use crate::problem::update_rule::UpdateRule;
 
 use memory::{Head, Memory};
-
-/// The most output heads of a task, unless its key heads or query heads are whole only with more.
-/// Neighbours lie side by side in memory.
-pub(super) const HEADS: usize = 4;
-
-/// Tokens whose rows are on their way from memory.
-const AHEAD: usize = 8;
 
 /// True for configs whose gradients are such products.
 pub(super) fn suit(config: &Config) -> bool {
@@ -49,13 +41,6 @@ pub(super) struct Sums<'a, 'b> {
     pub(super) task: &'a Task,
     pub(super) targets: &'a Targets<'b>,
     pub(super) mistake: Mistake,
-}
-
-/// The heads of each tensor that a task has.
-struct TaskHeads {
-    query: Range<usize>,
-    key: Range<usize>,
-    value: Range<usize>,
 }
 
 impl WithSimd for Sums<'_, '_> {
@@ -81,13 +66,7 @@ impl Sums<'_, '_> {
 
     #[inline(always)]
     fn task_heads(&self) -> TaskHeads {
-        let (heads, outputs) = (&self.of.heads, self.heads());
-        let value = self.task.values.clone();
-        TaskHeads {
-            query: heads.query_head(outputs.start)..heads.query_head(outputs.end - 1) + 1,
-            key: heads.key_head(value.start)..heads.key_head(value.end - 1) + 1,
-            value,
-        }
+        self.of.task_heads(self.task)
     }
 
     /// F and V.
@@ -116,7 +95,7 @@ impl Sums<'_, '_> {
                 let rows = [of_rows, v, keys].map(|rows| &rows[..]);
                 let to = &mut memory.of_features;
                 memory.product.run(simd, block.len(), rows, [values, features], by_value, to);
-                nu.end_block();
+                nu.end_block(DecayFactor::ONE);
                 self.pull_query(&block, i, memory, found);
             }
             let (queries, key_dim) = (self.task_heads().query, self.of.config.key_dim as usize);
@@ -156,7 +135,7 @@ impl Sums<'_, '_> {
                 let rows = [keys, queries, of_rows].map(|rows| &rows[..]);
                 product.run(simd, block.len(), rows, [features, values], by_feature, of_values);
                 self.pull_key(&block, i, memory, found);
-                memory.heads[i].nu.end_block();
+                memory.heads[i].nu.end_block(DecayFactor::ONE);
             }
             let (key_dim, value_dim) =
                 (self.of.config.key_dim as usize, self.of.config.value_dim as usize);
@@ -190,7 +169,7 @@ impl Sums<'_, '_> {
                 let mut weight = 0.0;
                 if self.of.config.is_normalized() {
                     let sum = &mut nus[j * width..][..features];
-                    nu.add(1.0, &keys[j * width..][..features], sum);
+                    nu.add_to(1.0, &keys[j * width..][..features], sum);
                     weight = dot(&queries[j * width..][..features], sum);
                 }
                 let factor = row_factor(self.of.config, weight, gain);
@@ -293,7 +272,7 @@ impl Sums<'_, '_> {
             if of.config.is_normalized() {
                 let taken = memory.taken[(t - self.task.tokens.start) * count + i];
                 let of_nu = &mut nus[j * width..][..features];
-                nu.add(-taken, &queries[j * width..][..features], of_nu);
+                nu.add_to(-taken, &queries[j * width..][..features], of_nu);
                 targets::add(of_key, of_nu);
             }
             let row = t - block.start;

@@ -1,7 +1,10 @@
 //! Sums and products of rows, in loops that become vectors.
 
+use pulp::Simd;
+
 use crate::cpu::exp::exp_m1;
 use crate::cpu::fused::mul_add;
+use crate::cpu::tiles;
 
 /// `to += factor x`.
 #[inline(always)]
@@ -27,6 +30,9 @@ pub(super) struct DecayFactor {
 }
 
 impl DecayFactor {
+    /// No decay.
+    pub(super) const ONE: Self = Self { whole: 1.0, rest: 0.0 };
+
     #[inline(always)]
     pub(super) fn new(decay: f32) -> Self {
         match decay < -0.5 {
@@ -38,6 +44,39 @@ impl DecayFactor {
     #[inline(always)]
     pub(super) fn value(self) -> f32 {
         self.whole + self.rest
+    }
+
+    #[inline(always)]
+    pub(super) fn whole(self) -> f32 {
+        self.whole
+    }
+
+    #[inline(always)]
+    pub(super) fn rest(self) -> f32 {
+        self.rest
+    }
+
+    /// That of both decays.
+    #[inline(always)]
+    pub(super) fn and(self, other: Self) -> Self {
+        let rest = mul_add(other.rest, self.value(), self.rest);
+        match self.whole * other.whole == 1.0 && rest > -0.5 {
+            true => Self { whole: 1.0, rest },
+            false => Self { whole: 0.0, rest: other.times(self.value()) },
+        }
+    }
+
+    /// `sums += exp(decay) x`.
+    #[inline(always)]
+    pub(super) fn add_to<S: Simd, const N: usize>(
+        self,
+        simd: S,
+        x: &[S::f32s; N],
+        sums: &mut [S::f32s; N],
+    ) {
+        // In this order: what is added is rounded once where a state does not decay.
+        tiles::add(simd, self.rest, x, sums);
+        tiles::add(simd, self.whole, x, sums);
     }
 
     /// exp(decay) x.
@@ -68,4 +107,22 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
         sum = mul_add(*a, *b, sum);
     }
     sum
+}
+
+/// The same of rows that are whole vectors.
+#[inline(always)]
+pub(super) fn dot_of_vectors<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, b) = (S::as_simd_f32s(a).0, S::as_simd_f32s(b).0);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..4 {
+            sums[i] = simd.mul_add_e_f32s(a[i], b[i], sums[i]);
+        }
+    }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sums[0] = simd.mul_add_e_f32s(*a, *b, sums[0]);
+    }
+    let [a, b, c, d] = sums;
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }

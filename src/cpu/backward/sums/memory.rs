@@ -3,11 +3,12 @@
 use pulp::Simd;
 
 use super::Sums;
-use super::product::{Product, width};
-use super::running_sum::RunningSum;
+use super::product::Product;
 use crate::cpu::aligned::Aligned;
 use crate::cpu::backward::RowHeads;
 use crate::cpu::backward::maps::MapMemory;
+use crate::cpu::backward::products::width;
+use crate::cpu::backward::running_sum::RunningSum;
 use crate::cpu::rows::TOKENS;
 
 /// Rows are `[TOKENS][width]`, in the order of the direction; behind F or V elements they are 0.

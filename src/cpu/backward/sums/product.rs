@@ -3,13 +3,12 @@
 use pulp::Simd;
 
 use crate::cpu::aligned::Aligned;
+use crate::cpu::backward::products::{Accumulate, OnStrips, PAIR_TILES, on_strips};
 use crate::cpu::mutation::{Mistake, Mutation};
-use crate::cpu::pairs::{Pairs, products, transpose};
+use crate::cpu::pairs::{Pairs, products};
 use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, HasWide, ROWS};
-
-/// Tiles of a row of a token's pairs.
-const PAIR_TILES: usize = TOKENS / ROWS;
+use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::transpose::transpose;
 
 /// The memory of products.
 pub(super) struct Product {
@@ -17,12 +16,6 @@ pub(super) struct Product {
     transposed: Aligned,
     pairs: Box<Pairs>,
     mistake: Mistake,
-}
-
-/// Elements from one row of so many columns to the next: whole tiles and strips.
-#[inline(always)]
-pub(super) fn width<S: Simd>(columns: usize) -> usize {
-    columns.next_multiple_of((tiles::vectors::<S>(columns) * S::F32_LANES).max(ROWS))
 }
 
 impl Product {
@@ -44,64 +37,41 @@ impl Product {
         o: &mut [f32],
     ) {
         let transposed = &mut self.transposed[..widths[0] * TOKENS];
-        transpose(q, widths[0], count, transposed);
+        transpose(simd, q, [count, widths[0]], (transposed, TOKENS));
         products(simd, (k, widths[0]), transposed, count, &mut self.pairs);
-        if HasWide::<S>::TILES && tiles::vectors::<S>(widths[1]) == 2 {
-            self.tokens::<S, 2>(simd, count, [k, v], widths, state, o);
-        } else {
-            self.tokens::<S, 1>(simd, count, [k, v], widths, state, o);
-        }
-    }
-
-    #[inline(always)]
-    fn tokens<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        count: usize,
-        [k, v]: [&[f32]; 2],
-        [inner, width]: [usize; 2],
-        state: &mut [f32],
-        o: &mut [f32],
-    ) {
-        let strips = width / (N * S::F32_LANES);
-        let values = tiles::rows_of::<S, N>(v);
-        let state = tiles::rows_of_mut::<S, N>(&mut state[..inner * width]);
-        self.read(simd, count, strips, values, state, tiles::rows_of_mut::<S, N>(o));
+        let (rows, width) = ((v, widths[1]), widths[1]);
+        on_strips(simd, width, Read { of: self, count, values: v, state, to: (o, width) });
         if count < TOKENS && self.mistake.is(Mutation::RaggedBlockSkipped) {
             return;
         }
-        let factors = k.as_chunks::<ROWS>().0;
-        for (strip, tile) in
-            (0..strips).flat_map(|strip| (0..inner / ROWS).map(move |i| (strip, i)))
-        {
-            let values = values[strip..].iter().step_by(strips).take(count);
-            let zeros = tiles::zeros::<S, N>(simd);
-            let sums = tiles::multiply(simd, (&factors[tile..], inner / ROWS), values, zeros);
-            let rows = state[tile * ROWS * strips + strip..].iter_mut().step_by(strips);
-            for (row, sums) in rows.zip(sums) {
-                for (x, sum) in row.iter_mut().zip(sums) {
-                    *x = simd.add_f32s(*x, sum);
-                }
-            }
-        }
+        let columns = (k, widths[0]);
+        on_strips(simd, width, Accumulate { count, decay: None, columns, rows, state });
         if self.mistake.is(Mutation::StateNotCarried) {
-            state.fill([simd.splat_f32s(0.0); N]);
+            state.fill(0.0);
         }
     }
+}
 
+/// o, of the queries and pairs that the product has.
+struct Read<'a> {
+    of: &'a Product,
+    count: usize,
+    values: &'a [f32],
+    state: &'a [f32],
+    to: (&'a mut [f32], usize),
+}
+
+impl<S: Simd> OnStrips<S> for Read<'_> {
     #[inline(always)]
-    fn read<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        count: usize,
-        strips: usize,
-        values: &[[S::f32s; N]],
-        state: &[[S::f32s; N]],
-        o: &mut [[S::f32s; N]],
-    ) {
-        let queries = self.transposed.as_chunks::<ROWS>().0;
-        let pairs = self.pairs.as_flattened().as_chunks::<ROWS>().0;
-        let hidden = usize::from(self.mistake.is(Mutation::MaskOffByOne));
+    fn run<const N: usize>(self, simd: S) {
+        let Self { of: Product { transposed, pairs, mistake }, count, to: (o, width), .. } = self;
+        let strips = width / (N * S::F32_LANES);
+        let values = tiles::rows_of::<S, N>(self.values);
+        let state = tiles::rows_of::<S, N>(self.state);
+        let o = tiles::rows_of_mut::<S, N>(o);
+        let queries = transposed.as_chunks::<ROWS>().0;
+        let pairs = pairs.as_flattened().as_chunks::<ROWS>().0;
+        let hidden = usize::from(mistake.is(Mutation::MaskOffByOne));
         for strip in 0..strips {
             for first in (0..count).step_by(ROWS) {
                 let tile = first / ROWS;

@@ -1,9 +1,11 @@
 //! The sum of the rows of all tokens so far.
 
+use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::fused::mul_add;
 
 /// Rows of a block of tokens are added up by themselves, and their sum is added with Kahan's
 /// compensation, so that the error does not grow with the number of tokens.
+#[derive(Clone)]
 pub(super) struct RunningSum {
     /// Of the blocks before.
     sum: Vec<f32>,
@@ -22,8 +24,16 @@ impl RunningSum {
         }
     }
 
+    /// Becomes a sum, which may be shorter.
     pub(super) fn load(&mut self, sum: &[f32]) {
-        self.sum.copy_from_slice(sum);
+        self.sum[..sum.len()].copy_from_slice(sum);
+    }
+
+    /// Becomes another one of the same length.
+    pub(super) fn copy(&mut self, from: &Self) {
+        self.sum.copy_from_slice(&from.sum);
+        self.lost.copy_from_slice(&from.lost);
+        self.of_block.copy_from_slice(&from.of_block);
     }
 
     /// The sum at the end of a block.
@@ -31,9 +41,17 @@ impl RunningSum {
         &self.sum
     }
 
-    /// Adds `factor row`, and writes the sum up to here.
+    /// Adds `factor row`.
     #[inline(always)]
-    pub(super) fn add(&mut self, factor: f32, row: &[f32], to: &mut [f32]) {
+    pub(super) fn add(&mut self, factor: f32, row: &[f32]) {
+        for (of_block, x) in self.of_block.iter_mut().zip(row) {
+            *of_block = mul_add(factor, *x, *of_block);
+        }
+    }
+
+    /// The same, and writes the sum up to here.
+    #[inline(always)]
+    pub(super) fn add_to(&mut self, factor: f32, row: &[f32], to: &mut [f32]) {
         let rows = self.of_block.iter_mut().zip(row).zip(&self.sum).zip(to);
         for (((of_block, x), sum), to) in rows {
             *of_block = mul_add(factor, *x, *of_block);
@@ -41,13 +59,15 @@ impl RunningSum {
         }
     }
 
+    /// Adds the sum of a block, of which the blocks before decay.
     #[inline(always)]
-    pub(super) fn end_block(&mut self) {
+    pub(super) fn end_block(&mut self, decay: DecayFactor) {
         let sums = self.sum.iter_mut().zip(&mut self.lost).zip(&mut self.of_block);
         for ((sum, lost), of_block) in sums {
-            let added = *of_block - *lost;
-            let next = *sum + added;
-            *lost = (next - *sum) - added;
+            let whole = decay.whole() * *sum;
+            let added = mul_add(decay.rest(), *sum, *of_block) - decay.times(*lost);
+            let next = whole + added;
+            *lost = (next - whole) - added;
             *sum = next;
             *of_block = 0.0;
         }
