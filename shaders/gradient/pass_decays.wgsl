@@ -1,5 +1,5 @@
 // The gates that the passes of sums take, of value heads but for one. Each part begins at a multiple
-// of 64 elements, where a binding may; src/backward/plan/sums.rs counts them so.
+// of 64 elements, where a binding may; src/backward/plan/rows.rs counts them so.
 //
 //     [T,E]           decays in log space
 //     [T,max(H,E)]    those of passes in reversed time, of output heads

@@ -13,7 +13,7 @@ const PASS_STATE_LEN: u32 = 16u * PASS_KEY_VEC4 * PASS_VALUE_VEC4;
 // M of value heads [N,E,F,V] and transposed [N,E,V,F], and the gradients by M of output heads, in
 // reversed order of the sequences, [N,max(H,E),F,V] and transposed; with a delta rule also zeros
 // [N,E,V,F], the gradients by M of no output head. Each begins at a multiple of 64 elements, where a
-// binding may. src/backward/plan/sums.rs counts them as these functions do.
+// binding may. src/backward/plan/rows.rs counts them as these functions do.
 @group(0) @binding(17) var<storage, read_write> pass_states: array<f32>;
 
 fn pass_states_len(heads: u32) -> u32 { return (params.sequences * heads * PASS_STATE_LEN + 63u) / 64u * 64u; }

@@ -25,7 +25,7 @@
 //!       + Σ_(j<=i) (dr_i . u_j) k'_j     dr, u, k'     from M transposed
 //! ```
 //!
-//! of which `gradient_group_sums` takes the tokens j = i.
+//! from which `gradient_group_sums` takes away the tokens j = i.
 
 use std::ops::Range;
 use std::sync::Arc;
