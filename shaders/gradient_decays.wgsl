@@ -23,7 +23,7 @@
 //         pass_decays  segment_states: transposed  blocks
 // writes  gates [T,E,GATE_ROW]: dg
 // grid    a workgroup a block of tokens and value head, folded
-// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + (DECAY_STRIP + 1) SCAN_THREADS) + 28 bytes; SCAN_THREADS threads
+// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + (DECAY_STRIP + 1) SCAN_THREADS) + 32 bytes; SCAN_THREADS threads
 
 import constants::{DECAY_BLOCK, DECAY_LANES, DECAY_STRIP, GATE_ROW, HAS_BETA, SCAN_THREADS};
 import gradient/pass_decays::{pass_decays};
@@ -48,6 +48,7 @@ struct Block {
     state: u32,        // the first vec4 of M of all value heads before token `begin`
     of_state: u32,     // and of R of all output heads
     of_recalled: u32,  // and of all value heads' keys
+    unused: u32,       // so that what follows in workgroup memory is loaded 16 bytes at a time
 }
 
 const STATE_VEC4: u32 = PASS_STATE_LEN / 4u;

@@ -29,6 +29,8 @@ pub(crate) struct Block {
     pub(crate) of_state: u32,
     /// Likewise of the gradient by M of what keys recall.
     pub(crate) of_recalled: u32,
+    /// Brings it to 32 bytes.
+    pub(crate) unused: u32,
 }
 
 /// The blocks of all tokens, and the range of scratch with the states.
@@ -163,6 +165,7 @@ fn list(forward: &Plan, passes: Keeping<'_>, states: Range<u64>) -> Option<Decay
                 Some(pass) => offset(pass, window)?,
                 None => 0,
             },
+            unused: 0,
         })
     }
     found.add_empty(before..tokens(forward));
