@@ -14,15 +14,20 @@
 //
 // with R that of the token behind the window, or of the final state, which nothing decays.
 //
+// With a delta rule w_j is the corrected value u_j, and a value head has one more output head, the
+// last: its keys, whose dy_i are the gradients dr_i by what they recall, behind those of others. They
+// read the state before their own token, which is not among tokens j.
+//
 // reads   keys [T,E,PASS_KEY_VEC4]  queries [T,max(H,E),PASS_KEY_VEC4 + 1]  pass_values [T,E,PASS_VALUE_VEC4]
-//         output_rows [T,max(H,E),PASS_VALUE_VEC4]: dy  pass_decays  segment_states: transposed  blocks
+//         output_rows [T,max(H,E),PASS_VALUE_VEC4]: dy, with a delta rule [T,E,PASS_VALUE_VEC4] behind it: dr
+//         pass_decays  segment_states: transposed  blocks
 // writes  gates [T,E,GATE_ROW]: dg
 // grid    a workgroup a block of tokens and value head, folded
-// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + (DECAY_STRIP + 1) SCAN_THREADS) + 24 bytes; SCAN_THREADS threads
+// memory  4 ((DECAY_STRIP + 3) DECAY_BLOCK + (DECAY_STRIP + 1) SCAN_THREADS) + 32 bytes; SCAN_THREADS threads
 
-import constants::{DECAY_BLOCK, DECAY_LANES, DECAY_STRIP, GATE_ROW, SCAN_THREADS};
+import constants::{DECAY_BLOCK, DECAY_LANES, DECAY_STRIP, GATE_ROW, HAS_BETA, SCAN_THREADS};
 import gradient/pass_decays::{pass_decays};
-import gradient/passes::{PASS_KEY_VEC4, PASS_STATE_LEN, PASS_VALUE_VEC4};
+import gradient/passes::{PASS_KEY_VEC4, PASS_STATE_LEN, PASS_VALUE_VEC4, recalled_begin};
 import gates/backward_decay::{decayed, stored_decay};
 import params::{params, workgroup_index};
 
@@ -42,6 +47,8 @@ struct Block {
     is_followed: u32,  // 1 if its sequence goes on behind the window
     state: u32,        // the first vec4 of M of all value heads before token `begin`
     of_state: u32,     // and of R of all output heads
+    of_recalled: u32,  // and of all value heads' keys
+    unused: u32,       // so that what follows in workgroup memory is loaded 16 bytes at a time
 }
 
 const STATE_VEC4: u32 = PASS_STATE_LEN / 4u;
@@ -59,9 +66,10 @@ var<workgroup> sums: array<f32, DECAY_BLOCK>;                    // of each t, f
 var<workgroup> lane_sums: array<f32, DECAY_STRIP * SCAN_THREADS>;
 var<workgroup> row_parts: array<f32, SCAN_THREADS>;
 
-// Rows of features and of values: queries and dy of an output head, or keys and w.
+// Rows of features and of values: queries and dy of an output head, keys and w, or keys and dr.
 struct TokenRows {
-    is_query: bool,
+    is_key: bool,       // rows of features that are keys, of a value head
+    is_recalled: bool,  // rows of values that are gradients by what these recall
     head: u32,
     first: u32,  // token of the first of DECAY_STRIP
     last: u32,   // of the last that there is
@@ -109,8 +117,8 @@ fn load_decays(block: Block, head: u32, thread: u32) {
 fn enter_last(block: Block, head: u32, thread: u32) {
     let tokens = block.end - block.begin;
     var parts = RowSums();
-    for (var h = 0u; h < params.group; h++) {
-        let r = block.of_state + (head * params.group + h) * STATE_VEC4;
+    for (var h = 0u; h < reading_heads(); h++) {
+        let r = state_behind(block, head, h);
         for (var i = thread; i < STATE_VEC4; i += SCAN_THREADS) {
             parts[0] += dot(segment_states[block.state + head * STATE_VEC4 + i], segment_states[r + i]);
         }
@@ -120,9 +128,9 @@ fn enter_last(block: Block, head: u32, thread: u32) {
     let first = row_sum(0u);
     for (var j = 0u; j < tokens; j += DECAY_STRIP) {
         parts = RowSums();
-        let rows = TokenRows(false, head, block.begin + j, block.end - 1u);
-        for (var h = 0u; h < params.group; h++) {
-            multiply(&parts, rows, block.of_state + (head * params.group + h) * STATE_VEC4, thread);
+        let rows = TokenRows(true, false, head, block.begin + j, block.end - 1u);
+        for (var h = 0u; h < reading_heads(); h++) {
+            multiply(&parts, rows, state_behind(block, head, h), thread);
         }
         add_up(parts, thread);
         workgroupBarrier();
@@ -146,8 +154,8 @@ fn enter_strip(block: Block, head: u32, first: u32, thread: u32) {
     let tokens = block.end - block.begin;
     let window = block.last - block.begin;
     var parts = RowSums();
-    for (var h = 0u; h < params.group; h++) {
-        let rows = TokenRows(true, head * params.group + h, block.begin + first, block.last - 1u);
+    for (var h = 0u; h < reading_heads(); h++) {
+        let rows = reading_rows(block, head, h, first);
         multiply(&parts, rows, block.state + head * STATE_VEC4, thread);
     }
     add_up(parts, thread);
@@ -179,10 +187,10 @@ fn enter_strip(block: Block, head: u32, first: u32, thread: u32) {
 // (q'_i . k'_j) (w_j . dy_i) of DECAY_STRIP tokens i, over the output heads that read the value
 // head.
 fn pairs_of(block: Block, head: u32, first: u32, j: u32) -> RowSums {
-    let key = TokenRows(false, head, j, j);
+    let key = TokenRows(true, false, head, j, j);
     var pairs = RowSums();
-    for (var h = 0u; h < params.group; h++) {
-        let rows = TokenRows(true, head * params.group + h, block.begin + first, block.last - 1u);
+    for (var h = 0u; h < reading_heads(); h++) {
+        let rows = reading_rows(block, head, h, first);
         var features = RowSums();
         var values = RowSums();
         for (var f4 = 0u; f4 < PASS_KEY_VEC4; f4++) {
@@ -219,9 +227,26 @@ fn multiply(parts: ptr<function, RowSums>, rows: TokenRows, state: u32, thread: 
     }
 }
 
+// DECAY_STRIP rows of output head h of a value head, or behind all of these of its keys, from token
+// `first` of the window on.
+fn reading_rows(block: Block, head: u32, h: u32, first: u32) -> TokenRows {
+    let begin = block.begin + first;
+    let last = block.last - 1u;
+    if (HAS_BETA && h == params.group) { return TokenRows(true, true, head, begin, last); }
+    return TokenRows(false, false, head * params.group + h, begin, last);
+}
+
+// Heads that read the value head.
+fn reading_heads() -> u32 { return params.group + select(0u, 1u, HAS_BETA); }
+
+fn state_behind(block: Block, head: u32, h: u32) -> u32 {
+    if (HAS_BETA && h == params.group) { return block.of_recalled + head * STATE_VEC4; }
+    return block.of_state + (head * params.group + h) * STATE_VEC4;
+}
+
 fn features_of(rows: TokenRows, r: u32, f4: u32) -> vec4<f32> {
     let t = min(rows.first + r, rows.last);
-    if (rows.is_query) {
+    if (!rows.is_key) {
         return queries[(t * params.output_heads + rows.head) * (PASS_KEY_VEC4 + 1u) + f4];
     }
     return keys[(t * params.value_heads + rows.head) * PASS_KEY_VEC4 + f4];
@@ -229,7 +254,10 @@ fn features_of(rows: TokenRows, r: u32, f4: u32) -> vec4<f32> {
 
 fn values_of(rows: TokenRows, r: u32, c4: u32) -> vec4<f32> {
     let t = min(rows.first + r, rows.last);
-    if (rows.is_query) { return output_rows[(t * params.output_heads + rows.head) * PASS_VALUE_VEC4 + c4]; }
+    if (!rows.is_key) { return output_rows[(t * params.output_heads + rows.head) * PASS_VALUE_VEC4 + c4]; }
+    if (HAS_BETA && rows.is_recalled) {
+        return output_rows[recalled_begin() + (t * params.value_heads + rows.head) * PASS_VALUE_VEC4 + c4];
+    }
     return pass_values[(t * params.value_heads + rows.head) * PASS_VALUE_VEC4 + c4];
 }
 

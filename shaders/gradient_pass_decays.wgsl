@@ -1,31 +1,38 @@
-// The decays that the passes of sums take. A pass in reversed time comes from token i + 1 to token
-// i, and so to the decay between them, which is that of token i + 1. Nothing decays before the last
-// token of a sequence.
+// The decays, and the betas, that the passes of sums take. A pass in reversed time comes from token
+// i + 1 to token i, and so to the decay between them, which is that of token i + 1. Nothing decays
+// before the last token of a sequence.
 //
 //     g_i                in forward time
 //     g_(i+1), or 0      in reversed time, in the order of its tokens
 //
-// reads   decay [E] or [T,E]  gate_weights [E] and [E]  ranges [N + 1]
+// reads   decay [E] or [T,E]  beta [T,E] or [T,1]  gate_weights [E] and [E]  ranges [N + 1]
 // writes  pass_decays
-// grid    a thread a decay of a value head or of an output head, folded
+// grid    a thread a decay of a value head or of an output head, or a beta, folded
 // memory  none
 
-import constants::{SCAN_THREADS};
-import gates/activations::{decay_of};
-import gradient/pass_decays::{pass_decays, reversed_decays_begin};
+import constants::{HAS_BETA, HAS_DECAY, SCAN_THREADS};
+import gates/activations::{beta_of, decay_of};
+import gradient/pass_decays::{betas_begin, pass_decays, recalled_decays_begin, reversed_decays_begin};
+import gradient/sequence::{has_sequence, is_followed, ranges};
 import params::{params, workgroup_index};
-
-// begin, end of each sequence, and the tokens behind the last that passes in reversed time do not
-// have
-@group(0) @binding(23) var<storage, read_write> ranges: array<vec2<u32>>;
 
 @compute @workgroup_size(SCAN_THREADS)
 fn gradient_pass_decays(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = workgroup_index(workgroup) * SCAN_THREADS + thread;
+    var i = workgroup_index(workgroup) * SCAN_THREADS + thread;
     let rows = params.total_tokens * params.value_heads;
+    if (HAS_BETA) {
+        if (i < rows) {
+            var beta = 0.0;
+            if (has_sequence(i / params.value_heads)) { beta = beta_of(i); }
+            pass_decays[betas_begin() + i] = beta;
+            return;
+        }
+        i -= rows;
+    }
+    if (!HAS_DECAY) { return; }
     if (i < rows) {
         pass_decays[i] = decay_of(i, 0u);
         return;
@@ -37,16 +44,8 @@ fn gradient_pass_decays(
     var x = 0.0;
     if (is_followed(t)) { x = decay_of((t + 1u) * params.value_heads + h / params.group, 0u); }
     pass_decays[reversed_decays_begin() + (used - 1u - t) * params.output_heads + h] = x;
-}
-
-// True if token t has another one of its sequence behind it.
-fn is_followed(t: u32) -> bool {
-    // The first sequence that ends behind it.
-    var first = 0u;
-    var end = params.sequences;
-    while (first < end) {
-        let n = (first + end) / 2u;
-        if (ranges[n].y > t) { end = n; } else { first = n + 1u; }
+    if (HAS_BETA && h % params.group == 0u) {
+        let at = (used - 1u - t) * params.value_heads + h / params.group;
+        pass_decays[recalled_decays_begin() + at] = x;
     }
-    return first < params.sequences && t >= ranges[first].x && t + 1u < ranges[first].y;
 }

@@ -4,15 +4,16 @@
 //
 // reads   v [T,E,V]  ranges [N]  states: initial states [N,state], gradients by final states [N,state]
 // writes  pass_values [T,E,PASS_VALUE_VEC4]: w
-//         pass_states: M and the gradients by the last M, and both transposed
-//         of_pass_values [T,max(H,E),PASS_VALUE_VEC4] and of_pass_keys [T,max(H,E),PASS_KEY_VEC4]: of tokens
-//         behind the last sequence, which passes in reversed time do not have
+//         pass_states: M and the gradients by the last M, and both transposed; with a delta rule zeros
+//         of_pass_values [T,max(H,E),PASS_VALUE_VEC4], but for a delta rule, and of_pass_keys
+//         [T,max(H,E),PASS_KEY_VEC4], with one also [T,E,PASS_KEY_VEC4] behind it: of tokens behind the last
+//         sequence, which passes in reversed time do not have
 // grid    a thread a vec4 of w, an element of a state or a vec4 of a row of such a token, folded
 // memory  none
 
-import constants::{FEATURE_DIM, NORMALIZE, SCAN_THREADS, VALUE_DIM};
+import constants::{FEATURE_DIM, HAS_BETA, NORMALIZE, SCAN_THREADS, VALUE_DIM};
 import gradient/passes::{PASS_KEY_VEC4, PASS_STATE_LEN, PASS_VALUE_VEC4, gradient_state, gradients_begin};
-import gradient/passes::{pass_states, pass_states_len};
+import gradient/passes::{of_recalled_keys_begin, pass_states, pass_states_len, zeros_begin};
 import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
 import heads::{value_begin};
 import params::{params, workgroup_index};
@@ -59,7 +60,17 @@ fn gradient_pass_inputs(
         store_state(gradients_begin(), params.output_heads, gradient_state(n, h), i % PASS_STATE_LEN, x);
         return;
     }
-    clear_row(i - gradients);
+    i -= gradients;
+    if (HAS_BETA) {
+        if (i < initial) {
+            pass_states[zeros_begin() + i] = 0.0;
+            return;
+        }
+        i -= initial;
+        clear_keys(i);
+        return;
+    }
+    clear_row(i);
 }
 
 // Columns 4 c4 .. + 3 of w, whose v begins at `begin`.
@@ -102,5 +113,19 @@ fn clear_row(i: u32) {
         of_pass_values[row * PASS_VALUE_VEC4 + c4] = vec4<f32>(0.0);
     } else {
         of_pass_keys[row * PASS_KEY_VEC4 + c4 - PASS_VALUE_VEC4] = vec4<f32>(0.0);
+    }
+}
+
+// The same of a delta rule: of output heads, and then of value heads.
+fn clear_keys(i: u32) {
+    let used = ranges[params.sequences - 1u].y;
+    let tokens = params.total_tokens - used;
+    let of_outputs = tokens * params.output_heads * PASS_KEY_VEC4;
+    let of_keys = tokens * params.value_heads * PASS_KEY_VEC4;
+    if (i < of_outputs) {
+        of_pass_keys[used * params.output_heads * PASS_KEY_VEC4 + i] = vec4<f32>(0.0);
+    } else if (i - of_outputs < of_keys) {
+        let first = of_recalled_keys_begin() + used * params.value_heads * PASS_KEY_VEC4;
+        of_pass_keys[first + i - of_outputs] = vec4<f32>(0.0);
     }
 }

@@ -1,16 +1,17 @@
 // The gradients by v and by initial states, from those by w and M that the passes of sums have
-// found, summed over the output heads that read a value head. Between the initial state and the
-// first M is the decay of the first token.
+// found, summed over the output heads that read a value head; with a delta rule those by v are b_t
+// du_t. Between the initial state and the first M is the decay of the first token.
 //
-// reads   of_pass_values [T,max(H,E),PASS_VALUE_VEC4]  pass_states: the gradients by the first M
-//         pass_decays and ranges [N + 1], where there are decays
+// reads   of_pass_values [T,max(H,E),PASS_VALUE_VEC4]: dw, or [T,E,PASS_VALUE_VEC4]: du
+//         pass_states: the gradients by the first M
+//         pass_decays and ranges [N + 1], where there are decays or betas
 // writes  of_v [T,E,V]  states: gradients by initial states [N,state], behind the initial states
 // grid    a thread a vec4 of a row of v or an element of a state, folded
 // memory  none
 
-import constants::{ACCESS_ELEMENTS, FEATURE_DIM, HAS_DECAY, SCAN_THREADS, VALUE_DIM};
+import constants::{ACCESS_ELEMENTS, FEATURE_DIM, HAS_BETA, HAS_DECAY, SCAN_THREADS, VALUE_DIM};
 import gates/backward_decay::{decayed, stored_decay};
-import gradient/pass_decays::{pass_decays};
+import gradient/pass_decays::{betas_begin, pass_decays};
 import gradient/passes::{PASS_STATE_LEN, PASS_VALUE_VEC4, gradient_state, gradients_begin, pass_states};
 import gradient/states::{MU_LEN, STATE_LEN, states, states_len};
 import heads::{value_begin};
@@ -38,10 +39,14 @@ fn gradient_pass_outputs(
 }
 
 fn store_values(row: u32, c4: u32) {
-    // Output heads of a value head follow one another, as value heads of a token do.
-    let first = row * params.group * PASS_VALUE_VEC4 + c4;
     var sum = vec4<f32>(0.0);
-    for (var h = 0u; h < params.group; h++) { sum += of_pass_values[first + h * PASS_VALUE_VEC4]; }
+    if (HAS_BETA) {
+        sum = pass_decays[betas_begin() + row] * of_pass_values[row * PASS_VALUE_VEC4 + c4];
+    } else {
+        // Output heads of a value head follow one another, as value heads of a token do.
+        let first = row * params.group * PASS_VALUE_VEC4 + c4;
+        for (var h = 0u; h < params.group; h++) { sum += of_pass_values[first + h * PASS_VALUE_VEC4]; }
+    }
     let begin = value_begin(row / params.value_heads, row % params.value_heads) * ACCESS_ELEMENTS;
     for (var i = 4u * c4; i < min(4u * c4 + 4u, VALUE_DIM); i++) { of_v[begin + i] = sum[i % 4u]; }
 }

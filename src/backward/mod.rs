@@ -29,13 +29,14 @@ use crate::problem::shape::Shape;
 /// update rule, grouped heads and sequences of any lengths, through every feature map but the
 /// caller's own, and by the weights of those that have any. There are two recipes:
 ///
-/// - **Sums**, for the rules linear and, where decays are one for each token and head or constant,
-///   gated: the forward kernels with the roles of the tensors exchanged, two of four passes in
+/// - **Sums**, for every rule whose decays, if it has any, are one for each token and head or
+///   constant: the forward kernels with the roles of the tensors exchanged, two of four passes in
 ///   reversed time. States stay in registers, and segments of a sequence run side by side, as the
 ///   plans of the passes have them. Gradients by decays are computed in blocks of up to 128 tokens
-///   between states that two of the passes keep.
-/// - The **recurrence**, for decays of rows and for betas, and where a row of features or of v is
-///   wider than a row of k may be or the device has no room for the passes: each value head of each
+///   between states that the passes keep. With a delta rule what a token adds to the state, and the
+///   gradient by it, are computed first, from token to token and columns side by side.
+/// - The **recurrence**, for decays of rows, and where a row of features or of v is wider than a row
+///   of k may be or the device has no room for the passes: each value head of each
 ///   sequence is a workgroup's, which goes through the tokens one by one. Where these are fewer than
 ///   [`Tuning::workgroups`], several share a head, each with some of its columns, and what they add
 ///   to a gradient is summed up in a fixed order. States are computed again and not kept, but for

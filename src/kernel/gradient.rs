@@ -1,50 +1,17 @@
 //! The table of kernels of the backward pass.
 
+mod sizes;
+
 use crate::error::ConfigError;
 use crate::kernel::assembler::{Module, Number, Numbers, Parts, Unbound};
-use crate::kernel::layout::{Layout, SCAN_THREADS};
+use crate::kernel::layout::Layout;
 use crate::kernel::numbers::{Variant, numbers};
 use crate::kernel::stage::Stage;
 use crate::problem::config::Config;
 use crate::problem::dtype::Dtype;
 use crate::problem::feature_map::FeatureMap;
-use crate::problem::update_rule::{DecayDims, UpdateRule};
 
-/// Threads of a workgroup of `gradient_recurrence`: one for a feature, up to as many as every
-/// device has.
-pub(crate) fn gradient_threads(config: &Config) -> u32 {
-    if config.features() <= 64 { 64 } else { 128 }
-}
-
-/// Columns of mu that they have at a time; a value block is a multiple of it. Fewer where rows are
-/// many, so that a compiler need not keep more of them than there are registers; and half of V at
-/// most, so that there is something to share.
-pub(crate) fn gradient_columns(config: &Config) -> u32 {
-    let most = if config.features() <= 128 { 16 } else { 8 };
-    config.value_dim.div_ceil(2).next_power_of_two().min(most)
-}
-
-/// Most tokens of a block of `gradient_decays`, so that those of a block and of as many behind it
-/// fit into the workgroup memory that every device has.
-pub(crate) const DECAY_BLOCK: u32 = 128;
-
-/// Tokens of a block that a workgroup of it takes at a time: with twice as many, the rows that all
-/// its lanes load are more than a GPU's scalar registers.
-pub(crate) const DECAY_STRIP: u32 = 4;
-
-/// Threads of that workgroup that share a row of features; others have other columns.
-pub(crate) fn decay_lanes(config: &Config) -> u32 {
-    config.features().div_ceil(4).next_power_of_two().min(SCAN_THREADS)
-}
-
-/// True where the gradients of a rule are sums of passes of the forward kernels.
-pub(crate) fn has_sums(config: &Config) -> bool {
-    match config.update_rule {
-        UpdateRule::Linear => true,
-        UpdateRule::Gated(decay) => decay.dims != DecayDims::PerRow,
-        _ => false,
-    }
-}
+pub(crate) use sizes::*;
 
 /// A dispatch of a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,8 +27,14 @@ pub enum GradientStage {
     PassDecays,
     /// The values and states that they take.
     PassInputs,
+    /// What a delta rule adds to the state in each token, but for beta.
+    Corrections,
     /// The rows of gradients by o that they take.
     OutputRows,
+    /// The gradients by what a delta rule adds, from the last token to the first.
+    CorrectionsReversed,
+    /// The rows of both that the passes take, and the gradients by betas.
+    CorrectionRows,
     /// The gradients by decays per head, from what the passes of sums have found.
     Decays,
     /// The sums of gradients by features of keys over the queries that share a value head.
@@ -143,13 +116,16 @@ impl GradientBinding {
 
 impl GradientStage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::TokenGates,
         Self::Projections,
         Self::Features,
         Self::PassDecays,
         Self::PassInputs,
+        Self::Corrections,
         Self::OutputRows,
+        Self::CorrectionsReversed,
+        Self::CorrectionRows,
         Self::Decays,
         Self::GroupSums,
         Self::PassOutputs,
@@ -171,7 +147,10 @@ impl GradientStage {
             Self::Features => "gradient_features",
             Self::PassDecays => "gradient_pass_decays",
             Self::PassInputs => "gradient_pass_inputs",
+            Self::Corrections => "gradient_corrections",
             Self::OutputRows => "gradient_output_rows",
+            Self::CorrectionsReversed => "gradient_corrections_reversed",
+            Self::CorrectionRows => "gradient_correction_rows",
             Self::Decays => "gradient_decays",
             Self::GroupSums => "gradient_group_sums",
             Self::PassOutputs => "gradient_pass_outputs",
@@ -207,7 +186,10 @@ impl GradientStage {
             Self::Features => "linear_attention.gradient_features",
             Self::PassDecays => "linear_attention.gradient_pass_decays",
             Self::PassInputs => "linear_attention.gradient_pass_inputs",
+            Self::Corrections => "linear_attention.gradient_corrections",
             Self::OutputRows => "linear_attention.gradient_output_rows",
+            Self::CorrectionsReversed => "linear_attention.gradient_corrections_reversed",
+            Self::CorrectionRows => "linear_attention.gradient_correction_rows",
             Self::Decays => "linear_attention.gradient_decays",
             Self::GroupSums => "linear_attention.gradient_group_sums",
             Self::PassOutputs => "linear_attention.gradient_pass_outputs",
@@ -223,12 +205,15 @@ impl GradientStage {
 
     /// True where a backward pass of the config has it.
     pub(crate) fn is_in(self, config: &Config) -> bool {
+        let has_beta = config.update_rule.beta().is_some();
         match self {
             Self::TokenGates | Self::Gates => config.gates().is_some(),
             Self::Projections | Self::Maps => config.needs_weights(),
             Self::Features | Self::Recurrence | Self::Rows => true,
             Self::ColumnSums => config.value_dim > gradient_columns(config),
-            Self::PassDecays | Self::Decays => has_sums(config) && config.gates().is_some(),
+            Self::PassDecays => has_sums(config) && config.gates().is_some(),
+            Self::Decays => has_sums(config) && config.update_rule.decay().is_some(),
+            _ if self.is_of_corrections() => has_sums(config) && has_beta,
             _ if self.is_of_sums() => has_sums(config),
             _ => self.is_of_weights() && config.needs_weights(),
         }
@@ -239,11 +224,16 @@ impl GradientStage {
         matches!(self, Self::Weights | Self::WeightSums)
     }
 
+    /// True for the stages of the recipe `sums` that delta rules alone have.
+    pub(crate) fn is_of_corrections(self) -> bool {
+        matches!(self, Self::Corrections | Self::CorrectionsReversed | Self::CorrectionRows)
+    }
+
     /// True for the stages of the recipe `sums` alone.
     pub(crate) fn is_of_sums(self) -> bool {
         use GradientStage::{Decays, GroupSums, OutputRows, PassDecays, PassInputs, PassOutputs};
         let of_rows = matches!(self, PassInputs | OutputRows | GroupSums | PassOutputs);
-        of_rows || matches!(self, PassDecays | Decays)
+        of_rows || matches!(self, PassDecays | Decays) || self.is_of_corrections()
     }
 
     /// True for the stages of the recurrence alone.
@@ -268,6 +258,7 @@ impl GradientStage {
         let mut binds = self.all_binds().to_vec();
         let rule = config.update_rule;
         binds.retain(|binding| match binding {
+            Gates | PassDecays if self == Self::GroupSums => rule.beta().is_some(),
             Gates => config.gates().is_some(),
             Decay | OfDecay => rule.decay().is_some(),
             Beta | OfBeta => rule.beta().is_some(),
@@ -295,7 +286,14 @@ impl GradientStage {
                 &[Params, V, States, Ranges, PassValues, PassStates, OfPassValues, OfPassKeys]
             }
             Self::PassDecays => &[Params, Decay, Beta, GateWeights, Ranges, PassDecays],
+            Self::Corrections => &[Params, Keys, PassValues, PassDecays, PassStates, Ranges],
             Self::OutputRows => &[Params, Queries, OfO, OutputRows],
+            Self::CorrectionsReversed => {
+                &[Params, Keys, Queries, OutputRows, OfPassValues, PassDecays, PassStates, Ranges]
+            }
+            Self::CorrectionRows => {
+                &[Params, Gates, PassValues, OutputRows, OfPassValues, PassDecays, Ranges]
+            }
             Self::Decays => &[
                 Params,
                 Gates,
@@ -307,7 +305,7 @@ impl GradientStage {
                 SegmentStates,
                 Blocks,
             ],
-            Self::GroupSums => &[Params, Keys, OfPassKeys],
+            Self::GroupSums => &[Params, Gates, Keys, OfPassKeys, PassDecays],
             Self::PassOutputs => {
                 &[Params, OfV, States, PassStates, OfPassValues, PassDecays, Ranges]
             }
@@ -382,6 +380,11 @@ impl GradientStage {
         numbers.push(("DECAY_BLOCK", Number::U32(DECAY_BLOCK)));
         numbers.push(("DECAY_STRIP", Number::U32(DECAY_STRIP)));
         numbers.push(("DECAY_LANES", Number::U32(decay_lanes(config))));
+        let corrections = CorrectionSizes::new(config);
+        numbers.push(("CORRECTION_COLUMNS", Number::U32(corrections.columns)));
+        numbers.push(("CORRECTION_LANES", Number::U32(corrections.lanes)));
+        numbers.push(("CORRECTION_ROWS", Number::U32(corrections.rows)));
+        numbers.push(("CORRECTION_VEC4", Number::U32(corrections.vec4s(config))));
         let unbound = Unbound::new(missing.map(|binding| *binding as u32));
         let root = self.name();
         let numbers = &numbers;

@@ -79,9 +79,20 @@ pub fn backward_cases() -> Vec<Case> {
             of(8, 12, gated(softplus)),
             Shape::padded(&[3..150, 0..0, 20..77], 150, 32),
         ),
+        (
+            "backward-segments-delta",
+            of(12, 9, delta(beta)).with_l2_norm(true),
+            Shape::packed(&[90, 0, 61], 4).with_kv_heads(2),
+        ),
+        (
+            "backward-segments-gated-delta",
+            of(8, 12, gated_delta(softplus, sigmoid)),
+            Shape::padded(&[3..150, 0..0, 20..77], 150, 32),
+        ),
         ("backward-recurrence", linear(16, 12), grouped(70)),
         ("backward-recurrence-packed", linear(9, 7), packed()),
         ("backward-recurrence-gated", linear(12, 16).with_update_rule(gated(head)), grouped(70)),
+        ("backward-recurrence-gated-delta", of(16, 16, gated_delta(head, beta)), values(40)),
         ("backward-padded", linear(12, 16).with_update_rule(gated(head)), padded()),
         ("backward-gated", of(16, 16, gated(softplus)), heads()),
         ("backward-gated-constant", of(16, 16, gated(Decay::constant())), packed_heads()),
@@ -105,6 +116,7 @@ pub fn backward_cases() -> Vec<Case> {
         ("backward-unlike", unlike, grouped(40)),
         ("backward-strong", of(12, 9, gated(row)), values(30)),
         ("backward-strong-heads", of(12, 9, gated(head)), values(30)),
+        ("backward-strong-gated-delta", of(12, 9, gated_delta(head, beta)), values(30)),
         ("backward-forgets-heads", linear(16, 16).with_update_rule(gated(head)), grouped(70)),
         ("backward-slow", linear(12, 16).with_update_rule(gated(head)), grouped(200)),
         ("backward-forgets", of(16, 16, gated_delta(head, beta)), values(40)),
@@ -118,7 +130,9 @@ pub fn backward_cases() -> Vec<Case> {
         _ => None,
     };
     let sampling = |name| match name {
-        "backward-strong" | "backward-strong-heads" => Sampling::SmallFactors,
+        "backward-strong" | "backward-strong-heads" | "backward-strong-gated-delta" => {
+            Sampling::SmallFactors
+        }
         "backward-slow" => Sampling::SlowDecays,
         "backward-forgets" | "backward-forgets-heads" => Sampling::Forgets,
         _ => Sampling::Ordinary,

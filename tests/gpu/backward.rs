@@ -1,6 +1,7 @@
 //! The backward pass of every adapter against the reference's.
 
 mod columns;
+mod corrections;
 mod decays;
 mod maps;
 mod mutations;
@@ -52,6 +53,12 @@ pub(crate) const FULL: &[(&str, Test)] = &[
     ("backward::decays::widths", decays::widths),
     ("backward::decays::recurrence", decays::recurrence),
     ("backward::decays::mutations", decays::mutations),
+    ("backward::corrections::segments", corrections::segments),
+    ("backward::corrections::windows", corrections::windows),
+    ("backward::corrections::widths", corrections::widths),
+    ("backward::corrections::many_tokens", corrections::many_tokens),
+    ("backward::corrections::recurrence", corrections::recurrence),
+    ("backward::corrections::mutations", corrections::mutations),
 ];
 
 /// The largest difference that a gradient may have, in parts of the tensor's largest element.

@@ -41,7 +41,7 @@ const WITH_SUBGROUPS: [&str; 8] = [
 
 /// The cases that the full matrix alone has: their wide tiles take a CPU adapter 15 to 30 seconds
 /// to compile, and `k256-v256` has the widest; and another case has the same shaders, or other maps.
-const FULL: [&str; 24] = [
+const FULL: [&str; 28] = [
     "k128-v32",
     "k255-v100",
     "run-wide",
@@ -61,6 +61,10 @@ const FULL: [&str; 24] = [
     "backward-gated-t2r",
     "backward-gated-softmax",
     "backward-forgets-heads",
+    "backward-segments-delta",
+    "backward-segments-gated-delta",
+    "backward-recurrence-gated-delta",
+    "backward-strong-gated-delta",
     "relu-squared-blocks",
     "sigmoid-blocks",
     "hedgehog-joint",

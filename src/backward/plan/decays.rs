@@ -3,7 +3,10 @@
 
 use std::ops::Range;
 
-use crate::backward::plan::sums::{Pass, pass_vec4s};
+use bytemuck::Zeroable as _;
+
+use crate::backward::plan::rows::pass_vec4s;
+use crate::backward::plan::sums::Pass;
 use crate::error::PlanError;
 use crate::kernel::gradient::{DECAY_BLOCK, DECAY_STRIP, decay_lanes};
 use crate::kernel::layout::SCAN_THREADS;
@@ -24,6 +27,10 @@ pub(crate) struct Block {
     /// Offsets of M before the block and of the gradient behind its window, in vec4s of the states.
     pub(crate) state: u32,
     pub(crate) of_state: u32,
+    /// Likewise of the gradient by M of what keys recall.
+    pub(crate) of_recalled: u32,
+    /// Brings it to 32 bytes.
+    pub(crate) unused: u32,
 }
 
 /// The blocks of all tokens, and the range of scratch with the states.
@@ -61,7 +68,7 @@ fn iterations(forward: &Plan, tokens: u32) -> u64 {
     let [keys, values] = pass_vec4s(config);
     let (lanes, threads) = (u64::from(decay_lanes(config)), u64::from(SCAN_THREADS));
     let (tokens, strip) = (u64::from(tokens), u64::from(DECAY_STRIP));
-    let (window, group) = (2 * tokens, u64::from(forward.shape().value_group()));
+    let (window, group) = (2 * tokens, heads_of_value_head(forward));
     let of_state = keys.div_ceil(lanes)
         * (values.div_ceil(threads / lanes) * (strip + 2) + strip + 3)
         + 4 * (strip + 1);
@@ -77,6 +84,22 @@ fn iterations(forward: &Plan, tokens: u32) -> u64 {
     window.div_ceil(strip) * of_strip + of_keys + product + 8 * tokens + 32
 }
 
+/// Output heads of a value head, with its keys, which read as queries do, where they recall.
+fn heads_of_value_head(forward: &Plan) -> u64 {
+    let has_beta = forward.config().update_rule.beta().is_some();
+    u64::from(forward.shape().value_group()) + u64::from(has_beta)
+}
+
+/// The passes that keep states for the blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Keeping<'a> {
+    /// M in forward time.
+    pub(super) of_states: &'a Pass,
+    /// R in reversed time, of output heads and of the keys that recall.
+    pub(super) of_gradients: &'a Pass,
+    pub(super) of_recalled: Option<&'a Pass>,
+}
+
 /// Blocks of the segments of a pass in forward time, whose windows end where a pass in reversed
 /// time has a state, and blocks of no more than DECAY_BLOCK tokens of no sequence. Segments of
 /// sequences whose lengths are no multiples of a segment's begin elsewhere in reversed time, so that
@@ -87,33 +110,30 @@ fn iterations(forward: &Plan, tokens: u32) -> u64 {
 /// More bytes of states than the device binds, or 32 bits count.
 pub(super) fn blocks(
     forward: &Plan,
-    of_states: &Pass,
-    of_gradients: &Pass,
+    passes: Keeping<'_>,
     limits: &wgpu::Limits,
 ) -> Result<DecayBlocks, PlanError> {
-    let [mu, of_mu] = [of_states, of_gradients].map(states_of);
-    let states = mu.start.min(of_mu.start)..mu.end.max(of_mu.end);
+    let Keeping { of_states, of_gradients, of_recalled } = passes;
+    let all = [Some(of_states), Some(of_gradients), of_recalled].into_iter().flatten();
+    let states = all.map(states_of).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+    let states = states.unwrap_or_default();
     let (required, actual) = (limits.max_storage_buffer_binding_size, states.end - states.start);
     if actual > required {
         let (what, largest_batch) = ("states of segments", None);
         return Err(PlanError::TooLarge { what, required, actual, largest_batch });
     }
-    list(forward, of_states, of_gradients, states)
+    list(forward, passes, states)
         .ok_or(PlanError::TooManyElements { what: "states of segments", actual: actual / F32_SIZE })
 }
 
 /// The blocks, with the states at a range of scratch; `None` where 32 bits do not count them.
-fn list(
-    forward: &Plan,
-    of_states: &Pass,
-    of_gradients: &Pass,
-    states: Range<u64>,
-) -> Option<DecayBlocks> {
-    let [mu, of_mu] = [of_states, of_gradients].map(states_of);
-    let offset = |pass: &Pass, begin: u64, segment: &Segment| {
+fn list(forward: &Plan, passes: Keeping<'_>, states: Range<u64>) -> Option<DecayBlocks> {
+    let Keeping { of_states, of_gradients, of_recalled } = passes;
+    let offset = |pass: &Pass, segment: &Segment| {
         let number = if pass.plan.has_segment_states() { segment.number } else { segment.n };
         let bytes = (number as u64).checked_mul(pass.plan.state_size())?;
-        u32::try_from((begin - states.start).checked_add(bytes)? / VEC4_SIZE).ok()
+        let begin = states_of(pass).start - states.start;
+        u32::try_from(begin.checked_add(bytes)? / VEC4_SIZE).ok()
     };
     let ranges = forward.shape().token_ranges()?;
     let tokens = |plan: &Plan| plan.shape().batch as usize * plan.shape().seq_len as usize;
@@ -139,8 +159,13 @@ fn list(
             end: end as u32,
             last: window.tokens.end as u32,
             is_followed: u32::from(window.tokens.end < sequence.end),
-            state: offset(of_states, mu.start, segment)?,
-            of_state: offset(of_gradients, of_mu.start, window)?,
+            state: offset(of_states, segment)?,
+            of_state: offset(of_gradients, window)?,
+            of_recalled: match of_recalled {
+                Some(pass) => offset(pass, window)?,
+                None => 0,
+            },
+            unused: 0,
         })
     }
     found.add_empty(before..tokens(forward));
@@ -164,8 +189,7 @@ impl DecayBlocks {
         for begin in tokens.clone().step_by(len) {
             let end = tokens.end.min(begin + len);
             let (begin, end) = (begin as u32, end as u32);
-            let block = Block { begin, end, last: 0, is_followed: 0, state: 0, of_state: 0 };
-            self.blocks.push(block);
+            self.blocks.push(Block { begin, end, ..Block::zeroed() });
         }
     }
 }
@@ -179,7 +203,7 @@ mod tests {
     use crate::plan::tuning::Tuning;
     use crate::problem::config::Config;
     use crate::problem::shape::Shape;
-    use crate::problem::update_rule::{Decay, UpdateRule};
+    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
     fn plan(config: &Config, shape: &Shape, segment_len: Option<u32>) -> BackwardPlan {
         let limits = wgpu::Limits { max_buffer_size: 1 << 32, ..Default::default() };
@@ -194,15 +218,18 @@ mod tests {
 
     #[test]
     fn every_token_has_a_block_whose_states_are_there() {
-        let config = Config::of_rule(8, 12, UpdateRule::Gated(Decay::per_head()));
+        let gated = Config::of_rule(8, 12, UpdateRule::Gated(Decay::per_head()));
+        let rule = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
+        let delta = Config::of_rule(8, 12, rule);
         for shape in [
             Shape::new(2, 261, 4).with_kv_heads(2),
             Shape::new(3, 7, 1),
             Shape::packed(&[0, 21, 0, 3, 300, 128, 0], 2),
             Shape::padded(&[3..20, 0..0, 0..9, 20..20], 20, 2),
         ] {
-            for segment_len in [None, Some(5), Some(64)] {
-                let plan = plan(&config, &shape, segment_len);
+            let of = |config| [None, Some(5), Some(64)].map(|segment_len| (config, segment_len));
+            for (config, segment_len) in [of(&gated), of(&delta)].concat() {
+                let plan = plan(config, &shape, segment_len);
                 let [e, h] = [shape.value_heads, shape.output_heads()].map(u64::from);
                 let state = 8 * 12 * F32_SIZE;
                 let of_states = (plan.decays.states.end - plan.decays.states.start) / VEC4_SIZE;
@@ -222,7 +249,8 @@ mod tests {
                     // The memory of a workgroup.
                     assert!(last - token.start < 2 * DECAY_BLOCK as usize);
                     assert_eq!(block.is_followed == 1, last < sequence.end);
-                    for (first, heads) in [(block.state, e), (block.of_state, h)] {
+                    let recalled = (block.of_recalled, e);
+                    for (first, heads) in [(block.state, e), (block.of_state, h), recalled] {
                         assert!(u64::from(first) + heads * state / VEC4_SIZE <= of_states);
                     }
                 }

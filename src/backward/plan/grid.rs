@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::backward::plan::BackwardPlan;
+use crate::backward::plan::rows::pass_vec4s;
 use crate::backward::plan::scratch::MapRows;
-use crate::backward::plan::sums::pass_vec4s;
 use crate::error::PlanError;
-use crate::kernel::gradient::GradientStage;
+use crate::kernel::gradient::{CorrectionSizes, GradientStage};
 use crate::kernel::layout::SCAN_THREADS;
 
 impl BackwardPlan {
@@ -28,16 +28,30 @@ impl BackwardPlan {
             [shape.heads, shape.key_heads, shape.value_heads, shape.output_heads()].map(u64::from);
         let (lens, rows) = (self.lens(), MapRows::new(config));
         let [pass_keys, pass_values] = pass_vec4s(config);
+        let has_beta = config.update_rule.beta().is_some();
         let threads = match stage {
             GradientStage::TokenGates => tokens * e * u64::from(config.gate_row()),
             GradientStage::Projections => tokens * (e + h) * rows.projection_vec4s(),
             GradientStage::Features => tokens * (e + h) + lens.state,
-            GradientStage::PassDecays => tokens * (e + h),
+            GradientStage::PassDecays => {
+                let has_decay = config.update_rule.decay().is_some();
+                tokens * (if has_decay { e + h } else { 0 } + if has_beta { e } else { 0 })
+            }
+            GradientStage::Corrections | GradientStage::CorrectionsReversed => {
+                let blocks = CorrectionSizes::new(config).blocks(config);
+                u64::from(shape.sequences()) * e * u64::from(blocks) * u64::from(SCAN_THREADS)
+            }
+            GradientStage::CorrectionRows => tokens * e,
             GradientStage::Decays => self.decays.blocks.len() as u64 * e * u64::from(SCAN_THREADS),
             GradientStage::PassInputs => {
-                let heads = u64::from(shape.sequences()) * (e + h);
+                let zeros = if has_beta { e } else { 0 };
+                let heads = u64::from(shape.sequences()) * (e + h + zeros);
+                let of_token = match has_beta {
+                    true => (h + e) * pass_keys,
+                    false => h * (pass_values + pass_keys),
+                };
                 let behind = self.tokens_behind();
-                let behind = (behind.end - behind.start) * h * (pass_values + pass_keys);
+                let behind = (behind.end - behind.start) * of_token;
                 tokens * e * pass_values + heads * 16 * pass_keys * pass_values + behind
             }
             GradientStage::OutputRows => tokens * h,

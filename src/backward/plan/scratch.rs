@@ -35,17 +35,21 @@ pub(crate) struct Scratch {
 pub(crate) struct SumsScratch {
     /// w `[T,E,V]`, of one column more where o is divided, as are all of these.
     pub(crate) values: Range<u64>,
-    /// y `[T,max(H,E),V]`, and then the gradients by it.
+    /// y `[T,max(H,E),V]`, and then the gradients by it; with a delta rule also those by what keys
+    /// recall `[T,E,V]`.
     pub(crate) outputs: Range<u64>,
-    /// The gradients by w of each output head `[T,max(H,E),V]`.
+    /// The gradients by w of each output head `[T,max(H,E),V]`; with a delta rule, of each value
+    /// head `[T,E,V]`, but for beta.
     pub(crate) of_values: Range<u64>,
-    /// The gradients by k' of each output head `[T,max(H,E),F]`.
+    /// The gradients by k' of each output head `[T,max(H,E),F]`; with a delta rule also those of keys
+    /// that recall, as keys and as queries, `[T,E,F]` each.
     pub(crate) of_keys: Range<u64>,
     /// The gradients by q' `[T,max(H,E),F]` where they do not take its place, laid out as it.
     pub(crate) of_queries: Range<u64>,
-    /// Decays of passes in forward time `[T,E]` and in reversed time `[T,max(H,E)]`.
+    /// Decays of passes in forward time `[T,E]` and in reversed time `[T,max(H,E)]`; with a delta
+    /// rule also `[T,E]`, and betas `[T,E]`.
     pub(crate) decays: Range<u64>,
-    /// M, the gradients by M, and both transposed.
+    /// M, the gradients by M, and both transposed; with a delta rule also zeros.
     pub(crate) states: Range<u64>,
     /// The scratch of the passes.
     pub(crate) passes: Range<u64>,

@@ -1,6 +1,5 @@
-//! The recipe `sums`: gradients of the rules `linear` and, where decays are one for each token and
-//! head, `gated` by passes of the forward kernels with the roles of the tensors exchanged, two of
-//! them in reversed time.
+//! The recipe `sums`: gradients by passes of the forward kernels with the roles of the tensors
+//! exchanged, some of them in reversed time, for every rule but with decays of rows.
 //!
 //! With `w_j = [v_j, 1]`, `M = [mu | nu]` and `dy_i` the gradients by `y_i = q'_i M_i`, which
 //! follow from those by o,
@@ -15,11 +14,25 @@
 //! in the places of q, k and v. Where nothing is divided, w is v, M is mu, and the first is left
 //! out. Where states decay, so do those of the passes, and the last two keep theirs at the ends of
 //! segments for `gradient_decays`, which also needs the q' that the last one would write over.
+//!
+//! With a delta rule w is the corrected value u, and the keys of a value head are one more of its
+//! output heads, since they read the state that they correct. The gradients dr by what they recall
+//! depend on one another: `gradient_corrections` and `gradient_corrections_reversed` compute u and,
+//! in the place of the pass of dw, dr, token by token. Then
+//!
+//! ```text
+//! dk'_j = Σ_(i>=j) (u_j . dr_i) k'_i     u, dr, k'     from 0, reversed
+//!       + Σ_(j<=i) (dr_i . u_j) k'_j     dr, u, k'     from M transposed
+//! ```
+//!
+//! from which `gradient_group_sums` takes away the tokens j = i.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backward::plan::decays::{DecayBlocks, block_len, blocks};
+use crate::backward::plan::corrections::Walk;
+use crate::backward::plan::decays::{DecayBlocks, Keeping, block_len, blocks};
+use crate::backward::plan::rows::{Kept, Rows, Tensors, columns};
 use crate::backward::plan::scratch::{Placer, Scratch, SumsScratch};
 use crate::error::{ConfigError, PlanError};
 use crate::kernel::gradient::has_sums;
@@ -42,16 +55,6 @@ pub(crate) struct PassConfigs {
     pub(crate) reverses: bool,
 }
 
-/// Columns of w, and of M.
-fn columns(config: &Config) -> u32 {
-    (config.value_dim + u32::from(config.is_normalized())).next_multiple_of(4)
-}
-
-/// vec4s of a row of features and of a row of w.
-pub(super) fn pass_vec4s(config: &Config) -> [u64; 2] {
-    [config.features().div_ceil(4), columns(config) / 4].map(u64::from)
-}
-
 impl PassConfigs {
     /// `None` where gradients of the config are no such sums, or wider than a row of k may be.
     /// `tuned` has the sizes of a config's pass on the device, and `given` the caller's, of which
@@ -64,9 +67,9 @@ impl PassConfigs {
         if !has_sums(config) {
             return None;
         }
-        let rule = match config.update_rule {
-            UpdateRule::Linear => UpdateRule::Linear,
-            _ => UpdateRule::Gated(Decay::per_head()),
+        let rule = match config.update_rule.decay() {
+            None => UpdateRule::Linear,
+            Some(_) => UpdateRule::Gated(Decay::per_head()),
         };
         let tuned = |[key_dim, value_dim]: [u32; 2]| {
             let config = Config::new(key_dim, value_dim)
@@ -95,6 +98,8 @@ pub(crate) struct Pass {
     /// Those of its initial state, in whose place it stores the final one if `stores_state`.
     pub(crate) states: Range<u64>,
     pub(crate) stores_state: bool,
+    /// True where the states of its segments stay in its scratch for gradients by decays.
+    pub(crate) keeps_states: bool,
     /// Those of its own scratch.
     pub(crate) scratch: Range<u64>,
 }
@@ -104,24 +109,12 @@ pub(crate) struct Pass {
 pub(crate) struct Sums {
     /// The rows y, where o is divided.
     pub(crate) of_rows: Option<Pass>,
-    /// The gradients by w, k' and q'.
-    pub(crate) gradients: [Pass; 3],
+    /// The gradients by w, but for a delta rule; by k'; with one also by keys that recall; by q'.
+    pub(crate) gradients: Vec<Pass>,
     /// Without any where nothing decays.
     pub(crate) decays: DecayBlocks,
-}
-
-/// A tensor of a pass: its range, its heads, the elements from one row to the next.
-#[derive(Clone)]
-struct Rows {
-    range: Range<u64>,
-    heads: u32,
-    stride: u32,
-}
-
-/// Elements of a part of states or decays, whose bindings begin at multiples of 64: as
-/// shaders/gradient/passes.wgsl and shaders/gradient/pass_decays.wgsl have it.
-fn part_len(items: u64, elements: u64) -> Option<u64> {
-    items.checked_mul(elements)?.checked_next_multiple_of(64)
+    /// Without any but for a delta rule.
+    pub(crate) walk: Walk,
 }
 
 impl Sums {
@@ -137,123 +130,128 @@ impl Sums {
         limits: &wgpu::Limits,
     ) -> Result<(Self, Scratch), PlanError> {
         let (config, shape) = (forward.config(), forward.shape());
-        let (features, columns) = (config.features().next_multiple_of(4), columns(config));
-        let (e, h) = (shape.value_heads, shape.output_heads());
         let mut placer = Placer::new(limits);
-        let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
-        let mut rows = |what, heads: u32, stride: u32| {
-            let elements = (tokens * u64::from(heads)).checked_mul(stride.into());
-            Ok::<_, PlanError>(Rows { range: placer.place(what, elements)?, heads, stride })
+        let (tensors, sums) = Tensors::place(&mut placer, forward)?;
+        let has_decays = config.update_rule.decay().is_some();
+        let walk = match config.update_rule.beta() {
+            None => Walk::default(),
+            Some(_) => Walk::new(forward)?,
         };
-        let keys = rows("keys", e, features)?;
-        let queries = rows("queries", h, features + 4)?;
-        let values = rows("values", e, columns)?;
-        let outputs = rows("outputs", h, columns)?;
-        let of_values = rows("values", h, columns)?;
-        let of_keys = rows("keys", h, features)?;
-        let has_decays = config.gates().is_some();
-        let of_queries =
-            if has_decays { rows("queries", h, features + 4)? } else { queries.clone() };
-        let (state, n) = (u64::from(features) * u64::from(columns), u64::from(shape.sequences()));
-        let [by_e, by_h] = [e, h].map(|heads| part_len(n * u64::from(heads), state));
-        let (states, parts) = parts_of(&mut placer, "states", [by_e, by_e, by_h, by_h])?;
-        let [initial, initial_transposed, last, last_transposed] = parts;
-        let of_heads = |heads: u32| part_len(tokens * u64::from(heads), has_decays.into());
-        let (decays, parts) = parts_of(&mut placer, "decays", [e, h].map(of_heads))?;
-        let (by_features, by_values) = (&configs.by_features, &configs.by_values);
-        let pass = |(config, tuning): &(Config, Tuning), rows: [&Rows; 4], states, is_reversed| {
-            let shape = shape_of(shape, rows, is_reversed);
-            let plan = Plan::new(config, &shape, limits, tuning)?;
-            let plan = if is_reversed && configs.reverses { plan.in_reversed_time() } else { plan };
-            let rows = rows.map(|rows| rows.range.clone());
-            let decays = parts[usize::from(is_reversed)].clone();
-            Ok::<_, PlanError>(Pass {
-                plan,
-                rows,
-                decays,
-                states,
-                stores_state: false,
-                scratch: 0..0,
-            })
-        };
-        let of_rows = [&queries, &keys, &values, &outputs];
-        let of_rows = config.is_normalized().then(|| pass(by_features, of_rows, initial, false));
-        let by_kept = match has_decays {
-            true => &(by_values.0.clone(), by_values.1.with_segment_len(block_len(forward)?)),
-            false => by_values,
-        };
-        let mut found = Self {
-            of_rows: of_rows.transpose()?,
-            gradients: [
-                Pass {
-                    stores_state: true,
-                    ..pass(by_features, [&keys, &queries, &outputs, &of_values], last, true)?
-                },
-                pass(by_kept, [&values, &outputs, &queries, &of_keys], last_transposed, true)?,
-                pass(by_kept, [&outputs, &values, &keys, &of_queries], initial_transposed, false)?,
-            ],
-            decays: DecayBlocks::default(),
-        };
-        let passes = found.place(&mut placer, has_decays)?;
+        let passes = Self::passes(forward, configs, &tensors, limits)?;
+        let mut found = Self { walk, ..passes };
+        let passes = found.place(&mut placer)?;
         if has_decays {
-            let [_, of_keys, of_queries] = &found.gradients;
-            found.decays = blocks(forward, of_queries, of_keys, limits)?;
+            let keeping = match &found.gradients[..] {
+                [of_gradients, of_recalled, _, of_states] => {
+                    Some(Keeping { of_states, of_gradients, of_recalled: Some(of_recalled) })
+                }
+                [_, of_gradients, of_states] => {
+                    Some(Keeping { of_states, of_gradients, of_recalled: None })
+                }
+                _ => None,
+            };
+            let decays = keeping.map(|passes| blocks(forward, passes, limits)).transpose()?;
+            found.decays = decays.unwrap_or_default();
         }
-        let sums = SumsScratch {
-            values: values.range,
-            outputs: outputs.range,
-            of_values: of_values.range,
-            of_keys: of_keys.range,
-            of_queries: if has_decays { of_queries.range } else { 0..0 },
-            decays,
-            states,
-            passes,
-        };
-        let mut scratch =
-            Scratch { keys: keys.range, queries: queries.range, sums, ..Scratch::default() };
+        let (keys, queries) = (tensors.keys.range, tensors.queries.range);
+        let sums = SumsScratch { passes, ..sums };
+        let mut scratch = Scratch { keys, queries, sums, ..Scratch::default() };
         scratch.place_maps(&mut placer, forward, piece)?;
-        let gates = if has_decays { u64::from(config.gate_row()) } else { 0 };
-        scratch.gates = placer.place("gates", (tokens * u64::from(e)).checked_mul(gates))?;
-        let state = n.checked_mul(2 * forward.state_size() / F32_SIZE);
+        let tokens = u64::from(shape.batch) * u64::from(shape.seq_len);
+        let rows = tokens * u64::from(shape.value_heads);
+        scratch.gates = placer.place("gates", rows.checked_mul(config.gate_row().into()))?;
+        let state = u64::from(shape.sequences()).checked_mul(2 * forward.state_size() / F32_SIZE);
         scratch.states = placer.place("states", state)?;
         scratch.size = placer.size()?;
         Ok((found, scratch))
     }
 
-    /// Places the scratch of the passes: all in the same range, but where they keep states, the last
-    /// one behind those of the one before, which are first in its scratch.
-    fn place(&mut self, placer: &mut Placer, keeps_states: bool) -> Result<Range<u64>, PlanError> {
-        let size = |pass: &Pass| pass.plan.scratch_size();
-        let [of_values, of_keys, of_queries] = self.gradients.each_ref().map(size);
-        let before = self.of_rows.as_ref().map_or(0, size).max(of_values);
-        let kept = self.gradients[1].plan.scratch().states.end;
-        let last = if keeps_states { placer.align(kept) } else { 0 };
-        let most = before.max(of_keys).max(last.saturating_add(of_queries));
-        let all = placer.place("scratch", Some(most.div_ceil(F32_SIZE)))?;
-        for pass in self.of_rows.iter_mut().chain(&mut self.gradients) {
-            pass.scratch = all.start..all.start + pass.plan.scratch_size();
+    /// Without their scratch.
+    fn passes(
+        forward: &Plan,
+        configs: &PassConfigs,
+        tensors: &Tensors,
+        limits: &wgpu::Limits,
+    ) -> Result<Self, PlanError> {
+        let (config, shape) = (forward.config(), forward.shape());
+        let Tensors { keys, queries, values, outputs, of_values, of_keys, of_queries, .. } =
+            tensors;
+        let Tensors { recalled, of_recalled_keys, of_recalling_keys, .. } = tensors;
+        let Tensors { forward: in_order, reversed, recalling, .. } = tensors;
+        let pass = |(config, tuning): &(Config, Tuning), rows: [&Rows; 4], is_reversed| {
+            let shape = shape_of(shape, rows, is_reversed);
+            let plan = Plan::new(config, &shape, limits, tuning)?;
+            let plan = if is_reversed && configs.reverses { plan.in_reversed_time() } else { plan };
+            let rows = rows.map(|rows| rows.range.clone());
+            let (decays, states, scratch) = (0..0, 0..0, 0..0);
+            let (stores_state, keeps_states) = (false, false);
+            Ok::<_, PlanError>(Pass {
+                plan,
+                rows,
+                decays,
+                states,
+                stores_state,
+                keeps_states,
+                scratch,
+            })
+        };
+        let by_features = |rows, kept: &Kept, is_reversed: bool| {
+            let pass = pass(&configs.by_features, rows, is_reversed)?;
+            let (states, decays) = (kept.state.clone(), kept.decays.clone());
+            Ok::<_, PlanError>(Pass { states, decays, stores_state: is_reversed, ..pass })
+        };
+        let (by_values, tuning) = &configs.by_values;
+        let has_decays = config.update_rule.decay().is_some();
+        let tuning = match has_decays {
+            true => tuning.with_segment_len(block_len(forward)?),
+            false => *tuning,
+        };
+        let by_values = (by_values.clone(), tuning);
+        let by_values = |rows, kept: &Kept, is_reversed: bool| {
+            let pass = pass(&by_values, rows, is_reversed)?;
+            let (states, decays) = (kept.transposed.clone(), kept.decays.clone());
+            let keeps_states = has_decays && is_reversed;
+            Ok::<_, PlanError>(Pass { states, decays, keeps_states, ..pass })
+        };
+        let of_keys = by_values([values, outputs, queries, of_keys], reversed, true)?;
+        let of_queries = by_values([outputs, values, keys, of_queries], in_order, false)?;
+        let (mut of_rows, mut gradients) = (None, Vec::new());
+        if config.is_normalized() {
+            of_rows = Some(by_features([queries, keys, values, outputs], in_order, false)?);
         }
-        let [.., pass] = &mut self.gradients;
-        pass.scratch = pass.scratch.start + last..pass.scratch.end + last;
+        match config.update_rule.beta() {
+            None => {
+                let of_values = by_features([keys, queries, outputs, of_values], reversed, true)?;
+                gradients.extend([of_values, of_keys, of_queries]);
+            }
+            Some(_) => gradients.extend([
+                of_keys,
+                by_values([values, recalled, keys, of_recalled_keys], recalling, true)?,
+                by_values([recalled, values, keys, of_recalling_keys], in_order, false)?,
+                of_queries,
+            ]),
+        }
+        Ok(Self { of_rows, gradients, decays: DecayBlocks::default(), walk: Walk::default() })
+    }
+
+    /// Places the scratch of the passes: all in the same range, but where they keep states, each
+    /// behind those of the passes before, which are first in their scratch.
+    fn place(&mut self, placer: &mut Placer) -> Result<Range<u64>, PlanError> {
+        let (mut begins, mut begin, mut most) = (Vec::new(), 0u64, 0u64);
+        for pass in self.of_rows.iter().chain(&self.gradients) {
+            begins.push(begin);
+            most = most.max(begin.saturating_add(pass.plan.scratch_size()));
+            if pass.keeps_states {
+                begin = placer.align(begin.saturating_add(pass.plan.scratch().states.end));
+            }
+        }
+        let all = placer.place("scratch", Some(most.div_ceil(F32_SIZE)))?;
+        for (pass, begin) in self.of_rows.iter_mut().chain(&mut self.gradients).zip(begins) {
+            let begin = all.start + begin;
+            pass.scratch = begin..begin + pass.plan.scratch_size();
+        }
         Ok(all)
     }
-}
-
-/// A tensor of parts that lie one behind the other.
-fn parts_of<const N: usize>(
-    placer: &mut Placer,
-    what: &'static str,
-    lens: [Option<u64>; N],
-) -> Result<(Range<u64>, [Range<u64>; N]), PlanError> {
-    let all = lens.iter().try_fold(0u64, |sum, len| sum.checked_add((*len)?));
-    let all = placer.place(what, all)?;
-    let mut begin = all.start;
-    let parts = lens.map(|len| {
-        let part = begin..begin + F32_SIZE * len.unwrap_or(0);
-        begin = part.end;
-        part
-    });
-    Ok((all, parts))
 }
 
 /// The shape of a pass with such q, k, v and o.

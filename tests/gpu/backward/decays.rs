@@ -162,8 +162,8 @@ pub(super) fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             &plain,
             &grouped,
             Decays,
-            "block.of_state + (head * params.group + h) * STATE_VEC4, thread",
-            "block.of_state + head * params.group * STATE_VEC4, thread",
+            "block.of_state + (head * params.group + h) * STATE_VEC4;",
+            "block.of_state + head * params.group * STATE_VEC4;",
         ),
         // Tokens of the window.
         (&plain, &grouped, Decays, "let added = strip[at];", "let added = 0.0;"),

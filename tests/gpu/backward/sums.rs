@@ -55,8 +55,14 @@ pub(super) fn spoil(config: &Config, shape: &Shape, sample: &mut Sample) -> Resu
     } else {
         shape.value_heads
     };
+    let betas = match config.update_rule.beta() {
+        Some(_) if sample.beta.len() > tokens => shape.value_heads,
+        Some(_) => 1,
+        None => 0,
+    };
     for (tensor, width) in [
         (&mut sample.decay, decays),
+        (&mut sample.beta, betas),
         (&mut sample.q, shape.heads * k),
         (&mut sample.k, shape.key_heads * k),
         (&mut sample.v, shape.value_heads * v),
@@ -83,8 +89,8 @@ pub(super) fn run_in_dirty_scratch(
     let dirty = |len: u64| tensor(gpu, &vec![f32::NAN; len.max(1) as usize]);
     let inputs = [&sample.q, &sample.k, &sample.v].map(|data| tensor(gpu, data));
     let weights = [&sample.a_log[..], &sample.dt_bias].concat();
-    let gates = [&sample.decay, &weights].map(|data| tensor(gpu, data));
-    let of_gates = [lens.decay, lens.gate_weights].map(dirty);
+    let gates = [&sample.decay, &sample.beta, &weights].map(|data| tensor(gpu, data));
+    let of_gates = [lens.decay, lens.beta, lens.gate_weights].map(dirty);
     let outputs = [lens.q, lens.k, lens.v].map(dirty);
     let n = shape.sequences() as usize;
     let initial = tensor(gpu, &state::join(n, &sample.mu, &sample.nu));
@@ -98,10 +104,13 @@ pub(super) fn run_in_dirty_scratch(
             of_initial.as_entire_buffer_binding(),
         )
         .with_final_state(of_final.as_entire_buffer_binding());
-    let [[decay, weights], [of_decay, of_weights]] =
+    let [[decay, beta, weights], [of_decay, of_beta, of_weights]] =
         [&gates, &of_gates].map(|all| all.each_ref().map(wgpu::Buffer::as_entire_buffer_binding));
     if lens.decay > 0 {
         tensors = tensors.with_decay(decay, of_decay);
+    }
+    if lens.beta > 0 {
+        tensors = tensors.with_beta(beta, of_beta);
     }
     if lens.gate_weights > 0 {
         tensors = tensors.with_gate_weights(weights, of_weights);
@@ -109,18 +118,21 @@ pub(super) fn run_in_dirty_scratch(
     let bound = backward.bind(&plan, &tensors, scratch.as_entire_buffer_binding())?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     backward.record(&mut encoder, &bound);
-    let all = [of_q, of_k, of_v, &of_initial, &of_gates[0], &of_gates[1]];
+    let [of_decay, of_beta, of_weights] = &of_gates;
+    let all = [of_q, of_k, of_v, &of_initial, of_decay, of_beta, of_weights];
     let readback = Readback::record(&gpu.device, &mut encoder, &all)?;
     gpu.queue.submit([encoder.finish()]);
-    let found: [Vec<f32>; 6] = readback.wait()?.try_into().map_err(|_| "six tensors")?;
-    let [q, k, v, states, mut decay, mut a_log] = found;
+    let found: [Vec<f32>; 7] = readback.wait()?.try_into().map_err(|_| "seven tensors")?;
+    let [q, k, v, states, mut decay, mut beta, mut a_log] = found;
     decay.truncate(lens.decay as usize);
+    beta.truncate(lens.beta as usize);
     a_log.truncate(lens.gate_weights as usize);
     let dt_bias = a_log.split_off(sample.a_log.len());
     let (mu, nu) = state::split(n, lens.mu as usize, &states);
     let mut found = Gradients::default();
     (found.q, found.k, found.v, found.mu, found.nu) = (q, k, v, mu, nu);
-    (found.decay, found.a_log, found.dt_bias) = (decay, a_log, dt_bias);
+    (found.decay, found.beta) = (decay, beta);
+    (found.a_log, found.dt_bias) = (a_log, dt_bias);
     Ok(found)
 }
 
@@ -207,8 +219,9 @@ pub(super) fn configs(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
 /// The recurrence, where sums would compute the call.
 pub(super) fn recurrence(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    for config in super::configs(9, 7).into_iter().take(2) {
-        assert_eq!(config.update_rule, UpdateRule::Linear);
+    let is_delta = |config: &Config| matches!(config.update_rule, UpdateRule::Delta(_));
+    let is_linear = |config: &Config| config.update_rule == UpdateRule::Linear;
+    for config in super::configs(9, 7).into_iter().filter(|of| is_linear(of) || is_delta(of)) {
         let (options, recipe) = (Options::default(), Recipe::Recurrence);
         let device = &gpu.device;
         let backward = Backward::with_mutation(device, config, &options, recipe, &|_, wgsl| wgsl)?;
@@ -233,8 +246,9 @@ fn is_caught(
 ) -> Result<bool, Failed> {
     let options = in_segments(gpu, config, Some(5))?;
     let backward = Backward::with_mutation(&gpu.device, config.clone(), &options, recipe, edit)?;
-    let sample = Sample::new(config, shape)?;
-    let found = run_in_dirty_scratch(gpu, &backward, shape, &sample)?;
+    let (sample, mut spoilt) = (Sample::new(config, shape)?, Sample::new(config, shape)?);
+    spoil(config, shape, &mut spoilt)?;
+    let found = run_in_dirty_scratch(gpu, &backward, shape, &spoilt)?;
     Ok(farthest(&backward, shape, &sample, &found)? > BOUND)
 }
 
@@ -312,7 +326,7 @@ pub(super) fn mutations(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         (&sum, &grouped, PassInputs, "h % params.group == 0u", "true"),
         // The column of the denominator, and rows that passes in reversed time do not have.
         (&sum, &grouped, PassInputs, "select(w, vec4<f32>(1.0),", "select(w, vec4<f32>(0.0),"),
-        (&sum, &tail, PassInputs, "clear_row(i - gradients);", ""),
+        (&sum, &tail, PassInputs, "clear_row(i);", ""),
         // Factors of rows.
         (
             &sum,
