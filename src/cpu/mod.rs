@@ -49,6 +49,7 @@ mod exp;
 mod features;
 mod fused;
 mod gates;
+mod in_pool;
 mod mutation;
 mod outputs;
 mod pairs;

@@ -7,6 +7,7 @@ use crate::cpu::call::Call;
 use crate::cpu::engine::CpuAttention;
 use crate::cpu::features::Features;
 use crate::cpu::gates::Gates;
+use crate::cpu::in_pool::InPool;
 use crate::cpu::outputs::{OutputParts, OutputRows, Outputs};
 use crate::cpu::pool::{State, StatePool};
 use crate::cpu::run::{Pass, Run};
@@ -15,13 +16,12 @@ use crate::cpu::states::{StateParts, States};
 use crate::cpu::task::{Segment, Start, Task};
 use crate::cpu::tensors::Tensors;
 use crate::cpu::threads;
-use crate::error::{Error, PoolError};
+use crate::error::Error;
 use crate::problem::config::Config;
 use crate::problem::feature_map::phi::Phi;
 use crate::problem::heads::Heads;
 use crate::problem::shape::{Lens, Shape};
 use crate::serve::Entry;
-use crate::serve::batch::check_counts;
 
 /// Tokens of a segment at least: each is gone through one and a half times.
 const SEGMENT_TOKENS: usize = 1024;
@@ -55,18 +55,6 @@ pub struct CpuPlan {
     scratch: Vec<Mutex<Scratch>>,
     parts: (OutputParts, StateParts),
     in_pool: InPool,
-}
-
-/// The memory that a call in a pool needs.
-#[derive(Debug, Default)]
-struct InPool {
-    /// The slots of the call's sequences, and the same in order, each with its sequence.
-    slots: Vec<u32>,
-    written: Vec<(u32, usize)>,
-    /// nu `[N,E,F]`, where threads share value heads.
-    nus: Vec<f32>,
-    /// A state on its way from one slot to another.
-    copied: State,
 }
 
 impl CpuPlan {
@@ -366,39 +354,4 @@ impl CpuPlan {
 
 fn is_last(task: &Task) -> bool {
     task.segment.is_none_or(|segment| segment.is_last)
-}
-
-impl InPool {
-    /// Refuses entries that the shape has no room for or the pool no states, and takes their slots.
-    fn check(
-        &mut self,
-        pool: &StatePool,
-        shape: &Shape,
-        entries: &[Entry],
-    ) -> Result<(), PoolError> {
-        check_counts(shape, entries)?;
-        self.slots.clear();
-        self.written.clear();
-        for (n, entry) in entries.iter().enumerate() {
-            let slot = pool.index(entry.slot)?;
-            self.slots.push(slot);
-            self.written.push((slot, n));
-        }
-        self.written.sort_unstable();
-        if let Some(pair) = self.written.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(PoolError::Duplicate { index: pair[0].0 });
-        }
-        for (n, entry) in entries.iter().enumerate() {
-            let Some(source) = entry.source else { continue };
-            let index = pool.index(source)?;
-            let at = self.written.partition_point(|(slot, _)| *slot < index);
-            match self.written.get(at) {
-                Some((slot, owner)) if *slot == index && *owner != n => {
-                    return Err(PoolError::Source { index });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
 }
