@@ -5,6 +5,7 @@ mod corrections;
 mod decays;
 mod maps;
 mod mutations;
+mod recipes;
 mod steps;
 mod strides;
 mod sums;

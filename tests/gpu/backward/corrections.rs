@@ -2,14 +2,12 @@
 //! token for what they add to the state, and by passes of the forward kernels for the rest.
 
 use libtest_mimic::Failed;
-use linear_attention::gradients::{Backward, GradientStage, OutputGradients, Recipe};
+use linear_attention::gradients::{Backward, GradientStage};
 use linear_attention::update_rule::{Beta, BetaActivation, Decay, DecayActivation};
-use linear_attention::{
-    Config, Dtype, FeatureMap, LinearAttention, Options, Shape, UpdateRule, reference,
-};
+use linear_attention::{Config, Dtype, FeatureMap, LinearAttention, Shape, UpdateRule};
 
 use super::sums::{check_in_dirty_memory, check_mistakes, check_unreversed, in_segments, shapes};
-use super::{Sample, check_sample, differences};
+use super::{Sample, check_sample, recipes};
 use crate::adapters::Gpu;
 
 fn delta(key_dim: u32, value_dim: u32) -> Config {
@@ -100,36 +98,18 @@ pub(super) fn many_tokens(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> 
 /// Gradients as far off as those of the recurrence, in parts of the largest: with keys of length 1
 /// whose values are replaced, with betas up to 2, and with strong decays.
 pub(super) fn recurrence(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let shape = Shape::new(1, 200, 8).with_kv_heads(4);
     for config in [delta(16, 16), gated(16, 12)].map(|config| config.with_l2_norm(true)) {
-        let of_recipe = |recipe| {
-            let options = Options::default();
-            Backward::with_mutation(&gpu.device, config.clone(), &options, recipe, &|_, wgsl| wgsl)
-        };
-        let [sums, recurrence] = [of_recipe(Recipe::Best)?, of_recipe(Recipe::Recurrence)?];
-        assert_ne!(sums.plan(&shape)?.scratch_size(), recurrence.plan(&shape)?.scratch_size());
+        let mut samples = Vec::new();
         for strongest in [0.0, -1e-3, -3.0, -8.0, -30.0] {
             for [least, most] in [[0.1, 0.9], [0.99, 1.0], [1.5, 2.0]] {
-                let mut sample = Sample::new(&config, &shape)?;
+                let mut sample = Sample::new(&config, &recipes::shape())?;
                 sample.decay.iter_mut().for_each(|decay| *decay += strongest);
                 let scaled = |beta: f32| least + (most - least) * (beta - 0.1) / 0.8;
                 sample.beta.iter_mut().for_each(|beta| *beta = scaled(*beta));
-                let (inputs, of) = (sample.inputs(&config), OutputGradients::new(&sample.of_o));
-                let expected = reference::backward(&config, &shape, inputs, of)?;
-                let far = |backward: &Backward| {
-                    let found = backward.run(&gpu.queue, &shape, inputs, of)?;
-                    differences(&found, &expected)
-                };
-                for (of_sums, of_tokens) in far(&sums)?.into_iter().zip(far(&recurrence)?) {
-                    let bound = 4.0 * of_tokens.1 + 8.0 * f64::from(f32::EPSILON);
-                    if of_sums.1 > bound {
-                        let (tensor, far) = of_sums;
-                        let message = format!("{config:?}, {strongest}, {most}: {tensor}, {far:e}");
-                        return Err(format!("{message}, the recurrence {:e}", of_tokens.1).into());
-                    }
-                }
+                samples.push((format!("{strongest}, {most}"), sample));
             }
         }
+        recipes::check(gpu, &config, &samples)?;
     }
     Ok(())
 }

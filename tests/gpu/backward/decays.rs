@@ -2,14 +2,12 @@
 //! kernels.
 
 use libtest_mimic::Failed;
-use linear_attention::gradients::{Backward, GradientStage, OutputGradients, Recipe};
+use linear_attention::gradients::{Backward, GradientStage};
 use linear_attention::update_rule::{Decay, DecayActivation};
-use linear_attention::{
-    Config, Dtype, LinearAttention, Normalization, Options, Shape, UpdateRule, reference,
-};
+use linear_attention::{Config, Dtype, LinearAttention, Normalization, Shape, UpdateRule};
 
 use super::sums::{check_in_dirty_memory, check_mistakes, check_unreversed, in_segments, shapes};
-use super::{Sample, check_sample, differences};
+use super::{Sample, check_sample, recipes};
 use crate::adapters::Gpu;
 
 fn with_decay(config: Config, decay: Decay) -> Config {
@@ -89,35 +87,17 @@ pub(super) fn widths(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
 /// Gradients by strong decays as far off as those of the recurrence, in parts of the largest.
 pub(super) fn recurrence(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let shape = Shape::new(1, 200, 8).with_kv_heads(4);
     for config in [
         Config::of_rule(16, 16, UpdateRule::Gated(Decay::per_head())),
         with_decay(Config::new(16, 12), Decay::per_head()),
     ] {
-        let of_recipe = |recipe| {
-            let options = Options::default();
-            Backward::with_mutation(&gpu.device, config.clone(), &options, recipe, &|_, wgsl| wgsl)
-        };
-        let [sums, recurrence] = [of_recipe(Recipe::Best)?, of_recipe(Recipe::Recurrence)?];
-        assert_ne!(sums.plan(&shape)?.scratch_size(), recurrence.plan(&shape)?.scratch_size());
+        let mut samples = Vec::new();
         for strongest in [0.0, -1e-3, -3.0, -8.0, -30.0] {
-            let mut sample = Sample::new(&config, &shape)?;
+            let mut sample = Sample::new(&config, &recipes::shape())?;
             sample.decay.iter_mut().for_each(|decay| *decay += strongest);
-            let (inputs, of) = (sample.inputs(&config), OutputGradients::new(&sample.of_o));
-            let expected = reference::backward(&config, &shape, inputs, of)?;
-            let far = |backward: &Backward| {
-                let found = backward.run(&gpu.queue, &shape, inputs, of)?;
-                differences(&found, &expected)
-            };
-            for (of_sums, of_tokens) in far(&sums)?.into_iter().zip(far(&recurrence)?) {
-                let most = 4.0 * of_tokens.1 + 8.0 * f64::from(f32::EPSILON);
-                if of_sums.1 > most {
-                    let (tensor, far) = of_sums;
-                    let message = format!("{config:?}, {strongest}: {tensor} is {far:e} off");
-                    return Err(format!("{message}, the recurrence {:e}", of_tokens.1).into());
-                }
-            }
+            samples.push((strongest.to_string(), sample));
         }
+        recipes::check(gpu, &config, &samples)?;
     }
     Ok(())
 }
