@@ -163,6 +163,12 @@ impl CpuPlan {
     /// pool of other states, [`PoolError::Slot`], [`PoolError::Duplicate`], [`PoolError::Source`]
     /// where one sequence reads what another writes, or [`PoolError::Entries`] where there are more
     /// sequences or tokens than the shape has. Neither the pool nor o is written then.
+    ///
+    /// [`PoolError::Pool`]: crate::error::PoolError::Pool
+    /// [`PoolError::Slot`]: crate::error::PoolError::Slot
+    /// [`PoolError::Duplicate`]: crate::error::PoolError::Duplicate
+    /// [`PoolError::Source`]: crate::error::PoolError::Source
+    /// [`PoolError::Entries`]: crate::error::PoolError::Entries
     pub fn run_in_pool(
         &mut self,
         pool: &StatePool,
