@@ -24,13 +24,17 @@ fn element_of(x: vec4<f32>, i: u32) -> Element { return x[i]; }
 // value is read again, for columns that are never stored. It is this thread's own: in place,
 // another thread's may be written meanwhile.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {
-    if (INITIAL_STATE == STATE_ZERO || !is_in_mu(feature, c4)) { return vec4<f32>(0.0); }
-    let column = min(vec4<u32>(4u * c4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(VALUE_DIM - 1u));
-    let i = vec4<u32>(at.mu + feature * VALUE_DIM) + column;
-    if (INITIAL_STATE == STATE_IN_PLACE) {
-        return vec4<f32>(state_out[i.x], state_out[i.y], state_out[i.z], state_out[i.w]);
+    var x = vec4<f32>();
+    if (INITIAL_STATE != STATE_ZERO && is_in_mu(feature, c4)) {
+        let column = min(vec4<u32>(4u * c4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(VALUE_DIM - 1u));
+        let i = vec4<u32>(at.mu + feature * VALUE_DIM) + column;
+        if (INITIAL_STATE == STATE_IN_PLACE) {
+            x = vec4<f32>(state_out[i.x], state_out[i.y], state_out[i.z], state_out[i.w]);
+        } else {
+            x = vec4<f32>(state_in[i.x], state_in[i.y], state_in[i.z], state_in[i.w]);
+        }
     }
-    return vec4<f32>(state_in[i.x], state_in[i.y], state_in[i.z], state_in[i.w]);
+    return x;
 }
 
 fn store_mu(at: StateOffset, feature: u32, c4: u32, x: vec4<f32>) {

@@ -21,12 +21,15 @@ fn component(x: Element, i: u32) -> f32 { return x[i]; }
 // The element of nu that has these four.
 fn element_of(x: vec4<f32>, i: u32) -> Element { return x; }
 
-// Four values of row `feature` of mu; 0 outside of it.
+// Four values of row `feature` of mu; 0 outside of it. One return: SwiftShader's compiler takes time
+// and memory without end where one with several is inlined for each vec4 of a tile.
 fn load_mu(at: StateOffset, feature: u32, c4: u32) -> vec4<f32> {
-    if (INITIAL_STATE == STATE_ZERO || !is_in_mu(feature, c4)) { return vec4<f32>(0.0); }
-    let i = at.mu + feature * STATE_VEC4 + c4;
-    if (INITIAL_STATE == STATE_IN_PLACE) { return state_out[i]; }
-    return state_in[i];
+    var x = vec4<f32>();
+    if (INITIAL_STATE != STATE_ZERO && is_in_mu(feature, c4)) {
+        let i = at.mu + feature * STATE_VEC4 + c4;
+        if (INITIAL_STATE == STATE_IN_PLACE) { x = state_out[i]; } else { x = state_in[i]; }
+    }
+    return x;
 }
 
 fn store_mu(at: StateOffset, feature: u32, c4: u32, x: vec4<f32>) {
