@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use libtest_mimic::Failed;
 use linear_attention::tuning::{Layout, Tuning, subgroup_lanes};
-use linear_attention::verify::{self, Harness, Options, Row};
+use linear_attention::verify::{self, Case, Harness, Options, Row};
 use linear_attention::wgpu::DeviceType;
 use linear_attention::{Config, LinearAttention, ShaderChecks};
 
@@ -105,7 +105,7 @@ pub(crate) fn trials(gpu: &Rc<Gpu>) -> Vec<Trial> {
             }
             let config = format!("{:?}", case.config);
             let is_full = match kind {
-                _ if FULL.contains(&case.name) || is_of_another_day(case.name, &odd) => true,
+                _ if FULL.contains(&case.name) || is_of_another_day(&case, &odd) => true,
                 "checked" => !of_the_day(&config),
                 "unchecked" => of_the_day(&config),
                 _ => {
@@ -187,10 +187,16 @@ fn has_too_many_lanes(gpu: &Gpu, config: &Config, tuning: Tuning) -> bool {
         && LinearAttention::with_options(&gpu.device, config.clone(), &options).is_err()
 }
 
-/// Of a case with whole `vec4`s of features and the same with odd ones the quick level has one.
-fn is_of_another_day(case: &str, odd: &[&str]) -> bool {
-    let base = case.strip_suffix("-odd").unwrap_or(case);
-    odd.contains(&base) && of_the_day(base) != case.ends_with("-odd")
+/// Of a case with whole `vec4`s of features and the same with odd ones the quick level has one, and
+/// every other of two large families: the backward pass, and maps that are more than a function of
+/// an element.
+fn is_of_another_day(case: &Case, odd: &[&str]) -> bool {
+    let base = case.name.strip_suffix("-odd").unwrap_or(case.name);
+    if odd.contains(&base) {
+        return of_the_day(base) != case.name.ends_with("-odd");
+    }
+    let has_map = !case.config.feature_map.is_element_wise();
+    (case.is_backward || has_map) && of_the_day(case.name)
 }
 
 /// A seed of the day's, unless one is given to repeat a failure.
@@ -213,6 +219,11 @@ pub(crate) fn of_the_day(name: &str) -> bool {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
     });
     hash >> 40 & 1 == 1
+}
+
+/// The first, the third and so on today, and the others on another day.
+pub(crate) fn every_other<T, const N: usize>(test: &str, all: [T; N]) -> impl Iterator<Item = T> {
+    all.into_iter().skip(usize::from(of_the_day(test))).step_by(2)
 }
 
 fn passed(rows: &[Row]) -> Result<(), Failed> {

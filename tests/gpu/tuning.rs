@@ -10,6 +10,7 @@ use linear_attention::{Config, Dtype, Inputs, LinearAttention, Shape, UpdateRule
 use super::Test;
 use super::properties::{close, numbers};
 use crate::adapters::Gpu;
+use crate::cases::every_other;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("tune::every_candidate_of_odd_widths", candidates_of_odd_widths),
@@ -62,9 +63,9 @@ fn candidates_of_wide_values(gpu: &Gpu, _: &LinearAttention) -> Result<(), Faile
 fn rules_in_workgroups(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let device_type = gpu.device.adapter_info().device_type;
     let limits = gpu.device.limits();
-    const CASES: [&str; 4] =
-        ["gated-rows-odd", "gated-sum", "gated-delta-strong", "gated-delta-segments"];
-    for case in verify::cases().into_iter().filter(|case| CASES.contains(&case.name)) {
+    let names = ["gated-rows-odd", "gated-sum", "gated-delta-strong", "gated-delta-segments"];
+    let today: Vec<_> = every_other("tune::rules_in_workgroups", names).collect();
+    for case in verify::cases().into_iter().filter(|case| today.contains(&case.name)) {
         let of_gpus = Tuning::new(&case.config, &limits, wgpu::DeviceType::Other)?.layout;
         let features = case.config.features().next_multiple_of(4);
         let mut many_lanes = of_gpus;
@@ -143,7 +144,7 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// So are decays, betas and the weights of their activation.
 fn gates(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let decay = Decay::per_head().with_activation(DecayActivation::Softplus).with_dtype(Dtype::F16);
-    let config = Config::of_rule(8, 8, UpdateRule::GatedDelta(decay, Beta::per_head()));
+    let config = Config::of_rule(4, 4, UpdateRule::GatedDelta(decay, Beta::per_head()));
     let config = config.with_dtype(Dtype::F16);
     let shape = Shape::new(1, 5, 3);
     let measured = tune_with(&gpu.device, &gpu.queue, &config, &shape, None, &mut |_| {})?;
@@ -152,13 +153,14 @@ fn gates(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
 
 /// The entries of a buffer are there when a candidate is measured.
 fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
-    for shape in [
+    let bounds = PackedLimits { sequences: 3, tokens: 90, max_len: 40 };
+    let shapes = [
         Shape::new(3, 1, 2).with_slots(4),
-        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2)
-            .with_slots(4),
-        Shape::packed_up_to(PackedLimits { sequences: 3, tokens: 90, max_len: 40 }, 2),
         Shape::packed(&[30, 0, 60], 2).with_slots(2),
-    ] {
+        Shape::packed_up_to(bounds, 2).with_slots(4),
+        Shape::packed_up_to(bounds, 2),
+    ];
+    for shape in every_other("tune::states_in_a_pool", shapes) {
         let measured = tune_with(&gpu.device, &gpu.queue, a.config(), &shape, None, &mut |_| {})?;
         if measured.is_empty() {
             return Err(format!("nothing was measured of {shape:?}").into());
@@ -170,16 +172,20 @@ fn states_in_a_pool(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// With segments of a length of their own, a sequence gets the same bits alone, in a pack and in a
 /// batch, with any occupancy; every rule, both sources of rows.
 fn equal_bits_in_any_company(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    let rules = [
-        UpdateRule::Linear,
-        UpdateRule::Gated(Decay::per_row()),
-        UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head()),
-    ];
+    let linear = UpdateRule::Linear;
+    let gated = UpdateRule::Gated(Decay::per_row());
+    let delta = UpdateRule::GatedDelta(Decay::per_head(), Beta::per_head());
     let limits = gpu.device.limits();
-    for (rule, device_type) in rules
-        .into_iter()
-        .flat_map(|rule| [(rule, wgpu::DeviceType::Cpu), (rule, wgpu::DeviceType::Other)])
-    {
+    let (direct, workgroup) = (wgpu::DeviceType::Cpu, wgpu::DeviceType::Other);
+    let kinds = [
+        (linear, direct),
+        (linear, workgroup),
+        (gated, workgroup),
+        (gated, direct),
+        (delta, direct),
+        (delta, workgroup),
+    ];
+    for (rule, device_type) in every_other("tune::equal_bits_in_any_company", kinds) {
         let config = Config::of_rule(16, 16, rule);
         // Left to the plan, so short segments would be as many as workgroups.
         let tuning = Tuning::new(&config, &limits, device_type)?.with_min_segment_len(8);
