@@ -22,7 +22,7 @@
 //! | file | contents |
 //! | --- | --- |
 //! | `engine`, `tensors`, `slices` | the public types |
-//! | `plan`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
+//! | `plan`, `cut`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
 //! | `call`, `outputs`, `states`, `pool` | the data that the threads of a call share |
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates` | features and decays of a block |
@@ -44,6 +44,7 @@ mod aligned;
 mod backward;
 mod block;
 mod call;
+mod cut;
 mod engine;
 mod exp;
 mod features;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cpu::call::Call;
+use crate::cpu::cut::Extent;
 use crate::cpu::engine::CpuAttention;
 use crate::cpu::features::Features;
 use crate::cpu::gates::Gates;
@@ -13,7 +14,7 @@ use crate::cpu::pool::{State, StatePool};
 use crate::cpu::run::{Pass, Run};
 use crate::cpu::scratch::{Scratch, is_long};
 use crate::cpu::states::{StateParts, States};
-use crate::cpu::task::{Segment, Start, Task};
+use crate::cpu::task::{Start, Task};
 use crate::cpu::tensors::Tensors;
 use crate::cpu::threads;
 use crate::error::Error;
@@ -23,17 +24,11 @@ use crate::problem::heads::Heads;
 use crate::problem::shape::{Lens, Shape};
 use crate::serve::Entry;
 
-/// Tokens of a segment at least: each is gone through one and a half times.
-const SEGMENT_TOKENS: usize = 1024;
-
 /// Bytes of a token's rows of q or of o that one thread takes, where there are enough.
 const ROW_BYTES: usize = 4096;
 
 /// Bytes of the states that it takes at a time, which should stay in its second cache.
 const STATE_BYTES: usize = 1 << 20;
-
-/// Nanoseconds of work that are worth another thread.
-const WORTH_A_THREAD: u64 = 20_000;
 
 /// Calls of one shape on the CPU, with all the memory that they need.
 #[derive(Debug)]
@@ -257,10 +252,10 @@ impl CpuPlan {
             let scratch = &mut *scratch;
             self.attention.dispatch(Run { call, task, scratch, starts: &self.starts, pass });
         };
-        let least = self.least_tasks(self.ranges.iter().map(Range::len).sum());
+        let least = self.extent(false).least_tasks(self.tasks.len());
         if !self.starts.is_empty() {
             threads::for_each(&self.tasks, least, |task| {
-                if task.segment.is_some_and(|segment| !segment.is_last) {
+                if !task.is_last {
                     run(task, Pass::Sum);
                 }
             });
@@ -271,7 +266,7 @@ impl CpuPlan {
             });
         }
         threads::for_each(&self.tasks, least, |task| {
-            if last == Pass::Outputs || is_last(task) {
+            if last == Pass::Outputs || task.is_last {
                 run(task, last);
             }
         });
@@ -281,7 +276,7 @@ impl CpuPlan {
     fn join_starts(&self, first: &Task) {
         let Some(segment) = first.segment else { return };
         let of_columns = self.tasks.iter().skip_while(|task| !std::ptr::eq(*task, first));
-        let count = 1 + of_columns.take_while(|task| !is_last(task)).count();
+        let count = 1 + of_columns.take_while(|task| !task.is_last).count();
         // The second start is whole already: its segment began with the initial state.
         for pair in self.starts[segment.start..segment.start + count].windows(2).skip(1) {
             let [before, start] = pair else { return };
@@ -290,74 +285,30 @@ impl CpuPlan {
         }
     }
 
-    /// Tasks that one thread takes at least, for their work to be worth it.
-    fn least_tasks(&self, tokens: usize) -> usize {
+    fn extent(&self, shares_sequences: bool) -> Extent<'_> {
         let config = self.attention.config();
-        let state = u64::from(config.features()) * u64::from(config.value_dim);
-        let value_heads = u64::from(self.shape.value_heads);
-        let (tokens, states) =
-            (tokens as u64 * value_heads, self.ranges.len() as u64 * value_heads);
-        // Two multiply-adds for an element and token at some 30 a nanosecond, and eight bytes for
-        // an element at some 16.
-        let nanoseconds = state.saturating_mul(tokens / 15 + states / 2);
-        let of_task = (nanoseconds / self.tasks.len().max(1) as u64).max(1);
-        WORTH_A_THREAD.div_ceil(of_task) as usize
-    }
-
-    /// A task for each value head of each sequence or, where these are few, for each slice of its
-    /// columns and, where even these are, for each segment of its tokens.
-    fn cut(&mut self, into_segments: bool) {
-        let config = self.attention.config();
-        let (value_dim, width) = (config.value_dim as usize, self.width);
-        let strips = value_dim.div_ceil(width);
-        let value_heads = self.shape.value_heads as usize;
-        let states = self.ranges.len() * value_heads;
-        // One token is worth no more than one thread, with a state in place.
-        let is_step = self.shape.max_len() <= 1;
-        let slices = if is_step { 1 } else { self.threads.div_ceil(states.max(1)) };
-        let slice = strips.div_ceil(slices.clamp(1, strips)) * width;
-        let chains = states * value_dim.div_ceil(slice);
-        // As many tasks as threads at least, of equal numbers of heads.
-        let most = Self::most_heads(config, &self.shape).min(chains.div_ceil(self.threads));
-        let most = if slice < value_dim { 1 } else { most.max(1) };
-        let heads = value_heads.div_ceil(value_heads.div_ceil(most));
-        // A delta rule's segments would have matrices between them.
-        let into_segments = into_segments && config.update_rule.beta().is_none() && !is_step;
-        let wanted = if into_segments { self.threads.div_ceil(chains.max(1)) } else { 1 };
-        self.tasks.clear();
-        self.starts.clear();
-        for (n, tokens) in self.ranges.iter().enumerate() {
-            let segments = wanted.min(tokens.len() / SEGMENT_TOKENS).max(1);
-            let len = tokens.len().div_ceil(segments);
-            for e in (0..value_heads).step_by(if segments > 1 { 1 } else { heads }) {
-                for begin in (0..value_dim).step_by(slice) {
-                    let columns = begin..value_dim.min(begin + slice);
-                    let start = self.starts.len();
-                    for s in 0..segments {
-                        let segment = Segment {
-                            start: start + s,
-                            is_first: s == 0,
-                            is_last: s + 1 == segments,
-                        };
-                        let begin = tokens.start + s * len;
-                        self.tasks.push(Task {
-                            n,
-                            heads: e..if segments > 1 { e + 1 } else { value_heads.min(e + heads) },
-                            columns: columns.clone(),
-                            tokens: begin..tokens.end.min(begin + len),
-                            segment: (segments > 1).then_some(segment),
-                        });
-                        if segments > 1 {
-                            let columns = columns.len().next_multiple_of(width);
-                            self.starts.push(Mutex::new(Start::new(config, columns)));
-                        }
-                    }
-                }
-            }
+        Extent {
+            config,
+            sequences: &self.ranges,
+            value_heads: self.shape.value_heads as usize,
+            most_heads: Self::most_heads(config, &self.shape),
+            width: self.width,
+            threads: self.threads,
+            shares_sequences,
         }
     }
-}
 
-fn is_last(task: &Task) -> bool {
-    task.segment.is_none_or(|segment| segment.is_last)
+    /// Cuts the call into tasks.
+    fn cut(&mut self, shares_sequences: bool) {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        self.extent(shares_sequences).cut(&mut tasks);
+        let (config, width) = (self.attention.config(), self.width);
+        let cut = tasks.iter().filter(|task| task.segment.is_some());
+        let start = |task: &Task| {
+            let columns = task.columns.len().next_multiple_of(width);
+            Mutex::new(Start::new(config, columns))
+        };
+        self.starts = cut.map(start).collect();
+        self.tasks = tasks;
+    }
 }

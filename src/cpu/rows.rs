@@ -33,10 +33,10 @@ impl Rows {
         Self { keys: rows(), queries: (0..group).map(|_| queries()).collect() }
     }
 
-    /// The features of the tokens `first .. first + count` of value head e. `row` has room for a
-    /// row of q or k.
+    /// The features of the keys of the tokens `first .. first + count` of value head e. `row` has
+    /// room for a row of q or k.
     #[inline(always)]
-    pub(super) fn fill(
+    pub(super) fn fill_keys(
         &mut self,
         call: &Call<'_>,
         [first, count, e]: [usize; 3],
@@ -55,6 +55,17 @@ impl Rows {
             stride: heads.k.token,
         };
         call.of_keys.rows(source, key_head, row, keys, &mut [1.0; TOKENS][..count]);
+    }
+
+    /// The same of the queries that read it.
+    #[inline(always)]
+    pub(super) fn fill_queries(
+        &mut self,
+        call: &Call<'_>,
+        [first, count, e]: [usize; 3],
+        row: &mut RowBuffer,
+    ) {
+        let (heads, width) = (&call.heads, width(call.config));
         for (h, queries) in self.queries.iter_mut().enumerate() {
             let output_head = e * heads.value_group + h;
             let (source, head) = queries_of(call, first, output_head);

@@ -1,5 +1,6 @@
 //! A task's tokens, block by block.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use pulp::{Simd, WithSimd};
@@ -55,9 +56,11 @@ impl WithSimd for Run<'_, '_> {
 impl Run<'_, '_> {
     /// True for one token of all columns, whose state goes to where the call wants it.
     fn is_step(&self) -> bool {
-        let Task { columns, tokens, .. } = self.task;
+        let Task { columns, .. } = self.task;
         let is_wanted = self.call.states.are_written();
-        tokens.len() == 1 && columns.len() == self.call.config.value_dim as usize && is_wanted
+        self.task.entering() == 1
+            && columns.len() == self.call.config.value_dim as usize
+            && is_wanted
     }
 
     /// The token, on the states in the place to which they go.
@@ -85,15 +88,30 @@ impl Run<'_, '_> {
         for e in self.task.heads.clone() {
             self.load(e, columns);
         }
+        let pass = self.pass;
+        for (tokens, pass) in [(&self.task.before, Pass::State), (&self.task.tokens, pass)] {
+            self.pass = pass;
+            self.run_blocks::<S, N>(simd, tokens);
+        }
+        for e in self.task.heads.clone() {
+            self.store(e, columns);
+        }
+    }
+
+    /// Tokens, block by block.
+    #[inline(always)]
+    fn run_blocks<S: Simd, const N: usize>(&mut self, simd: S, tokens: &Range<usize>) {
+        let columns = N * S::F32_LANES;
         let most = Block::tokens(self.call.config);
         let corrects = self.call.config.update_rule.beta().is_some();
-        let end = self.task.tokens.end;
+        let has_outputs = self.pass == Pass::Outputs;
         let strips = self.task.heads.len() * self.task.columns.len().div_ceil(columns);
         let tiles = strips * (width(self.call.config) + most) / ROWS;
         let mut ahead = Ahead::new(self.call, self.task, tiles, most);
-        for first in self.task.tokens.clone().step_by(most) {
-            let count = most.min(end - first);
-            ahead.begin(end.min(first + most)..end.min(first + 2 * most));
+        for first in tokens.clone().step_by(most) {
+            let count = most.min(tokens.end - first);
+            let is_last = first + count == self.task.tokens.end;
+            ahead.begin(tokens.end.min(first + most)..tokens.end.min(first + 2 * most));
             self.fill_rows::<S, N>(first, count);
             for e in self.task.heads.clone() {
                 let Scratch { block, heads, .. } = &mut *self.scratch;
@@ -102,17 +120,17 @@ impl Run<'_, '_> {
                 if corrects {
                     self.correct::<S, N>(simd, e, count);
                 }
-                if self.pass == Pass::Outputs {
+                if has_outputs {
                     self.outputs::<S, N>(simd, [first, count, e], &mut ahead);
                 }
                 if !(count < most && self.call.mistake.is(Mutation::RaggedBlockSkipped)) {
                     self.update::<S, N>(simd, e, count, &mut ahead);
                 }
-                if self.call.mistake.is(Mutation::StateNotCarried) && first + count < end {
+                if self.call.mistake.is(Mutation::StateNotCarried) && !is_last {
                     self.scratch.heads[e - self.task.heads.start].mu.fill(0.0);
                 }
             }
-            if self.pass == Pass::Outputs {
+            if has_outputs {
                 let columns = self.task.columns.len().next_multiple_of(columns);
                 let row = self.task.heads.len() * self.call.heads.value_group * columns;
                 let outputs = &self.scratch.outputs;
@@ -120,9 +138,6 @@ impl Run<'_, '_> {
                     &outputs[(t - first) * row..]
                 });
             }
-        }
-        for e in self.task.heads.clone() {
-            self.store(e, columns);
         }
     }
 
@@ -179,7 +194,7 @@ impl Run<'_, '_> {
             copy(kept, &mut next.kept);
             return;
         }
-        if task.segment.is_some_and(|segment| !segment.is_last) {
+        if !task.is_last {
             return;
         }
         let value_dim = call.config.value_dim as usize;
@@ -196,14 +211,17 @@ impl Run<'_, '_> {
         });
     }
 
-    /// Features and values of a block of tokens, of all value heads.
+    /// Features and values of a block of tokens, of all value heads; of queries where they are read.
     #[inline(always)]
     fn fill_rows<S: Simd, const N: usize>(&mut self, first: usize, count: usize) {
         let (call, task) = (self.call, self.task);
         let Scratch { heads, row, .. } = &mut *self.scratch;
         let width = N * S::F32_LANES;
         for (e, head) in task.heads.clone().zip(heads) {
-            head.rows.fill(call, [first, count, e], row);
+            head.rows.fill_keys(call, [first, count, e], row);
+            if self.pass == Pass::Outputs {
+                head.rows.fill_queries(call, [first, count, e], row);
+            }
             let strips = head.values.chunks_mut(TOKENS * width);
             for (begin, values) in task.columns.clone().step_by(width).zip(strips) {
                 let len = width.min(task.columns.end - begin);
@@ -312,7 +330,7 @@ impl Run<'_, '_> {
     ) {
         let width = N * S::F32_LANES;
         let is_summed = self.pass == Pass::Sum;
-        let compensates = is_long(self.task.tokens.len());
+        let compensates = is_long(self.task.entering());
         let decays = !self.call.mistake.is(Mutation::DecayForgotten);
         let Scratch { block, heads, .. } = &mut *self.scratch;
         let head = &mut heads[e - self.task.heads.start];

@@ -15,8 +15,19 @@ pub(super) struct Task {
     pub(super) heads: Range<usize>,
     pub(super) columns: Range<usize>,
     pub(super) tokens: Range<usize>,
+    /// Tokens before them that enter the state first, and whose outputs another task has.
+    pub(super) before: Range<usize>,
     /// The segment of the columns' tokens that it is, where these are cut.
     pub(super) segment: Option<Segment>,
+    /// True if its tokens are the last: the state after them is the final one.
+    pub(super) is_last: bool,
+}
+
+impl Task {
+    /// Tokens that enter the state.
+    pub(super) fn entering(&self) -> usize {
+        self.before.len() + self.tokens.len()
+    }
 }
 
 /// A segment of a sequence.
@@ -25,7 +36,6 @@ pub(super) struct Segment {
     /// The index of the state before it; that of the next segment is the next.
     pub(super) start: usize,
     pub(super) is_first: bool,
-    pub(super) is_last: bool,
 }
 
 /// The state before a segment: what the one before it adds, and then what all before it add.

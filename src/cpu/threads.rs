@@ -10,11 +10,11 @@ pub(super) fn count() -> usize {
     return 1;
 }
 
-/// Calls `run` with every item, at least `least` of them on a thread.
+/// Calls `run` with every item, `least` of them at a time on a thread.
 #[cfg(feature = "rayon")]
 pub(super) fn for_each<T: Sync>(all: &[T], least: usize, run: impl Fn(&T) + Send + Sync) {
     use rayon::prelude::*;
-    all.par_iter().with_min_len(least).for_each(run);
+    all.par_iter().with_min_len(least).with_max_len(least).for_each(run);
 }
 
 /// Calls `run` with every item.

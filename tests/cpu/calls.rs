@@ -28,12 +28,13 @@ fn plans_are_reused() {
     assert_eq!(short.unwrap_err().to_string(), "q must have 1504 elements, found 1503");
 }
 
-/// Slices of columns and segments of tokens, of which there are as many as threads ask for, change
-/// a result by rounding alone.
+/// Slices of columns, segments of tokens and heads in two, of which there are as many as threads ask
+/// for, change a result by rounding alone.
 #[test]
 fn any_number_of_threads() {
     for config in configs(24, 40) {
-        for shape in [Shape::new(1, 5000, 1), Shape::packed(&[2100, 1, 0, 70], 2)] {
+        let grouped = Shape::new(1, 3000, 6).with_kv_heads(3);
+        for shape in [Shape::new(1, 5000, 1), Shape::packed(&[2100, 1, 0, 70], 2), grouped] {
             let sample = Sample::new(&config, &shape, 0.3);
             let inputs = sample.inputs_with_state();
             let attention = CpuAttention::new(config.clone()).unwrap();
