@@ -89,6 +89,8 @@ files![
     "matrix/corrected",
     "matrix/decayed",
     "matrix/item",
+    "matrix/norms",
+    "matrix/panel",
     "matrix/products",
     "matrix/queries",
     "matrix/scale",

@@ -18,6 +18,7 @@ import constants::{IS_BF16, KEY_MAP, MATRIX, MATRIX_VEC4, PAIRS, THREADS, VALUE_
 import heads::{gate_row, key_begin, value_begin};
 import key_status::{check_key};
 import map/stabiliser::{NO_SCALE, masked_features};
+import matrix/norms::{Loads, divide_by_norms};
 import matrix/scale::{REACH_MAX, half_inverse, half_scale, magnitude_bits, maxima};
 import rows::{load_k, load_v};
 import token_decay::{token_decay};
@@ -95,13 +96,20 @@ fn load_tokens(item: WorkItem, chunk: Chunk, thread: u32) {
     }
     if (thread == 0u) { atomicStore(&maxima[REACH_MAX], 0u); }
     workgroupBarrier();
-    var x: array<vec4<f32>, FEATURE_LOADS>;
+    var x: Loads;
+    @unroll
+    for (var n = 0u; n < FEATURE_LOADS; n++) {
+        let row = (thread + n * THREADS) / BLOCK_VEC4;
+        let f4 = (thread + n * THREADS) % BLOCK_VEC4;
+        if (row < chunk.tokens) { x[n] = load_k(key_begin(chunk.first + row, item.key_head), f4); }
+    }
+    divide_by_norms(&x, chunk.tokens, thread);
     @unroll
     for (var n = 0u; n < FEATURE_LOADS; n++) {
         let row = (thread + n * THREADS) / BLOCK_VEC4;
         let f4 = (thread + n * THREADS) % BLOCK_VEC4;
         if (row < chunk.tokens) {
-            x[n] = masked_features(KEY_MAP, load_k(key_begin(chunk.first + row, item.key_head), f4), f4, NO_SCALE);
+            x[n] = masked_features(KEY_MAP, x[n], f4, NO_SCALE);
             check_key(item, chunk.first + row, x[n]);
             atomicMax(&key_max[row], magnitude_bits(x[n]));
         }

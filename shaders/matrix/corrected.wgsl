@@ -17,9 +17,10 @@ import gates::{load_beta};
 import heads::{gate_row};
 import matrix/chunk::{COLUMNS, EVEN_VALUES, KEYS, VALUES_LEN, kept_between, key_inverses, value_inverse, value_max};
 import matrix/chunk::{values};
+import matrix/panel::{panel};
 import matrix/products::{halve_state, multiply_rows, pair_sum, partial, state_inverse};
 import matrix/scale::{CORRECTED_MAX, half_scale, maxima};
-import matrix/state::{Tiles, panel};
+import matrix/state::{Tiles};
 import work_item::{Chunk, WorkItem};
 
 var<workgroup> betas: array<f32, MATRIX>;

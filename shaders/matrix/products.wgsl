@@ -7,8 +7,9 @@ import constants::{COLUMN_TILES, FEATURE_TILES, MATRIX, MATRIX_VEC4, PAIRS, SUBG
 import constants::{VALUE_LOADS};
 import matrices::{Left, Right, Sums};
 import matrix/chunk::{COLUMNS, EVEN_VALUES, KEYS, PAIRS_VEC4, VALUES_LEN, chunk_decay, chunk_reach, factors};
+import matrix/panel::{panel};
 import matrix/scale::{STATE_BOUND, STATE_MAX, half_inverse, half_scale, maxima};
-import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles, panel};
+import matrix/state::{STATE_LEN, SUBGROUP_COLUMNS, Tiles};
 
 // S by its scale: [columns/MATRIX, F/MATRIX, MATRIX columns, MATRIX features]
 var<workgroup> state: array<f16, STATE_LEN>;

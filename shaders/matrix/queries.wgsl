@@ -7,6 +7,7 @@ import constants::{BLOCK_VEC4, FEATURE_LOADS, MATRIX, QUERY_MAP, SCALES_QUERIES,
 import heads::{query_begin};
 import map/stabiliser::{NO_SCALE, masked_features, row_gain, row_measure, row_scale};
 import matrix/chunk::{EVEN_KEYS, KEYS_LEN, QUERIES, factor_index, factors};
+import matrix/norms::{Loads, divide_by_norms};
 import matrix/scale::{half_scale, magnitude_bits};
 import rows::{load_q};
 import work_item::{Chunk, WorkItem};
@@ -23,13 +24,19 @@ fn load_queries(item: WorkItem, chunk: Chunk, h: u32, thread: u32) {
         atomicStore(&measure_max[thread], 0u);
     }
     workgroupBarrier();
-    var x: array<vec4<f32>, FEATURE_LOADS>;
+    var x: Loads;
+    @unroll
+    for (var n = 0u; n < FEATURE_LOADS; n++) {
+        let row = (thread + n * THREADS) / BLOCK_VEC4;
+        let f4 = (thread + n * THREADS) % BLOCK_VEC4;
+        if (row < chunk.tokens) { x[n] = load_q(query_begin(chunk.first + row, item.query_head + h), f4); }
+    }
+    divide_by_norms(&x, chunk.tokens, thread);
     @unroll
     for (var n = 0u; n < FEATURE_LOADS; n++) {
         let row = (thread + n * THREADS) / BLOCK_VEC4;
         let f4 = (thread + n * THREADS) % BLOCK_VEC4;
         if (row < chunk.tokens) {
-            x[n] = load_q(query_begin(chunk.first + row, item.query_head + h), f4);
             if (SCALES_QUERIES) { atomicMax(&measure_max[row], ordered_bits(row_measure(QUERY_MAP, x[n], f4))); }
         }
     }

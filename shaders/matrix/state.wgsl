@@ -1,15 +1,16 @@
 // The state as sums of matrix units: each subgroup has all features of its own columns, in
 // registers.
 //
-// memory  floats: MATRIX columns, on their way to and from memory; F of nu, where o is normalised
+// memory  that of matrix/panel; floats: F of nu, where o is normalised
 
 import constants::{BLOCK_COLUMNS_VEC4, BLOCK_VEC4, COLUMN_TILES, FEATURE_TILES, HAS_DECAY};
 import constants::{INITIAL_STATE};
 import constants::{MATRIX, NORMALIZE, PAIRS, STATE_TILES, STATE_ZERO, THREADS};
 import matrices::{Left, Right, Sums};
-import matrix/chunk::{COLUMNS, FEATURES, KEYS, VALUES_LEN, chunk_decay, clear_decays, factors, turn_keys, values};
+import matrix/chunk::{COLUMNS, FEATURES, KEYS, chunk_decay, clear_decays, factors, turn_keys, values};
 import matrix/chunk::{weigh_values, weighted_max, weights};
 import matrix/item::{poison};
+import matrix/panel::{panel};
 import matrix/scale::{REACH_MAX, STATE_MAX, half_inverse, magnitude_bits, maxima};
 import states/offset::{StateOffset};
 import states::{load_mu, load_nu, store_mu, store_nu};
@@ -22,7 +23,6 @@ const SUBGROUP_COLUMNS: u32 = COLUMN_TILES * MATRIX;
 // A variable that nothing uses takes no memory.
 const NU_LEN: u32 = select(4u, FEATURES, NORMALIZE);
 
-var<workgroup> panel: array<f32, VALUES_LEN>;     // MATRIX rows of the state, or of q' mu
 var<workgroup> nu: array<f32, NU_LEN>;
 
 // From the state that the segment begins with.

@@ -192,7 +192,7 @@ impl Stage {
     pub(crate) fn binds(self, config: &Config, layout: Layout, variant: Variant) -> Vec<Binding> {
         let kernel = self.kernel();
         let mut binds = kernel.binds.to_vec();
-        if kernel.has_tile && !config.is_element_wise() {
+        if kernel.has_tile && !config.is_element_wise() && !self.is_of_matrices(layout) {
             binds.push(Weights);
         }
         if kernel.has_tile && config.gates().is_some() {

@@ -103,7 +103,8 @@ impl Plan {
         // Loops over elements, each with four of a vec4, and those within: over decays, tokens and
         // subgroups.
         let state = of_thread(features * columns) + of_thread(features) * (tokens + 2);
-        let of_tokens = 4 * of_thread(tokens * (features + columns)) + 16 * tokens;
+        let of_norms = if config.l2_norm { features } else { 0 };
+        let of_tokens = 4 * of_thread(tokens * (features + columns)) + 16 * tokens + of_norms;
         let of_pairs = of_thread(tokens * tokens) * (tokens + subgroups + 2);
         let of_rows = of_thread(tokens) * (4 * tokens + threads) + features;
         let heads = u64::from(self.head_tile());

@@ -75,11 +75,7 @@ fn cases() -> Vec<Case> {
         };
         let maps = [Some(&config.feature_map), config.query_feature_map.as_ref()];
         let is_element_wise = maps.into_iter().flatten().all(FeatureMap::is_element_wise);
-        let is_it = is_one
-            && is_element_wise
-            && !config.l2_norm
-            && !case.is_backward
-            && config.features() <= 256;
+        let is_it = is_one && is_element_wise && !case.is_backward && config.features() <= 256;
         is_it.then_some(case)
     };
     verify::cases().into_iter().filter_map(of).collect()
@@ -110,7 +106,7 @@ fn check(gpu: &Gpu, is_it: impl Fn(&Case) -> bool) -> Result<(), Failed> {
 }
 
 fn agree_with_f64(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 13] = [
         "bf16",
         "delta-segments",
         "f16-gated-delta",
@@ -120,6 +116,8 @@ fn agree_with_f64(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
         "gated-packed",
         "gated-sum",
         "f16-odd",
+        "gated-delta-norm",
+        "l2-elu",
         "strides-f16-offsets",
         "exp",
     ];

@@ -4,6 +4,7 @@ use super::{Layout, RowSource, WHOLE_FEATURES};
 use crate::error::ConfigError;
 use crate::problem::config::{Config, Gating};
 use crate::problem::dtype::Dtype;
+use crate::problem::feature_map::FeatureMap;
 
 impl Layout {
     /// Matrices of `size` rows and columns, 8 or 16, and `subgroups` of `subgroup_size` lanes with
@@ -48,7 +49,9 @@ impl Layout {
         // it; the decays between two tokens.
         let of_nu = if config.is_normalized() { features + self.threads(config) } else { 8 };
         let of_pairs = if config.update_rule.decay().is_some() { tokens * (tokens + 1) } else { 4 };
-        let floats = 2 * tokens * columns + of_nu + of_pairs;
+        // The panel has the squares of rows as well, a quarter as many.
+        let of_squares = if config.l2_norm { features / 4 } else { 0 };
+        let floats = tokens * (columns + columns.max(of_squares)) + of_nu + of_pairs;
         // Thirteen of a token, two more of a delta rule; arrays begin at multiples of 16 bytes, and
         // all threads share a work item.
         let of_token = if config.update_rule.beta().is_some() { 15 } else { 13 };
@@ -72,7 +75,9 @@ impl Layout {
             let actual = config.dtype.name().to_owned();
             return refuse("dtype", "F16 or Bf16 on matrix units", actual);
         }
-        if !config.is_element_wise() || config.features() > WHOLE_FEATURES {
+        let maps = [config.key_map(), config.query_map()];
+        let are_element_wise = maps.into_iter().all(FeatureMap::is_element_wise);
+        if !are_element_wise || config.features() > WHOLE_FEATURES {
             let required = "element-wise, with up to 256 features, on matrix units";
             return refuse("feature_map", required, config.key_map().to_string());
         }

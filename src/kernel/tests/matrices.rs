@@ -27,6 +27,7 @@ pub(super) fn for_each(mut check: impl FnMut(&str, Stage, &Config, Layout, &Modu
         ("delta-64", rule(UpdateRule::Delta(Beta::per_head()), 64)),
         ("gated-delta-63", rule(gated_delta, 63)),
         ("gated-delta-128", rule(gated_delta, 128)),
+        ("gated-delta-l2-64", rule(gated_delta, 64).with_l2_norm(true)),
         ("bf16-elu-64", Config::new(64, 64).with_dtype(Dtype::Bf16)),
         ("bf16-gated-delta-128", rule(gated_delta, 128).with_dtype(Dtype::Bf16)),
     ];
@@ -92,5 +93,5 @@ fn modules_of_matrices_are_valid() {
         }
         checked += 1;
     });
-    assert_eq!(checked, 144);
+    assert_eq!(checked, 162);
 }

@@ -65,8 +65,11 @@ pub fn modules() -> Result<Vec<Module>, Box<dyn Error>> {
     }
     for width in [64, 128] {
         for rule in ["linear", "gated", "gated-delta"] {
-            found.add_matrices(rule, width)?;
+            let config = Config::of_rule(width, width, rule_of(rule));
+            found.add_matrices(&format!("{rule}, matrices {width}"), config)?;
         }
+        let config = Config::of_rule(width, width, rule_of("gated-delta")).with_l2_norm(true);
+        found.add_matrices(&format!("gated-delta, l2 norm, matrices {width}"), config)?;
     }
     Ok(found.modules)
 }
@@ -171,9 +174,9 @@ impl Modules {
     }
 
     /// The stages on matrix units of 16x16x16, in the layout that a device of AMD's gets.
-    fn add_matrices(&mut self, rule: &str, width: u32) -> Result<(), Box<dyn Error>> {
-        let config = Config::of_rule(width, width, rule_of(rule)).with_dtype(Dtype::F16);
-        let (limits, memory) = (limits(64), 64);
+    fn add_matrices(&mut self, name: &str, config: Config) -> Result<(), Box<dyn Error>> {
+        let config = config.with_dtype(Dtype::F16);
+        let (limits, memory, width) = (limits(64), 64, config.value_dim);
         let mut tuning = Tuning::new(&config, &limits, DeviceType::DiscreteGpu)?;
         let layout = &mut tuning.layout;
         (layout.rows, layout.columns, layout.column_threads) = (16, 16, width / 16);
@@ -182,7 +185,7 @@ impl Modules {
         let plan = Plan::new(&config, &Shape::new(1, 4096, 8), &limits, &tuning)?;
         for stage in [Stage::SegmentState, Stage::SegmentTransition, Stage::SegmentOutput] {
             if let Some(wgsl) = plan.wgsl(stage, States::InitialAndFinal) {
-                self.push(&format!("{rule}, matrices {width}"), memory, [stage.name(), ""], wgsl);
+                self.push(name, memory, [stage.name(), ""], wgsl);
             }
         }
         Ok(())
