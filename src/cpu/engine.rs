@@ -52,6 +52,23 @@ impl CpuAttention {
         self
     }
 
+    /// One engine for each kind of vectors that this CPU has, after one without any.
+    ///
+    /// # Errors
+    ///
+    /// A config out of range.
+    #[cfg(feature = "mutation")]
+    pub fn of_each_instruction_set(config: &Config) -> Result<Vec<Self>, ConfigError> {
+        let of = |arch| Ok(Self { arch, ..Self::new(config.clone())? });
+        let mut archs = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        if archs.iter().all(|arch| arch.dispatch(Lanes) != Arch::new().dispatch(Lanes)) {
+            archs.push(Arch::new());
+        }
+        archs.into_iter().map(of).collect()
+    }
+
     /// The same vectors, and mistakes, for another config.
     pub(super) fn with_config(&self, config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -135,51 +152,5 @@ impl WithSimd for Lanes {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
         S::F32_LANES
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests may panic")]
-mod tests {
-    use super::*;
-    use crate::problem::gradients::OutputGradients;
-    use crate::verify::{self, Options};
-
-    /// All vectors that this CPU has, and none.
-    fn archs() -> Vec<Arch> {
-        let mut archs = vec![Arch::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
-        if archs.iter().all(|arch| arch.dispatch(Lanes) != Arch::new().dispatch(Lanes)) {
-            archs.push(Arch::new());
-        }
-        archs
-    }
-
-    #[test]
-    fn every_instruction_set_is_right() {
-        let mut seen = Vec::new();
-        for arch in archs() {
-            seen.push(arch.dispatch(Lanes));
-            let mut compute = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
-                let engine = CpuAttention { arch, ..CpuAttention::new(config.clone())? };
-                engine.run(shape, inputs)
-            };
-            let report = verify::run_host(&Options::default(), &mut compute, &mut |row| {
-                assert!(row.passed, "{seen:?}: {row:?}");
-            });
-            assert!(report.rows.len() > 300);
-            let mut compute =
-                |config: &Config, shape: &Shape, inputs: Inputs<'_>, by: OutputGradients<'_>| {
-                    let engine = CpuAttention { arch, ..CpuAttention::new(config.clone())? };
-                    engine.backward(shape, inputs, by)
-                };
-            let report = verify::run_host_backward(&Options::default(), &mut compute, &mut |row| {
-                assert!(row.passed, "{seen:?}: {row:?}");
-            });
-            assert!(report.rows.len() > 100);
-        }
-        assert_eq!(seen[0], 1);
-        assert!(seen.contains(&Arch::new().dispatch(Lanes)));
     }
 }

@@ -9,26 +9,44 @@ fn compute(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output,
     CpuAttention::new(config.clone())?.run(shape, inputs)
 }
 
-/// Every case, within the bound that holds for adapters.
+/// Every case, within the bound that holds for adapters, in all vectors that this CPU has, and none.
 #[test]
 fn cases_of_the_harness() {
-    let report = verify::run_host(&Options::default(), &mut compute, &mut |row| {
-        assert!(row.passed, "{row:?}");
-    });
-    assert!(report.rows.len() > 300, "{} comparisons", report.rows.len());
+    for i in 0..instruction_sets().len() {
+        let mut compute = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+            CpuAttention::of_each_instruction_set(config)?[i].run(shape, inputs)
+        };
+        let report = verify::run_host(&Options::default(), &mut compute, &mut |row| {
+            assert!(row.passed, "{}: {row:?}", instruction_sets()[i]);
+        });
+        assert!(report.rows.len() > 300, "{} comparisons", report.rows.len());
+    }
 }
 
 /// Every case of the backward pass, too.
 #[test]
 fn backward_cases_of_the_harness() {
-    let mut compute =
-        |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
-            CpuAttention::new(config.clone())?.backward(shape, inputs, given)
-        };
-    let report = verify::run_host_backward(&Options::default(), &mut compute, &mut |row| {
-        assert!(row.passed, "{row:?}");
-    });
-    assert!(report.rows.len() > 60, "{} comparisons", report.rows.len());
+    for i in 0..instruction_sets().len() {
+        let mut compute =
+            |config: &Config, shape: &Shape, inputs: Inputs<'_>, given: OutputGradients<'_>| {
+                let engines = CpuAttention::of_each_instruction_set(config)?;
+                engines[i].backward(shape, inputs, given)
+            };
+        let report = verify::run_host_backward(&Options::default(), &mut compute, &mut |row| {
+            assert!(row.passed, "{}: {row:?}", instruction_sets()[i]);
+        });
+        assert!(report.rows.len() > 100, "{} comparisons", report.rows.len());
+    }
+}
+
+/// Without vectors first, and with those that an engine takes unasked.
+fn instruction_sets() -> Vec<&'static str> {
+    let config = Config::new(8, 8);
+    let engines = CpuAttention::of_each_instruction_set(&config).unwrap();
+    let names: Vec<_> = engines.iter().map(CpuAttention::instruction_set).collect();
+    assert_eq!(names[0], "scalar");
+    assert!(names.contains(&CpuAttention::new(config).unwrap().instruction_set()));
+    names
 }
 
 /// The harness can fail: each engine that is wrong on purpose is caught.
