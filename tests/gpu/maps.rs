@@ -220,7 +220,7 @@ fn cut_anywhere(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
             run(gpu, &a, &Shape::new(1, tokens.len() as u32, 1), inputs)
         };
         let whole = of(0..t, None)?;
-        for cut in [16, 39] {
+        for cut in [1, 16, 39] {
             let first = of(0..cut, None)?;
             let second = of(cut..t, Some(&first))?;
             close("o", &whole.o, &[first.o, second.o].concat())?;

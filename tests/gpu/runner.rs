@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ const SILENCE: Duration = Duration::from_secs(8);
 
 /// The file of the durations, the slowest trial first.
 const DURATIONS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/gpu-trials.tsv");
+
+/// True where the full matrix runs.
+static IS_FULL: AtomicBool = AtomicBool::new(false);
 
 type Outcome = Result<Completion, Failed>;
 
@@ -74,6 +78,7 @@ pub(crate) fn run(trials: &[Trial]) -> ExitCode {
     if arguments.list {
         return libtest_mimic::run(&arguments, listed).exit_code();
     }
+    IS_FULL.store(arguments.include_ignored || arguments.ignored, Ordering::Relaxed);
     println!("seed {}: LINEAR_ATTENTION_SEED repeats it", cases::seed());
     if left_out > 0 {
         println!("{left_out} trials are of the full matrix alone: --include-ignored runs them too");
@@ -188,6 +193,7 @@ impl Worker {
             .env("MALLOC_MMAP_THRESHOLD_", (1 << 20).to_string())
             .env("MALLOC_ARENA_MAX", "1")
             .env("LINEAR_ATTENTION_SEED", cases::seed().to_string())
+            .envs(IS_FULL.load(Ordering::Relaxed).then_some((cases::IS_FULL, "1")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

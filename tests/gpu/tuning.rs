@@ -144,7 +144,7 @@ fn finds_the_fastest(gpu: &Gpu, a: &LinearAttention) -> Result<(), Failed> {
 /// So are decays, betas and the weights of their activation.
 fn gates(gpu: &Gpu, _: &LinearAttention) -> Result<(), Failed> {
     let decay = Decay::per_head().with_activation(DecayActivation::Softplus).with_dtype(Dtype::F16);
-    let config = Config::of_rule(4, 4, UpdateRule::GatedDelta(decay, Beta::per_head()));
+    let config = Config::of_rule(8, 8, UpdateRule::GatedDelta(decay, Beta::per_head()));
     let config = config.with_dtype(Dtype::F16);
     let shape = Shape::new(1, 5, 3);
     let measured = tune_with(&gpu.device, &gpu.queue, &config, &shape, None, &mut |_| {})?;
