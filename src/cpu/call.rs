@@ -8,6 +8,7 @@ use crate::cpu::mutation::Mistake;
 use crate::cpu::outputs::{Outputs, Pieces};
 use crate::cpu::slices::Slice;
 use crate::cpu::states::States;
+use crate::cpu::strips::Strips;
 use crate::cpu::task::Task;
 use crate::problem::config::Config;
 use crate::problem::heads::Heads;
@@ -17,6 +18,7 @@ pub(super) struct Call<'a> {
     pub(super) config: &'a Config,
     pub(super) mistake: Mistake,
     pub(super) heads: Heads,
+    pub(super) strips: Strips,
     pub(super) gates: Gates<'a>,
     pub(super) of_keys: Features<'a>,
     pub(super) of_queries: Features<'a>,

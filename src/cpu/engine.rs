@@ -6,9 +6,9 @@ use crate::cpu::mutation::Mistake;
 #[cfg(feature = "mutation")]
 use crate::cpu::mutation::Mutation;
 use crate::cpu::plan::CpuPlan;
+use crate::cpu::strips::Strips;
 use crate::cpu::tensors::Tensors;
 use crate::cpu::threads;
-use crate::cpu::tiles;
 use crate::error::{ConfigError, Error};
 use crate::problem::config::Config;
 use crate::problem::io::{Inputs, Output};
@@ -123,8 +123,7 @@ impl CpuAttention {
 
     /// The same for so many threads.
     pub(super) fn plan_with(&self, shape: &Shape, threads: usize) -> Result<CpuPlan, Error> {
-        let width = self.arch.dispatch(StripWidth(self.config.value_dim as usize));
-        CpuPlan::new(self.clone(), shape, (width, threads))
+        CpuPlan::new(self.clone(), shape, (self.arch.dispatch(OfArch), threads))
     }
 
     /// Runs `op` in these vectors.
@@ -133,14 +132,14 @@ impl CpuAttention {
     }
 }
 
-struct StripWidth(usize);
+struct OfArch;
 
-impl WithSimd for StripWidth {
-    type Output = usize;
+impl WithSimd for OfArch {
+    type Output = Strips;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        tiles::vectors::<S>(self.0) * S::F32_LANES
+    fn with_simd<S: Simd>(self, _: S) -> Strips {
+        Strips::new::<S>()
     }
 }
 

@@ -27,7 +27,7 @@
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates` | features and decays of a block |
 //! | `block`, `pairs`, `step` | the products and updates of a block, and of a single token |
-//! | `tiles`, `transpose` | products in vectors, and what they need transposed |
+//! | `strips`, `tiles`, `transpose` | products in vectors, and what they need transposed |
 //! | `backward` | gradients |
 //! | `summary` | the summary of a piece of a sequence |
 //!
@@ -63,6 +63,7 @@ mod shared;
 mod slices;
 mod states;
 mod step;
+mod strips;
 mod summary;
 mod task;
 mod tensors;

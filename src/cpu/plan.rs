@@ -14,6 +14,7 @@ use crate::cpu::pool::{State, StatePool};
 use crate::cpu::run::{Pass, Run};
 use crate::cpu::scratch::{Scratch, is_long};
 use crate::cpu::states::{StateParts, States};
+use crate::cpu::strips::Strips;
 use crate::cpu::task::{Start, Task};
 use crate::cpu::tensors::Tensors;
 use crate::cpu::threads;
@@ -38,8 +39,7 @@ pub struct CpuPlan {
     lens: Lens,
     /// Those of o.
     rows: OutputRows,
-    /// Columns of a strip.
-    width: usize,
+    strips: Strips,
     threads: usize,
     /// Tokens of each sequence of the call.
     ranges: Vec<Range<usize>>,
@@ -56,13 +56,13 @@ impl CpuPlan {
     pub(super) fn new(
         attention: CpuAttention,
         shape: &Shape,
-        (width, threads): (usize, usize),
+        (strips, threads): (Strips, usize),
     ) -> Result<Self, Error> {
         let config = attention.config().clone();
         let lens = shape.lens(&config)?;
         let rows = OutputRows::new(&config, shape, &lens);
         let threads = threads.max(1);
-        let columns = (config.value_dim as usize).next_multiple_of(width);
+        let columns = strips.room(config.value_dim as usize);
         let (group, has_long) = (shape.value_group() as usize, is_long(shape.max_len() as usize));
         let heads = Self::most_heads(&config, shape);
         let scratch = || Mutex::new(Scratch::new(&config, [heads, group, columns], has_long));
@@ -72,7 +72,7 @@ impl CpuPlan {
             shape: shape.clone(),
             lens,
             rows,
-            width,
+            strips,
             threads,
             ranges: Vec::with_capacity(sequences),
             // As many tasks as `cut` makes of any entries.
@@ -233,6 +233,7 @@ impl CpuPlan {
             v: tensors.v,
             o: Outputs::new(tensors.o, self.rows, config.dtype, &mut parts.0),
             heads,
+            strips: self.strips,
             states,
         };
         self.run_tasks(&call, pass);
@@ -281,7 +282,8 @@ impl CpuPlan {
         for pair in self.starts[segment.start..segment.start + count].windows(2).skip(1) {
             let [before, start] = pair else { return };
             let before = before.lock().unwrap_or_else(PoisonError::into_inner);
-            start.lock().unwrap_or_else(PoisonError::into_inner).join(&before, self.width);
+            let strips = self.strips.of(first.columns.len());
+            start.lock().unwrap_or_else(PoisonError::into_inner).join(&before, strips);
         }
     }
 
@@ -292,7 +294,7 @@ impl CpuPlan {
             sequences: &self.ranges,
             value_heads: self.shape.value_heads as usize,
             most_heads: Self::most_heads(config, &self.shape),
-            width: self.width,
+            width: self.strips.width,
             threads: self.threads,
             shares_sequences,
         }
@@ -302,12 +304,9 @@ impl CpuPlan {
     fn cut(&mut self, shares_sequences: bool) {
         let mut tasks = std::mem::take(&mut self.tasks);
         self.extent(shares_sequences).cut(&mut tasks);
-        let (config, width) = (self.attention.config(), self.width);
+        let (config, strips) = (self.attention.config(), self.strips);
         let cut = tasks.iter().filter(|task| task.segment.is_some());
-        let start = |task: &Task| {
-            let columns = task.columns.len().next_multiple_of(width);
-            Mutex::new(Start::new(config, columns))
-        };
+        let start = |task: &Task| Mutex::new(Start::new(config, strips.room(task.columns.len())));
         self.starts = cut.map(start).collect();
         self.tasks = tasks;
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cpu::aligned::Aligned;
 use crate::cpu::rows::width;
+use crate::cpu::strips::Strip;
 use crate::problem::config::Config;
 
 /// Some tokens of some columns of value heads of a sequence. Heads that are neighbours in memory go
@@ -62,13 +63,15 @@ impl Start {
         }
     }
 
-    /// Adds what the start before keeps of itself over the segment between them. `width` columns a
-    /// strip.
-    pub(super) fn join(&mut self, before: &Self, width: usize) {
-        let rows = self.mu.chunks_mut(width).zip(before.mu.chunks(width)).enumerate();
-        for (i, (mu, before)) in rows {
-            let kept = self.kept.get(i % self.rows).copied().unwrap_or(0.0);
-            mu.iter_mut().zip(before).for_each(|(mu, x)| *mu += x + kept * x);
+    /// Adds what the start before keeps of itself over the segment between them, of these strips.
+    pub(super) fn join(&mut self, before: &Self, strips: impl Iterator<Item = Strip>) {
+        for strip in strips {
+            let rows = strip.rows(self.rows);
+            let before = before.mu[rows.clone()].chunks(strip.width);
+            for (f, (mu, before)) in self.mu[rows].chunks_mut(strip.width).zip(before).enumerate() {
+                let kept = self.kept.get(f).copied().unwrap_or(0.0);
+                mu.iter_mut().zip(before).for_each(|(mu, x)| *mu += x + kept * x);
+            }
         }
         for (f, (nu, x)) in self.nu.iter_mut().zip(&before.nu).enumerate() {
             *nu += x + self.kept.get(f).copied().unwrap_or(0.0) * x;
