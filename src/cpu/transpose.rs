@@ -2,23 +2,25 @@
 
 use pulp::Simd;
 
-/// From `[rows][columns]` to `[columns][width]`, in vectors where columns are whole ones. The width
-/// is, and there are rows for whole vectors, which may be transposed beyond the last.
+/// From `[rows][columns]` to `[columns][width]`. The width is whole vectors, and there are rows for
+/// whole ones, which may be transposed beyond the last.
 #[inline(always)]
 pub(super) fn transpose<S: Simd>(
     simd: S,
     from: &[f32],
     [rows, columns]: [usize; 2],
-    (to, width): (&mut [f32], usize),
+    to: (&mut [f32], usize),
 ) {
-    let lanes = if columns.is_multiple_of(S::F32_LANES) { S::F32_LANES } else { 1 };
-    match lanes {
-        4 => in_tiles::<S, 4>(simd, from, [rows, columns], (to, width)),
-        8 => in_tiles::<S, 8>(simd, from, [rows, columns], (to, width)),
-        16 => in_tiles::<S, 16>(simd, from, [rows, columns], (to, width)),
+    let shape = [rows, columns];
+    match (S::F32_LANES, columns % S::F32_LANES) {
+        (4, 0) => in_tiles::<S, 4>(simd, from, shape, to),
+        (8, 0) => in_tiles::<S, 8>(simd, from, shape, to),
+        (16, 0) => in_tiles::<S, 16>(simd, from, shape, to),
+        // Apart, since whole vectors are loaded more quickly where the compiler knows that they are.
+        (16, _) => in_parts_of_tiles::<S, 16>(simd, from, shape, to),
         _ => {
             for (r, row) in from.chunks(columns).enumerate().take(rows) {
-                for (x, to) in row.iter().zip(to.chunks_mut(width)) {
+                for (x, to) in row.iter().zip(to.0.chunks_mut(to.1)) {
                     to[r] = *x;
                 }
             }
@@ -26,6 +28,7 @@ pub(super) fn transpose<S: Simd>(
     }
 }
 
+/// Of columns that are whole vectors.
 #[inline(always)]
 fn in_tiles<S: Simd, const L: usize>(
     simd: S,
@@ -42,17 +45,33 @@ fn in_tiles<S: Simd, const L: usize>(
             for (i, x) in tile.iter_mut().enumerate() {
                 *x = from[(r * L + i) * from_row + c];
             }
-            // Each step exchanges a bit of the numbers of rows with the same bit of those of lanes.
-            if L == 16 {
-                steps.exchange::<L, 8>(simd, &mut tile);
-            }
-            if L >= 8 {
-                steps.exchange::<L, 4>(simd, &mut tile);
-            }
-            steps.exchange::<L, 2>(simd, &mut tile);
-            steps.exchange::<L, 1>(simd, &mut tile);
+            steps.transpose(simd, &mut tile);
             for (i, x) in tile.into_iter().enumerate() {
                 to[(c * L + i) * to_row + r] = x;
+            }
+        }
+    }
+}
+
+/// Of any columns: the last of a row may fill a part of a vector.
+#[inline(always)]
+fn in_parts_of_tiles<S: Simd, const L: usize>(
+    simd: S,
+    from: &[f32],
+    [rows, columns]: [usize; 2],
+    (to, width): (&mut [f32], usize),
+) {
+    let steps = Steps::new(simd);
+    for (r, rows) in from.chunks(L * columns).enumerate().take(rows.div_ceil(L)) {
+        for (c, to) in to.chunks_mut(L * width).enumerate().take(columns.div_ceil(L)) {
+            let mut tile = [simd.splat_f32s(0.0); L];
+            for (x, row) in tile.iter_mut().zip(rows.chunks(columns)) {
+                let row = &row[c * L..];
+                *x = simd.partial_load_f32s(&row[..row.len().min(L)]);
+            }
+            steps.transpose(simd, &mut tile);
+            for (x, to) in tile.into_iter().zip(to.chunks_mut(width)).take(columns - c * L) {
+                S::as_mut_simd_f32s(to).0[r] = x;
             }
         }
     }
@@ -76,6 +95,19 @@ impl<S: Simd> Steps<S> {
             }
         }
         Self(masks)
+    }
+
+    /// Each step exchanges a bit of the numbers of rows with the same bit of those of lanes.
+    #[inline(always)]
+    fn transpose<const L: usize>(&self, simd: S, tile: &mut [S::f32s; L]) {
+        if L == 16 {
+            self.exchange::<L, 8>(simd, tile);
+        }
+        if L >= 8 {
+            self.exchange::<L, 4>(simd, tile);
+        }
+        self.exchange::<L, 2>(simd, tile);
+        self.exchange::<L, 1>(simd, tile);
     }
 
     #[inline(always)]
@@ -117,7 +149,7 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
         // Some columns are whole vectors of all CPUs, others are not.
-        for (arch, columns) in archs.into_iter().flat_map(|arch| [(arch, 48), (arch, 24)]) {
+        for (arch, columns) in archs.into_iter().flat_map(|arch| [48, 24, 13].map(|n| (arch, n))) {
             let found = arch.dispatch(Transpose { columns });
             for (i, x) in found.into_iter().enumerate() {
                 let (column, row) = (i / 64, i % 64);
