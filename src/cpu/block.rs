@@ -9,7 +9,8 @@ use crate::cpu::fused::mul_add;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products};
-use crate::cpu::rows::{Queries, TOKENS, width};
+use crate::cpu::rows::Queries;
+use crate::cpu::tiles::{TOKENS, width};
 use crate::cpu::transpose::transpose;
 use crate::problem::config::{Config, Gating};
 

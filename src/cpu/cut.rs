@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::cpu::rows::TOKENS;
 use crate::cpu::task::{Segment, Task};
+use crate::cpu::tiles::TOKENS;
 use crate::problem::config::Config;
 
 /// Tokens of a segment at least: each enters a state twice.

@@ -26,8 +26,9 @@
 //! | `call`, `outputs`, `states`, `pool` | the data that the threads of a call share |
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates` | features and decays of a block |
-//! | `block`, `pairs`, `step` | the products and updates of a block, and of a single token |
-//! | `strips`, `tiles`, `transpose` | products in vectors, and what they need transposed |
+//! | `block`, `pairs` | the products of a block's tokens with one another |
+//! | `passes`, `step` | a block on a strip of a state, and a single token on a state |
+//! | `strips`, `tiles`, `transpose` | columns as they lie in vectors, and products of them |
 //! | `backward` | gradients |
 //! | `summary` | the summary of a piece of a sequence |
 //!
@@ -54,6 +55,7 @@ mod in_pool;
 mod mutation;
 mod outputs;
 mod pairs;
+mod passes;
 mod plan;
 mod pool;
 mod rows;

@@ -3,8 +3,7 @@
 use pulp::Simd;
 
 use crate::cpu::fused::mul_add;
-use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles;
+use crate::cpu::tiles::{self, TOKENS};
 
 /// `[j][t]`: something of each pair of tokens, of which t >= j matter.
 pub(super) type Pairs = [[f32; TOKENS]; TOKENS];

@@ -4,11 +4,8 @@ use crate::cpu::aligned::Aligned;
 use crate::cpu::call::Call;
 use crate::cpu::features::{RowBuffer, Source};
 use crate::cpu::mutation::Mutation;
-use crate::cpu::tiles::ROWS;
+use crate::cpu::tiles::{TOKENS, width};
 use crate::problem::config::Config;
-
-/// Tokens of a block: the state is read once and written once for all of them.
-pub(super) const TOKENS: usize = 32;
 
 /// Features of up to [`TOKENS`] tokens of a value head, in rows `width` apart.
 #[derive(Debug)]
@@ -100,9 +97,4 @@ pub(super) fn queries_of<'a>(
     let head = call.of_queries.weights_head(heads.query_head(output_head), key_head);
     let (first, stride) = (heads.query(first, output_head), heads.q.token);
     (Source { slice: call.q, dtype: call.config.dtype, first, stride }, head)
-}
-
-/// Elements from one row of features to the next: F, up to whole tiles.
-pub(super) fn width(config: &Config) -> usize {
-    (config.features() as usize).next_multiple_of(ROWS)
 }

@@ -10,12 +10,12 @@ use crate::cpu::block::Block;
 use crate::cpu::call::Call;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::rows::{Rows, TOKENS, width};
+use crate::cpu::passes::OfBlock;
+use crate::cpu::rows::Rows;
 use crate::cpu::scratch::{Head, Scratch, is_long};
 use crate::cpu::step::Token;
-use crate::cpu::strips::OfBlock;
 use crate::cpu::task::{Segment, Start, Task};
-use crate::cpu::tiles::ROWS;
+use crate::cpu::tiles::{ROWS, TOKENS, width};
 
 /// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use crate::cpu::aligned::Aligned;
 use crate::cpu::block::Block;
 use crate::cpu::features::RowBuffer;
-use crate::cpu::rows::{Rows, TOKENS, width};
+use crate::cpu::rows::Rows;
 use crate::cpu::step::Step;
+use crate::cpu::tiles::{TOKENS, width};
 use crate::problem::config::Config;
 
 /// Tokens beyond which the rounding of a running sum is compensated. What a delta rule corrects

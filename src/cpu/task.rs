@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::cpu::aligned::Aligned;
-use crate::cpu::rows::width;
 use crate::cpu::strips::Strip;
+use crate::cpu::tiles::width;
 use crate::problem::config::Config;
 
 /// Some tokens of some columns of value heads of a sequence. Heads that are neighbours in memory go

@@ -7,8 +7,18 @@ use std::marker::PhantomData;
 
 use pulp::Simd;
 
+use crate::problem::config::Config;
+
 /// Rows of a tile.
 pub(super) const ROWS: usize = 8;
+
+/// Tokens of a block: the state is read once and written once for all of them.
+pub(super) const TOKENS: usize = 32;
+
+/// Elements from one row of features to the next: F, up to whole tiles.
+pub(super) fn width(config: &Config) -> usize {
+    (config.features() as usize).next_multiple_of(ROWS)
+}
 
 /// Sums of a tile.
 pub(super) type Tile<S, const N: usize> = [[<S as Simd>::f32s; N]; ROWS];
@@ -19,12 +29,6 @@ pub(super) struct HasWide<S>(PhantomData<S>);
 
 impl<S: Simd> HasWide<S> {
     pub(super) const TILES: bool = S::F32_LANES == 16 || cfg!(target_arch = "aarch64");
-}
-
-/// Vectors of a strip of that many columns: those that leave the fewest empty, wide ones first.
-pub(super) fn vectors<S: Simd>(columns: usize) -> usize {
-    let all = |vectors: usize| columns.div_ceil(vectors * S::F32_LANES) * vectors;
-    if HasWide::<S>::TILES && 10 * all(2) <= 13 * all(1) { 2 } else { 1 }
 }
 
 /// A slice in rows of N vectors.

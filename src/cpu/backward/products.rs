@@ -8,16 +8,21 @@ use pulp::Simd;
 
 use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::pairs::Pairs;
-use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, HasWide, ROWS, Tile};
+use crate::cpu::tiles::{self, HasWide, ROWS, TOKENS, Tile};
 
 /// Tiles of a row of a token's pairs.
 pub(super) const PAIR_TILES: usize = TOKENS / ROWS;
 
+/// Vectors of a strip of that many columns: those that leave the fewest empty, wide ones first.
+fn vectors<S: Simd>(columns: usize) -> usize {
+    let all = |vectors: usize| columns.div_ceil(vectors * S::F32_LANES) * vectors;
+    if HasWide::<S>::TILES && 10 * all(2) <= 13 * all(1) { 2 } else { 1 }
+}
+
 /// Elements from one row of so many columns to the next: whole tiles and strips.
 #[inline(always)]
 pub(super) fn width<S: Simd>(columns: usize) -> usize {
-    columns.next_multiple_of((tiles::vectors::<S>(columns) * S::F32_LANES).max(ROWS))
+    columns.next_multiple_of((vectors::<S>(columns) * S::F32_LANES).max(ROWS))
 }
 
 /// A product, in strips of N vectors.
@@ -28,7 +33,7 @@ pub(super) trait OnStrips<S: Simd> {
 /// Runs it in strips that suit rows of so many elements.
 #[inline(always)]
 pub(super) fn on_strips<S: Simd>(simd: S, width: usize, op: impl OnStrips<S>) {
-    match HasWide::<S>::TILES && tiles::vectors::<S>(width) == 2 {
+    match HasWide::<S>::TILES && vectors::<S>(width) == 2 {
         true => op.run::<2>(simd),
         false => op.run::<1>(simd),
     }

@@ -23,7 +23,7 @@ use crate::cpu::backward::vectors::{DecayFactor, dot};
 use crate::cpu::backward::{AHEAD, Backward, MapGradients, Targets, Task, TaskHeads, targets};
 use crate::cpu::block::row_factor;
 use crate::cpu::mutation::Mistake;
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 use crate::problem::config::Config;
 use crate::problem::gradients::OutputGradients;
 use crate::problem::update_rule::UpdateRule;

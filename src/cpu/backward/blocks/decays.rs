@@ -3,7 +3,7 @@
 use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::gates::Gates;
 use crate::cpu::pairs::{Pairs, UP_TO};
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 
 /// Products of decays, multiplied one by one: what -inf forgets is 0, and a product near 0 keeps
 /// its digits.

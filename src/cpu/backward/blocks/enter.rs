@@ -11,7 +11,7 @@ use crate::cpu::backward::products::{Accumulate, on_strips};
 use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::products;
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 use crate::cpu::transpose::transpose;
 
 /// What a block of tokens does to a state.

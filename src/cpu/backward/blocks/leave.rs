@@ -13,7 +13,7 @@ use crate::cpu::backward::vectors::{DecayFactor, add, dot_of_vectors};
 use crate::cpu::block::row_factor;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::{UP_TO, products};
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 use crate::cpu::transpose::transpose;
 
 /// Rows that read the state as it decays and what tokens wrote, and the gradients by what they

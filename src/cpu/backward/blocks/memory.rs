@@ -11,7 +11,7 @@ use crate::cpu::backward::maps::MapMemory;
 use crate::cpu::backward::products::width;
 use crate::cpu::backward::running_sum::RunningSum;
 use crate::cpu::pairs::Pairs;
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 
 /// The fewest blocks of a segment, unless there are fewer.
 const SEGMENT: usize = 4;

@@ -38,7 +38,7 @@ use crate::cpu::backward::maps::MapMemory;
 use crate::cpu::backward::vectors::dot;
 use crate::cpu::backward::{AHEAD, Backward, MapGradients, Targets, Task, TaskHeads};
 use crate::cpu::mutation::{Mistake, Mutation};
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 use crate::problem::config::{Config, Gating};
 use crate::problem::gradients::OutputGradients;
 

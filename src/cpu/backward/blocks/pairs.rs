@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use crate::cpu::fused::mul_add;
 use crate::cpu::pairs::{Pairs, UP_TO};
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 
 /// All bits of the pairs that matter.
 pub(super) type Mask = [[u32; TOKENS]; TOKENS];

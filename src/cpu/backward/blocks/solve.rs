@@ -4,8 +4,7 @@ use pulp::Simd;
 
 use crate::cpu::backward::products::{OnStrips, load, pairs_of_tile, rows_of_tile};
 use crate::cpu::pairs::Pairs;
-use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::tiles::{self, ROWS, TOKENS};
 
 /// `e_t = v_t - P_t k_t S - Σ_{j<t} L_jt u_j` and `u_t = beta_t e_t`, of which u goes where v is,
 /// by forward substitution.

@@ -9,7 +9,7 @@ use crate::cpu::backward::RowHeads;
 use crate::cpu::backward::maps::MapMemory;
 use crate::cpu::backward::products::width;
 use crate::cpu::backward::running_sum::RunningSum;
-use crate::cpu::rows::TOKENS;
+use crate::cpu::tiles::TOKENS;
 
 /// Rows are `[TOKENS][width]`, in the order of the direction; behind F or V elements they are 0.
 pub(super) struct Memory {

@@ -6,8 +6,7 @@ use crate::cpu::aligned::Aligned;
 use crate::cpu::backward::products::{Accumulate, OnStrips, PAIR_TILES, on_strips};
 use crate::cpu::mutation::{Mistake, Mutation};
 use crate::cpu::pairs::{Pairs, products};
-use crate::cpu::rows::TOKENS;
-use crate::cpu::tiles::{self, ROWS};
+use crate::cpu::tiles::{self, ROWS, TOKENS};
 use crate::cpu::transpose::transpose;
 
 /// The memory of products.
