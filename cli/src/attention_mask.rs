@@ -5,7 +5,7 @@ use std::ops::Range;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::cu_seqlens::integers;
-use crate::file::expect_shape;
+use crate::tensors::expect_shape;
 
 const NAME: &str = "attention_mask";
 

@@ -23,6 +23,7 @@ mod progress;
 mod rule;
 mod run;
 mod taken;
+mod tensors;
 
 use std::process::ExitCode;
 

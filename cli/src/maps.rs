@@ -7,7 +7,7 @@ use linear_attention::feature_map::{Projection, Weights};
 use linear_attention::{Config, FeatureMap};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::file::{expect_dtype, expect_shape, required, to_f32};
+use crate::tensors::{expect_dtype, expect_shape, required, to_f32};
 
 #[derive(clap::Args)]
 pub(crate) struct Maps {

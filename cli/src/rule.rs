@@ -5,7 +5,7 @@ use linear_attention::{Config, Shape};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::file::{expect_shape, required, to_f32};
+use crate::tensors::{expect_shape, required, to_f32};
 
 /// An update rule by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -19,5 +19,7 @@ mod maps;
 mod rule;
 #[path = "../../cli/src/taken.rs"]
 mod taken;
+#[path = "../../cli/src/tensors.rs"]
+mod tensors;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzed::run(bytes));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use wgpu::BufferBinding;
 
 use crate::attention::LinearAttention;
-use crate::backward::plan::sums::{Pass, PassConfigs};
+use crate::backward::plan::pass::{Pass, PassConfigs};
 use crate::bind::bound::Bound;
 use crate::bind::options::Options;
 use crate::bind::tensors::Tensors;

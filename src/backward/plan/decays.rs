@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use bytemuck::Zeroable as _;
 
+use crate::backward::plan::pass::Pass;
 use crate::backward::plan::rows::pass_vec4s;
-use crate::backward::plan::sums::Pass;
 use crate::error::PlanError;
 use crate::kernel::gradient::{DECAY_BLOCK, DECAY_STRIP, decay_lanes};
 use crate::kernel::layout::SCAN_THREADS;
@@ -199,7 +199,7 @@ impl DecayBlocks {
 mod tests {
     use super::*;
     use crate::backward::plan::BackwardPlan;
-    use crate::backward::plan::sums::PassConfigs;
+    use crate::backward::plan::pass::PassConfigs;
     use crate::plan::tuning::Tuning;
     use crate::problem::config::Config;
     use crate::problem::shape::Shape;

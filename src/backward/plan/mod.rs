@@ -3,6 +3,7 @@
 mod corrections;
 pub(crate) mod decays;
 mod grid;
+pub(crate) mod pass;
 pub(crate) mod recurrence;
 mod rows;
 pub(crate) mod scratch;
@@ -12,9 +13,10 @@ use std::ops::Range;
 
 use crate::backward::plan::corrections::Walk;
 use crate::backward::plan::decays::DecayBlocks;
+use crate::backward::plan::pass::{Pass, PassConfigs};
 use crate::backward::plan::recurrence::Recurrence;
 use crate::backward::plan::scratch::{Scratch, piece_len};
-use crate::backward::plan::sums::{Pass, PassConfigs, Sums};
+use crate::backward::plan::sums::Sums;
 use crate::error::PlanError;
 use crate::kernel::gradient::{GradientStage, RowAccess};
 use crate::plan::Plan;
