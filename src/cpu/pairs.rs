@@ -1,6 +1,6 @@
 //! Products of the tokens of a block with one another.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use crate::cpu::fused::mul_add;
 use crate::cpu::tiles::{self, TOKENS};
@@ -41,17 +41,35 @@ pub(super) fn products<S: Simd>(
     count: usize,
     pairs: &mut Pairs,
 ) {
-    const R: usize = 8;
-    for first in (0..count).step_by(R) {
-        // No t before `first` matters: its vectors are left out, one of them alone.
-        let begin = first / S::F32_LANES;
-        if begin % 2 == 1 {
-            products_of_rows::<S, 1, R>(simd, (rows, width), of_t, [first, begin], pairs);
-        }
-        for strip in begin.div_ceil(2)..count.div_ceil(2 * S::F32_LANES) {
-            for first in [first, first + R / 2] {
-                let at = [first, strip];
-                products_of_rows::<S, 2, { R / 2 }>(simd, (rows, width), of_t, at, pairs);
+    // A function by itself, since many call it.
+    simd.vectorize(Products { rows: (rows, width), of_t, count, pairs });
+}
+
+struct Products<'a> {
+    rows: (&'a [f32], usize),
+    of_t: &'a [f32],
+    count: usize,
+    pairs: &'a mut Pairs,
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        const R: usize = 8;
+        let Self { rows, of_t, count, pairs } = self;
+        for first in (0..count).step_by(R) {
+            // No t before `first` matters: its vectors are left out, one of them alone.
+            let begin = first / S::F32_LANES;
+            if begin % 2 == 1 {
+                products_of_rows::<S, 1, R>(simd, rows, of_t, [first, begin], pairs);
+            }
+            for strip in begin.div_ceil(2)..count.div_ceil(2 * S::F32_LANES) {
+                for first in [first, first + R / 2] {
+                    let at = [first, strip];
+                    products_of_rows::<S, 2, { R / 2 }>(simd, rows, of_t, at, pairs);
+                }
             }
         }
     }

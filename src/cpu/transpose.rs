@@ -1,6 +1,6 @@
 //! Transposed matrices, in tiles that lie in registers.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 /// From `[rows][columns]` to `[columns][width]`. The width is whole vectors, and there are rows for
 /// whole ones, which may be transposed beyond the last.
@@ -8,20 +8,38 @@ use pulp::Simd;
 pub(super) fn transpose<S: Simd>(
     simd: S,
     from: &[f32],
-    [rows, columns]: [usize; 2],
+    shape: [usize; 2],
     to: (&mut [f32], usize),
 ) {
-    let shape = [rows, columns];
-    match (S::F32_LANES, columns % S::F32_LANES) {
-        (4, 0) => in_tiles::<S, 4>(simd, from, shape, to),
-        (8, 0) => in_tiles::<S, 8>(simd, from, shape, to),
-        (16, 0) => in_tiles::<S, 16>(simd, from, shape, to),
-        // Apart, since whole vectors are loaded more quickly where the compiler knows that they are.
-        (16, _) => in_parts_of_tiles::<S, 16>(simd, from, shape, to),
-        _ => {
-            for (r, row) in from.chunks(columns).enumerate().take(rows) {
-                for (x, to) in row.iter().zip(to.0.chunks_mut(to.1)) {
-                    to[r] = *x;
+    // A function by itself, since many call it.
+    simd.vectorize(Transpose { from, shape, to });
+}
+
+struct Transpose<'a> {
+    from: &'a [f32],
+    shape: [usize; 2],
+    to: (&'a mut [f32], usize),
+}
+
+impl WithSimd for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { from, shape: [rows, columns], to } = self;
+        let shape = [rows, columns];
+        match (S::F32_LANES, columns % S::F32_LANES) {
+            (4, 0) => in_tiles::<S, 4>(simd, from, shape, to),
+            (8, 0) => in_tiles::<S, 8>(simd, from, shape, to),
+            (16, 0) => in_tiles::<S, 16>(simd, from, shape, to),
+            // Apart, since whole vectors are loaded more quickly where the compiler knows that they
+            // are.
+            (16, _) => in_parts_of_tiles::<S, 16>(simd, from, shape, to),
+            _ => {
+                for (r, row) in from.chunks(columns).enumerate().take(rows) {
+                    for (x, to) in row.iter().zip(to.0.chunks_mut(to.1)) {
+                        to[r] = *x;
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use crate::cpu::backward::vectors::DecayFactor;
 use crate::cpu::pairs::Pairs;
@@ -26,16 +26,31 @@ pub(super) fn width<S: Simd>(columns: usize) -> usize {
 }
 
 /// A product, in strips of N vectors.
-pub(super) trait OnStrips<S: Simd> {
-    fn run<const N: usize>(self, simd: S);
+pub(super) trait OnStrips {
+    fn run<S: Simd, const N: usize>(self, simd: S);
 }
 
 /// Runs it in strips that suit rows of so many elements.
 #[inline(always)]
-pub(super) fn on_strips<S: Simd>(simd: S, width: usize, op: impl OnStrips<S>) {
-    match HasWide::<S>::TILES && vectors::<S>(width) == 2 {
-        true => op.run::<2>(simd),
-        false => op.run::<1>(simd),
+pub(super) fn on_strips<S: Simd>(simd: S, width: usize, op: impl OnStrips) {
+    // A function by itself, since some are called in many places.
+    simd.vectorize(Strips { width, op });
+}
+
+struct Strips<Op> {
+    width: usize,
+    op: Op,
+}
+
+impl<Op: OnStrips> WithSimd for Strips<Op> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match HasWide::<S>::TILES && vectors::<S>(self.width) == 2 {
+            true => self.op.run::<S, 2>(simd),
+            false => self.op.run::<S, 1>(simd),
+        }
     }
 }
 
@@ -48,9 +63,9 @@ pub(super) struct ReadState<'a> {
     pub(super) to: (&'a mut [f32], usize),
 }
 
-impl<S: Simd> OnStrips<S> for ReadState<'_> {
+impl OnStrips for ReadState<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, rows: (rows, inner), factors, state, to: (to, width) } = self;
         let strips = width / (N * S::F32_LANES);
         let state = tiles::rows_of::<S, N>(&state[..inner * width]);
@@ -76,9 +91,9 @@ pub(super) struct AddEarlier<'a> {
     pub(super) to: (&'a mut [f32], usize),
 }
 
-impl<S: Simd> OnStrips<S> for AddEarlier<'_> {
+impl OnStrips for AddEarlier<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, pairs, rows, to: (to, width) } = self;
         let strips = width / (N * S::F32_LANES);
         let pairs = pairs.as_flattened().as_chunks::<ROWS>().0;
@@ -103,9 +118,9 @@ pub(super) struct AddLater<'a> {
     pub(super) to: (&'a mut [f32], usize),
 }
 
-impl<S: Simd> OnStrips<S> for AddLater<'_> {
+impl OnStrips for AddLater<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, pairs, rows, to: (to, width) } = self;
         let strips = width / (N * S::F32_LANES);
         let (rows, to) = (tiles::rows_of::<S, N>(rows), tiles::rows_of_mut::<S, N>(to));
@@ -130,9 +145,9 @@ pub(super) struct Accumulate<'a> {
     pub(super) state: &'a mut [f32],
 }
 
-impl<S: Simd> OnStrips<S> for Accumulate<'_> {
+impl OnStrips for Accumulate<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, decay, columns: (columns, inner), rows: (rows, width), state } = self;
         let strips = width / (N * S::F32_LANES);
         let columns = columns.as_chunks::<ROWS>().0;

@@ -21,9 +21,9 @@ pub(super) struct Write<'a> {
     pub(super) entered: &'a mut [f32],
 }
 
-impl<S: Simd> OnStrips<S> for Write<'_> {
+impl OnStrips for Write<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, keys: (keys, inner), decays, pairs, betas, .. } = self;
         let (values, width) = self.values;
         let strips = width / (N * S::F32_LANES);
@@ -66,9 +66,9 @@ pub(super) struct WriteBack<'a> {
     pub(super) is_forward: bool,
 }
 
-impl<S: Simd> OnStrips<S> for WriteBack<'_> {
+impl OnStrips for WriteBack<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { count, pairs, betas, of_written: (x, width), of_recalled, is_forward } = self;
         let strips = width / (N * S::F32_LANES);
         let (x, of_recalled) =

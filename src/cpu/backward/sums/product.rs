@@ -60,9 +60,9 @@ struct Read<'a> {
     to: (&'a mut [f32], usize),
 }
 
-impl<S: Simd> OnStrips<S> for Read<'_> {
+impl OnStrips for Read<'_> {
     #[inline(always)]
-    fn run<const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize>(self, simd: S) {
         let Self { of: Product { transposed, pairs, mistake }, count, to: (o, width), .. } = self;
         let strips = width / (N * S::F32_LANES);
         let values = tiles::rows_of::<S, N>(self.values);
