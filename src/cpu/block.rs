@@ -8,7 +8,7 @@ use crate::cpu::features::{Features, RowBuffer};
 use crate::cpu::fused::mul_add;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products};
+use crate::cpu::pairs::{Pairs, UP_TO, dot, largest, multiply_pairs, products};
 use crate::cpu::rows::Queries;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::cpu::transpose::transpose;
@@ -290,6 +290,41 @@ impl Block {
         let rows = self.factors.iter_mut().zip(weights).zip(&queries.gains);
         for ((factor, weight), gain) in rows.take(count) {
             *factor = row_factor(config, weight, *gain);
+        }
+    }
+
+    /// The factors of the rows of o of an output head, where tokens go through the state one by one.
+    /// `row` has room for a row of q.
+    #[inline(always)]
+    pub(super) fn fill_factors(
+        &mut self,
+        call: &Call<'_>,
+        [first, count, output_head]: [usize; 3],
+        (keys, queries): (&[f32], &mut Queries),
+        (nu, row): (&[f32], &mut RowBuffer),
+    ) {
+        let (config, features, width) = (call.config, self.features, self.width);
+        if call.of_queries.leaves_out_scales() {
+            for t in 0..count {
+                if Features::lacks_scale(largest(&queries.rows[t * width..][..features])) {
+                    queries.rescale(call, [first, t, output_head], row);
+                }
+            }
+        }
+        let is_normalized = config.is_normalized();
+        if is_normalized {
+            // The nu that each token reads; that of the call is summed by blocks.
+            self.added.copy_from_slice(nu);
+        }
+        for t in 0..count {
+            let mut weight = 0.0;
+            if is_normalized {
+                for (nu, k) in self.added.iter_mut().zip(&keys[t * width..]) {
+                    *nu += k;
+                }
+                weight = dot(&queries.rows[t * width..][..features], &self.added);
+            }
+            self.factors[t] = row_factor(config, weight, queries.gains[t]);
         }
     }
 

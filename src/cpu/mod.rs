@@ -14,8 +14,9 @@
 //! ```
 //!
 //! so that a block passes twice over the state, and not once for each token; no exponential of a
-//! sum of decays is formed. A single token, a step of decoding, passes once over its state, in the
-//! place where it is.
+//! sum of decays is formed. Where the state needs no more than adding, the tokens of a block go
+//! through it one by one instead, four of them for each load of a row. A single token, a step of
+//! decoding, passes once over its state, in the place where it is.
 //!
 //! From the caller to the vectors:
 //!

@@ -7,6 +7,9 @@ use crate::cpu::block::Block;
 use crate::cpu::mutation::{Mistake, Mutation};
 use crate::cpu::tiles::{self, ROWS, TOKENS};
 
+/// Tokens that go through a strip together, one by one: their values and sums lie in registers.
+pub(super) const AT_A_TIME: usize = 4;
+
 /// The products of a block of tokens of a value head with a strip of N vectors.
 #[derive(Clone, Copy)]
 pub(super) struct OfBlock<'a, S> {
@@ -106,6 +109,56 @@ impl<S: Simd> OfBlock<'_, S> {
             for (r, (row, sums)) in rows.iter_mut().zip(&sums).enumerate() {
                 let kept = block.kept.get(tile * ROWS + r).copied().filter(|_| decays);
                 tiles::accumulate(simd, kept, sums, row, lost.next());
+            }
+        }
+    }
+
+    /// The same two for a rule without decays, token by token: some tokens at a time, each row of
+    /// the strip gets what one of them adds and is read by it, and then the next. Rows of keys and
+    /// queries are `[tokens][width]`; keys and values behind the last token are 0.
+    #[inline(always)]
+    pub(super) fn one_by_one<const N: usize>(
+        self,
+        [keys, queries]: [&[f32]; 2],
+        (state, values): (&mut [f32], &[f32]),
+        (o, stride): (&mut [f32], usize),
+        ahead: &mut Ahead<'_>,
+    ) {
+        let Self { simd, block, count, .. } = self;
+        let width = block.width;
+        let state = tiles::rows_of_mut::<S, N>(state).as_chunks_mut::<ROWS>().0;
+        let values = tiles::rows_of::<S, N>(values);
+        let (keys, queries) = (keys.as_chunks::<ROWS>().0, queries.as_chunks::<ROWS>().0);
+        let of_row = width / ROWS;
+        for first in (0..count).step_by(AT_A_TIME) {
+            ahead.fetch();
+            let mut sums = [[simd.splat_f32s(0.0); N]; AT_A_TIME];
+            let mut added = sums;
+            let (mut of_keys, mut of_queries) =
+                ([&keys[..0]; AT_A_TIME], [&queries[..0]; AT_A_TIME]);
+            for r in 0..AT_A_TIME {
+                added[r] = values[first + r];
+                of_keys[r] = &keys[(first + r) * of_row..][..of_row];
+                of_queries[r] = &queries[(first + r) * of_row..][..of_row];
+            }
+            for (at, rows) in state.iter_mut().enumerate().take(of_row) {
+                let (mut k, mut q) = ([&[0.0; ROWS]; AT_A_TIME], [&[0.0; ROWS]; AT_A_TIME]);
+                for r in 0..AT_A_TIME {
+                    (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
+                }
+                for (f, row) in rows.iter_mut().enumerate() {
+                    let mut x = *row;
+                    for r in 0..AT_A_TIME {
+                        tiles::add(simd, k[r][f], &added[r], &mut x);
+                        tiles::add(simd, q[r][f], &x, &mut sums[r]);
+                    }
+                    *row = x;
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                let row = &mut o[(first + r) * stride..][..N * S::F32_LANES];
+                tiles::rows_of_mut::<S, N>(row)[0] =
+                    tiles::scale(simd, block.factors[first + r], sums);
             }
         }
     }

@@ -10,12 +10,13 @@ use crate::cpu::block::Block;
 use crate::cpu::call::Call;
 use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::passes::OfBlock;
+use crate::cpu::passes::{AT_A_TIME, OfBlock};
 use crate::cpu::rows::Rows;
 use crate::cpu::scratch::{Head, Scratch, is_long};
 use crate::cpu::step::Token;
 use crate::cpu::task::{Segment, Start, Task};
 use crate::cpu::tiles::{ROWS, TOKENS, width};
+use crate::problem::update_rule::UpdateRule;
 
 /// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,8 +100,11 @@ impl Run<'_, '_> {
         let most = Block::tokens(self.call.config);
         let corrects = self.call.config.update_rule.beta().is_some();
         let has_outputs = self.pass == Pass::Outputs;
+        let one_by_one = has_outputs && self.goes_one_by_one();
         let strips = self.call.strips.of(self.task.columns.len()).count();
-        let tiles = self.task.heads.len() * strips * (width(self.call.config) + most) / ROWS;
+        let tiles = self.task.heads.len()
+            * strips
+            * if one_by_one { most / AT_A_TIME } else { (width(self.call.config) + most) / ROWS };
         let mut ahead = Ahead::new(self.call, self.task, tiles, most);
         for first in tokens.clone().step_by(most) {
             let count = most.min(tokens.end - first);
@@ -114,10 +118,13 @@ impl Run<'_, '_> {
                 if corrects {
                     self.correct(simd, e, count);
                 }
-                if has_outputs {
+                if one_by_one {
+                    self.one_by_one(simd, [first, count, e], &mut ahead);
+                } else if has_outputs {
                     self.outputs(simd, [first, count, e], &mut ahead);
                 }
-                if !(count < most && self.call.mistake.is(Mutation::RaggedBlockSkipped)) {
+                let is_skipped = count < most && self.call.mistake.is(Mutation::RaggedBlockSkipped);
+                if !(one_by_one || is_skipped) {
                     self.update(simd, e, count, &mut ahead);
                 }
                 if self.call.mistake.is(Mutation::StateNotCarried) && !is_last {
@@ -267,6 +274,55 @@ impl Run<'_, '_> {
                     of_block.outputs::<1>(of, o, ahead);
                 }
             }
+        }
+    }
+
+    /// True where the tokens of a block go through the state one by one, which takes the fewest
+    /// operations: where each is read by one query, and the state needs no more than adding. What
+    /// rounding takes from it is not compensated then.
+    fn goes_one_by_one(&self) -> bool {
+        let (call, task) = (self.call, self.task);
+        let is_mistaken = [Mutation::MaskOffByOne, Mutation::RaggedBlockSkipped]
+            .into_iter()
+            .any(|mutation| call.mistake.is(mutation));
+        call.config.update_rule == UpdateRule::Linear
+            && call.heads.value_group == 1
+            && !is_long(task.entering())
+            && !is_mistaken
+    }
+
+    /// o of a value head whose only output head it is, and its state after the block.
+    #[inline(always)]
+    fn one_by_one<S: Simd>(
+        &mut self,
+        simd: S,
+        [first, count, e]: [usize; 3],
+        ahead: &mut Ahead<'_>,
+    ) {
+        let (call, task) = (self.call, self.task);
+        let head = e - task.heads.start;
+        let columns = call.strips.room(task.columns.len());
+        let stride = task.heads.len() * columns;
+        let Scratch { block, heads, outputs, row, .. } = &mut *self.scratch;
+        let Head { rows: Rows { keys, queries }, mu, nu, lost_nu, values, .. } = &mut heads[head];
+        let Some(queries) = queries.first_mut() else { return };
+        keys[count * block.width..].fill(0.0);
+        block.fill_factors(call, [first, count, e], (keys, queries), (nu, row));
+        let of_block = OfBlock { simd, block, count, mistake: call.mistake };
+        for strip in call.strips.of(task.columns.len()) {
+            let values = &mut values[strip.rows(TOKENS)];
+            values[count * strip.width..].fill(0.0);
+            let of = (&mut mu[strip.rows(block.width)], &*values);
+            let o = (&mut outputs[head * columns + strip.columns.start..], stride);
+            let rows = [&keys[..], &queries.rows[..]];
+            if strip.is_wide::<S>() {
+                of_block.one_by_one::<2>(rows, of, o, ahead);
+            } else {
+                of_block.one_by_one::<1>(rows, of, o, ahead);
+            }
+        }
+        if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
+            block.add_to_nu((keys, count), nu, lost_nu);
         }
     }
 
