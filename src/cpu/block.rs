@@ -4,19 +4,15 @@ use pulp::Simd;
 
 use crate::cpu::aligned::Aligned;
 use crate::cpu::call::Call;
+use crate::cpu::decays::{Decays, TOKENS_OF_ROW_DECAYS, decay, decay_rows, has_row_decays};
 use crate::cpu::features::{Features, RowBuffer};
 use crate::cpu::fused::mul_add;
-use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::pairs::{Pairs, UP_TO, dot, largest, multiply_pairs, products};
 use crate::cpu::rows::Queries;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::cpu::transpose::transpose;
-use crate::problem::config::{Config, Gating};
-
-/// Tokens of a block where each row of a state has decays of its own: each pair of tokens is then
-/// gone through row by row.
-const TOKENS_OF_ROW_DECAYS: usize = 16;
+use crate::problem::config::Config;
 
 /// Features whose products with nu are added up before they are added to the others: the error of a
 /// sum over F grows with the length of its parts.
@@ -51,23 +47,6 @@ pub(super) struct Block {
     added: Vec<f32>,
 }
 
-/// The decays of a block.
-#[derive(Debug)]
-struct Decays {
-    /// `A_tj`, of the tokens after j up to t, where all rows have the same.
-    between: Box<Pairs>,
-    /// `P_t - 1`, of the tokens up to t, where all rows have the same.
-    kept: [f32; TOKENS],
-    /// exp(decay) - 1 of each token and row, `[tokens][F]`; and their products less 1 up to each
-    /// token.
-    of_rows: Vec<f32>,
-    kept_rows: Vec<f32>,
-    /// A row of features, decayed from token to token.
-    row: Vec<f32>,
-    /// Decayed rows of features, `[TOKENS][width]`.
-    rows: Aligned,
-}
-
 impl Block {
     pub(super) fn new(config: &Config) -> Self {
         let (features, width) = (config.features() as usize, width(config));
@@ -75,7 +54,6 @@ impl Block {
         let has_decays = rule.decay().is_some();
         let all = |is_used: bool| Aligned::zeros(if is_used { TOKENS * width } else { 0 });
         let pairs = || Box::new([[0.0; TOKENS]; TOKENS]);
-        let of_rows = if has_row_decays(config) { TOKENS_OF_ROW_DECAYS * features } else { 0 };
         Self {
             features,
             width,
@@ -88,14 +66,7 @@ impl Block {
             factors: [0.0; TOKENS],
             betas: [1.0; TOKENS],
             kept: vec![0.0; if has_decays { width } else { 0 }],
-            decays: Decays {
-                between: pairs(),
-                kept: [0.0; TOKENS],
-                of_rows: vec![0.0; of_rows],
-                kept_rows: vec![0.0; of_rows],
-                row: vec![0.0; features],
-                rows: all(has_row_decays(config)),
-            },
+            decays: Decays::new(config),
             added: vec![0.0; features],
         }
     }
@@ -135,7 +106,9 @@ impl Block {
             }
         }
         if has_row_decays(call.config) {
-            self.fill_row_decays(call, [first, count, e]);
+            self.decays.fill_rows(call, [first, count, e]);
+            let last = &self.decays.kept_rows[(count - 1) * self.features..][..self.features];
+            self.kept[..self.features].copy_from_slice(last);
             self.fill_keys_of_row_decays(simd, corrects, count, keys);
             return;
         }
@@ -163,27 +136,6 @@ impl Block {
                 decay(recall, &self.decays.kept);
             }
         }
-    }
-
-    /// exp(decay) - 1 of each token and row, and their products less 1 up to each token.
-    #[inline(always)]
-    fn fill_row_decays(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3]) {
-        let features = self.features;
-        let Decays { kept_rows, of_rows, .. } = &mut self.decays;
-        for (t, of_rows) in of_rows.chunks_mut(features).enumerate().take(count) {
-            call.gates.kept(first + t, e, of_rows);
-            let (before, rest) = kept_rows.split_at_mut(t * features);
-            let kept = &mut rest[..features];
-            if t == 0 {
-                kept.copy_from_slice(of_rows);
-                continue;
-            }
-            let before = &before[(t - 1) * features..];
-            for ((kept, before), m) in kept.iter_mut().zip(before).zip(of_rows.iter()) {
-                *kept = next_kept(*before, *m);
-            }
-        }
-        self.kept[..features].copy_from_slice(&kept_rows[(count - 1) * features..][..features]);
     }
 
     /// Does what `fill_keys` does, pair by pair, where decays are no factor of a product of rows.
@@ -350,53 +302,6 @@ impl Block {
             *lost = (next - *nu) - added;
             *nu = next;
         }
-    }
-}
-
-impl Decays {
-    /// Fills the decays of tokens that decay all rows alike.
-    #[inline(always)]
-    fn fill(&mut self, call: &Call<'_>, [first, count, e]: [usize; 3]) {
-        let mut of_tokens = [0.0f32; TOKENS];
-        for (t, kept) in of_tokens.iter_mut().enumerate().take(count) {
-            call.gates.kept(first + t, e, std::slice::from_mut(kept));
-        }
-        let mut kept = 0.0;
-        for (of_token, to) in of_tokens.iter().zip(&mut self.kept).take(count) {
-            kept = next_kept(kept, *of_token);
-            *to = kept;
-        }
-        let mut row = [0.0f32; TOKENS];
-        for j in (0..count).rev() {
-            let m = of_tokens.get(j + 1).copied().unwrap_or(0.0);
-            for decay in &mut row {
-                *decay = mul_add(m, *decay, *decay);
-            }
-            row[j] = 1.0;
-            self.between[j] = row;
-        }
-    }
-}
-
-fn has_row_decays(config: &Config) -> bool {
-    config.gates() == Some(Gating::PerRow)
-}
-
-/// Multiplies each element by its decay, which is less 1.
-#[inline(always)]
-fn decay(x: &mut [f32], kept: &[f32]) {
-    for (x, kept) in x.iter_mut().zip(kept) {
-        *x = mul_add(*kept, *x, *x);
-    }
-}
-
-/// Rows of features by the decays of their tokens, `[tokens][F]`.
-#[inline(always)]
-fn decay_rows(from: &[f32], [features, width, count]: [usize; 3], kept: &[f32], to: &mut [f32]) {
-    for t in 0..count {
-        let row = &mut to[t * width..][..features];
-        row.copy_from_slice(&from[t * width..][..features]);
-        decay(row, &kept[t * features..]);
     }
 }
 

@@ -26,7 +26,7 @@
 //! | `plan`, `cut`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
 //! | `call`, `outputs`, `states`, `pool` | the data that the threads of a call share |
 //! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
-//! | `rows`, `features`, `gates` | features and decays of a block |
+//! | `rows`, `features`, `gates`, `decays` | features and decays of a block |
 //! | `block`, `pairs` | the products of a block's tokens with one another |
 //! | `passes`, `step` | a block on a strip of a state, and a single token on a state |
 //! | `strips`, `tiles`, `transpose` | columns as they lie in vectors, and products of them |
@@ -47,6 +47,7 @@ mod backward;
 mod block;
 mod call;
 mod cut;
+mod decays;
 mod engine;
 mod exp;
 mod features;
