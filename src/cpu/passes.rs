@@ -124,8 +124,9 @@ impl<S: Simd> OfBlock<'_, S> {
         (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
-        let Self { simd, block, count, .. } = self;
+        let Self { simd, block, count, mistake } = self;
         let width = block.width;
+        let misses_itself = mistake.is(Mutation::MaskOffByOne);
         let state = tiles::rows_of_mut::<S, N>(state).as_chunks_mut::<ROWS>().0;
         let values = tiles::rows_of::<S, N>(values);
         let (keys, queries) = (keys.as_chunks::<ROWS>().0, queries.as_chunks::<ROWS>().0);
@@ -149,8 +150,10 @@ impl<S: Simd> OfBlock<'_, S> {
                 for (f, row) in rows.iter_mut().enumerate() {
                     let mut x = *row;
                     for r in 0..AT_A_TIME {
+                        let before = x;
                         tiles::add(simd, k[r][f], &added[r], &mut x);
-                        tiles::add(simd, q[r][f], &x, &mut sums[r]);
+                        let seen = if misses_itself { before } else { x };
+                        tiles::add(simd, q[r][f], &seen, &mut sums[r]);
                     }
                     *row = x;
                 }

@@ -282,13 +282,9 @@ impl Run<'_, '_> {
     /// rounding takes from it is not compensated then.
     fn goes_one_by_one(&self) -> bool {
         let (call, task) = (self.call, self.task);
-        let is_mistaken = [Mutation::MaskOffByOne, Mutation::RaggedBlockSkipped]
-            .into_iter()
-            .any(|mutation| call.mistake.is(mutation));
         call.config.update_rule == UpdateRule::Linear
             && call.heads.value_group == 1
             && !is_long(task.entering())
-            && !is_mistaken
     }
 
     /// o of a value head whose only output head it is, and its state after the block.
@@ -306,7 +302,9 @@ impl Run<'_, '_> {
         let Scratch { block, heads, outputs, row, .. } = &mut *self.scratch;
         let Head { rows: Rows { keys, queries }, mu, nu, lost_nu, values, .. } = &mut heads[head];
         let Some(queries) = queries.first_mut() else { return };
-        keys[count * block.width..].fill(0.0);
+        let is_skipped = count < TOKENS && call.mistake.is(Mutation::RaggedBlockSkipped);
+        let entering = if is_skipped { 0 } else { count };
+        keys[entering * block.width..].fill(0.0);
         block.fill_factors(call, [first, count, e], (keys, queries), (nu, row));
         let of_block = OfBlock { simd, block, count, mistake: call.mistake };
         for strip in call.strips.of(task.columns.len()) {
