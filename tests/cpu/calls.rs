@@ -136,6 +136,34 @@ fn a_nan_stays_where_it_is() {
     }
 }
 
+/// Nor does it reach a shorter sequence, whose block leaves its token in the memory of the thread.
+#[test]
+fn a_nan_stays_in_its_sequence() {
+    for config in configs(12, 20) {
+        let shape = Shape::packed(&[40, 9], 1);
+        let sample = Sample::new(&config, &shape, 0.6);
+        let of = |inputs| {
+            with_threads(1, || CpuAttention::new(config.clone()).unwrap().run(&shape, inputs))
+        };
+        let clean = of(sample.inputs()).unwrap();
+        // Token 9 of the first sequence: the second has as many before its block ends.
+        let (mut k, mut v) = (sample.k.clone(), sample.v.clone());
+        (k[9 * 12 + 5], v[9 * 20 + 3]) = (f32::NAN, f32::NAN);
+        for (k, v) in [(&k, &sample.v), (&sample.k, &v)] {
+            let mut inputs = sample.inputs();
+            (inputs.k, inputs.v) = (k, v);
+            // A plan's call, since `run` refuses what is not finite.
+            let (mut plan, mut output) = (plan(&config, &shape), clean.clone());
+            with_threads(1, || plan.run(Tensors::of(inputs, &mut output))).unwrap();
+            let (found, expected) = (&output.o[40 * 20..], &clean.o[40 * 20..]);
+            assert_eq!(found, expected, "{config:?}");
+            let state = clean.mu.len() / 2;
+            assert_eq!(output.mu[state..], clean.mu[state..], "{config:?}");
+            assert!(output.mu[..state] != clean.mu[..state]);
+        }
+    }
+}
+
 #[test]
 fn wrong_calls_are_refused() {
     let config = Config::new(4, 4).with_dtype(Dtype::F16);
