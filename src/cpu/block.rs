@@ -8,7 +8,8 @@ use crate::cpu::decays::{Decays, TOKENS_OF_ROW_DECAYS, decay, decay_rows, has_ro
 use crate::cpu::features::{Features, RowBuffer};
 use crate::cpu::fused::mul_add;
 use crate::cpu::mutation::Mutation;
-use crate::cpu::pairs::{Pairs, UP_TO, dot, largest, multiply_pairs, products};
+use crate::cpu::nu;
+use crate::cpu::pairs::{Pairs, UP_TO, dot, multiply_pairs, products};
 use crate::cpu::rows::Queries;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::cpu::transpose::transpose;
@@ -239,55 +240,53 @@ impl Block {
                 }
             }
         }
-        let rows = self.factors.iter_mut().zip(weights).zip(&queries.gains);
-        for ((factor, weight), gain) in rows.take(count) {
-            *factor = row_factor(config, weight, *gain);
-        }
+        self.set_factors(config, &weights[..count], &queries.gains);
     }
 
-    /// The factors of the rows of o of an output head, where tokens go through the state one by one.
-    /// `row` has room for a row of q.
+    /// The factors of the rows of o of an output head, where tokens go through the state one by one;
+    /// sums the keys, too. `row` has room for a row of q.
     #[inline(always)]
-    pub(super) fn fill_factors(
+    pub(super) fn fill_factors<S: Simd>(
         &mut self,
+        simd: S,
         call: &Call<'_>,
         [first, count, output_head]: [usize; 3],
         (keys, queries): (&[f32], &mut Queries),
         (nu, row): (&[f32], &mut RowBuffer),
     ) {
-        let (config, features, width) = (call.config, self.features, self.width);
-        if call.of_queries.leaves_out_scales() {
-            for t in 0..count {
-                if Features::lacks_scale(largest(&queries.rows[t * width..][..features])) {
-                    queries.rescale(call, [first, t, output_head], row);
+        let config = call.config;
+        let mut weights = [0.0; TOKENS];
+        if config.is_normalized() {
+            let of = [self.width, count];
+            let mut found = nu::read(simd, [keys, &queries.rows], of, (nu, &mut self.added));
+            if call.of_queries.leaves_out_scales() {
+                let mut is_changed = false;
+                for (t, largest) in found.largest.into_iter().enumerate().take(count) {
+                    if Features::lacks_scale(largest) {
+                        queries.rescale(call, [first, t, output_head], row);
+                        is_changed = true;
+                    }
+                }
+                if is_changed {
+                    found = nu::read(simd, [keys, &queries.rows], of, (nu, &mut self.added));
                 }
             }
+            weights = found.weights;
         }
-        let is_normalized = config.is_normalized();
-        if is_normalized {
-            // The nu that each token reads; that of the call is summed by blocks.
-            self.added.copy_from_slice(nu);
-        }
-        for t in 0..count {
-            let mut weight = 0.0;
-            if is_normalized {
-                for (nu, k) in self.added.iter_mut().zip(&keys[t * width..]) {
-                    *nu += k;
-                }
-                weight = dot(&queries.rows[t * width..][..features], &self.added);
-            }
-            self.factors[t] = row_factor(config, weight, queries.gains[t]);
+        self.set_factors(config, &weights[..count], &queries.gains);
+    }
+
+    /// The factors of rows of these weights and gains.
+    #[inline(always)]
+    fn set_factors(&mut self, config: &Config, weights: &[f32], gains: &[f32]) {
+        for ((factor, weight), gain) in self.factors.iter_mut().zip(weights).zip(gains) {
+            *factor = row_factor(config, *weight, *gain);
         }
     }
 
-    /// Adds the keys to nu; `lost` is what rounding took from it.
+    /// Sums the keys of a block, for [`Block::add_to_nu`].
     #[inline(always)]
-    pub(super) fn add_to_nu(
-        &mut self,
-        (keys, count): (&[f32], usize),
-        nu: &mut [f32],
-        lost: &mut [f32],
-    ) {
+    pub(super) fn sum_keys(&mut self, keys: &[f32], count: usize) {
         self.added.fill(0.0);
         let written = if self.written.is_empty() { keys } else { &self.written };
         for key in written.chunks(self.width).take(count) {
@@ -295,13 +294,12 @@ impl Block {
                 *added += k;
             }
         }
-        for (((nu, lost), added), f) in nu.iter_mut().zip(lost).zip(&self.added).zip(0..) {
-            let kept = self.kept.get(f).copied().unwrap_or(0.0);
-            let added = mul_add(kept, *nu, *added) - mul_add(kept, *lost, *lost);
-            let next = *nu + added;
-            *lost = (next - *nu) - added;
-            *nu = next;
-        }
+    }
+
+    /// Adds the keys to nu; `lost` is what rounding took from it.
+    #[inline(always)]
+    pub(super) fn add_to_nu(&self, nu: &mut [f32], lost: &mut [f32]) {
+        nu::accumulate(&self.added, &self.kept, nu, lost);
     }
 }
 

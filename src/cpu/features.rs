@@ -43,18 +43,10 @@ pub(super) struct Source<'a> {
     pub(super) stride: usize,
 }
 
-impl<'a> Source<'a> {
+impl Source<'_> {
     #[inline(always)]
     fn at(&self, t: usize) -> usize {
         self.first + t * self.stride
-    }
-
-    /// All elements, where they need no conversion.
-    fn f32s(&self) -> Option<&'a [f32]> {
-        match self.slice {
-            Slice::F32(x) if self.dtype == Dtype::F32 => Some(x),
-            _ => None,
-        }
     }
 }
 
@@ -107,7 +99,7 @@ impl<'a> Features<'a> {
         gains: &mut [f32],
     ) {
         let rows = rows.chunks_mut(width);
-        match (self.fast, from.f32s()) {
+        match (self.fast, from.slice.f32s(from.dtype)) {
             (Some(fast), Some(x)) => {
                 gains.fill(1.0);
                 let x = (0..gains.len()).map(|t| &x[from.at(t)..][..buffer.row.len()]);

@@ -55,6 +55,7 @@ mod fused;
 mod gates;
 mod in_pool;
 mod mutation;
+mod nu;
 mod outputs;
 mod pairs;
 mod passes;

@@ -119,19 +119,3 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     sums[0]
 }
-
-/// The largest absolute value.
-#[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
-    let mut most = [0.0f32; 16];
-    let (whole, rest) = x.as_chunks::<16>();
-    for x in whole {
-        for (most, x) in most.iter_mut().zip(x) {
-            *most = most.max(x.abs());
-        }
-    }
-    for (most, x) in most.iter_mut().zip(rest) {
-        *most = most.max(x.abs());
-    }
-    most.into_iter().fold(0.0, f32::max)
-}

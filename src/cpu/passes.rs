@@ -115,12 +115,13 @@ impl<S: Simd> OfBlock<'_, S> {
 
     /// The same two for a rule without decays, token by token: some tokens at a time, each row of
     /// the strip gets what one of them adds and is read by it, and then the next. Rows of keys and
-    /// queries are `[tokens][width]`; keys and values behind the last token are 0.
+    /// queries are `[tokens][width]`, and those of values `of_token` apart; of as many tokens as go
+    /// together keys and values behind the last are 0.
     #[inline(always)]
     pub(super) fn one_by_one<const N: usize>(
         self,
         [keys, queries]: [&[f32]; 2],
-        (state, values): (&mut [f32], &[f32]),
+        (state, (values, of_token)): (&mut [f32], (&[f32], usize)),
         (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
@@ -128,21 +129,21 @@ impl<S: Simd> OfBlock<'_, S> {
         let width = block.width;
         let misses_itself = mistake.is(Mutation::MaskOffByOne);
         let state = tiles::rows_of_mut::<S, N>(state).as_chunks_mut::<ROWS>().0;
-        let values = tiles::rows_of::<S, N>(values);
         let (keys, queries) = (keys.as_chunks::<ROWS>().0, queries.as_chunks::<ROWS>().0);
         let of_row = width / ROWS;
         for first in (0..count).step_by(AT_A_TIME) {
-            ahead.fetch();
             let mut sums = [[simd.splat_f32s(0.0); N]; AT_A_TIME];
             let mut added = sums;
             let (mut of_keys, mut of_queries) =
                 ([&keys[..0]; AT_A_TIME], [&queries[..0]; AT_A_TIME]);
             for r in 0..AT_A_TIME {
-                added[r] = values[first + r];
+                let row = &values[(first + r) * of_token..][..N * S::F32_LANES];
+                added[r] = tiles::rows_of::<S, N>(row)[0];
                 of_keys[r] = &keys[(first + r) * of_row..][..of_row];
                 of_queries[r] = &queries[(first + r) * of_row..][..of_row];
             }
             for (at, rows) in state.iter_mut().enumerate().take(of_row) {
+                ahead.fetch();
                 let (mut k, mut q) = ([&[0.0; ROWS]; AT_A_TIME], [&[0.0; ROWS]; AT_A_TIME]);
                 for r in 0..AT_A_TIME {
                     (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);

@@ -14,6 +14,7 @@ use crate::cpu::passes::{AT_A_TIME, OfBlock};
 use crate::cpu::rows::Rows;
 use crate::cpu::scratch::{Head, Scratch, is_long};
 use crate::cpu::step::Token;
+use crate::cpu::strips::Strip;
 use crate::cpu::task::{Segment, Start, Task};
 use crate::cpu::tiles::{ROWS, TOKENS, width};
 use crate::problem::update_rule::UpdateRule;
@@ -104,13 +105,17 @@ impl Run<'_, '_> {
         let strips = self.call.strips.of(self.task.columns.len()).count();
         let tiles = self.task.heads.len()
             * strips
-            * if one_by_one { most / AT_A_TIME } else { (width(self.call.config) + most) / ROWS };
+            * if one_by_one {
+                most / AT_A_TIME * width(self.call.config) / ROWS
+            } else {
+                (width(self.call.config) + most) / ROWS
+            };
         let mut ahead = Ahead::new(self.call, self.task, tiles, most);
         for first in tokens.clone().step_by(most) {
             let count = most.min(tokens.end - first);
             let is_last = first + count == self.task.tokens.end;
             ahead.begin(tokens.end.min(first + most)..tokens.end.min(first + 2 * most));
-            self.fill_rows(first, count);
+            self.fill_rows([first, count], one_by_one);
             for e in self.task.heads.clone() {
                 let Scratch { block, heads, .. } = &mut *self.scratch;
                 let keys = &heads[e - self.task.heads.start].rows.keys;
@@ -212,9 +217,10 @@ impl Run<'_, '_> {
         });
     }
 
-    /// Features and values of a block of tokens, of all value heads; of queries where they are read.
+    /// Features of a block of tokens, of all value heads; of queries where they are read. Values, too,
+    /// but where tokens go through the state one by one.
     #[inline(always)]
-    fn fill_rows(&mut self, first: usize, count: usize) {
+    fn fill_rows(&mut self, [first, count]: [usize; 2], one_by_one: bool) {
         let (call, task) = (self.call, self.task);
         let Scratch { heads, row, .. } = &mut *self.scratch;
         for (e, head) in task.heads.clone().zip(heads) {
@@ -222,14 +228,11 @@ impl Run<'_, '_> {
             if self.pass == Pass::Outputs {
                 head.rows.fill_queries(call, [first, count, e], row);
             }
+            if one_by_one {
+                continue;
+            }
             for strip in call.strips.of(task.columns.len()) {
-                let rows = head.values[strip.rows(TOKENS)].chunks_mut(strip.width);
-                for (t, to) in rows.enumerate().take(count) {
-                    let at = call.heads.value(first + t, e) + task.columns.start;
-                    let (to, rest) = to.split_at_mut(strip.columns.len());
-                    call.v.copy(at + strip.columns.start, call.config.dtype, to);
-                    rest.fill(0.0);
-                }
+                fill_values((call, task), [first, count, e], &strip, &mut head.values);
             }
         }
     }
@@ -305,12 +308,24 @@ impl Run<'_, '_> {
         let is_skipped = count < TOKENS && call.mistake.is(Mutation::RaggedBlockSkipped);
         let entering = if is_skipped { 0 } else { count };
         keys[entering * block.width..].fill(0.0);
-        block.fill_factors(call, [first, count, e], (keys, queries), (nu, row));
+        block.fill_factors(simd, call, [first, count, e], (keys, queries), (nu, row));
         let of_block = OfBlock { simd, block, count, mistake: call.mistake };
+        // Rows of whole vectors are read where they are.
+        let in_place = call.v.f32s(call.config.dtype).filter(|_| count.is_multiple_of(AT_A_TIME));
         for strip in call.strips.of(task.columns.len()) {
-            let values = &mut values[strip.rows(TOKENS)];
-            values[count * strip.width..].fill(0.0);
-            let of = (&mut mu[strip.rows(block.width)], &*values);
+            let of_values = match in_place {
+                Some(v) if strip.width == strip.columns.len() => {
+                    let at = call.heads.value(first, e) + task.columns.start;
+                    (&v[at + strip.columns.start..], call.heads.v.token)
+                }
+                _ => {
+                    fill_values((call, task), [first, count, e], &strip, values);
+                    let values = &mut values[strip.rows(TOKENS)];
+                    values[count * strip.width..].fill(0.0);
+                    (&*values, strip.width)
+                }
+            };
+            let of = (&mut mu[strip.rows(block.width)], of_values);
             let o = (&mut outputs[head * columns + strip.columns.start..], stride);
             let rows = [&keys[..], &queries.rows[..]];
             if strip.is_wide::<S>() {
@@ -320,7 +335,7 @@ impl Run<'_, '_> {
             }
         }
         if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
-            block.add_to_nu((keys, count), nu, lost_nu);
+            block.add_to_nu(nu, lost_nu);
         }
     }
 
@@ -345,13 +360,31 @@ impl Run<'_, '_> {
             }
         }
         if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
-            block.add_to_nu((keys, count), nu, lost_nu);
+            block.sum_keys(keys, count);
+            block.add_to_nu(nu, lost_nu);
         }
         if self.pass == Pass::Sum {
             for (kept, m) in kept.iter_mut().zip(&block.kept) {
                 *kept = next_kept(*kept, *m);
             }
         }
+    }
+}
+
+/// The values of a block of tokens of a value head, in a strip.
+#[inline(always)]
+fn fill_values(
+    (call, task): (&Call<'_>, &Task),
+    [first, count, e]: [usize; 3],
+    strip: &Strip,
+    values: &mut [f32],
+) {
+    let rows = values[strip.rows(TOKENS)].chunks_mut(strip.width);
+    for (t, to) in rows.enumerate().take(count) {
+        let at = call.heads.value(first + t, e) + task.columns.start;
+        let (to, rest) = to.split_at_mut(strip.columns.len());
+        call.v.copy(at + strip.columns.start, call.config.dtype, to);
+        rest.fill(0.0);
     }
 }
 

@@ -113,6 +113,14 @@ impl<'a> Slice<'a> {
         }
     }
 
+    /// All elements, where they need no conversion.
+    pub(super) fn f32s(&self, dtype: Dtype) -> Option<&'a [f32]> {
+        match self {
+            Self::F32(x) if dtype == Dtype::F32 => Some(x),
+            _ => None,
+        }
+    }
+
     /// The same without a copy where none is needed.
     #[inline(always)]
     pub(super) fn row<'b>(&self, at: usize, dtype: Dtype, buffer: &'b mut [f32]) -> &'b [f32]
