@@ -116,19 +116,38 @@ impl<S: Simd> OfBlock<'_, S> {
     /// The same two for a rule without decays, token by token: some tokens at a time, each row of
     /// the strip gets what one of them adds and is read by it, and then the next. Rows of keys and
     /// queries are `[tokens][width]`, and those of values `of_token` apart; of as many tokens as go
-    /// together keys and values behind the last are 0.
+    /// together keys and values behind the last are 0. `entered`, if it is not empty, gets in place
+    /// of the state what is added.
     #[inline(always)]
     pub(super) fn one_by_one<const N: usize>(
         self,
-        [keys, queries]: [&[f32]; 2],
-        (state, (values, of_token)): (&mut [f32], (&[f32], usize)),
+        of: ([&[f32]; 2], (&[f32], usize)),
+        (state, entered): (&mut [f32], &mut [f32]),
+        o: (&mut [f32], usize),
+        ahead: &mut Ahead<'_>,
+    ) {
+        if entered.is_empty() {
+            self.pass_one_by_one::<N, false>(of, (&[], state), o, ahead);
+        } else {
+            self.pass_one_by_one::<N, true>(of, (state, entered), o, ahead);
+        }
+    }
+
+    /// Tokens are added to `sums`, which they read with the base, if there is one.
+    #[inline(always)]
+    fn pass_one_by_one<const N: usize, const HAS_BASE: bool>(
+        self,
+        ([keys, queries], (values, of_token)): ([&[f32]; 2], (&[f32], usize)),
+        (base, sums): (&[f32], &mut [f32]),
         (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
         let Self { simd, block, count, mistake } = self;
         let width = block.width;
         let misses_itself = mistake.is(Mutation::MaskOffByOne);
-        let state = tiles::rows_of_mut::<S, N>(state).as_chunks_mut::<ROWS>().0;
+        let base = tiles::rows_of::<S, N>(base).as_chunks::<ROWS>().0;
+        let state = tiles::rows_of_mut::<S, N>(sums).as_chunks_mut::<ROWS>().0;
+        let zeros = tiles::zeros::<S, N>(simd);
         let (keys, queries) = (keys.as_chunks::<ROWS>().0, queries.as_chunks::<ROWS>().0);
         let of_row = width / ROWS;
         for first in (0..count).step_by(AT_A_TIME) {
@@ -148,12 +167,18 @@ impl<S: Simd> OfBlock<'_, S> {
                 for r in 0..AT_A_TIME {
                     (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
                 }
-                for (f, row) in rows.iter_mut().enumerate() {
+                let base = if HAS_BASE { &base[at] } else { &zeros };
+                for (f, (row, base)) in rows.iter_mut().zip(base).enumerate() {
                     let mut x = *row;
                     for r in 0..AT_A_TIME {
                         let before = x;
                         tiles::add(simd, k[r][f], &added[r], &mut x);
-                        let seen = if misses_itself { before } else { x };
+                        let mut seen = if misses_itself { before } else { x };
+                        if HAS_BASE {
+                            for (seen, base) in seen.iter_mut().zip(base) {
+                                *seen = simd.add_f32s(*base, *seen);
+                            }
+                        }
                         tiles::add(simd, q[r][f], &seen, &mut sums[r]);
                     }
                     *row = x;

@@ -12,12 +12,11 @@ use crate::cpu::gates::next_kept;
 use crate::cpu::mutation::Mutation;
 use crate::cpu::passes::{AT_A_TIME, OfBlock};
 use crate::cpu::rows::Rows;
-use crate::cpu::scratch::{Head, Scratch, is_long};
+use crate::cpu::scratch::{Head, Scratch, TOGETHER, goes_one_by_one, is_long};
 use crate::cpu::step::Token;
 use crate::cpu::strips::Strip;
 use crate::cpu::task::{Segment, Start, Task};
-use crate::cpu::tiles::{ROWS, TOKENS, width};
-use crate::problem::update_rule::UpdateRule;
+use crate::cpu::tiles::{self, ROWS, TOKENS, width};
 
 /// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,7 +100,8 @@ impl Run<'_, '_> {
         let most = Block::tokens(self.call.config);
         let corrects = self.call.config.update_rule.beta().is_some();
         let has_outputs = self.pass == Pass::Outputs;
-        let one_by_one = has_outputs && self.goes_one_by_one();
+        let one_by_one =
+            has_outputs && goes_one_by_one(self.call.config, self.call.heads.value_group);
         let strips = self.call.strips.of(self.task.columns.len()).count();
         let tiles = self.task.heads.len()
             * strips
@@ -133,7 +133,10 @@ impl Run<'_, '_> {
                     self.update(simd, e, count, &mut ahead);
                 }
                 if self.call.mistake.is(Mutation::StateNotCarried) && !is_last {
-                    self.scratch.heads[e - self.task.heads.start].mu.fill(0.0);
+                    let Head { mu, entered, .. } =
+                        &mut self.scratch.heads[e - self.task.heads.start];
+                    mu.fill(0.0);
+                    entered.fill(0.0);
                 }
             }
             if has_outputs {
@@ -151,8 +154,9 @@ impl Run<'_, '_> {
     fn load(&mut self, e: usize) {
         let Self { call, task, starts, pass, scratch } = self;
         let head = &mut scratch.heads[e - task.heads.start];
-        let Head { mu, lost, nu, lost_nu, kept, .. } = head;
+        let Head { mu, lost, entered, nu, lost_nu, kept, .. } = head;
         mu.fill(0.0);
+        entered.fill(0.0);
         lost.fill(0.0);
         nu.fill(0.0);
         lost_nu.fill(0.0);
@@ -280,16 +284,6 @@ impl Run<'_, '_> {
         }
     }
 
-    /// True where the tokens of a block go through the state one by one, which takes the fewest
-    /// operations: where each is read by one query, and the state needs no more than adding. What
-    /// rounding takes from it is not compensated then.
-    fn goes_one_by_one(&self) -> bool {
-        let (call, task) = (self.call, self.task);
-        call.config.update_rule == UpdateRule::Linear
-            && call.heads.value_group == 1
-            && !is_long(task.entering())
-    }
-
     /// o of a value head whose only output head it is, and its state after the block.
     #[inline(always)]
     fn one_by_one<S: Simd>(
@@ -302,8 +296,10 @@ impl Run<'_, '_> {
         let head = e - task.heads.start;
         let columns = call.strips.room(task.columns.len());
         let stride = task.heads.len() * columns;
+        let compensates = is_long(task.entering());
         let Scratch { block, heads, outputs, row, .. } = &mut *self.scratch;
-        let Head { rows: Rows { keys, queries }, mu, nu, lost_nu, values, .. } = &mut heads[head];
+        let Head { rows, mu, lost, entered, nu, lost_nu, values, .. } = &mut heads[head];
+        let Rows { keys, queries } = rows;
         let Some(queries) = queries.first_mut() else { return };
         let is_skipped = count < TOKENS && call.mistake.is(Mutation::RaggedBlockSkipped);
         let entering = if is_skipped { 0 } else { count };
@@ -325,14 +321,22 @@ impl Run<'_, '_> {
                     (&*values, strip.width)
                 }
             };
-            let of = (&mut mu[strip.rows(block.width)], of_values);
+            let of = ([&keys[..], &queries.rows[..]], of_values);
+            let rows = strip.rows(block.width);
+            let entered = entered.get_mut(rows.clone()).filter(|_| compensates).unwrap_or_default();
+            let state = (&mut mu[rows], entered);
             let o = (&mut outputs[head * columns + strip.columns.start..], stride);
-            let rows = [&keys[..], &queries.rows[..]];
             if strip.is_wide::<S>() {
-                of_block.one_by_one::<2>(rows, of, o, ahead);
+                of_block.one_by_one::<2>(of, state, o, ahead);
             } else {
-                of_block.one_by_one::<1>(rows, of, o, ahead);
+                of_block.one_by_one::<1>(of, state, o, ahead);
             }
+        }
+        let end = first + count;
+        let is_end = end == task.tokens.end || (end - task.tokens.start).is_multiple_of(TOGETHER);
+        if compensates && is_end {
+            tiles::accumulate_all(simd, entered, (mu, lost));
+            entered.fill(0.0);
         }
         if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
             block.add_to_nu(nu, lost_nu);
@@ -346,7 +350,7 @@ impl Run<'_, '_> {
         let compensates = is_long(task.entering());
         let Scratch { block, heads, .. } = &mut *self.scratch;
         let head = &mut heads[e - task.heads.start];
-        let Head { rows: Rows { keys, .. }, mu, lost, nu, lost_nu, values, kept } = head;
+        let Head { rows: Rows { keys, .. }, mu, lost, nu, lost_nu, values, kept, .. } = head;
         let of_block = OfBlock { simd, block, count, mistake: call.mistake };
         for strip in call.strips.of(task.columns.len()) {
             let rows = strip.rows(block.width);

@@ -7,10 +7,14 @@ use crate::cpu::rows::Rows;
 use crate::cpu::step::Step;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::problem::config::Config;
+use crate::problem::update_rule::UpdateRule;
 
 /// Tokens beyond which the rounding of a running sum is compensated. What a delta rule corrects
 /// does not drift.
 const LONG: usize = 4096;
+
+/// Tokens whose sum is added to the state of a long sequence, where they go through it one by one.
+pub(super) const TOGETHER: usize = 64;
 
 /// The memory that a thread needs for any task.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Head {
     pub(super) mu: Aligned,
     /// The part of mu that rounding took, where a sequence is long.
     pub(super) lost: Aligned,
+    /// What tokens, one by one, have added and is not in mu yet, where a sequence is long.
+    pub(super) entered: Aligned,
     pub(super) nu: Vec<f32>,
     pub(super) lost_nu: Vec<f32>,
     /// u in strips: `[strips][TOKENS][columns]`.
@@ -68,6 +74,11 @@ impl Head {
             rows: Rows::new(config, group),
             mu: Aligned::zeros(mu),
             lost: Aligned::zeros(if compensates { mu } else { 0 }),
+            entered: Aligned::zeros(if has_long && goes_one_by_one(config, group) {
+                mu
+            } else {
+                0
+            }),
             lost_nu: nu.clone(),
             nu,
             values: Aligned::zeros(TOKENS * columns),
@@ -79,4 +90,10 @@ impl Head {
 /// True where rounding is compensated in a sequence of so many tokens.
 pub(super) fn is_long(tokens: usize) -> bool {
     tokens > LONG
+}
+
+/// True where the tokens of a block go through the state one by one, which takes the fewest
+/// operations: where each is read by one query, and the state needs no more than adding.
+pub(super) fn goes_one_by_one(config: &Config, group: usize) -> bool {
+    config.update_rule == UpdateRule::Linear && group == 1
 }
