@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::cpu::task::{Segment, Task};
 use crate::cpu::tiles::TOKENS;
 use crate::problem::config::Config;
+use crate::problem::update_rule::UpdateRule;
 
 /// Tokens of a segment at least: each enters a state twice.
 const SEGMENT_TOKENS: usize = 1024;
@@ -24,12 +25,22 @@ pub(super) struct Extent<'a> {
     pub(super) value_heads: usize,
     /// The most value heads of a task.
     pub(super) most_heads: usize,
-    /// Columns of a strip.
+    /// Columns of a strip, and of a vector.
     pub(super) width: usize,
+    pub(super) lanes: usize,
     pub(super) threads: usize,
     /// True where tokens of one sequence may be those of several tasks: the final state is stored
     /// elsewhere than the initial one, which all of them read.
     pub(super) shares_sequences: bool,
+}
+
+/// What two tasks of one chain share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Half {
+    /// The second goes through the tokens of the first as well, without outputs.
+    Tokens,
+    /// Both map all keys and queries.
+    Columns,
 }
 
 /// A way to cut a call.
@@ -41,9 +52,10 @@ struct Way {
     segments: usize,
     /// Value heads of a task.
     heads: usize,
-    /// Chains, the last ones, whose tokens are those of two tasks. A chain is all tokens of a
-    /// slice of a value head.
+    /// Chains, the last ones, that are those of two tasks. A chain is all tokens of a slice of a
+    /// value head.
     in_two: usize,
+    half: Half,
 }
 
 impl Extent<'_> {
@@ -71,7 +83,8 @@ impl Extent<'_> {
                     chain += task.heads.len();
                     if chain > whole {
                         let one = |e| Task { heads: e..e + 1, ..task.clone() };
-                        tasks.extend(task.heads.clone().flat_map(|e| self.in_two(one(e))));
+                        tasks
+                            .extend(task.heads.clone().flat_map(|e| self.in_two(one(e), way.half)));
                         continue;
                     }
                     let segments = way.segments.min(tokens.len() / SEGMENT_TOKENS).max(1);
@@ -101,6 +114,10 @@ impl Extent<'_> {
         self.config.update_rule.beta().is_some()
     }
 
+    fn adds_only(&self) -> bool {
+        self.config.update_rule == UpdateRule::Linear
+    }
+
     /// Tokens of the longest sequence.
     fn longest(&self) -> usize {
         self.sequences.iter().map(Range::len).max().unwrap_or(0)
@@ -119,15 +136,20 @@ impl Extent<'_> {
         // One token is worth no more than one thread, with a state in place.
         let is_step = self.longest() <= 1;
         let slices = if is_step { 1 } else { self.threads.div_ceil(states.max(1)).min(strips) };
-        let mut best = (Way { slice: value_dim, segments: 1, heads: 1, in_two: 0 }, f64::INFINITY);
+        let whole = Way { slice: value_dim, segments: 1, heads: 1, in_two: 0, half: Half::Columns };
+        let mut best = (whole, f64::INFINITY);
         for slices in 1..=slices {
             let slice = strips.div_ceil(slices) * self.width;
             let in_two = self.chains(slice) % self.threads;
-            let in_two = if self.may_cut_in_two(in_two) { in_two } else { 0 };
+            let halves = [(0, Half::Columns), (in_two, Half::Columns), (in_two, Half::Tokens)];
+            let halves = halves.into_iter().filter(|(in_two, half)| {
+                *in_two == 0 || self.may_cut_in_two(*in_two, slice, *half)
+            });
             let heads = if slices == 1 { self.most_heads.clamp(1, self.value_heads) } else { 1 };
-            let whole = Way { slice, segments: 1, heads: 1, in_two: 0 };
-            let ways = (1..=heads).flat_map(|heads| [0, in_two].map(|in_two| (heads, in_two)));
-            let ways = ways.map(|(heads, in_two)| Way { heads, in_two, ..whole });
+            let whole = Way { slice, ..whole };
+            let ways = halves.flat_map(|(in_two, half)| {
+                (1..=heads).map(move |heads| Way { heads, in_two, half, ..whole })
+            });
             for way in ways.chain([Way { segments: self.segments(slice), ..whole }]) {
                 let time = self.time(way);
                 if time < best.1 {
@@ -149,21 +171,23 @@ impl Extent<'_> {
     }
 
     /// True if so many chains in two keep all other threads waiting for less than they would whole.
-    fn may_cut_in_two(&self, chains: usize) -> bool {
-        let tokens = self.longest();
+    fn may_cut_in_two(&self, chains: usize, slice: usize, half: Half) -> bool {
+        let (tokens, value_dim) = (self.longest(), self.config.value_dim as usize);
+        let has_two = match half {
+            Half::Tokens => self.shares_sequences && tokens >= 4 * TOKENS,
+            Half::Columns => slice >= value_dim && value_dim > self.lanes,
+        };
         let are_alike = self.sequences.iter().all(|other| other.len() == tokens);
         let is_worth_it = self.nanoseconds(tokens, 1) > 4 * WORTH_A_THREAD;
         let has_threads = 2 * chains <= self.threads;
-        self.shares_sequences && are_alike && is_worth_it && has_threads && tokens >= 4 * TOKENS
+        has_two && are_alike && is_worth_it && has_threads
     }
 
     /// The time until the last thread is done, in whole heads of a sequence; infinite for a way
     /// that does not work out.
-    fn time(&self, Way { slice, segments, heads, in_two }: Way) -> f64 {
+    fn time(&self, Way { slice, segments, heads, in_two, half }: Way) -> f64 {
         let (threads, chains) = (self.threads, self.chains(slice));
-        let share = slice as f64 / f64::from(self.config.value_dim);
-        let of_all = self.of_all_slices();
-        let of_chain = of_all + (1.0 - of_all) * share.min(1.0);
+        let of_chain = self.of_columns(slice);
         let of_group = heads as f64 * of_chain + OF_A_GROUP;
         if segments > 1 {
             let rounds = (chains * segments).div_ceil(threads) as f64;
@@ -182,18 +206,40 @@ impl Extent<'_> {
         if heads > 1 && !fit {
             return f64::INFINITY;
         }
-        (whole / heads) as f64 * of_group + self.first_part() * of_chain + OF_A_GROUP
+        let of_half = match half {
+            Half::Tokens => self.first_part() * of_chain,
+            Half::Columns => self.of_columns(self.first_columns(slice)),
+        };
+        (whole / heads) as f64 * of_group + of_half + OF_A_GROUP
+    }
+
+    /// The time of so many columns, in whole heads.
+    fn of_columns(&self, columns: usize) -> f64 {
+        let of_all = self.of_all_slices();
+        let share = columns as f64 / f64::from(self.config.value_dim);
+        of_all + (1.0 - of_all) * share.min(1.0)
+    }
+
+    /// Columns of the first half of a slice, in whole vectors.
+    fn first_columns(&self, slice: usize) -> usize {
+        let vectors = slice.min(self.config.value_dim as usize).div_ceil(self.lanes);
+        vectors.div_ceil(2) * self.lanes
     }
 
     /// The share of a head's time that each slice of its columns takes: maps, and products of
     /// queries and keys.
     fn of_all_slices(&self) -> f64 {
-        (30.0 / f64::from(self.config.value_dim)).min(1.0)
+        let columns = if self.adds_only() { 20.0 } else { 30.0 };
+        (columns / f64::from(self.config.value_dim)).min(1.0)
     }
 
     /// The share of its time without outputs.
     fn without_outputs(&self) -> f64 {
-        if self.corrects() { 0.65 } else { 0.4 }
+        match self.corrects() {
+            true => 0.65,
+            false if self.adds_only() => 0.55,
+            false => 0.4,
+        }
     }
 
     /// The share of its tokens that the first of two tasks has: the second goes through them as
@@ -202,9 +248,14 @@ impl Extent<'_> {
         1.0 / (2.0 - self.without_outputs())
     }
 
-    /// The first tokens of a task, and the others, with the first before them.
-    fn in_two(&self, task: Task) -> [Task; 2] {
+    /// The halves of a task.
+    fn in_two(&self, task: Task, half: Half) -> [Task; 2] {
         let Range { start, end } = task.tokens;
+        if half == Half::Columns {
+            let Range { start, end } = task.columns;
+            let middle = start + self.first_columns(end - start);
+            return [start..middle, middle..end].map(|columns| Task { columns, ..task.clone() });
+        }
         let first = (self.first_part() * task.tokens.len() as f64) as usize;
         let middle = start + first.next_multiple_of(TOKENS).min(task.tokens.len());
         let second = Task { tokens: middle..end, before: start..middle, ..task.clone() };
@@ -245,7 +296,7 @@ mod tests {
     use std::collections::{HashSet, VecDeque};
 
     use super::*;
-    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
+    use crate::problem::update_rule::{Beta, Decay};
 
     /// The tasks of sequences of these lengths, and the time of the busiest thread, in tokens of a
     /// whole head, where each has a share of the list, and then takes from others.
@@ -261,6 +312,7 @@ mod tests {
             value_heads: heads,
             most_heads: 8,
             width: 32,
+            lanes: 16,
             threads,
             shares_sequences: true,
         };
@@ -339,13 +391,13 @@ mod tests {
         for (config, lens, of, most) in [
             // Of heads that threads divide; else a head in two; more heads that are left over.
             (linear, &[1024][..], [8, 2], 4.0),
-            (linear, &[1024], [3, 2], 1.65),
+            (linear, &[1024], [3, 2], 1.66),
             (delta, &[1024], [3, 2], 1.8),
-            (linear, &[1024], [12, 8], 1.65),
-            (linear, &[1024], [1, 2], 0.65),
+            (linear, &[1024], [12, 8], 1.66),
+            (linear, &[1024], [1, 2], 0.66),
             (linear, &[512; 3], [8, 2], 12.0),
-            (linear, &[512; 3], [12, 8], 4.65),
-            (linear, &[512; 3], [3, 2], 4.65),
+            (linear, &[512; 3], [12, 8], 4.66),
+            (linear, &[512; 3], [3, 2], 4.66),
             // Segments; slices, since a delta rule has none.
             (linear, &[16_384], [1, 8], 0.13),
             (delta, &[16_384], [1, 8], 0.75),

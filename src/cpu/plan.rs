@@ -295,6 +295,7 @@ impl CpuPlan {
             value_heads: self.shape.value_heads as usize,
             most_heads: Self::most_heads(config, &self.shape),
             width: self.strips.width,
+            lanes: self.strips.lanes,
             threads: self.threads,
             shares_sequences,
         }

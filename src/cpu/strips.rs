@@ -11,7 +11,7 @@ use crate::cpu::tiles::HasWide;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strips {
     /// Columns of a vector.
-    lanes: usize,
+    pub(super) lanes: usize,
     /// Columns of a strip but the last.
     pub(super) width: usize,
 }

@@ -145,27 +145,32 @@ fn any_schedule() {
     }
 }
 
-/// Columns of a state that several threads share are read and written as one.
+/// Columns of a state that several threads share are read and written as one: slices of one head,
+/// and halves of the head that two threads have left.
 #[test]
 fn threads_share_a_state() {
-    for config in configs(12, 100) {
-        let shape = Shape::new(1, 40, 1);
-        let sample = Sample::new(&config, &shape, 0.9);
-        let run = || {
-            let mut plan = plan(&config, &shape);
-            let pool = StatePool::new(&config, 1, 1).unwrap();
-            let entries = [Entry::new(pool.allocate().unwrap(), 40)];
-            let mut output = Output::zeros(plan.lens());
-            for _ in 0..3 {
-                let tensors = Tensors::of(sample.inputs(), &mut output).without_states();
-                plan.run_in_pool(&pool, &entries, tensors).unwrap();
-            }
-            (output.o, pool.snapshot(entries[0].slot).unwrap())
-        };
-        let (expected, found) = (with_threads(1, run), with_threads(6, run));
-        assert_slices_near(&found.0, &expected.0);
-        let floats = |bytes: &[u8]| -> Vec<f32> { bytemuck::pod_collect_to_vec(&bytes[48..]) };
-        assert_slices_near(&floats(&found.1), &floats(&expected.1));
+    for ([tokens, heads], threads, [key_dim, value_dim]) in
+        [([40, 1], 6, [12, 100]), ([700, 3], 2, [64, 72])]
+    {
+        for config in configs(key_dim, value_dim) {
+            let shape = Shape::new(1, tokens, heads);
+            let sample = Sample::new(&config, &shape, 0.9);
+            let run = || {
+                let mut plan = plan(&config, &shape);
+                let pool = StatePool::new(&config, heads, 1).unwrap();
+                let entries = [Entry::new(pool.allocate().unwrap(), tokens)];
+                let mut output = Output::zeros(plan.lens());
+                for _ in 0..3 {
+                    let tensors = Tensors::of(sample.inputs(), &mut output).without_states();
+                    plan.run_in_pool(&pool, &entries, tensors).unwrap();
+                }
+                (output.o, pool.snapshot(entries[0].slot).unwrap())
+            };
+            let (expected, found) = (with_threads(1, run), with_threads(threads, run));
+            assert_slices_near(&found.0, &expected.0);
+            let floats = |bytes: &[u8]| -> Vec<f32> { bytemuck::pod_collect_to_vec(&bytes[48..]) };
+            assert_slices_near(&floats(&found.1), &floats(&expected.1));
+        }
     }
 }
 
