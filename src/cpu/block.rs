@@ -240,53 +240,20 @@ impl Block {
                 }
             }
         }
-        self.set_factors(config, &weights[..count], &queries.gains);
+        let rows = self.factors.iter_mut().zip(weights).zip(&queries.gains);
+        for ((factor, weight), gain) in rows.take(count) {
+            *factor = row_factor(config, weight, *gain);
+        }
     }
 
-    /// The factors of the rows of o of an output head, where tokens go through the state one by one;
-    /// sums the keys, too. `row` has room for a row of q.
+    /// Adds the keys to nu; `lost` is what rounding took from it.
     #[inline(always)]
-    pub(super) fn fill_factors<S: Simd>(
+    pub(super) fn add_to_nu(
         &mut self,
-        simd: S,
-        call: &Call<'_>,
-        [first, count, output_head]: [usize; 3],
-        (keys, queries): (&[f32], &mut Queries),
-        (nu, row): (&[f32], &mut RowBuffer),
+        (keys, count): (&[f32], usize),
+        nu: &mut [f32],
+        lost: &mut [f32],
     ) {
-        let config = call.config;
-        let mut weights = [0.0; TOKENS];
-        if config.is_normalized() {
-            let of = [self.width, count];
-            let mut found = nu::read(simd, [keys, &queries.rows], of, (nu, &mut self.added));
-            if call.of_queries.leaves_out_scales() {
-                let mut is_changed = false;
-                for (t, largest) in found.largest.into_iter().enumerate().take(count) {
-                    if Features::lacks_scale(largest) {
-                        queries.rescale(call, [first, t, output_head], row);
-                        is_changed = true;
-                    }
-                }
-                if is_changed {
-                    found = nu::read(simd, [keys, &queries.rows], of, (nu, &mut self.added));
-                }
-            }
-            weights = found.weights;
-        }
-        self.set_factors(config, &weights[..count], &queries.gains);
-    }
-
-    /// The factors of rows of these weights and gains.
-    #[inline(always)]
-    fn set_factors(&mut self, config: &Config, weights: &[f32], gains: &[f32]) {
-        for ((factor, weight), gain) in self.factors.iter_mut().zip(weights).zip(gains) {
-            *factor = row_factor(config, *weight, *gain);
-        }
-    }
-
-    /// Sums the keys of a block, for [`Block::add_to_nu`].
-    #[inline(always)]
-    pub(super) fn sum_keys(&mut self, keys: &[f32], count: usize) {
         self.added.fill(0.0);
         let written = if self.written.is_empty() { keys } else { &self.written };
         for key in written.chunks(self.width).take(count) {
@@ -294,11 +261,6 @@ impl Block {
                 *added += k;
             }
         }
-    }
-
-    /// Adds the keys to nu; `lost` is what rounding took from it.
-    #[inline(always)]
-    pub(super) fn add_to_nu(&self, nu: &mut [f32], lost: &mut [f32]) {
         nu::accumulate(&self.added, &self.kept, nu, lost);
     }
 }

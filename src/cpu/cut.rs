@@ -5,7 +5,6 @@ use std::ops::Range;
 use crate::cpu::task::{Segment, Task};
 use crate::cpu::tiles::TOKENS;
 use crate::problem::config::Config;
-use crate::problem::update_rule::UpdateRule;
 
 /// Tokens of a segment at least: each enters a state twice.
 const SEGMENT_TOKENS: usize = 1024;
@@ -112,10 +111,6 @@ impl Extent<'_> {
 
     fn corrects(&self) -> bool {
         self.config.update_rule.beta().is_some()
-    }
-
-    fn adds_only(&self) -> bool {
-        self.config.update_rule == UpdateRule::Linear
     }
 
     /// Tokens of the longest sequence.
@@ -229,17 +224,13 @@ impl Extent<'_> {
     /// The share of a head's time that each slice of its columns takes: maps, and products of
     /// queries and keys.
     fn of_all_slices(&self) -> f64 {
-        let columns = if self.adds_only() { 20.0 } else { 30.0 };
+        let columns = if self.corrects() { 30.0 } else { 20.0 };
         (columns / f64::from(self.config.value_dim)).min(1.0)
     }
 
     /// The share of its time without outputs.
     fn without_outputs(&self) -> f64 {
-        match self.corrects() {
-            true => 0.65,
-            false if self.adds_only() => 0.55,
-            false => 0.4,
-        }
+        if self.corrects() { 0.65 } else { 0.55 }
     }
 
     /// The share of its tokens that the first of two tasks has: the second goes through them as
@@ -296,7 +287,7 @@ mod tests {
     use std::collections::{HashSet, VecDeque};
 
     use super::*;
-    use crate::problem::update_rule::{Beta, Decay};
+    use crate::problem::update_rule::{Beta, Decay, UpdateRule};
 
     /// The tasks of sequences of these lengths, and the time of the busiest thread, in tokens of a
     /// whole head, where each has a share of the list, and then takes from others.

@@ -1,5 +1,7 @@
 //! nu of a value head, through a block of tokens.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use crate::cpu::fused::mul_add;
@@ -17,30 +19,48 @@ pub(super) struct Found {
     pub(super) largest: [f32; TOKENS],
 }
 
-/// Each query of a block reads nu with the keys up to its own, token by token. `added` becomes the
-/// sum of all keys. Rows are `width` apart; keys behind the last token are 0.
+/// Each query of some tokens of a block reads nu with the keys up to its own, token by token.
+/// `added` becomes the sum of all keys. Rows are `width` apart.
 #[inline(always)]
 pub(super) fn read<S: Simd>(
     simd: S,
-    [keys, queries]: [&[f32]; 2],
-    [width, count]: [usize; 2],
+    rows: [&[f32]; 2],
+    (width, Range { start, end }): (usize, Range<usize>),
     (nu, added): (&[f32], &mut [f32]),
 ) -> Found {
-    let features = nu.len();
-    let (nu, rest_of_nu) = S::as_simd_f32s(nu);
-    let zero = simd.splat_f32s(0.0);
     let mut found = Found { weights: [0.0; TOKENS], largest: [0.0; TOKENS] };
     added.fill(0.0);
-    let (added, rest_added) = S::as_mut_simd_f32s(added);
-    for first in (0..count).step_by(AT_A_TIME) {
-        let (mut of_keys, mut of_queries) =
-            ([(nu, rest_of_nu); AT_A_TIME], [(nu, rest_of_nu); AT_A_TIME]);
-        for r in 0..AT_A_TIME {
+    let alone = end - (end - start) % AT_A_TIME;
+    for first in (start..alone).step_by(AT_A_TIME) {
+        found.add::<S, AT_A_TIME>(simd, rows, [width, first], (nu, added));
+    }
+    for first in alone..end {
+        found.add::<S, 1>(simd, rows, [width, first], (nu, added));
+    }
+    found
+}
+
+impl Found {
+    /// The same of R tokens from `first` on, which add to `added`.
+    #[inline(always)]
+    fn add<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        [keys, queries]: [&[f32]; 2],
+        [width, first]: [usize; 2],
+        (nu, added): (&[f32], &mut [f32]),
+    ) {
+        let features = nu.len();
+        let (nu, rest_of_nu) = S::as_simd_f32s(nu);
+        let (added, rest_added) = S::as_mut_simd_f32s(added);
+        let zero = simd.splat_f32s(0.0);
+        let (mut of_keys, mut of_queries) = ([(nu, rest_of_nu); R], [(nu, rest_of_nu); R]);
+        for r in 0..R {
             let begin = (first + r) * width;
             of_keys[r] = S::as_simd_f32s(&keys[begin..][..features]);
             of_queries[r] = S::as_simd_f32s(&queries[begin..][..features]);
         }
-        let mut reads = [Sums { sum: zero, largest: zero }; AT_A_TIME];
+        let mut reads = [Sums { sum: zero, largest: zero }; R];
         for (at, (added, nu)) in added.iter_mut().zip(nu).enumerate() {
             for (r, read) in reads.iter_mut().enumerate() {
                 *added = simd.add_f32s(*added, of_keys[r].0[at]);
@@ -58,11 +78,10 @@ pub(super) fn read<S: Simd>(
             simd.partial_store_f32s(rest_added, added);
         }
         for (r, read) in reads.into_iter().enumerate() {
-            found.weights[first + r] = simd.reduce_sum_f32s(read.sum);
-            found.largest[first + r] = simd.reduce_max_f32s(read.largest);
+            self.weights[first + r] = simd.reduce_sum_f32s(read.sum);
+            self.largest[first + r] = simd.reduce_max_f32s(read.largest);
         }
     }
-    found
 }
 
 /// What a query finds in each lane.
@@ -100,7 +119,7 @@ pub(super) fn accumulate(added: &[f32], kept: &[f32], nu: &mut [f32], lost: &mut
 
 /// The same of an element, all of which is kept.
 #[inline(always)]
-fn add(added: f32, nu: &mut f32, lost: &mut f32) {
+pub(super) fn add(added: f32, nu: &mut f32, lost: &mut f32) {
     let added = added - *lost;
     let next = *nu + added;
     *lost = (next - *nu) - added;

@@ -112,83 +112,114 @@ impl<S: Simd> OfBlock<'_, S> {
             }
         }
     }
+}
 
-    /// The same two for a rule without decays, token by token: some tokens at a time, each row of
-    /// the strip gets what one of them adds and is read by it, and then the next. Rows of keys and
-    /// queries are `[tokens][width]`, and those of values `of_token` apart; of as many tokens as go
-    /// together keys and values behind the last are 0. `entered`, if it is not empty, gets in place
-    /// of the state what is added.
+/// Rows of keys and queries, `[tokens][width]`, and of values, `of_token` apart.
+#[derive(Clone, Copy)]
+pub(super) struct OfTokens<'a> {
+    pub(super) keys: &'a [f32],
+    pub(super) queries: &'a [f32],
+    pub(super) values: &'a [f32],
+    pub(super) of_token: usize,
+}
+
+/// The tokens of a span and a strip of N vectors of the state.
+#[derive(Clone, Copy)]
+pub(super) struct OfSpan<'a, S> {
+    pub(super) simd: S,
+    /// The first token of the block, and the one behind the last.
+    pub(super) tokens: [usize; 2],
+    pub(super) width: usize,
+    /// The factor of each row of o.
+    pub(super) factors: &'a [f32; TOKENS],
+    pub(super) mistake: Mistake,
+}
+
+impl<S: Simd> OfSpan<'_, S> {
+    /// Some tokens at a time, and the last ones alone. Rows of keys and queries are
+    /// `[tokens][width]`, and those of values `of_token` apart. `entered`, if it is not empty, gets
+    /// in place of the state what is added.
     #[inline(always)]
-    pub(super) fn one_by_one<const N: usize>(
+    pub(super) fn strip<const N: usize>(
         self,
-        of: ([&[f32]; 2], (&[f32], usize)),
+        of: OfTokens<'_>,
         (state, entered): (&mut [f32], &mut [f32]),
-        o: (&mut [f32], usize),
+        (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
-        if entered.is_empty() {
-            self.pass_one_by_one::<N, false>(of, (&[], state), o, ahead);
-        } else {
-            self.pass_one_by_one::<N, true>(of, (state, entered), o, ahead);
+        let [start, end] = self.tokens;
+        let alone = end - (end - start) % AT_A_TIME;
+        for first in (start..alone).step_by(AT_A_TIME) {
+            let o = (&mut o[first * stride..], stride);
+            if entered.is_empty() {
+                self.tokens::<N, AT_A_TIME, false>(of, first, (&[], state), o, ahead);
+            } else {
+                self.tokens::<N, AT_A_TIME, true>(of, first, (state, entered), o, ahead);
+            }
+        }
+        for first in alone..end {
+            let o = (&mut o[first * stride..], stride);
+            if entered.is_empty() {
+                self.tokens::<N, 1, false>(of, first, (&[], state), o, ahead);
+            } else {
+                self.tokens::<N, 1, true>(of, first, (state, entered), o, ahead);
+            }
         }
     }
 
-    /// Tokens are added to `sums`, which they read with the base, if there is one.
+    /// R tokens from `first` on: each row of the strip of sums gets what one of them adds and is read
+    /// by it, with the base, if there is one, and then the next.
     #[inline(always)]
-    fn pass_one_by_one<const N: usize, const HAS_BASE: bool>(
+    fn tokens<const N: usize, const R: usize, const HAS_BASE: bool>(
         self,
-        ([keys, queries], (values, of_token)): ([&[f32]; 2], (&[f32], usize)),
+        OfTokens { keys, queries, values, of_token }: OfTokens<'_>,
+        first: usize,
         (base, sums): (&[f32], &mut [f32]),
         (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
-        let Self { simd, block, count, mistake } = self;
-        let width = block.width;
+        let Self { simd, width, factors, mistake, .. } = self;
         let misses_itself = mistake.is(Mutation::MaskOffByOne);
         let base = tiles::rows_of::<S, N>(base).as_chunks::<ROWS>().0;
         let state = tiles::rows_of_mut::<S, N>(sums).as_chunks_mut::<ROWS>().0;
-        let zeros = tiles::zeros::<S, N>(simd);
         let (keys, queries) = (keys.as_chunks::<ROWS>().0, queries.as_chunks::<ROWS>().0);
+        let zeros = tiles::zeros::<S, N>(simd);
         let of_row = width / ROWS;
-        for first in (0..count).step_by(AT_A_TIME) {
-            let mut sums = [[simd.splat_f32s(0.0); N]; AT_A_TIME];
-            let mut added = sums;
-            let (mut of_keys, mut of_queries) =
-                ([&keys[..0]; AT_A_TIME], [&queries[..0]; AT_A_TIME]);
-            for r in 0..AT_A_TIME {
-                let row = &values[(first + r) * of_token..][..N * S::F32_LANES];
-                added[r] = tiles::rows_of::<S, N>(row)[0];
-                of_keys[r] = &keys[(first + r) * of_row..][..of_row];
-                of_queries[r] = &queries[(first + r) * of_row..][..of_row];
+        let mut sums = [[simd.splat_f32s(0.0); N]; R];
+        let mut added = sums;
+        let (mut of_keys, mut of_queries) = ([&keys[..0]; R], [&queries[..0]; R]);
+        for r in 0..R {
+            let row = &values[(first + r) * of_token..][..N * S::F32_LANES];
+            added[r] = tiles::rows_of::<S, N>(row)[0];
+            of_keys[r] = &keys[(first + r) * of_row..][..of_row];
+            of_queries[r] = &queries[(first + r) * of_row..][..of_row];
+        }
+        for (at, rows) in state.iter_mut().enumerate().take(of_row) {
+            ahead.fetch();
+            let (mut k, mut q) = ([&[0.0; ROWS]; R], [&[0.0; ROWS]; R]);
+            for r in 0..R {
+                (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
             }
-            for (at, rows) in state.iter_mut().enumerate().take(of_row) {
-                ahead.fetch();
-                let (mut k, mut q) = ([&[0.0; ROWS]; AT_A_TIME], [&[0.0; ROWS]; AT_A_TIME]);
-                for r in 0..AT_A_TIME {
-                    (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
-                }
-                let base = if HAS_BASE { &base[at] } else { &zeros };
-                for (f, (row, base)) in rows.iter_mut().zip(base).enumerate() {
-                    let mut x = *row;
-                    for r in 0..AT_A_TIME {
-                        let before = x;
-                        tiles::add(simd, k[r][f], &added[r], &mut x);
-                        let mut seen = if misses_itself { before } else { x };
-                        if HAS_BASE {
-                            for (seen, base) in seen.iter_mut().zip(base) {
-                                *seen = simd.add_f32s(*base, *seen);
-                            }
+            let base = if HAS_BASE { &base[at] } else { &zeros };
+            for (f, (row, base)) in rows.iter_mut().zip(base).enumerate() {
+                let mut x = *row;
+                for r in 0..R {
+                    let before = x;
+                    tiles::add(simd, k[r][f], &added[r], &mut x);
+                    let mut seen = if misses_itself { before } else { x };
+                    if HAS_BASE {
+                        for (seen, base) in seen.iter_mut().zip(base) {
+                            *seen = simd.add_f32s(*base, *seen);
                         }
-                        tiles::add(simd, q[r][f], &seen, &mut sums[r]);
                     }
-                    *row = x;
+                    tiles::add(simd, q[r][f], &seen, &mut sums[r]);
                 }
+                *row = x;
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                let row = &mut o[(first + r) * stride..][..N * S::F32_LANES];
-                tiles::rows_of_mut::<S, N>(row)[0] =
-                    tiles::scale(simd, block.factors[first + r], sums);
-            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let row = &mut o[r * stride..][..N * S::F32_LANES];
+            tiles::rows_of_mut::<S, N>(row)[0] = tiles::scale(simd, factors[first + r], sums);
         }
     }
 }

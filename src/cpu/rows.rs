@@ -4,6 +4,8 @@ use crate::cpu::aligned::Aligned;
 use crate::cpu::call::Call;
 use crate::cpu::features::{RowBuffer, Source};
 use crate::cpu::mutation::Mutation;
+use crate::cpu::strips::Strip;
+use crate::cpu::task::Task;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::problem::config::Config;
 
@@ -83,6 +85,23 @@ impl Queries {
         let (source, head) = queries_of(call, first + t, output_head);
         let to = &mut self.rows[t * width(call.config)..][..call.config.features() as usize];
         self.gains[t] = call.of_queries.row(source, head, row, to);
+    }
+}
+
+/// The values of a block of tokens of a value head, in a strip.
+#[inline(always)]
+pub(super) fn fill_values(
+    (call, task): (&Call<'_>, &Task),
+    [first, count, e]: [usize; 3],
+    strip: &Strip,
+    values: &mut [f32],
+) {
+    let rows = values[strip.rows(TOKENS)].chunks_mut(strip.width);
+    for (t, to) in rows.enumerate().take(count) {
+        let at = call.heads.value(first + t, e) + task.columns.start;
+        let (to, rest) = to.split_at_mut(strip.columns.len());
+        call.v.copy(at + strip.columns.start, call.config.dtype, to);
+        rest.fill(0.0);
     }
 }
 

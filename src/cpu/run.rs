@@ -9,14 +9,15 @@ use crate::cpu::ahead::Ahead;
 use crate::cpu::block::Block;
 use crate::cpu::call::Call;
 use crate::cpu::gates::next_kept;
+use crate::cpu::head::{Head, goes_one_by_one, is_long};
 use crate::cpu::mutation::Mutation;
+use crate::cpu::one_by_one::OfHead;
 use crate::cpu::passes::{AT_A_TIME, OfBlock};
-use crate::cpu::rows::Rows;
-use crate::cpu::scratch::{Head, Scratch, TOGETHER, goes_one_by_one, is_long};
+use crate::cpu::rows::{Rows, fill_values};
+use crate::cpu::scratch::Scratch;
 use crate::cpu::step::Token;
-use crate::cpu::strips::Strip;
 use crate::cpu::task::{Segment, Start, Task};
-use crate::cpu::tiles::{self, ROWS, TOKENS, width};
+use crate::cpu::tiles::{ROWS, TOKENS, width};
 
 /// The way in which a task goes through its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +99,6 @@ impl Run<'_, '_> {
     #[inline(always)]
     fn run_blocks<S: Simd>(&mut self, simd: S, tokens: &Range<usize>) {
         let most = Block::tokens(self.call.config);
-        let corrects = self.call.config.update_rule.beta().is_some();
         let has_outputs = self.pass == Pass::Outputs;
         let one_by_one =
             has_outputs && goes_one_by_one(self.call.config, self.call.heads.value_group);
@@ -117,20 +117,10 @@ impl Run<'_, '_> {
             ahead.begin(tokens.end.min(first + most)..tokens.end.min(first + 2 * most));
             self.fill_rows([first, count], one_by_one);
             for e in self.task.heads.clone() {
-                let Scratch { block, heads, .. } = &mut *self.scratch;
-                let keys = &heads[e - self.task.heads.start].rows.keys;
-                block.fill_keys(simd, self.call, [first, count, e], keys);
-                if corrects {
-                    self.correct(simd, e, count);
-                }
                 if one_by_one {
                     self.one_by_one(simd, [first, count, e], &mut ahead);
-                } else if has_outputs {
-                    self.outputs(simd, [first, count, e], &mut ahead);
-                }
-                let is_skipped = count < most && self.call.mistake.is(Mutation::RaggedBlockSkipped);
-                if !(one_by_one || is_skipped) {
-                    self.update(simd, e, count, &mut ahead);
+                } else {
+                    self.block(simd, [first, count, e], &mut ahead);
                 }
                 if self.call.mistake.is(Mutation::StateNotCarried) && !is_last {
                     let Head { mu, entered, .. } =
@@ -241,6 +231,42 @@ impl Run<'_, '_> {
         }
     }
 
+    /// A block of tokens of a value head, one by one.
+    #[inline(always)]
+    fn one_by_one<S: Simd>(
+        &mut self,
+        simd: S,
+        [first, count, e]: [usize; 3],
+        ahead: &mut Ahead<'_>,
+    ) {
+        let (call, task) = (self.call, self.task);
+        let columns = call.strips.room(task.columns.len());
+        let Scratch { one_by_one, heads, outputs, row, .. } = &mut *self.scratch;
+        let head = e - task.heads.start;
+        let o = (&mut outputs[head * columns..], task.heads.len() * columns);
+        let mut of_head = OfHead { one_by_one, head: &mut heads[head], row };
+        of_head.block(simd, (call, task), [first, count, e], o, ahead);
+    }
+
+    /// A block of tokens of a value head, by products of its tokens.
+    #[inline(always)]
+    fn block<S: Simd>(&mut self, simd: S, [first, count, e]: [usize; 3], ahead: &mut Ahead<'_>) {
+        let call = self.call;
+        let Scratch { block, heads, .. } = &mut *self.scratch;
+        let keys = &heads[e - self.task.heads.start].rows.keys;
+        block.fill_keys(simd, call, [first, count, e], keys);
+        if call.config.update_rule.beta().is_some() {
+            self.correct(simd, e, count);
+        }
+        if self.pass == Pass::Outputs {
+            self.outputs(simd, [first, count, e], ahead);
+        }
+        let is_whole = count == Block::tokens(call.config);
+        if is_whole || !call.mistake.is(Mutation::RaggedBlockSkipped) {
+            self.update(simd, e, count, ahead);
+        }
+    }
+
     /// Corrects the values of a block by what the state recalls.
     #[inline(always)]
     fn correct<S: Simd>(&mut self, simd: S, e: usize, count: usize) {
@@ -284,65 +310,6 @@ impl Run<'_, '_> {
         }
     }
 
-    /// o of a value head whose only output head it is, and its state after the block.
-    #[inline(always)]
-    fn one_by_one<S: Simd>(
-        &mut self,
-        simd: S,
-        [first, count, e]: [usize; 3],
-        ahead: &mut Ahead<'_>,
-    ) {
-        let (call, task) = (self.call, self.task);
-        let head = e - task.heads.start;
-        let columns = call.strips.room(task.columns.len());
-        let stride = task.heads.len() * columns;
-        let compensates = is_long(task.entering());
-        let Scratch { block, heads, outputs, row, .. } = &mut *self.scratch;
-        let Head { rows, mu, lost, entered, nu, lost_nu, values, .. } = &mut heads[head];
-        let Rows { keys, queries } = rows;
-        let Some(queries) = queries.first_mut() else { return };
-        let is_skipped = count < TOKENS && call.mistake.is(Mutation::RaggedBlockSkipped);
-        let entering = if is_skipped { 0 } else { count };
-        keys[entering * block.width..].fill(0.0);
-        block.fill_factors(simd, call, [first, count, e], (keys, queries), (nu, row));
-        let of_block = OfBlock { simd, block, count, mistake: call.mistake };
-        // Rows of whole vectors are read where they are.
-        let in_place = call.v.f32s(call.config.dtype).filter(|_| count.is_multiple_of(AT_A_TIME));
-        for strip in call.strips.of(task.columns.len()) {
-            let of_values = match in_place {
-                Some(v) if strip.width == strip.columns.len() => {
-                    let at = call.heads.value(first, e) + task.columns.start;
-                    (&v[at + strip.columns.start..], call.heads.v.token)
-                }
-                _ => {
-                    fill_values((call, task), [first, count, e], &strip, values);
-                    let values = &mut values[strip.rows(TOKENS)];
-                    values[count * strip.width..].fill(0.0);
-                    (&*values, strip.width)
-                }
-            };
-            let of = ([&keys[..], &queries.rows[..]], of_values);
-            let rows = strip.rows(block.width);
-            let entered = entered.get_mut(rows.clone()).filter(|_| compensates).unwrap_or_default();
-            let state = (&mut mu[rows], entered);
-            let o = (&mut outputs[head * columns + strip.columns.start..], stride);
-            if strip.is_wide::<S>() {
-                of_block.one_by_one::<2>(of, state, o, ahead);
-            } else {
-                of_block.one_by_one::<1>(of, state, o, ahead);
-            }
-        }
-        let end = first + count;
-        let is_end = end == task.tokens.end || (end - task.tokens.start).is_multiple_of(TOGETHER);
-        if compensates && is_end {
-            tiles::accumulate_all(simd, entered, (mu, lost));
-            entered.fill(0.0);
-        }
-        if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
-            block.add_to_nu(nu, lost_nu);
-        }
-    }
-
     /// Adds a block to the state of a value head.
     #[inline(always)]
     fn update<S: Simd>(&mut self, simd: S, e: usize, count: usize, ahead: &mut Ahead<'_>) {
@@ -364,31 +331,13 @@ impl Run<'_, '_> {
             }
         }
         if !nu.is_empty() && !call.mistake.is(Mutation::NuNotUpdated) {
-            block.sum_keys(keys, count);
-            block.add_to_nu(nu, lost_nu);
+            block.add_to_nu((keys, count), nu, lost_nu);
         }
         if self.pass == Pass::Sum {
             for (kept, m) in kept.iter_mut().zip(&block.kept) {
                 *kept = next_kept(*kept, *m);
             }
         }
-    }
-}
-
-/// The values of a block of tokens of a value head, in a strip.
-#[inline(always)]
-fn fill_values(
-    (call, task): (&Call<'_>, &Task),
-    [first, count, e]: [usize; 3],
-    strip: &Strip,
-    values: &mut [f32],
-) {
-    let rows = values[strip.rows(TOKENS)].chunks_mut(strip.width);
-    for (t, to) in rows.enumerate().take(count) {
-        let at = call.heads.value(first + t, e) + task.columns.start;
-        let (to, rest) = to.split_at_mut(strip.columns.len());
-        call.v.copy(at + strip.columns.start, call.config.dtype, to);
-        rest.fill(0.0);
     }
 }
 

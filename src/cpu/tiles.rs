@@ -159,16 +159,3 @@ pub(super) fn accumulate<S: Simd, const N: usize>(
         *sum = next;
     }
 }
-
-/// The same of all vectors of these, all of which is kept.
-#[inline(always)]
-pub(super) fn accumulate_all<S: Simd>(
-    simd: S,
-    added: &[f32],
-    (sums, lost): (&mut [f32], &mut [f32]),
-) {
-    let sums = rows_of_mut::<S, 1>(sums).iter_mut().zip(rows_of_mut::<S, 1>(lost));
-    for ((sums, lost), added) in sums.zip(rows_of::<S, 1>(added)) {
-        accumulate(simd, None, added, sums, Some(lost));
-    }
-}

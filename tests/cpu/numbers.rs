@@ -1,10 +1,11 @@
 //! Numbers that f32 could spoil: common factors of a query, and sums over very many tokens.
 
+use approx::assert_abs_diff_eq;
 use linear_attention::cpu::{CpuAttention, StatePool, Tensors};
 use linear_attention::serve::Entry;
-use linear_attention::{Config, FeatureMap, Inputs, Output, Shape};
+use linear_attention::{Config, FeatureMap, Inputs, Output, Shape, reference};
 
-use crate::{plan, with_threads};
+use crate::{Sample, configs, plan, with_threads};
 
 /// A factor common to a query cancels, however small or large: the average of v all the same, in
 /// blocks and token by token.
@@ -56,6 +57,35 @@ fn long_sums_do_not_drift() {
     for (found, truth) in [(output.mu, nu * f64::from(0.7f32)), (output.nu, nu)] {
         for x in found {
             assert!((f64::from(x) / truth - 1.0).abs() < 1e-6, "{x} and {truth}");
+        }
+    }
+}
+
+/// Decays of every size, up to those that forget all: a state is divided by their products.
+#[test]
+fn decays_of_every_size() {
+    let sizes = [0.0, -1e-8, -0.02, -3.0, -0.5, -9.0, -15.0, -1e-3, -40.0, f32::NEG_INFINITY, -0.1];
+    let has_decays = |config: &Config| config.update_rule.decay().is_some();
+    for config in configs(8, 24).into_iter().filter(has_decays) {
+        for tokens in [100, 4200] {
+            let shape = Shape::new(1, tokens, 1);
+            let mut sample = Sample::new(&config, &shape, 0.4);
+            for (i, decay) in sample.decay.iter_mut().enumerate() {
+                // Each size is that of some tokens in a row.
+                *decay = sizes[i * 7 % 64 * i / 99 % sizes.len()];
+            }
+            let inputs = sample.inputs_with_state();
+            let truth = reference::recurrent(&config, &shape, inputs).unwrap();
+            let found = with_threads(1, || {
+                CpuAttention::new(config.clone()).unwrap().run(&shape, inputs).unwrap()
+            });
+            let of_all = [(&found.o, &truth.o), (&found.mu, &truth.mu), (&found.nu, &truth.nu)];
+            for (found, truth) in of_all {
+                let largest = truth.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                for (found, truth) in found.iter().zip(truth) {
+                    assert_abs_diff_eq!(f64::from(*found), *truth, epsilon = 1e-6 * largest);
+                }
+            }
         }
     }
 }
