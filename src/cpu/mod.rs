@@ -14,9 +14,10 @@
 //! ```
 //!
 //! so that a block passes twice over the state, and not once for each token; no exponential of a
-//! sum of decays is formed. Where the state needs no more than adding, the tokens of a block go
-//! through it one by one instead, four of them for each load of a row. A single token, a step of
-//! decoding, passes once over its state, in the place where it is.
+//! sum of decays is formed. Where nothing is corrected and one query reads a value head, the tokens
+//! of a block go through the state one by one instead, four of them for each load of a row, decays
+//! being put into their keys and queries. A single token, a step of decoding, passes once over its
+//! state, in the place where it is.
 //!
 //! From the caller to the vectors:
 //!
@@ -25,9 +26,10 @@
 //! | `engine`, `tensors`, `slices` | the public types |
 //! | `plan`, `cut`, `task` | a call cut into tasks: heads, slices of V, segments of tokens |
 //! | `call`, `outputs`, `states`, `pool` | the data that the threads of a call share |
-//! | `run`, `scratch`, `ahead` | a task's tokens, block by block |
+//! | `run`, `scratch`, `head`, `ahead` | a task's tokens, block by block |
 //! | `rows`, `features`, `gates`, `decays` | features and decays of a block |
 //! | `block`, `pairs` | the products of a block's tokens with one another |
+//! | `one_by_one`, `spans`, `shares`, `nu` | tokens that go through the state without them |
 //! | `passes`, `step` | a block on a strip of a state, and a single token on a state |
 //! | `strips`, `tiles`, `transpose` | columns as they lie in vectors, and products of them |
 //! | `backward` | gradients |

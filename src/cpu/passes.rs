@@ -7,6 +7,10 @@ use crate::cpu::block::Block;
 use crate::cpu::mutation::{Mistake, Mutation};
 use crate::cpu::tiles::{self, ROWS, TOKENS};
 
+/// Rows whose products with a query are added up before they are added to the others, where tokens
+/// go one by one.
+const ROWS_OF_SUM: usize = 128;
+
 /// Tokens that go through a strip together, one by one: their values and sums lie in registers.
 pub(super) const AT_A_TIME: usize = 4;
 
@@ -194,27 +198,38 @@ impl<S: Simd> OfSpan<'_, S> {
             of_keys[r] = &keys[(first + r) * of_row..][..of_row];
             of_queries[r] = &queries[(first + r) * of_row..][..of_row];
         }
-        for (at, rows) in state.iter_mut().enumerate().take(of_row) {
-            ahead.fetch();
-            let (mut k, mut q) = ([&[0.0; ROWS]; R], [&[0.0; ROWS]; R]);
-            for r in 0..R {
-                (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
-            }
-            let base = if HAS_BASE { &base[at] } else { &zeros };
-            for (f, (row, base)) in rows.iter_mut().zip(base).enumerate() {
-                let mut x = *row;
+        // The error of a sum grows with the length of its parts.
+        for begin in (0..of_row).step_by(ROWS_OF_SUM / ROWS) {
+            let mut part = [[simd.splat_f32s(0.0); N]; R];
+            let end = of_row.min(begin + ROWS_OF_SUM / ROWS);
+            for (at, rows) in state[begin..end].iter_mut().enumerate() {
+                let at = begin + at;
+                ahead.fetch();
+                let (mut k, mut q) = ([&[0.0; ROWS]; R], [&[0.0; ROWS]; R]);
                 for r in 0..R {
-                    let before = x;
-                    tiles::add(simd, k[r][f], &added[r], &mut x);
-                    let mut seen = if misses_itself { before } else { x };
-                    if HAS_BASE {
-                        for (seen, base) in seen.iter_mut().zip(base) {
-                            *seen = simd.add_f32s(*base, *seen);
-                        }
-                    }
-                    tiles::add(simd, q[r][f], &seen, &mut sums[r]);
+                    (k[r], q[r]) = (&of_keys[r][at], &of_queries[r][at]);
                 }
-                *row = x;
+                let base = if HAS_BASE { &base[at] } else { &zeros };
+                for (f, (row, base)) in rows.iter_mut().zip(base).enumerate() {
+                    let mut x = *row;
+                    for r in 0..R {
+                        let before = x;
+                        tiles::add(simd, k[r][f], &added[r], &mut x);
+                        let mut seen = if misses_itself { before } else { x };
+                        if HAS_BASE {
+                            for (seen, base) in seen.iter_mut().zip(base) {
+                                *seen = simd.add_f32s(*base, *seen);
+                            }
+                        }
+                        tiles::add(simd, q[r][f], &seen, &mut part[r]);
+                    }
+                    *row = x;
+                }
+            }
+            for (sums, part) in sums.iter_mut().zip(part) {
+                for (sum, part) in sums.iter_mut().zip(part) {
+                    *sum = simd.add_f32s(*sum, part);
+                }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {

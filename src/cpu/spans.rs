@@ -86,8 +86,9 @@ impl Spans {
                 let before = p_before.iter().zip(kept_before);
                 let all = p.iter_mut().zip(kept.iter_mut()).zip(before).zip(of_token);
                 for (((p, kept), (p_before, kept_before)), m) in all {
-                    *p = mul_add(*m, *p_before, *p_before);
                     *kept = next_kept(*kept_before, *m);
+                    let product = mul_add(*m, *p_before, *p_before);
+                    *p = if *kept > -0.5 { 1.0 + *kept } else { product };
                     is_small |= *p < LEAST;
                 }
             }
