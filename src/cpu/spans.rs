@@ -2,10 +2,10 @@
 //!
 //! Of a row of S a token makes `decay S + k v`. With `P_t`, the product of the decays since some
 //! token, `S_t / P_t` is only added to: `S_t / P_t = S_{t-1} / P_{t-1} + (k_t / P_t) v_t`, and a
-//! query reads `q S_t = (q P_t) (S_t / P_t)`. So the tokens of a span, in which P stays large, are
-//! those of a rule without decays. Behind it the state is multiplied by P.
+//! query reads `q S_t = (q P_t) (S_t / P_t)`. So the tokens of a span, in which P is far from
+//! 0 and from infinity, are those of a rule without decays. Behind it the state is multiplied by P.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::cpu::call::Call;
 use crate::cpu::fused::mul_add;
@@ -14,8 +14,8 @@ use crate::cpu::shares::Share;
 use crate::cpu::tiles::{TOKENS, width};
 use crate::problem::config::Config;
 
-/// The least P of a span, 2^-40: keys are divided by it.
-const LEAST: f32 = 9.094_947e-13;
+/// P in a span, 2^-40 to 2^40: keys are divided by it, and a decay may be positive.
+const OF_SPAN: RangeInclusive<f32> = 9.094_947e-13..=1.099_511_6e12;
 
 /// The decays of a block of tokens of a value head, and their products in spans.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Spans {
         }
     }
 
-    /// The tokens from `begin` on, up to `count`, in which P stays large, and their P.
+    /// The tokens from `begin` on, up to `count`, with P as [`OF_SPAN`] has it.
     #[inline(always)]
     pub(super) fn next(&mut self, begin: usize, count: usize) -> Span {
         let mut span = Span { tokens: begin..count, decays_first: false };
@@ -76,11 +76,11 @@ impl Spans {
                 let (before, rest) = all[..(t + 1) * self.decays].split_at_mut(t * self.decays);
                 (&before[before.len().saturating_sub(self.decays)..], rest)
             });
-            let mut is_small = false;
+            let mut is_outside = false;
             if t == begin {
                 for ((p, kept), m) in p.iter_mut().zip(kept.iter_mut()).zip(of_token) {
                     (*p, *kept) = (1.0 + m, *m);
-                    is_small |= *p < LEAST;
+                    is_outside |= !OF_SPAN.contains(p);
                 }
             } else {
                 let before = p_before.iter().zip(kept_before);
@@ -89,10 +89,10 @@ impl Spans {
                     *kept = next_kept(*kept_before, *m);
                     let product = mul_add(*m, *p_before, *p_before);
                     *p = if *kept > -0.5 { 1.0 + *kept } else { product };
-                    is_small |= *p < LEAST;
+                    is_outside |= !OF_SPAN.contains(p);
                 }
             }
-            if is_small {
+            if is_outside {
                 if t > begin {
                     span.tokens.end = t;
                     break;

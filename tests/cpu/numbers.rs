@@ -3,7 +3,9 @@
 use approx::assert_abs_diff_eq;
 use linear_attention::cpu::{CpuAttention, StatePool, Tensors};
 use linear_attention::serve::Entry;
-use linear_attention::{Config, FeatureMap, Inputs, Output, Shape, reference};
+use linear_attention::{
+    Config, FeatureMap, Inputs, Normalization, Output, Shape, UpdateRule, reference,
+};
 
 use crate::{Sample, configs, plan, with_threads};
 
@@ -85,6 +87,29 @@ fn decays_of_every_size() {
                 for (found, truth) in found.iter().zip(truth) {
                     assert_abs_diff_eq!(f64::from(*found), *truth, epsilon = 1e-6 * largest);
                 }
+            }
+        }
+    }
+}
+
+/// A state may grow, too, also before anything is in it: the products of its decays are infinite
+/// then.
+#[test]
+fn positive_decays() {
+    let is_gated = |config: &Config| matches!(config.update_rule, UpdateRule::Gated(_));
+    for config in configs(8, 24).into_iter().filter(is_gated) {
+        let config = config.with_feature_map(FeatureMap::Identity);
+        let config = config.with_normalization(Normalization::None);
+        let shape = Shape::new(1, 60, 1);
+        let mut sample = Sample::new(&config, &shape, 0.4);
+        sample.decay.fill(2.9);
+        sample.k[..40 * 8].fill(0.0);
+        let truth = reference::recurrent(&config, &shape, sample.inputs()).unwrap();
+        let found = CpuAttention::new(config).unwrap().run(&shape, sample.inputs()).unwrap();
+        for (found, truth) in found.o.chunks(24).zip(truth.o.chunks(24)) {
+            let largest = truth.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            for (found, truth) in found.iter().zip(truth) {
+                assert_abs_diff_eq!(f64::from(*found), *truth, epsilon = 1e-5 * largest);
             }
         }
     }
