@@ -224,7 +224,7 @@ impl Extent<'_> {
     /// The share of a head's time that each slice of its columns takes: maps, and products of
     /// queries and keys.
     fn of_all_slices(&self) -> f64 {
-        let columns = if self.corrects() { 30.0 } else { 20.0 };
+        let columns = if self.corrects() { 30.0 } else { 18.0 };
         (columns / f64::from(self.config.value_dim)).min(1.0)
     }
 
@@ -382,13 +382,13 @@ mod tests {
         for (config, lens, of, most) in [
             // Of heads that threads divide; else a head in two; more heads that are left over.
             (linear, &[1024][..], [8, 2], 4.0),
-            (linear, &[1024], [3, 2], 1.66),
+            (linear, &[1024], [3, 2], 1.65),
             (delta, &[1024], [3, 2], 1.8),
-            (linear, &[1024], [12, 8], 1.66),
-            (linear, &[1024], [1, 2], 0.66),
+            (linear, &[1024], [12, 8], 1.65),
+            (linear, &[1024], [1, 2], 0.65),
             (linear, &[512; 3], [8, 2], 12.0),
-            (linear, &[512; 3], [12, 8], 4.66),
-            (linear, &[512; 3], [3, 2], 4.66),
+            (linear, &[512; 3], [12, 8], 4.65),
+            (linear, &[512; 3], [3, 2], 4.65),
             // Segments; slices, since a delta rule has none.
             (linear, &[16_384], [1, 8], 0.13),
             (delta, &[16_384], [1, 8], 0.75),

@@ -9,6 +9,10 @@ use crate::problem::config::Config;
 /// does not drift.
 const LONG: usize = 4096;
 
+/// The same where rows decay one by one, and the most tokens of one decay a head that go one by one:
+/// the state is rounded for each of them, and slow decays keep its errors.
+const LONG_OF_DECAYS: usize = 1024;
+
 /// The memory that a thread needs for each value head.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -32,7 +36,7 @@ impl Head {
         let mu = width(config) * columns;
         let nu = vec![0.0; if config.is_normalized() { config.features() as usize } else { 0 }];
         let compensates = has_long && config.update_rule.beta().is_none();
-        let is_summed_apart = has_long && goes_one_by_one(config, group);
+        let is_summed_apart = has_long && goes_one_by_one(config, group, usize::MAX);
         Self {
             rows: Rows::new(config, group),
             mu: Aligned::zeros(mu),
@@ -47,12 +51,14 @@ impl Head {
 }
 
 /// True where rounding is compensated in a sequence of so many tokens.
-pub(super) fn is_long(tokens: usize) -> bool {
-    tokens > LONG
+pub(super) fn is_long(config: &Config, tokens: usize) -> bool {
+    tokens > if config.decay_rows() > 1 { LONG_OF_DECAYS } else { LONG }
 }
 
-/// True where tokens can go through a state one by one: each is read by one query, and nothing is
-/// corrected.
-pub(super) fn goes_one_by_one(config: &Config, group: usize) -> bool {
-    config.update_rule.beta().is_none() && group == 1
+/// True where so many tokens go through a state one by one: each is read by one query, and nothing is
+/// corrected. With a decay a head those of a long sequence do not: compensation for each span takes
+/// longer than products of a block's tokens.
+pub(super) fn goes_one_by_one(config: &Config, group: usize, tokens: usize) -> bool {
+    let is_slower = config.decay_rows() == 1 && tokens > LONG_OF_DECAYS;
+    config.update_rule.beta().is_none() && group == 1 && !is_slower
 }

@@ -145,7 +145,7 @@ impl OfHead<'_> {
         (o, stride): (&mut [f32], usize),
         ahead: &mut Ahead<'_>,
     ) {
-        let compensates = is_long(task.entering());
+        let compensates = is_long(call.config, task.entering());
         let Self { one_by_one, head, row } = self;
         let Head { rows: Rows { keys, queries }, mu, lost, entered, nu, lost_nu, values, .. } =
             &mut **head;

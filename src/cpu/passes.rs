@@ -131,7 +131,7 @@ pub(super) struct OfTokens<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct OfSpan<'a, S> {
     pub(super) simd: S,
-    /// The first token of the block, and the one behind the last.
+    /// The first token of the span in its block, and the one behind the last.
     pub(super) tokens: [usize; 2],
     pub(super) width: usize,
     /// The factor of each row of o.

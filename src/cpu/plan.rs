@@ -64,7 +64,8 @@ impl CpuPlan {
         let rows = OutputRows::new(&config, shape, &lens);
         let threads = threads.max(1);
         let columns = strips.room(config.value_dim as usize);
-        let (group, has_long) = (shape.value_group() as usize, is_long(shape.max_len() as usize));
+        let group = shape.value_group() as usize;
+        let has_long = is_long(&config, shape.max_len() as usize);
         let heads = Self::most_heads(&config, shape);
         let scratch = || Mutex::new(Scratch::new(&config, [heads, group, columns], has_long));
         let sequences = shape.sequences() as usize;

@@ -100,8 +100,8 @@ impl Run<'_, '_> {
     fn run_blocks<S: Simd>(&mut self, simd: S, tokens: &Range<usize>) {
         let most = Block::tokens(self.call.config);
         let has_outputs = self.pass == Pass::Outputs;
-        let one_by_one =
-            has_outputs && goes_one_by_one(self.call.config, self.call.heads.value_group);
+        let (group, entering) = (self.call.heads.value_group, self.task.entering());
+        let one_by_one = has_outputs && goes_one_by_one(self.call.config, group, entering);
         let strips = self.call.strips.of(self.task.columns.len()).count();
         let tiles = self.task.heads.len()
             * strips
@@ -314,7 +314,7 @@ impl Run<'_, '_> {
     #[inline(always)]
     fn update<S: Simd>(&mut self, simd: S, e: usize, count: usize, ahead: &mut Ahead<'_>) {
         let (call, task) = (self.call, self.task);
-        let compensates = is_long(task.entering());
+        let compensates = is_long(call.config, task.entering());
         let Scratch { block, heads, .. } = &mut *self.scratch;
         let head = &mut heads[e - task.heads.start];
         let Head { rows: Rows { keys, .. }, mu, lost, nu, lost_nu, values, kept, .. } = head;

@@ -3,7 +3,7 @@
 use linear_attention::cpu::{CpuAttention, Mutation};
 use linear_attention::gradients::OutputGradients;
 use linear_attention::verify::{self, Options};
-use linear_attention::{Config, Error, Inputs, Output, Shape, UpdateRule};
+use linear_attention::{Config, Error, Inputs, Output, Shape};
 
 fn compute(config: &Config, shape: &Shape, inputs: Inputs<'_>) -> Result<Output, Error> {
     CpuAttention::new(config.clone())?.run(shape, inputs)
@@ -61,20 +61,29 @@ fn wrong_engines_are_caught() {
     }
 }
 
-/// The mistakes of tokens that go through the state one by one: this case has two blocks, of which
-/// the last is not whole.
+/// The mistakes of tokens that go through the state one by one: of cases whose last block is not
+/// whole, short and long, with decays and without.
 #[test]
 fn wrong_engines_are_caught_one_by_one() {
-    use Mutation::{MaskOffByOne, NuNotUpdated, RaggedBlockSkipped, StateNotCarried};
-    for mutation in [MaskOffByOne, NuNotUpdated, RaggedBlockSkipped, StateNotCarried] {
-        let mut wrong = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
-            assert_eq!((config.update_rule, shape.seq_len), (UpdateRule::Linear, 63));
-            assert_eq!(shape.value_heads, shape.heads);
-            CpuAttention::new(config.clone())?.with_mutation(mutation).run(shape, inputs)
-        };
-        let options = Options::default().with_filter("t63");
-        let report = verify::run_host(&options, &mut wrong, &mut |_| {});
-        assert!(!report.rows.is_empty() && !report.passed(), "{mutation:?}");
+    use Mutation::{
+        DecayForgotten, MaskOffByOne, NuNotUpdated, RaggedBlockSkipped, StateNotCarried,
+    };
+    let of_all = [MaskOffByOne, RaggedBlockSkipped, StateNotCarried];
+    for (case, own) in [
+        ("t63", NuNotUpdated),
+        ("long", NuNotUpdated),
+        ("gated-softplus", DecayForgotten),
+        ("gated-rows-wide", DecayForgotten),
+    ] {
+        for mutation in of_all.into_iter().chain([own]) {
+            let mut wrong = |config: &Config, shape: &Shape, inputs: Inputs<'_>| {
+                assert!(config.update_rule.beta().is_none() && shape.value_heads >= shape.heads);
+                CpuAttention::new(config.clone())?.with_mutation(mutation).run(shape, inputs)
+            };
+            let options = Options::default().with_filter(case);
+            let report = verify::run_host(&options, &mut wrong, &mut |_| {});
+            assert!(!report.rows.is_empty() && !report.passed(), "{case}: {mutation:?}");
+        }
     }
 }
 
